@@ -1,0 +1,88 @@
+"""The noise of `docs/explanation/noise.md`, version 1, in numpy: the executable definition.
+
+Everything is 32-bit integer arithmetic and single float32 additions, multiplications and square roots, each
+rounded as IEEE 754 says and none of them fused, so that any machine makes the same bits.
+"""
+
+import numpy as np
+
+from zoplat.sampler import Noise, Stream
+
+GROUP = 512  # normals are made in groups: the first half are one member of each pair, the second half the other
+LOG = [-0.50001486, 0.33315544, -0.24897768, 0.20492584, -0.18761695, 0.11986313]
+COS = [-0.49999895, 0.04165629, -0.00135978]
+SIN = [-0.16662834, 0.00815299]
+ANGLE = 3.6572952e-10  # (π/4) / 2³¹
+LN2 = 0.69314718
+HALF_ROOT_2 = 0x3F3504F3  # bits of √½ in float32
+
+
+class ReferenceNoise(Noise):
+    """Slow on purpose."""
+
+    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Numbers `first`, `first` + 1, … of a stream, float32 of `shape`."""
+        count = int(np.prod(shape))
+        return LAWS[law](stream, first, count).reshape(shape)
+
+
+def words(stream: Stream, counter: np.ndarray) -> np.ndarray:
+    """Random 32-bit words number `counter` (uint64) of a stream: a keyed mix of multiplications and shifts."""
+    key0, key1 = (np.uint32(key) for key in stream)
+    with np.errstate(over="ignore"):
+        x = counter.astype(np.uint32) * np.uint32(0x9E3779B9) + key0
+        x ^= (counter >> np.uint64(32)).astype(np.uint32) * np.uint32(0x85EBCA6B)
+        x = (x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD)
+        x = ((x ^ (x >> np.uint32(15))) + key1) * np.uint32(0x735A2D97)
+        x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)
+    return x ^ (x >> np.uint32(14))
+
+
+def normal(stream: Stream, first: int, count: int) -> np.ndarray:
+    """Standard normals by the method of Box and Muller, with polynomials for ln, sin and cos."""
+    groups = np.arange(first // GROUP, -(-(first + count) // GROUP), dtype=np.uint64)
+    pairs = (groups[:, None] * np.uint64(GROUP) + np.arange(0, GROUP, 2, dtype=np.uint64)).reshape(-1)
+    a, b = words(stream, pairs), words(stream, pairs + np.uint64(1))
+    radius = np.sqrt(np.maximum(_minus_log(a), np.float32(0)))
+    angle = (b & np.uint32(0xFFFFFFFC)).view(np.int32).astype(np.float32) * np.float32(ANGLE)
+    square = angle * angle
+    cos = _polynomial(COS, square) * square + np.float32(1)
+    sin = _polynomial(SIN, square) * (square * angle) + angle
+    z = np.stack([radius * (cos - sin), radius * (cos + sin)]).view(np.uint32)
+    z ^= np.stack([b << np.uint32(31), (b & np.uint32(2)) << np.uint32(30)])
+    z = z.view(np.float32).reshape(2, -1, GROUP // 2).transpose(1, 0, 2).reshape(-1)
+    start = first % GROUP
+    return z[start : start + count]
+
+
+def sign(stream: Stream, first: int, count: int) -> np.ndarray:
+    """Fair signs: bit e mod 32 of word e div 32, set for −1."""
+    e = np.arange(first, first + count, dtype=np.uint64)
+    bits = words(stream, e >> np.uint64(5)) >> (e & np.uint64(31)).astype(np.uint32)
+    return np.float32(1) - np.float32(2) * (bits & np.uint32(1)).astype(np.float32)
+
+
+def uniform(stream: Stream, first: int, count: int) -> np.ndarray:
+    """The 24 high bits of word e, over 2²⁴."""
+    e = np.arange(first, first + count, dtype=np.uint64)
+    return (words(stream, e) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+
+
+LAWS = {"normal": normal, "sign": sign, "uniform": uniform}
+
+
+def _minus_log(word: np.ndarray) -> np.ndarray:
+    """−ln of (word | 1) / 2³²: exponent and mantissa apart, the mantissa in [√½, √2)."""
+    bits = (word | np.uint32(1)).astype(np.float32).view(np.uint32) - np.uint32(HALF_ROOT_2)
+    exponent = bits.view(np.int32) >> np.int32(23)
+    m = ((bits & np.uint32(0x007FFFFF)) + np.uint32(HALF_ROOT_2)).view(np.float32) - np.float32(1)
+    log = _polynomial(LOG, m) * (m * m) + m
+    return (np.int32(32) - exponent).astype(np.float32) * np.float32(LN2) - log
+
+
+def _polynomial(coefficients: list[float], x: np.ndarray) -> np.ndarray:
+    """c₀ + x(c₁ + x(c₂ + …)), one rounding an operation."""
+    total = np.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        total = total * x + np.float32(c)
+    return total

@@ -1,0 +1,158 @@
+"""The numpy device: slow on purpose, the executable definition of what a device does.
+
+Its model is a two-layer network over a bag of hashed words. It learns any task of the catalogue a little and
+opens in a millisecond, which is what tests and a first plugin want.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zoplat.device import Device, Example, MemoryReading, ModelSpec, Row, Session
+from zoplat.errors import ZoplatError
+from zoplat.hookspecs import hookimpl
+from zoplat.space import Block, ParameterSpace, Restore
+
+WORDS, WIDTH = 512, 24
+SHAPES = {"words": (WORDS, WIDTH), "hidden": (WIDTH, WIDTH), "hidden_bias": (WIDTH,), "options": (WORDS, WIDTH)}
+
+
+@dataclass(frozen=True)
+class Reference(Device):
+    """numpy on the processor, with a small bag-of-words network as its only model.
+
+    Attributes:
+        restore: "in-place" or "exact".
+    """
+
+    takes_models: ClassVar[bool] = False
+    restore: Restore = "in-place"
+
+    def missing(self) -> str | None:
+        return None
+
+    def open(self, spec: ModelSpec) -> "ReferenceSession":
+        if spec.model is not None:
+            raise ZoplatError(
+                f"Device 'reference' has only its own bag-of-words model; it can't open '{spec.model}'. "
+                "Leave --model out, or use --device cpu."
+            )
+        return ReferenceSession(self, spec)
+
+
+class ReferenceSession(Session):
+    """The bag-of-words network, opened."""
+
+    def __init__(self, device: Reference, spec: ModelSpec) -> None:
+        import numpy as np
+
+        from zoplat_devices.memory import HostMemory
+        from zoplat_devices.noise import ReferenceNoise
+
+        dtype = "float32" if spec.dtype == "auto" else spec.dtype
+        if dtype == "bfloat16":
+            raise ZoplatError("Device 'reference' computes with numpy, which has no bfloat16. Use --dtype float32.")
+        start = np.random.default_rng(spec.seed)
+        self.np = np
+        self.weights = {
+            name: (start.standard_normal(shape) / math.sqrt(WIDTH)).astype(dtype) for name, shape in SHAPES.items()
+        }
+        blocks = [
+            device.block(name, array, dtype)
+            for name, array in self.weights.items()
+            if spec.tune.name == "full" or re.search(spec.tune.name, name)
+        ]
+        if not blocks:
+            raise ZoplatError(f"--tune {spec.tune.name} finds no weight; there are {', '.join(SHAPES)}.")
+        self.space = ParameterSpace(blocks, ReferenceNoise(), np.empty, device.restore)
+        self.host = HostMemory()
+        self.facts = {
+            "device": "reference",
+            "model": "bag-of-words",
+            "dtype": dtype,
+            "restore": device.restore,
+            "threads": 1,
+            "versions": {"numpy": np.__version__},
+            "trainable_parameters": self.space.size,
+            "model_bytes": sum(array.nbytes for array in self.weights.values()),
+        }
+
+    def encode(self, examples: Sequence[Example]) -> list[Row]:
+        return [
+            Row(example, len(words), (words, [_hash(option) for option in example.options]))
+            for example in examples
+            for words in [[_hash(word) for word in re.findall(r"\w+", example.prompt)] or [0]]
+        ]
+
+    def forward(self, rows: Sequence[Row]) -> float:
+        weights, total = self._seen(), 0.0
+        for row in rows:
+            scores = self._scores(row, weights)
+            total += float(self.np.logaddexp.reduce(scores) - scores[row.example.label])
+        return total / len(rows)
+
+    def predict(self, rows: Sequence[Row]) -> list[int]:
+        weights = self._seen()
+        return [int(self.np.argmax(self._scores(row, weights))) for row in rows]
+
+    def memory(self) -> MemoryReading:
+        return MemoryReading(*self.host.read())
+
+    def reset_peak(self) -> None:
+        self.host.reset()
+
+    def ledger(self) -> dict[str, int]:
+        held = {buffer.owner: buffer.bytes for buffer in self.space.buffers}
+        return {"weights": self.facts["model_bytes"], **held, "scratch": self.space.scratch_bytes}
+
+    def digest(self) -> str:
+        digest = sha256()
+        for block in self.space.blocks:
+            digest.update(self.np.ascontiguousarray(block.array).data)
+        return f"sha256:{digest.hexdigest()}"
+
+    def write(self, path: Path, arrays: dict[str, Any]) -> None:
+        from safetensors.numpy import save_file
+
+        save_file(arrays, path)
+
+    def read(self, path: Path, arrays: dict[str, Any]) -> None:
+        from safetensors.numpy import load_file
+
+        for name, array in load_file(path).items():
+            arrays[name][:] = array
+
+    def export(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.write(directory / "model.safetensors", self.weights)
+
+    def _scores(self, row: Row, weights: dict[str, Any]) -> Any:
+        np = self.np
+        words, options = row.tokens
+        bag = weights["words"][words].astype("float64").mean(axis=0)
+        hidden = np.tanh(weights["hidden"] @ bag + weights["hidden_bias"])
+        return weights["options"][options] @ hidden
+
+    def _seen(self) -> dict[str, Any]:
+        """The weights as a forward pass sees them: the arrays, or copies with the probe when restore is exact."""
+        moved = {block.name: self._probed(block) for block in self.space.blocks if self.space.overlay}
+        return {**self.weights, **moved}
+
+    def _probed(self, block: Block) -> Any:
+        copy = block.array.copy()
+        self.space.form(block, self.space.overlay, copy)
+        return copy
+
+
+def _hash(word: str) -> int:
+    return zlib.crc32(word.strip().lower().encode()) % WORDS
+
+
+@hookimpl
+def zoplat_devices() -> dict[str, Device]:
+    return {"reference": Reference()}

@@ -1,0 +1,21 @@
+"""A step size that falls along a straight line: η(p) = lr·(1 − p) after a share p of the run."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zoplat import Schedule, StepRule, hookimpl
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """η falls from `lr` to 0 over the run; see `Schedule` for the fields."""
+
+    has_horizon: ClassVar[bool] = True
+
+    def curve(self, progress: float) -> float:
+        return 1.0 - progress
+
+
+@hookimpl
+def zoplat_step_rules() -> dict[str, StepRule]:
+    return {"linear": Linear()}

@@ -1,0 +1,69 @@
+"""LOZO: zeroth-order steps along low-rank directions.
+
+For a weight matrix W of shape (m, n) and a rank r far below both:
+
+    V ~ N(0, 1), shape (n, r)     a new one every ν steps, kept in between
+    U ~ N(0, 1), shape (m, r)     a new one every step
+    Z = U Vᵀ                      vectors keep a plain Gaussian
+    g = [ L(θ + εZ) − L(θ − εZ) ] / 2ε
+    W ← W − η g U Vᵀ
+
+LOZO is MeZO with another law for z, so this file holds only that law. V is not
+state: it is named by the last step divisible by ν and drawn again when needed.
+
+Cost per step: 2 forward passes. Memory: that of inference, plus U and V of one pass.
+
+Source: Chen et al., "Enhancing Zeroth-Order Fine-Tuning for Language Models with
+Low-Rank Structures", ICLR 2025, arXiv:2410.07698, Algorithm 1.
+Differs: the paper divides Z by r in the step; here, as in the authors' code, η
+carries that factor (η = α/r), so that published settings transfer. In that code the
+step that renews V applies another direction than it probed; here it does not.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from zoplat import Estimator, Key, Noise, Sampler, Tile, ZoplatError, hookimpl
+from zoplat_plugins.constant import Constant
+from zoplat_plugins.mezo import MeZO
+
+
+@dataclass(frozen=True)
+class LowRank(Sampler):
+    """Z = U Vᵀ on matrices, with V renewed every `interval` steps; plain Gaussian on vectors.
+
+    Attributes:
+        rank: r, columns of U and V; at least 1.
+        interval: ν, steps that share one V; at least 1.
+    """
+
+    rank: int = 2
+    interval: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "interval"):
+            if getattr(self, name) < 1:
+                raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o sampler.{name}=…)")
+
+    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+        factors = self.factors(tile, key, noise)
+        out[:] = factors[0] @ factors[1].T if factors else noise.normal(tile.shape, key, tile)
+
+    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Any, Any] | None:
+        if not tile.is_matrix:
+            return None
+        rows, columns = tile.shape
+        epoch = key.step - key.step % self.interval
+        u = noise.normal((rows, self.rank), key, tile, "U")
+        v = noise.normal((columns, self.rank), key.at(epoch), tile.block.name, "V")
+        return u, v
+
+
+@hookimpl
+def zoplat_samplers() -> dict[str, Sampler]:
+    return {"low-rank": LowRank()}
+
+
+@hookimpl
+def zoplat_estimators() -> dict[str, Estimator]:
+    return {"lozo": MeZO(sampler=LowRank(), rule=Constant(lr=1e-7))}

@@ -1,0 +1,124 @@
+"""The kernels make the numbers of the numpy definition, bit for bit, wherever a stream is cut."""
+
+import ctypes
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zoplat import Key
+from zoplat_devices import native
+from zoplat_devices.host import HostNoise
+from zoplat_devices.noise import GROUP, LAWS, ReferenceNoise, words
+
+STREAMS = [(0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 0xFFFFFFFF), (0x9E3779B9, 0x243F6A88), (12345, 2**31)]
+OFFSETS = [0, 1, 31, 32, 255, 256, 511, 512, 513, 100_000, 2**31 - 300, 2**32 - 700, 2**32, 2**37 + 12345]
+
+WORDS = ["0xe75f3774", "0x3216706b", "0x70246746"]
+FIRST = {
+    "normal": [3193168999, 3179765887, 3188274478, 1066718859],
+    "sign": [1065353216, 1065353216, 3212836864, 1065353216],
+    "uniform": [1063739191, 1044928960, 1065122041, 1047920528],
+}
+
+
+@pytest.fixture(scope="module")
+def kernels() -> HostNoise:
+    """The noise of the compiled kernels."""
+    library: ctypes.CDLL | None = native.library()
+    if library is None:
+        pytest.skip("no C compiler here: neither `ziglang` nor `cc`, or ZOPLAT_KERNELS=numpy")
+    return HostNoise(library, np.empty)
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).view(np.uint32)
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("first", OFFSETS)
+def test_kernels_and_definition_agree_at_every_offset(kernels: HostNoise, law: str, first: int) -> None:
+    for stream in STREAMS:
+        for count in (1, 2, 500, 1500):
+            expected = ReferenceNoise().numbers(law, stream, first, (count,))
+            assert expected.dtype == np.float32
+            got = kernels.numbers(law, stream, first, (count,))
+            assert (bits(got) == bits(expected)).all(), f"{stream}, {count} numbers"
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("maker", ["definition", "kernels"])
+def test_any_cut_of_a_stream_gives_the_same_numbers(law: str, maker: str, kernels: HostNoise) -> None:
+    noise: Any = kernels if maker == "kernels" else ReferenceNoise()
+    rng = np.random.default_rng(1)
+    for start in (0, 777, 2**32 - 2000):
+        whole = noise.numbers(law, (5, 6), start, (4000,))
+        cuts = [0, *sorted(rng.integers(0, 4000, size=12).tolist()), 4000]
+        pieces = [noise.numbers(law, (5, 6), start + a, (b - a,)) for a, b in pairwise(cuts) if b > a]
+        assert (bits(np.concatenate(pieces)) == bits(whole)).all()
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+def test_kernels_and_definition_agree_on_a_million_numbers(kernels: HostNoise, law: str) -> None:
+    stream = (0xDEADBEEF, 0x12345678)
+    expected = ReferenceNoise().numbers(law, stream, 300, (1000, 1000))
+    assert (bits(kernels.numbers(law, stream, 300, (1000, 1000))) == bits(expected)).all()
+
+
+def test_the_first_numbers_are_those_that_journals_were_made_with() -> None:
+    """Version 1 for ever: a change of these is a change of every recorded run."""
+    counters = np.array([0, 1, 2**32], np.uint64)
+    assert [hex(w) for w in words((1, 2), counters).tolist()] == WORDS
+    for law, expected in FIRST.items():
+        assert ReferenceNoise().numbers(law, (1, 2), 0, (4,)).view(np.uint32).tolist() == expected
+
+
+def test_words_of_a_stream_never_repeat_within_two_to_the_sixteenth() -> None:
+    made = words((3, 4), np.arange(2**16, dtype=np.uint64))
+    assert len(np.unique(made)) == 2**16
+
+
+def test_both_members_of_a_pair_share_a_radius_and_sit_half_a_group_apart() -> None:
+    z = ReferenceNoise().numbers("normal", (3, 4), 0, (GROUP,)).astype(np.float64)
+    a = words((3, 4), np.arange(0, GROUP, 2, dtype=np.uint64)) | np.uint32(1)
+    radius = np.sqrt(-2 * np.log(a / 2.0**32))
+    np.testing.assert_allclose(np.hypot(z[: GROUP // 2], z[GROUP // 2 :]), radius, rtol=1e-5, atol=1e-5)
+
+
+def test_normals_are_finite_and_bounded_whatever_the_words() -> None:
+    """The smallest word has 22.2 for the size of its logarithm, so no normal is beyond √(2·22.2) = 6.66."""
+    z = ReferenceNoise().numbers("normal", (7, 8), 0, (2**18,))
+    assert np.isfinite(z).all()
+    assert 4 < np.abs(z).max() < 6.67
+
+
+def test_signs_are_one_and_uniforms_stay_below_one_on_their_grid() -> None:
+    signs = ReferenceNoise().numbers("sign", (7, 8), 0, (2**16,))
+    assert set(np.unique(signs).tolist()) == {-1.0, 1.0}
+    u = ReferenceNoise().numbers("uniform", (7, 8), 0, (2**16,)).astype(np.float64)
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert (u * 2**24 == np.floor(u * 2**24)).all()
+
+
+@pytest.mark.parametrize(
+    ("law", "variance", "fourth"), [("normal", 1, 3), ("sign", 1, 1), ("uniform", 1 / 12, 1 / 80)]
+)
+def test_a_quarter_million_numbers_have_the_moments_of_their_law(
+    law: str, variance: float, fourth: float
+) -> None:
+    """Within five standard errors, taken from the sample itself."""
+    x = ReferenceNoise().numbers(law, (9, 10), 0, (2**18,)).astype(np.float64)
+    x -= 0.5 if law == "uniform" else 0.0
+    for power, expected in ((1, 0.0), (2, variance), (3, 0.0), (4, fourth)):
+        y = x**power
+        assert abs(y.mean() - expected) <= 5 * y.std() / 2**9 + 1e-12, f"moment {power}"
+
+
+def test_seeds_steps_draws_and_blocks_that_differ_by_one_are_uncorrelated() -> None:
+    n = 2**15
+    noise = ReferenceNoise()
+    base = noise.normal((n,), Key(1, 1, 1), "w")
+    for address in ((Key(2, 1, 1), "w"), (Key(1, 2, 1), "w"), (Key(1, 1, 2), "w"), (Key(1, 1, 1), "v")):
+        assert abs(float(base @ noise.normal((n,), *address)) / n) <= 5 / n**0.5

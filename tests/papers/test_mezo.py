@@ -1,0 +1,319 @@
+"""MeZO against a plain transcription of Algorithms 1 and 2 of arXiv:2305.17333, and its properties."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zoplat import Key, Noise, Sampler, StepRule, Tile
+from zoplat.space import Restore
+from zoplat.testing import Plain, Toy, cubic, linear, quadratic, train, two_layers
+from zoplat_devices.noise import ReferenceNoise
+from zoplat_plugins.cosine import Cosine
+from zoplat_plugins.gaussian import Gaussian
+from zoplat_plugins.lozo import LowRank
+from zoplat_plugins.mezo import MeZO
+from zoplat_plugins.rademacher import Rademacher
+from zoplat_plugins.sphere import Sphere
+
+SEED, EPS, LR, DECAY = 5, 1e-2, 2e-3, 0.05
+Check = Callable[[np.ndarray, "np.ndarray | float", str], None]
+
+
+def published_loop(
+    toy: Toy, steps: int, queries: int, lr: Callable[[int], float], decay: float = 0.0
+) -> list[float]:
+    """The loop of the paper on the toy's own arrays: walk there, walk back, step; returns the losses."""
+    noise = ReferenceNoise()
+    arrays = {block.name: block.array for block in toy.space.blocks}
+    told = []
+
+    def perturb(step: int, query: int, amount: float) -> None:
+        for name, array in arrays.items():
+            array += amount * noise.normal(array.shape, Key(SEED, step, query), name).astype(np.float64)
+
+    def loss() -> float:
+        return toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()]))
+
+    for step in range(steps):
+        g = []
+        for query in range(queries):
+            perturb(step, query, +EPS)
+            up = loss()
+            perturb(step, query, -2 * EPS)
+            down = loss()
+            perturb(step, query, +EPS)
+            g.append((up - down) / (2 * EPS))
+            told += [up, down]
+        for array in arrays.values():
+            if array.ndim == 2:
+                array *= 1 - lr(step) * decay
+        for query in range(queries):
+            perturb(step, query, -lr(step) * g[query] / queries)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("queries", "decay"), [(1, 0.0), (1, DECAY), pytest.param(3, DECAY, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("restore", ["in-place", "exact"])
+def test_mezo_takes_the_steps_of_the_published_loop(queries: int, decay: float, restore: Restore) -> None:
+    """120 steps in float64; losses and weights agree to 1e-9, which leaves room for rounding and no more."""
+    plain, toy = two_layers(), two_layers(restore=restore)
+    told = published_loop(plain, 120, queries, lambda step: LR, decay)
+    estimator = MeZO(eps=EPS, queries=queries, rule=Plain(lr=LR, decay=decay))
+    answers = train(toy, estimator, steps=120, seed=SEED)
+    np.testing.assert_allclose([a for step in answers for a in step], told, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=1e-9)
+
+
+def test_mezo_with_a_schedule_takes_the_steps_of_the_published_loop() -> None:
+    rule = Cosine(lr=5e-3, warmup=10, decay=0.1)
+    plain, toy = two_layers(), two_layers()
+
+    def lr(step: int) -> float:
+        return 5e-3 * min((step + 1) / 10, (1 + np.cos(np.pi * step / 150)) / 2)
+
+    published_loop(plain, 150, 1, lr, decay=0.1)
+    train(toy, MeZO(eps=EPS, rule=rule), steps=150, seed=SEED)
+    np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=1e-9)
+
+
+def slope_of(toy: Toy, estimator: MeZO, step: int) -> tuple[float, np.ndarray]:
+    """The projected gradient of one step that is not taken, and its z."""
+    oracle = toy.oracle(step, seed=SEED)
+    [estimate] = estimator.estimate(oracle, None)
+    [z] = toy.oracle(step, seed=SEED).draw(estimator.sampler, 1)
+    up, down = estimate.losses
+    toy.space.settle()
+    return (up - down) / (2 * estimator.eps), toy.entries(z)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1.0, 10.0])
+def test_the_slope_on_a_quadratic_is_exact_for_any_radius(eps: float) -> None:
+    """O-GEN-1, to 1e-9 of |∇L|·|z|."""
+    toy = quadratic()
+    assert toy.gradient is not None
+    gradient = toy.gradient(toy.theta)
+    for step in range(10):
+        g, z = slope_of(toy, MeZO(eps=eps), step)
+        assert abs(g - gradient @ z) <= 1e-9 * np.linalg.norm(gradient) * np.linalg.norm(z)
+
+
+def many(noise: Noise, law: Sampler, count: int, size: int) -> np.ndarray:
+    """Draws 0 … count of a law, by their addresses, one a row; what a space of one vector "w" would see."""
+    make = noise.sign if isinstance(law, Rademacher) else noise.normal
+    z = np.stack([make((size,), Key(SEED, 0, draw), "w") for draw in range(count)]).astype(np.float64)
+    if isinstance(law, Sphere):
+        z *= size**0.5 / np.linalg.norm(z, axis=1, keepdims=True)
+    return z
+
+
+@pytest.mark.parametrize("law", [Gaussian(), Rademacher(), Sphere()], ids=repr)
+def test_the_draws_used_for_averages_below_are_those_of_the_platform(noise: Noise, law: Sampler) -> None:
+    toy = linear({"w": (12,)})
+    drawn = [toy.entries(z) for z in toy.oracle(0, seed=SEED).draw(law, 5)]
+    np.testing.assert_allclose(np.stack(drawn), many(noise, law, 5, 12), rtol=1e-6, atol=0)
+
+
+def test_the_mean_estimate_is_the_gradient_of_the_smoothed_loss(noise: Noise, unbiased: Check) -> None:
+    """O-GEN-2, 50,000 draws: E ĝ = ∇Q + 3κ(θ² + ε²) for Gaussian z; at this ε the term shows."""
+    toy, eps, kappa = cubic({"w": (6,)}, kappa=0.1), 0.7, 0.1
+    assert toy.gradient is not None
+    theta = toy.theta
+    z = many(noise, Gaussian(), 50_000, 6)
+    losses = [np.array([toy.loss(theta + sign * eps * row) for row in z]) for sign in (1, -1)]
+    g = (losses[0] - losses[1]) / (2 * eps)
+    platform = [toy.entries(e.direction) for e in MeZO(eps=eps).estimate(toy.oracle(0, seed=SEED), None)]
+    np.testing.assert_allclose(platform[0], g[0] * z[0], rtol=1e-9)
+    unbiased(g[:, None] * z, toy.gradient(theta) + 3 * kappa * eps**2, "mean estimate on a cubic")
+
+
+@pytest.mark.parametrize(
+    ("law", "extra"),
+    [(Gaussian(), 2), (Rademacher(), 0), (Sphere(), 0)],
+    ids=["gaussian", "rademacher", "sphere"],
+)
+def test_the_second_moment_of_one_estimate_is_that_of_its_law(
+    noise: Noise, unbiased: Check, law: Sampler, extra: int
+) -> None:
+    """O-GEN-3, 50,000 draws: E‖ĝ‖² is (d + 2)‖∇‖² for Gaussian z, d‖∇‖² for signs and on the sphere."""
+    toy = linear({"w": (12,)})
+    assert toy.gradient is not None
+    gradient = toy.gradient(toy.theta)
+    z = many(noise, law, 50_000, 12)
+    squares = (z @ gradient) ** 2 * (z**2).sum(axis=1)
+    unbiased(squares, (12 + extra) * float(gradient @ gradient), "second moment")
+
+
+@pytest.mark.parametrize(
+    ("law", "extra"), [(Gaussian(), 1), (Rademacher(), -1)], ids=["gaussian", "rademacher"]
+)
+@pytest.mark.parametrize("queries", [2, 5])
+def test_the_spread_of_a_mean_of_n_estimates_falls_as_one_over_n(
+    noise: Noise, unbiased: Check, law: Sampler, extra: int, queries: int
+) -> None:
+    """O-MEZO-2 and O-GEN-3 with n directions: E‖ĝ − ∇‖² = (d ± 1)/n · ‖∇‖², E‖ĝ‖² = (d + n ± 1)/n · ‖∇‖²."""
+    toy = linear({"w": (12,)})
+    assert toy.gradient is not None
+    gradient = toy.gradient(toy.theta)
+    z = many(noise, law, 50_000, 12)
+    estimates = ((z @ gradient)[:, None] * z).reshape(-1, queries, 12).mean(axis=1)
+    [platform] = MeZO(queries=queries, sampler=law).estimate(toy.oracle(0, seed=SEED), None)
+    np.testing.assert_allclose(toy.entries(platform.direction), estimates[0], rtol=1e-6, atol=1e-9)
+    norm = float(gradient @ gradient)
+    unbiased(((estimates - gradient) ** 2).sum(axis=1), (12 + extra) / queries * norm, "spread")
+    unbiased((estimates**2).sum(axis=1), (12 + queries + extra) / queries * norm, "second moment")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ulp"), [("float64", 2.0**-52), ("float32", 2.0**-23), ("float16", 2.0**-10)]
+)
+def test_probing_brings_theta_back_within_rounding_or_exactly(dtype: str, ulp: float) -> None:
+    """O-GEN-5: within 4 ulp of |w| + 2ε|z| entry by entry in place; to the bit with exact restore."""
+    for restore in ("in-place", "exact"):
+        toy = two_layers(dtype=dtype, restore=restore)  # type: ignore[arg-type]
+        start, bits = toy.held, toy.bits
+        _, z = slope_of(toy, MeZO(eps=EPS), step=0)
+        if restore == "exact":
+            assert toy.bits == bits
+        else:
+            assert (np.abs(toy.held - start) <= 4 * ulp * (np.abs(start) + 2 * EPS * np.abs(z))).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restore", ["in-place", "exact"])
+def test_the_weights_are_rebuilt_from_the_answers_bit_for_bit(restore: Restore) -> None:
+    """O-GEN-6, 200 steps with decay, warm-up and schedule; one changed answer shows."""
+    estimator = MeZO(eps=EPS, rule=Cosine(lr=5e-3, warmup=10, decay=0.1))
+    run = two_layers(dtype="float32", restore=restore)
+    answers = train(run, estimator, steps=200)
+    again = two_layers(dtype="float32", restore=restore)
+    train(again, estimator, steps=200, answers=answers)
+    assert again.bits == run.bits
+    answers[77][1] += 1e-3
+    changed = two_layers(dtype="float32", restore=restore)
+    train(changed, estimator, steps=200, answers=answers)
+    assert changed.bits != run.bits
+
+
+@pytest.mark.parametrize("law", [Gaussian(), Rademacher(), Sphere(), LowRank()], ids=repr)
+def test_z_does_not_depend_on_how_blocks_are_cut(law: Sampler) -> None:
+    """O-GEN-7: tiles of 4, of 16 and of all entries, to the bit."""
+    drawn = []
+    for grid in (4, 16, 1000):
+        toy = linear()
+        toy.space.blocks = tuple(replace(block, grid=grid) for block in toy.space.blocks)  # type: ignore[call-arg]
+        drawn.append(toy.entries(toy.space.draw(law, Key(SEED, 0, 0))))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("law", [Gaussian(), LowRank(interval=50)], ids=repr)
+def test_a_run_taken_up_again_ends_where_the_unbroken_one_ends(law: Sampler) -> None:
+    """O-GEN-8, to the bit: both settle at step 30, as for a checkpoint, in the middle of an interval of V."""
+    estimator = MeZO(eps=EPS, sampler=law, rule=Plain(lr=LR, decay=DECAY))
+
+    def steps(toy: Toy, first: int, last: int) -> None:
+        for step in range(first, last):
+            oracle = toy.oracle(step, 60, SEED)
+            for estimate in estimator.estimate(oracle, None):
+                estimator.rule.apply(estimate, oracle, None)
+        toy.space.settle()
+
+    unbroken, resumed = two_layers(dtype="float32"), two_layers(dtype="float32")
+    steps(unbroken, 0, 30)
+    for block, saved in zip(resumed.space.blocks, unbroken.space.blocks, strict=True):
+        block.array[:] = saved.array
+    resumed.space.reset()
+    steps(unbroken, 30, 60)
+    steps(resumed, 30, 60)
+    assert resumed.bits == unbroken.bits
+
+
+def test_the_slope_scales_with_the_loss_and_ignores_a_constant() -> None:
+    """O-GEN-10 for MeZO."""
+    toy, other = two_layers(), two_layers()
+    loss = other.loss
+    other.loss = lambda theta: 3 * loss(theta) + 7
+    for step in range(5):
+        g, scaled = slope_of(toy, MeZO(eps=EPS), step)[0], slope_of(other, MeZO(eps=EPS), step)[0]
+        assert scaled == pytest.approx(3 * g, rel=1e-9, abs=1e-11)
+
+
+def test_two_halves_of_a_batch_give_the_slope_of_the_whole() -> None:
+    """O-GEN-11: 8 examples at once, or twice 4 and the mean of the losses."""
+    whole, halves = two_layers(rows=slice(0, 8)), two_layers()
+    first, second = two_layers(rows=slice(0, 4)), two_layers(rows=slice(4, 8))
+    halves.loss = lambda theta: (first.loss(theta) + second.loss(theta)) / 2
+    for step in range(5):
+        g = slope_of(whole, MeZO(eps=EPS), step)[0]
+        assert slope_of(halves, MeZO(eps=EPS), step)[0] == pytest.approx(g, rel=1e-9, abs=1e-11)
+
+
+@pytest.mark.parametrize("queries", [1, 4])
+def test_a_step_runs_two_forward_passes_for_each_direction(queries: int) -> None:
+    """O-GEN-12."""
+    toy, passes = two_layers(), []
+    loss = toy.loss
+    toy.loss = lambda theta: passes.append(1) or loss(theta)  # type: ignore[func-returns-value]
+    train(toy, MeZO(queries=queries), steps=6)
+    assert len(passes) == 6 * 2 * queries
+
+
+@dataclass(frozen=True)
+class Given(Sampler):
+    """z = (1, −1)."""
+
+    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+        out[:] = [1.0, -1.0]
+
+
+def test_a_step_by_hand() -> None:
+    """O-MEZO-1: L = ½(θ₁² + 4θ₂²) at (1, 1) along (1, −1) has slope −3, so η = 0.1 leads to (1.3, 0.7)."""
+    toy = Toy(np.array([1.0, 1.0]), {"w": (2,)}, lambda theta: float(theta[0] ** 2 + 4 * theta[1] ** 2) / 2)
+    told = train(toy, MeZO(eps=0.5, sampler=Given(), rule=Plain(lr=0.1)), steps=1)
+    assert told[0][0] - told[0][1] == pytest.approx(-3.0, abs=1e-12)
+    np.testing.assert_allclose(toy.theta, [1.3, 0.7], rtol=0, atol=1e-12)
+
+
+def test_a_step_on_a_quadratic_is_minus_eta_slope_z() -> None:
+    """O-MEZO-1: θ' = θ − η⟨∇Q, z⟩z."""
+    toy = quadratic()
+    assert toy.gradient is not None
+    start = toy.theta
+    gradient = toy.gradient(start)
+    [z] = [toy.entries(z) for z in toy.oracle(0, seed=SEED).draw(Gaussian(), 1)]
+    train(toy, MeZO(eps=1.0, rule=Plain(lr=0.01)), steps=1, seed=SEED)
+    np.testing.assert_allclose(toy.theta, start - 0.01 * (gradient @ z) * z, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", [Plain(lr=0.5, decay=0.25), Cosine(lr=0.5, decay=0.25)], ids=repr)
+def test_where_the_slope_is_zero_matrices_decay_and_vectors_keep_their_bits(rule: StepRule) -> None:
+    """O-MEZO-3, with exact restore; a slope of zero does not skip the decay."""
+    toy = linear(restore="exact")
+    toy.loss = lambda theta: 1.0
+    starts = [block.array.copy() for block in toy.space.blocks]
+    train(toy, MeZO(rule=rule), steps=1)
+    for block, start in zip(toy.space.blocks, starts, strict=True):
+        factor = 1 - 0.5 * 0.25 if len(block.shape) == 2 else 1.0
+        np.testing.assert_array_equal(block.array, factor * start)
+
+
+def test_an_objective_in_steps_has_slope_zero_between_them_and_moves_nothing() -> None:
+    """O-MEZO-6: L = −1[θ₁ > 0], far from the boundary, and then across it."""
+    toy = linear(restore="exact")
+    toy.loss = lambda theta: -float(theta[0] > 0)
+    toy.space.blocks[0].array[0, 0] = 5.0
+    toy.space.reset()
+    bits = toy.bits
+    told = train(toy, MeZO(eps=EPS, rule=Plain(lr=1.0)), steps=10)
+    assert told == [[-1.0, -1.0]] * 10
+    assert toy.bits == bits
+    toy.space.blocks[0].array[0, 0] = 1e-6
+    toy.space.reset()
+    told = train(toy, MeZO(eps=EPS, rule=Plain(lr=1e-3)), steps=1)
+    assert sorted(told[0]) == [-1.0, 0.0]
+    assert toy.theta[0] > 1e-6, "the step goes to where the objective is lower"

@@ -1,0 +1,215 @@
+"""The compiled moves against their definition: the same bits for every law, dtype, decay and merge."""
+
+import ctypes
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zoplat import ZERO, Block, Direction, Key, Noise, ParameterSpace, Sampler, Tile
+from zoplat_devices import host, native
+from zoplat_devices.host import HostNoise, HostSpace
+from zoplat_devices.noise import ReferenceNoise
+from zoplat_plugins.gaussian import Gaussian
+from zoplat_plugins.lozo import LowRank
+from zoplat_plugins.rademacher import Rademacher
+from zoplat_plugins.sphere import Sphere
+from zoplat_plugins.uniform import Uniform
+
+LAWS = [Gaussian(), Rademacher(), Uniform(), Sphere(), LowRank(rank=1), LowRank(rank=3, interval=2)]
+SHAPES = [(37, 29), (1, 700), (130, 5), (1025,), (3,), (512,)]
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    """The kernels."""
+    found = native.library()
+    if found is None:
+        pytest.skip("no C compiler here: neither `ziglang` nor `cc`, or ZOPLAT_KERNELS=numpy")
+    return found
+
+
+def empty_numpy(shape: tuple[int, ...], dtype: str) -> Any:
+    return np.empty(shape, dtype)
+
+
+def empty_torch(shape: tuple[int, ...], dtype: str) -> Any:
+    return torch.empty(shape, dtype=getattr(torch, dtype))
+
+
+class TorchNoise(Noise):
+    """The reference numbers as tensors."""
+
+    def numbers(self, law: str, stream: tuple[int, int], first: int, shape: tuple[int, ...]) -> Any:
+        return torch.from_numpy(ReferenceNoise().numbers(law, stream, first, shape).copy())
+
+
+def blocks(dtype: str, runtime: str) -> list[Block]:
+    """Fresh blocks with the same numbers every time."""
+    rng = np.random.default_rng(4)
+    made = []
+    for index, shape in enumerate(SHAPES):
+        array: Any = torch.from_numpy(rng.normal(size=shape) * 0.05).to(getattr(torch, dtype))
+        array = array if runtime == "torch" else array.numpy()
+        made.append(Block(f"block{index}", array, dtype, decays=len(shape) == 2))
+    return made
+
+
+def pair(library: ctypes.CDLL, dtype: str, runtime: str) -> tuple[ParameterSpace, HostSpace]:
+    """The definition and the kernels over equal weights."""
+    empty = empty_torch if runtime == "torch" else empty_numpy
+    noise = TorchNoise() if runtime == "torch" else ReferenceNoise()
+    return (
+        ParameterSpace(blocks(dtype, runtime), noise, empty),
+        HostSpace(blocks(dtype, runtime), library, empty, "in-place"),
+    )
+
+
+def bits(space: ParameterSpace) -> dict[str, bytes]:
+    """What the arrays hold, to the bit."""
+    return {
+        block.name: block.array.contiguous().view(torch.uint8).numpy().tobytes()
+        if isinstance(block.array, torch.Tensor)
+        else block.array.tobytes()
+        for block in space.blocks
+    }
+
+
+def differing(one: ParameterSpace, other: ParameterSpace) -> list[str]:
+    """Names of the blocks whose bits are not the same."""
+    there = bits(other)
+    return [name for name, held in bits(one).items() if held != there[name]]
+
+
+KINDS = [("float32", "numpy"), ("float16", "numpy"), ("float32", "torch"), ("bfloat16", "torch")]
+
+
+@pytest.mark.parametrize(("dtype", "runtime"), KINDS)
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+def test_steps_of_one_law_leave_the_same_bits(
+    library: ctypes.CDLL, law: Sampler, dtype: str, runtime: str
+) -> None:
+    one, other = pair(library, dtype, runtime)
+    for step in range(3):
+        for space in (one, other):
+            z = space.draw(law, Key(2, step, 0))
+            space.at(1e-3 * z)
+            space.at(-1e-3 * z)
+            space.add(-0.0123 * z, decay=0.01)
+        assert differing(one, other) == [], f"after the probes of step {step}"
+    one.settle()
+    other.settle()
+    assert differing(one, other) == []
+
+
+@pytest.mark.parametrize(("dtype", "runtime"), KINDS)
+def test_merged_terms_of_all_laws_with_decay_leave_the_same_bits(
+    library: ctypes.CDLL, dtype: str, runtime: str
+) -> None:
+    one, other = pair(library, dtype, runtime)
+    for space in (one, other):
+        for step in range(2):
+            total = ZERO
+            for index, law in enumerate(LAWS):
+                total += (-1) ** index * 0.01 * (index + 1) * space.draw(law, Key(2, step, index))
+            space.at(0.1 * total)
+            space.add(total, decay=0.05)
+            space.at(0.3 * space.draw(Gaussian(), Key(9, step, 0)))
+    assert differing(one, other) == []
+    one.settle()
+    other.settle()
+    assert differing(one, other) == []
+
+
+def test_blocks_shared_among_threads_leave_the_same_bits(
+    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "JOB", 1024)
+    one, other = pair(library, "float32", "numpy")
+    assert sum(-(-math.prod(shape) // 1024) for shape in SHAPES) > len(SHAPES)
+    for space in (one, other):
+        space.at(0.1 * space.draw(Gaussian(), Key(0, 0, 0)) + 0.2 * space.draw(LowRank(), Key(0, 0, 1)))
+    assert differing(one, other) == []
+
+
+@pytest.mark.parametrize("law", [Gaussian(), Uniform(), LowRank()], ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_form_writes_theta_plus_direction_elsewhere_and_leaves_theta(
+    library: ctypes.CDLL, law: Sampler, dtype: str
+) -> None:
+    reference, space = pair(library, dtype, "torch")
+    before = bits(space)
+    direction = 0.1 * space.draw(law, Key(0, 0, 0)) - 0.2 * space.draw(Gaussian(), Key(0, 0, 1))
+    targets = [torch.empty_like(block.array) for block in space.blocks]
+    for block, target in zip(space.blocks, targets, strict=True):
+        space.form(block, direction, target)
+    assert bits(space) == before
+    reference.at(direction)
+    for block, target in zip(reference.blocks, targets, strict=True):
+        assert torch.equal(block.array, target)
+    for block, target in zip(space.blocks, targets, strict=True):
+        space.form(block, ZERO, target)
+        assert torch.equal(block.array, target)
+
+
+def test_sweeps_norms_and_drift_agree_to_the_bit(library: ctypes.CDLL) -> None:
+    one, other = pair(library, "float32", "numpy")
+    drifts, norms = [], []
+    for space in (one, other):
+        m = space.buffer("test/m")
+
+        def kernel(theta: Any, g: Any, m: Any) -> None:
+            m += g
+            theta -= 0.01 * m
+
+        z = space.draw(Gaussian(), Key(0, 0, 0))
+        space.at(1e-3 * z)
+        space.sweep(kernel, z, m)
+        norms.append(space.norm(z))
+        drifts.append(space.drift)
+    assert differing(one, other) == []
+    assert norms[0] == norms[1]
+    assert drifts[0] == drifts[1]
+
+
+@dataclass(frozen=True)
+class SameRow(Sampler):
+    """One random row, written to every row: as many numbers as columns."""
+
+    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+        out[:] = noise.normal(tile.shape[1:] or (1,), key, tile.block.name)
+
+
+@dataclass(frozen=True)
+class Shifted(Sampler):
+    """Adds to its numbers, so it computes."""
+
+    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+        out[:] = noise.normal(tile.shape, key, tile)
+        out += 1.0
+
+
+@dataclass(frozen=True)
+class Product(Sampler):
+    """Draws twice."""
+
+    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+        out[:] = noise.normal(tile.shape, key, tile)
+        out[:] *= noise.sign(tile.shape, key, tile, "signs")
+
+
+@pytest.mark.parametrize("law", [SameRow(), Shifted(), Product()], ids=repr)
+def test_laws_that_are_no_plain_draw_are_not_mistaken_for_one(library: ctypes.CDLL, law: Sampler) -> None:
+    one, other = pair(library, "float32", "numpy")
+    for space in (one, other):
+        space.at(0.1 * Direction.of(law, Key(0, 0, 0)))
+    assert differing(one, other) == []
+
+
+def test_the_kernels_noise_fills_arrays_of_any_shape_and_runtime(library: ctypes.CDLL) -> None:
+    expected = ReferenceNoise().normal((5, 300), Key(1, 2, 3), "w")
+    for empty in (empty_numpy, empty_torch):
+        assert (np.asarray(HostNoise(library, empty).normal((5, 300), Key(1, 2, 3), "w")) == expected).all()

@@ -1,0 +1,53 @@
+"""The command line: one file per command; each parses, calls one function of the engine, prints."""
+
+import signal
+import sys
+from typing import Any
+
+import click
+
+from zoplat import __version__
+from zoplat.cli.doctor import doctor
+from zoplat.cli.listing import list_
+from zoplat.cli.replay import replay
+from zoplat.cli.report import report
+from zoplat.cli.run import run
+from zoplat.cli.show import show
+from zoplat.errors import ZoplatError
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """Turns what the user can cause into one message and an exit status."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; a ZoplatError is printed without its traceback unless --debug."""
+        try:
+            return super().invoke(context)
+        except ZoplatError as problem:
+            if context.params.get("debug"):
+                raise
+            click.echo(f"Error: {problem}", err=True)
+            sys.exit(problem.exit_status)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; what was done is saved. Add --resume to go on.", err=True)
+            sys.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="zoplat")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Fine-tune language models with forward passes only.
+
+    \b
+    zoplat run --estimator lozo       a packaged small model and task; minutes on a laptop, no network
+    zoplat list estimators            what there is
+    zoplat show lozo                  its algorithm, fields and defaults
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+for command in (run, replay, report, list_, show, doctor):
+    main.add_command(command)

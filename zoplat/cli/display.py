@@ -1,0 +1,154 @@
+"""What a run looks like while it goes on and when it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from zoplat import __version__
+from zoplat.device import Session
+from zoplat.engine import Observer
+from zoplat.engine import Progress as RunProgress
+from zoplat.plugins import catalogue
+from zoplat.results import Result, read_lines
+from zoplat.settings import RunConfig
+
+EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+@contextmanager
+def display(as_json: bool, quiet: bool) -> Iterator[Observer]:
+    """An observer that draws: a bar on a terminal, plain lines otherwise, nothing when quiet."""
+    if quiet:
+        yield Observer()
+        return
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    columns = ("{task.description}", BarColumn(), "{task.completed:g}/{task.total:g} {task.fields[unit]}")
+    tail = ("· {task.fields[passes]} passes · loss {task.fields[loss]} · dev {task.fields[dev]} ·", TimeRemainingColumn())
+    texts = [TextColumn(column) if isinstance(column, str) else column for column in (*columns, *tail)]
+    with Progress(*texts, console=console, transient=True) as bar:
+        yield Bar(console, bar)
+
+
+class Lines(Observer):
+    """One line when the model is open, one every ten seconds, one per evaluation."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.recent: list[float] = []
+        self.dev = "–"
+        self.said = time.monotonic()
+
+    def opened(self, config: RunConfig, session: Session, directory: Any) -> None:
+        """Say what is about to run."""
+        self.config, facts, name_of = config, session.facts, catalogue().name_of
+        law = name_of("sampler", config.estimator.sampler)
+        rule = name_of("step-rule", config.estimator.rule)
+        share = f"{facts['trainable_parameters']:,} trainable weights ({config.tune.name})"
+        self.console.print(
+            f"zoplat {__version__} · [bold]{config.estimator_name}[/] ({law}, {rule}) · {config.task} · seed {config.seed}\n"
+            f"{facts['model']} in {facts['dtype']} · {share} · device {facts['device']} · {facts['threads']} threads\n"
+            f"run directory {directory}"
+        )
+
+    def resumed(self, step: int) -> None:
+        self.console.print(f"resumed: {step} steps rebuilt from the journal")
+
+    def stepped(self, state: RunProgress, loss: float | None) -> None:
+        if loss is not None:
+            self.recent = [*self.recent[-19:], loss]
+        if time.monotonic() - self.said > EVERY:
+            self.said = time.monotonic()
+            self.console.print(
+                f"step {state.step} · {state.passes} passes · loss {self.loss} · dev {self.dev} · "
+                f"{state.seconds:.0f} s{self.left(state)}"
+            )
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        if record["split"] == "dev":
+            self.dev = f"{record['score']:.1%}"
+        kept = ", from an earlier run" if record["kept"] else ""
+        self.console.print(
+            f"step {record['step']}: {record['split']} {record['metric']} [bold]{record['score']:.1%}[/] "
+            f"({record['rows']} rows{kept})"
+        )
+
+    def warned(self, text: str) -> None:
+        self.console.print(f"[yellow]Warning:[/] {text}")
+
+    @property
+    def loss(self) -> str:
+        """Mean of the last losses."""
+        return f"{sum(self.recent) / len(self.recent):.3f}" if self.recent else "–"
+
+    def left(self, state: RunProgress) -> str:
+        """Time left, as far as it can be known."""
+        share = state.share(self.config)
+        return f" · about {state.seconds / share * (1 - share):.0f} s left" if share else ""
+
+
+class Bar(Lines):
+    """A progress bar in place of the lines between evaluations."""
+
+    def __init__(self, console: Console, bar: Progress) -> None:
+        super().__init__(console)
+        self.bar = bar
+
+    def opened(self, config: RunConfig, session: Session, directory: Any) -> None:
+        super().opened(config, session, directory)
+        budget = (("steps", config.steps), ("passes", config.max_passes), ("seconds", config.max_seconds))
+        self.unit, total = next((unit, total) for unit, total in budget if total)
+        self.line = self.bar.add_task("training", total=total, unit=self.unit, passes=0, loss="–", dev="–")
+
+    def stepped(self, state: RunProgress, loss: float | None) -> None:
+        if loss is not None:
+            self.recent = [*self.recent[-19:], loss]
+        done = {"steps": state.step, "passes": state.passes, "seconds": state.seconds}[self.unit]
+        self.bar.update(self.line, completed=done, passes=state.passes, loss=self.loss, dev=self.dev)
+
+
+def print_summary(result: Result) -> None:
+    """The end of a run: scores, cost, memory by phase and owner."""
+    console, summary = Console(highlight=False, soft_wrap=True), result.summary
+    scores = Table("", "before", "after", box=None, pad_edge=False)
+    for split in ("dev", "test"):
+        before, after = (f"{summary[f'{split}_{when}']:.1%}" for when in ("before", "after"))
+        scores.add_row(f"{split} {summary['metric']}", before, f"[bold]{after}[/]")
+    console.print()
+    console.print(scores)
+    console.print(
+        f"\n{summary['steps']} steps, {summary['forward_passes']} forward passes, "
+        f"{summary['seconds_training']:.0f} s of training, {summary['seconds']:.0f} s in all; "
+        f"the loss was {summary['verdict']}; a step costs {summary['overhead_ratio']} × its forward passes"
+    )
+    console.print()
+    console.print(memory_table(result))
+    console.print(f"\nrun directory: {result.directory}\npicture: zoplat report {result.directory}")
+
+
+def memory_table(result: Result) -> Table:
+    """Peak memory by phase, with inference beside."""
+    summary = result.summary
+    table = Table("phase", "seconds", "peak memory", "of inference", box=None, pad_edge=False)
+    inference = summary["inference_peak_bytes"]["device"] or summary["inference_peak_bytes"]["host"]
+    for row in read_lines(result.directory / "memory.jsonl"):
+        if row["kind"] == "phase":
+            peak = row["device_peak"] or row["host_peak"]
+            table.add_row(row["phase"], f"{row['seconds']:.1f}", mebibytes(peak), f"{peak / inference:.2f}")
+    peak = summary["peak_bytes"]["device"] or summary["peak_bytes"]["host"]
+    table.add_row("[bold]whole run[/]", f"{summary['seconds']:.1f}", mebibytes(peak), f"{peak / inference:.2f}")
+    return table
+
+
+def mebibytes(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / 2**20:,.0f} MiB"

@@ -1,0 +1,64 @@
+"""Flags that mean the same on every command that has them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from zoplat.errors import ZoplatError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+PARTS = [
+    click.option("--estimator", metavar="NAME", help="Method; `zoplat list estimators`.  [default: lozo]"),
+    click.option("--sampler", metavar="NAME", help="Law of the perturbations, in place of the method's."),
+    click.option("--step-rule", metavar="NAME", help="Step-size rule, in place of the method's."),
+    click.option("--device", metavar="NAME", help="auto, cpu, cuda, mps, reference, …  [default: auto]"),
+]
+WORK = [
+    click.option("--model", metavar="ID|DIR|FILE.gguf", help="Default: packaged:smollm2-135m, no network."),
+    click.option("--task", metavar="NAME", help="`zoplat list tasks`.  [default: sentiment, packaged]"),
+    click.option("--data", type=click.Path(path_type=Path), help="Folder with train, dev and test.jsonl."),
+    click.option("--tune", metavar="full|lora|REGEX", help="Which weights move."),
+    click.option("--dtype", metavar="TYPE", help="float32, bfloat16, float16 or auto."),
+    click.option("--limit", type=int, help="At most this many rows of each split."),
+]
+BUDGET = [
+    click.option("--steps", type=int, help="End after this many steps."),
+    click.option("--max-passes", type=int, help="End after this many forward passes."),
+    click.option("--max-seconds", type=float, help="End after this much training time."),
+    click.option("--batch-size", type=int, help="Rows of a batch."),
+    click.option("--lr", type=float, help="Step size η (rule.lr)."),
+    click.option("--eps", type=float, help="Smoothing radius ε."),
+    click.option("--queries", type=int, help="Directions per step."),
+    click.option("--seed", type=int, help="Of every random stream of the run.  [default: 0]"),
+    click.option("--evaluate-every", type=int, help="Steps between evaluations on dev, each with a checkpoint."),
+]
+SETTINGS = [
+    click.option("-o", "options", multiple=True, metavar="PATH=VALUE", help="Any field of any part; may be repeated."),
+    click.option("--config", type=click.Path(path_type=Path), help="The same settings as a TOML file; flags win."),
+]
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error.")
+
+
+def flags(*groups: list[Any]) -> Callable[[Command], Command]:
+    """A decorator that adds groups of options in order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return add
+
+
+def as_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags as `settings.resolve` takes them, the -o pairs as a table."""
+    pairs = {}
+    for pair in given.pop("options"):
+        path, mark, value = pair.partition("=")
+        if not mark or not path:
+            raise ZoplatError(f"-o takes PATH=VALUE, got '{pair}'; for example -o sampler.rank=4.")
+        pairs[path.strip()] = value.strip()
+    return {**given, "options": pairs}

@@ -1,0 +1,34 @@
+"""zoplat replay: rebuild weights from a journal."""
+
+import json
+from pathlib import Path
+
+import click
+
+from zoplat.cli.options import JSON
+from zoplat.errors import RunFailed
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), help="Write the weights to this folder.")
+@JSON
+def replay(run: Path, to: Path | None, as_json: bool) -> None:
+    """Rebuild the final weights of RUN from its journal, without a forward pass."""
+    from zoplat.engine import replay as rebuild
+    from zoplat.results import RunDirectory
+
+    found = rebuild(RunDirectory.existing(run), to)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"{found['steps']} steps rebuilt: {found['weights_digest']}")
+        if to:
+            click.echo(f"written to {to}")
+    if found["status"] == "different":
+        raise RunFailed(
+            f"The run ended with {found['recorded_digest']}. Bits are promised for the same noise, dtype and kind of "
+            "device; environment.json says what the run had."
+        )
+    if found["recorded_digest"] and not as_json:
+        click.echo("the same bits as the run ended with")

@@ -1,0 +1,105 @@
+"""Names of random vectors, and sums of them.
+
+A random vector is (law, key): a few bytes that any device can turn into the same numbers. Algorithms do
+arithmetic on these names; only a parameter space ever makes numbers of them, one tile at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from zoplat.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Key:
+    """The name of one draw.
+
+    Attributes:
+        seed: the run's perturbation seed.
+        step: step of the run, from 0.
+        draw: index of the draw within the step, from 0; −1 for what all draws of a step share.
+    """
+
+    seed: int
+    step: int
+    draw: int
+
+    def at(self, step: int) -> Key:
+        """The key that every draw of `step` shares; for things renewed now and then."""
+        return Key(self.seed, step, -1)
+
+
+class Draw(NamedTuple):
+    """One random vector by name: its law and its key."""
+
+    sampler: Sampler
+    key: Key
+
+
+class Direction:
+    """Σ coefficient × random vector, by name. Closed under +, − and scaling; holds no array.
+
+    >>> z = Direction.of("a law", Key(seed=0, step=0, draw=0))
+    >>> (2 * z - z - z) == ZERO
+    True
+    """
+
+    __slots__ = ("_terms",)
+
+    def __init__(self, terms: Mapping[Draw, float] | None = None) -> None:
+        self._terms = {draw: c for draw, c in (terms or {}).items() if c != 0.0}
+
+    @classmethod
+    def of(cls, sampler: Sampler, key: Key) -> Direction:
+        """The vector that `sampler` draws under `key`."""
+        return cls({Draw(sampler, key): 1.0})
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every coefficient is a finite number."""
+        return all(math.isfinite(c) for c in self._terms.values())
+
+    def __iter__(self) -> Iterator[tuple[Draw, float]]:
+        return iter(self._terms.items())
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def __add__(self, other: Direction) -> Direction:
+        terms = dict(self._terms)
+        for draw, c in other:
+            terms[draw] = terms.get(draw, 0.0) + c
+        return Direction(terms)
+
+    def __mul__(self, factor: float) -> Direction:
+        return Direction({draw: factor * c for draw, c in self})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Direction:
+        return Direction({draw: c / divisor for draw, c in self})
+
+    def __pos__(self) -> Direction:
+        return self
+
+    def __neg__(self) -> Direction:
+        return -1.0 * self
+
+    def __sub__(self, other: Direction) -> Direction:
+        return self + (-other)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Direction) and self._terms == other._terms
+
+    __hash__ = None  # type: ignore[assignment]  # a sum of floats makes a poor dictionary key
+
+    def __repr__(self) -> str:
+        return " + ".join(f"{c:g}·z[{d.key.step},{d.key.draw}]" for d, c in self) or "0"
+
+
+ZERO = Direction()

@@ -1,0 +1,458 @@
+"""The loop: open, evaluate, step until the budget is spent, evaluate, sum up."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from zoplat.batches import Batches, by_length, derived_seed
+from zoplat.device import Device, Example, ModelSpec, Row, Session
+from zoplat.direction import Key
+from zoplat.errors import NonFinite, RunFailed, ZoplatError
+from zoplat.journal import Journal, JournalWriter, StepRecord
+from zoplat.oracle import Oracle, RecordedOracle
+from zoplat.paths import cache_folder, check_writable, replace_text
+from zoplat.plugins import catalogue
+from zoplat.profiler import Profiler
+from zoplat.results import Result, RunDirectory, fresh
+from zoplat.settings import RunConfig
+from zoplat.tasks import Task, load
+
+SKIPS = 20  # steps in a row without a finite loss before the run is given up
+YARDSTICKS = 16  # steps before which a bare forward pass is timed on the same batch
+ROAD = "walk"
+
+
+class Observer:
+    """Told of what happens; the command line draws it. Every method may be left as it is."""
+
+    def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
+        """The model is open and the run directory chosen."""
+
+    def resumed(self, step: int) -> None:
+        """Steps before this one come from the journal."""
+
+    def stepped(self, state: Progress, loss: float | None) -> None:
+        """A step is over; `loss` is the mean of the finite losses it saw."""
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """One split was scored."""
+
+    def warned(self, text: str) -> None:
+        """Something the user should know, while the run goes on."""
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        passes: forward passes that training asked for.
+        skipped: steps whose loss was not finite.
+        seconds: time spent in training, evaluations excluded.
+    """
+
+    step: int = 0
+    passes: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+
+    def share(self, config: RunConfig) -> float | None:
+        """Spent share of the budget as far as it is counted in steps or passes."""
+        spent = [
+            done / budget
+            for done, budget in ((self.step, config.steps), (self.passes, config.max_passes))
+            if budget
+        ]
+        return max(spent) if spent else None
+
+    def is_over(self, config: RunConfig) -> bool:
+        """Whether one of the budgets is reached."""
+        return (self.share(config) or 0) >= 1 or self.seconds >= (config.max_seconds or math.inf)
+
+
+@dataclass
+class Learner:
+    """θ and the states that move with it: all that a journal rebuilds."""
+
+    config: RunConfig
+    session: Session
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        space, estimator = self.session.space, self.config.estimator
+        self.states = {"estimator": estimator.init(space), "rule": estimator.rule.init(space)}
+        self.seed = derived_seed(self.config.seed, "noise")
+
+    def replay(self, record: StepRecord) -> None:
+        """The step of a journal, without its forward passes."""
+        oracle = RecordedOracle(*self._place(), record.answers)
+        self._apply(oracle)
+        if len(oracle.answers) != len(record.answers):
+            raise ZoplatError(
+                f"The journal has {len(record.answers)} answers for step {record.step}, the estimator asked for "
+                f"{len(oracle.answers)}. It was made with another estimator or another version of it."
+            )
+
+    def advance(self, session: Session, rows: Sequence[Row], profiler: Profiler) -> StepRecord:
+        """One step with the model."""
+
+        def forward() -> float:
+            with profiler.phase("forward"):
+                return session.forward(rows)
+
+        oracle = Oracle(*self._place(), forward)
+        self._apply(oracle)
+        return StepRecord(oracle.step, oracle.answers, self.config.estimator.rule.rate(oracle))
+
+    def settles(self) -> bool:
+        """Whether weights are read after the step just made: rounding depends on it, so it is a matter of config."""
+        return self.progress.step % (self.config.evaluate_every or 1) == 0
+
+    def _place(self) -> tuple[Any, Key, float | None]:
+        key = Key(self.seed, self.progress.step, -1)
+        return self.session.space, key, self.progress.share(self.config)
+
+    def _apply(self, oracle: Oracle) -> None:
+        estimator = self.config.estimator
+        try:
+            for estimate in estimator.estimate(oracle, self.states["estimator"]):
+                estimator.rule.apply(estimate, oracle, self.states["rule"])
+        except NonFinite:
+            self.progress.skipped += 1
+        self.progress.step += 1
+        self.progress.passes += len(oracle.answers)
+        if self.settles():
+            self.session.space.settle()
+
+
+def train(
+    config: RunConfig, out: Path | None = None, resume: bool = False, observer: Observer | None = None
+) -> Result:
+    """Run to the end of the budget.
+
+    Args:
+        config: what to do.
+        out: the run directory; None for a fresh one under runs/.
+        resume: continue the run in `out` if there is one.
+        observer: is told what happens.
+
+    Raises:
+        ZoplatError: exit_status says whether the question was wrong (2) or the run failed (1).
+        KeyboardInterrupt: after everything was written down; `resume` goes on from there.
+    """
+    directory = RunDirectory(out or fresh(Path("runs") / f"{config.task}-{config.estimator_name}-{config.seed}"))
+    check(config, directory.path, resume)
+    if directory.read_summary().get("status") == "done":
+        return Result(directory.read_summary(), directory.path)
+    return _Run(config, directory, observer or Observer()).to_the_end()
+
+
+def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> dict[str, int]:
+    """All that `train` would refuse before opening a model; returns the rows of each split."""
+    if out:
+        directory = RunDirectory(out)
+        if directory.config.exists() and not resume:
+            raise ZoplatError(f"--out {out} holds a run already. Add --resume, or choose another place.")
+        if directory.config.exists():
+            directory.check_unchanged(config)
+        check_writable(out, "--out")
+    if reason := config.device.missing():
+        raise ZoplatError(reason)
+    return {split: len(rows) for split, rows in _examples(config).items()}
+
+
+def replay(directory: RunDirectory, to: Path | None) -> dict[str, Any]:
+    """Rebuild the final weights from a journal, without a forward pass; write them to `to`.
+
+    Raises:
+        ZoplatError: the journal is damaged, was made with other noise, or starts from other weights.
+    """
+    from zoplat.settings import build, read_toml
+
+    journal = Journal.read(directory.journal)
+    config = build([read_toml(directory.config)])
+    if to:
+        check_writable(to, "--to")
+    session = config.device.open(_spec(config))
+    _check_start(journal, session, directory)
+    learner = Learner(config, session)
+    for record in journal.steps:
+        learner.replay(record)
+    session.space.settle()
+    digest, expected = session.digest(), directory.read_summary().get("weights_digest")
+    if to:
+        session.export(to)
+    return {
+        "status": "done" if expected in (None, digest) else "different",
+        "steps": learner.progress.step,
+        "weights_digest": digest,
+        "recorded_digest": expected,
+        "to": str(to) if to else None,
+    }
+
+
+class _Run:
+    def __init__(self, config: RunConfig, directory: RunDirectory, observer: Observer) -> None:
+        self.config = config
+        self.directory = directory
+        self.observer = observer
+        self.began = time.time()
+        self.task: Task = catalogue().entry("task", config.task).value
+        examples = _examples(config)
+        self.session, self.profiler = _open(config.device, _spec(config))
+        self.rows = {split: self.session.encode(rows) for split, rows in examples.items()}
+        self.batches = Batches(self.rows["train"], config.batch_size, config.seed)
+        self.start_digest = self.session.digest()
+        self.yardstick: list[tuple[float, float, int]] = []
+        self.losses: list[float] = []
+
+    def to_the_end(self) -> Result:
+        self.observer.opened(self.config, self.session, self.directory.path)
+        self._measure_inference()
+        self.learner = Learner(self.config, self.session)
+        journal = self._resumed()
+        before = {split: self._baseline(split) for split in ("dev", "test")}
+        try:
+            self._train(journal)
+        finally:
+            journal.close()
+            self._write_memory()
+        self.session.space.settle()
+        self._save()
+        after = {split: self._evaluate(split) for split in ("dev", "test")}
+        self._write_memory()
+        summary = self._summary(before, after)
+        self.directory.write_summary(summary)
+        return Result(summary, self.directory.path)
+
+    def _resumed(self) -> JournalWriter:
+        """Bring θ to where the journal ends, by checkpoint and replay; begin a journal where there is none."""
+        if not self.directory.config.exists():
+            self.directory.begin(self.config, {**self.session.facts, **self._identity()})
+        if not (self.directory.journal.exists() and b"\n" in self.directory.journal.read_bytes()):
+            self.directory.trim_metrics()
+            return JournalWriter(self.directory.journal, self._identity())
+        self.directory.trim_metrics()
+        journal = Journal.read(self.directory.journal)
+        _check_start(journal, self.session, self.directory)
+        learner = self.learner
+        saved = self.directory.load(self.session, learner.states)
+        if saved:
+            learner.progress = Progress(**{name: saved[name] for name in vars(learner.progress)})
+        for record in journal.steps[learner.progress.step :]:
+            learner.replay(record)
+        self.observer.resumed(learner.progress.step)
+        return JournalWriter(self.directory.journal, {}, after=journal)
+
+    def _train(self, journal: JournalWriter) -> None:
+        config, learner = self.config, self.learner
+        every = max(1, (config.steps or 64 * YARDSTICKS) // YARDSTICKS)
+        in_a_row = 0
+        while not learner.progress.is_over(config):
+            rows = self.batches.at(learner.progress.step)
+            bare = self._bare_forward(rows) if learner.progress.step % every == every // 2 else None
+            skipped, began = learner.progress.skipped, time.perf_counter()
+            record = learner.advance(self.session, rows, self.profiler)
+            taken = time.perf_counter() - began
+            journal.append(record)
+            learner.progress.seconds += taken
+            if bare is not None:
+                self.yardstick.append((taken, bare, len(record.answers)))
+            in_a_row = in_a_row + 1 if learner.progress.skipped > skipped else 0
+            if in_a_row == SKIPS:
+                raise RunFailed(
+                    f"The loss was not finite in {SKIPS} steps in a row, up to step {record.step}. Lower --lr or "
+                    f"--eps. The journal is kept in {self.directory.path}."
+                )
+            self._tell(record)
+            if learner.settles() and not learner.progress.is_over(config):
+                self._save()
+                self._evaluate("dev")
+
+    def _tell(self, record: StepRecord) -> None:
+        finite = [answer for answer in record.answers if math.isfinite(answer)]
+        loss = sum(finite) / len(finite) if finite else None
+        if loss is not None:
+            self.losses.append(loss)
+        self.observer.stepped(self.learner.progress, loss)
+
+    def _bare_forward(self, rows: Sequence[Row]) -> float:
+        """Seconds of one forward pass as inference makes it, on the batch of the step that follows."""
+        with self.profiler.phase("yardstick"):
+            began = time.perf_counter()
+            self.session.forward(rows)
+            return time.perf_counter() - began
+
+    def _measure_inference(self) -> None:
+        """The peak that inference alone has on the largest batches, before anything else has run."""
+        with self.profiler.phase("inference"):
+            self.session.forward(self.batches.largest())
+            for rows in self.rows.values():
+                batch = by_length(rows, self.config.batch_size)[0]
+                self.session.predict([rows[i] for i in batch])
+
+    def _baseline(self, split: str) -> float:
+        """The score before training. It depends on the start alone, so it is kept for the next run."""
+        known = [r for r in self.directory.read_metrics() if r["step"] == 0 and r["split"] == split]
+        if known:
+            return float(known[0]["score"])
+        identity = self.session.facts.get("model_identity")
+        examples = [(row.example.prompt, row.example.options, row.example.label) for row in self.rows[split]]
+        key = json.dumps([identity, self._identity(), self.config.table()["tune"], examples], default=str)
+        kept = cache_folder() / "baselines" / f"{sha256(key.encode()).hexdigest()[:32]}.json"
+        if identity and kept.exists():
+            return self._record(split, 0, float(json.loads(kept.read_text())["score"]), 0.0, kept=True)
+        if self.learner.progress.step:
+            raise ZoplatError(f"{self.directory.metrics} has lost its first scores; start the run afresh.")
+        score = self._evaluate(split)
+        if identity:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(kept, json.dumps({"score": score}))
+        return score
+
+    def _evaluate(self, split: str) -> float:
+        """Metric of one split at θ, written down."""
+        rows, step = self.rows[split], self.learner.progress.step
+        for record in self.directory.read_metrics():
+            if record["step"] == step and record["split"] == split:
+                return float(record["score"])
+        began = time.perf_counter()
+        self.session.space.settle()
+        predictions = [0] * len(rows)
+        with self.profiler.phase("evaluate"):
+            for batch in by_length(rows, self.config.batch_size):
+                for i, guess in zip(batch, self.session.predict([rows[i] for i in batch]), strict=True):
+                    predictions[i] = guess
+        score = self.task.score(predictions, [row.example for row in rows])
+        return self._record(split, step, score, time.perf_counter() - began)
+
+    def _record(self, split: str, step: int, score: float, seconds: float, kept: bool = False) -> float:
+        record: dict[str, Any] = {"step": step, "passes": self.learner.progress.passes, "split": split}
+        record |= {"metric": self.task.metric, "score": score, "rows": len(self.rows[split])}
+        record |= {"seconds": round(seconds, 3), "kept": kept}
+        if self.losses:
+            recent = self.losses[-20:]
+            record["loss"] = sum(recent) / len(recent)
+        self.directory.add_metrics(record)
+        self.observer.evaluated(record)
+        return score
+
+    def _save(self) -> None:
+        with self.profiler.phase("checkpoint"):
+            progress = {**vars(self.learner.progress), "weights_digest": self.session.digest()}
+            self.directory.save(self.session, progress, self.learner.states)
+
+    def _identity(self) -> dict[str, Any]:
+        """What the journal's header and the first scores hang on."""
+        names = ("model", "dtype", "restore", "device", "versions", "threads")
+        facts = {name: self.session.facts.get(name) for name in names}
+        return {
+            **facts,
+            "noise": self.session.space.noise.name,
+            "road": ROAD,
+            "seed": self.config.seed,
+            "estimator": self.config.estimator_name,
+            "start_digest": self.start_digest,
+        }
+
+    def _write_memory(self) -> None:
+        if self.directory.path.exists():
+            owners = self.session.ledger()
+            rows = [{"kind": "owner", "owner": owner, "bytes": size} for owner, size in owners.items()]
+            self.directory.write_memory([*self.profiler.rows(), *rows])
+
+    def _summary(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+        config, progress, facts = self.config, self.learner.progress, self.session.facts
+        peak, inference = self.profiler.peak, self.profiler.peak_of("open", "inference")
+        name_of = catalogue().name_of
+        evaluations = [r for r in self.directory.read_metrics() if not r["kept"]]
+        return {
+            "status": "done",
+            "estimator": config.estimator_name,
+            "sampler": name_of("sampler", config.estimator.sampler),
+            "step_rule": name_of("step-rule", config.estimator.rule),
+            **{name: facts.get(name) for name in ("device", "model", "dtype", "restore")},
+            "task": config.task,
+            "tune": config.tune.name,
+            "seed": config.seed,
+            "steps": progress.step,
+            "forward_passes": progress.passes,
+            "evaluation_passes": sum(math.ceil(r["rows"] / config.batch_size) for r in evaluations),
+            "skipped_steps": progress.skipped,
+            "seconds": round(time.time() - self.began, 3),
+            "seconds_training": round(progress.seconds, 3),
+            "metric": self.task.metric,
+            **{f"{split}_before": score for split, score in before.items()},
+            **{f"{split}_after": score for split, score in after.items()},
+            "verdict": verdict(self.losses),
+            "trainable_parameters": self.session.space.size,
+            "model_bytes": facts.get("model_bytes"),
+            "peak_bytes": {"host": peak.host_peak, "device": peak.device_peak},
+            "inference_peak_bytes": {"host": inference.host_peak, "device": inference.device_peak},
+            "overhead_ratio": overhead(self.yardstick),
+            "passes_over_weights": self.session.space.passes,
+            "drift": self.session.space.drift,
+            "start_digest": self.start_digest,
+            "weights_digest": self.session.digest(),
+            "run_dir": str(self.directory.path),
+        }
+
+
+def overhead(steps: Sequence[tuple[float, float, int]]) -> float | None:
+    """Seconds of the sampled steps over passes × seconds of a bare forward pass on the same batches."""
+    bare = sum(seconds * passes for _, seconds, passes in steps)
+    return round(sum(taken for taken, _, _ in steps) / bare, 4) if bare else None
+
+
+def verdict(losses: Sequence[float]) -> str:
+    """ "falling", "flat" or "rising": first against last fifth of the losses seen, two standard errors apart."""
+    part = len(losses) // 5
+    if part < 4:
+        return "too short to say"
+    first, last = losses[:part], losses[-part:]
+    means = [sum(group) / part for group in (first, last)]
+    squares = [sum((x - m) ** 2 for x in g) / (part - 1) for g, m in zip((first, last), means, strict=True)]
+    error = math.sqrt(sum(squares) / part)
+    difference = means[1] - means[0]
+    return "flat" if abs(difference) <= 2 * error else "falling" if difference < 0 else "rising"
+
+
+def _examples(config: RunConfig) -> dict[str, list[Example]]:
+    task: Task = catalogue().entry("task", config.task).value
+    return load(task, config.task, Path(config.data) if config.data else None, config.limit)
+
+
+def _spec(config: RunConfig) -> ModelSpec:
+    return ModelSpec(config.model, config.tune, config.dtype, derived_seed(config.seed, "init"))
+
+
+def _open(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:
+    began = time.perf_counter()
+    session = device.open(spec)
+    profiler = Profiler(session.memory, session.reset_peak)
+    profiler.book("open", time.perf_counter() - began)
+    session.space.watch = profiler.phase
+    return session, profiler
+
+
+def _check_start(journal: Journal, session: Session, directory: RunDirectory) -> None:
+    begun = journal.header
+    if begun["noise"] != session.space.noise.name:
+        raise ZoplatError(
+            f"{directory.journal} was made with noise '{begun['noise']}'; this version makes "
+            f"'{session.space.noise.name}'."
+        )
+    if begun["start_digest"] != session.digest():
+        raise ZoplatError(
+            f"{directory.path} began from other weights than the model has now: {begun['start_digest']} then, "
+            f"{session.digest()} now. Versions then: {begun['versions']}."
+        )
+

@@ -1,0 +1,29 @@
+"""What can go wrong through nobody's bug: each error says what was asked, what was found, what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ZoplatError(Exception):
+    """Something the user can put right; printed without a traceback."""
+
+    exit_status = 2
+
+
+class RunFailed(ZoplatError):
+    """A run that began and could not go on."""
+
+    exit_status = 1
+
+
+class NonFinite(ZoplatError):
+    """A loss or a coefficient that is not a finite number; the engine turns it into a skipped step."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> ZoplatError:
+    """The error for a name nobody registered, with the nearest one that somebody did."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    guess = f" Did you mean '{close[0]}'?" if close else ""
+    listing = hint or f"one of: {', '.join(names) or 'none'}"
+    return ZoplatError(f"Unknown {kind} '{name}'.{guess}  ({listing})")

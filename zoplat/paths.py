@@ -1,0 +1,30 @@
+"""Where things are kept on disk."""
+
+import os
+from pathlib import Path
+
+from zoplat.errors import ZoplatError
+
+
+def cache_folder() -> Path:
+    """What can be made again: $ZOPLAT_CACHE, or zoplat/ in the user's cache folder."""
+    base = os.environ.get("ZOPLAT_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoplat"
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that readers see the old text or the new, never a part."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Raise ZoplatError when a folder can't be made at `path`; makes nothing."""
+    ancestor = path.absolute()
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    if not ancestor.is_dir():
+        raise ZoplatError(f"{flag} {path}: {ancestor} is a file, not a folder. Choose another place.")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise ZoplatError(f"{flag} {path}: no permission to write in {ancestor}. Choose another place.")

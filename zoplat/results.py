@@ -1,0 +1,172 @@
+"""The run directory: plain text that outlives the program, and the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from zoplat.device import Session
+from zoplat.errors import ZoplatError
+from zoplat.paths import replace_text
+from zoplat.settings import RunConfig, Table, changed_settings, read_toml
+from zoplat.space import Buffer
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        summary: the content of summary.json.
+        directory: the run directory.
+    """
+
+    summary: dict[str, Any]
+    directory: Path
+
+    @property
+    def score(self) -> float:
+        """Metric on the test split after training."""
+        return float(self.summary["test_after"])
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that training asked for."""
+        return int(self.summary["forward_passes"])
+
+
+class RunDirectory:
+    """Files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.journal = path / "config.toml", path / "journal.jsonl"
+        self.metrics, self.memory = path / "metrics.jsonl", path / "memory.jsonl"
+        self.environment, self.summary = path / "environment.json", path / "summary.json"
+        self.checkpoint = path / "checkpoint"
+
+    @classmethod
+    def existing(cls, path: Path) -> RunDirectory:
+        """The run at `path`; raises ZoplatError when there is none."""
+        directory = cls(path)
+        if not directory.config.exists():
+            raise ZoplatError(f"{path} is not a run directory: it has no config.toml. `zoplat list runs` shows runs.")
+        return directory
+
+    def begin(self, config: RunConfig, environment: dict[str, Any]) -> None:
+        """Make the folder with its settings and environment."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_text(self.environment, json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
+            replace_text(self.config, config.toml())
+        except OSError as problem:
+            raise ZoplatError(f"--out {self.path}: {problem.strerror}. Choose another place.") from None
+
+    def check_unchanged(self, config: RunConfig) -> None:
+        """Raise ZoplatError when the run there was begun with other settings."""
+        lines = changed_settings(read_toml(self.config), config.table())
+        if lines:
+            raise ZoplatError(
+                f"--resume: {self.path} was begun with other settings:\n  "
+                + "\n  ".join(lines)
+                + "\nResume with the same ones, or choose another --out."
+            )
+
+    def read_summary(self) -> dict[str, Any]:
+        """summary.json, or an empty dict before the run has one."""
+        return dict(json.loads(self.summary.read_text())) if self.summary.exists() else {}
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace summary.json."""
+        replace_text(self.summary, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+
+    def add_metrics(self, record: dict[str, Any]) -> None:
+        """Append one evaluation."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Evaluations so far."""
+        return read_lines(self.metrics) if self.metrics.exists() else []
+
+    def trim_metrics(self) -> None:
+        """Cut off the torn last line that a killed process leaves."""
+        replace_text(self.metrics, "".join(json.dumps(record) + "\n" for record in self.read_metrics()))
+
+    def write_memory(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Replace memory.jsonl."""
+        replace_text(self.memory, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def save(self, session: Session, progress: dict[str, Any], states: dict[str, Any]) -> None:
+        """Write a checkpoint beside the newest one, then make it the newest. θ must be settled."""
+        folder = self.checkpoint / f"step-{progress['step']}"
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        arrays = {**_buffers(session), **session.arrays()}
+        session.write(folder / "weights.safetensors", arrays)
+        packed = {name: _packed(state, session) for name, state in states.items()}
+        replace_text(folder / "state.json", json.dumps({**progress, "states": packed}))
+        replace_text(self.checkpoint / "newest", folder.name)
+        for old in self.checkpoint.glob("step-*"):
+            if old.name != folder.name:
+                shutil.rmtree(old)
+
+    def load(self, session: Session, states: dict[str, Any]) -> dict[str, Any] | None:
+        """Read the newest checkpoint into θ and the states; None when there is none."""
+        newest = self.checkpoint / "newest"
+        if not newest.exists():
+            return None
+        folder = self.checkpoint / newest.read_text().strip()
+        saved = json.loads((folder / "state.json").read_text())
+        session.read(folder / "weights.safetensors", {**_buffers(session), **session.arrays()})
+        session.space.reset()
+        for name, state in states.items():
+            for field, value in (saved["states"][name] or {}).items():
+                setattr(state, field, value)
+        if session.digest() != saved["weights_digest"]:
+            raise ZoplatError(f"{folder} is damaged: its weights do not have the digest that was written down.")
+        return {name: value for name, value in saved.items() if name != "states"}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file, up to the last whole line."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line]
+
+
+def fresh(base: Path) -> Path:
+    """`base`, or the first of base-2, base-3, … that is not taken."""
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def find_runs(folder: Path) -> list[tuple[RunDirectory, Table]]:
+    """Runs below a folder with their summaries, oldest first."""
+    found = [RunDirectory(path.parent) for path in folder.glob("*/config.toml")]
+    return [(run, run.read_summary()) for run in sorted(found, key=lambda run: run.config.stat().st_mtime)]
+
+
+def _buffers(session: Session) -> dict[str, Any]:
+    return {
+        f"buffer/{index}/{name}": array
+        for index, buffer in enumerate(session.space.buffers)
+        for name, array in buffer.arrays.items()
+    }
+
+
+def _packed(state: Any, session: Session) -> dict[str, Any] | None:
+    """The plain fields of a state; its buffers are in the weights file."""
+    if state is None:
+        return None
+    if not is_dataclass(state):
+        raise TypeError(f"State must be a dataclass or None, got {type(state).__name__}.")
+    plain = {f.name: getattr(state, f.name) for f in fields(state)}
+    return {name: value for name, value in plain.items() if not isinstance(value, Buffer)}

@@ -1,0 +1,81 @@
+"""The law of z, and the random numbers it is made of."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoplat.direction import Key
+from zoplat.space import ParameterSpace, Tile
+
+if TYPE_CHECKING:
+    Array: TypeAlias = Any  # whatever the device computes with: numpy arrays, torch tensors
+
+Stream: TypeAlias = tuple[int, int]
+
+
+class Noise(ABC):
+    """Random numbers by address: the same address gives the same numbers, whoever asks, in whatever order.
+
+    An address is any sequence of a `Key`, a `Tile` and strings. A tile stands for its block's name, and the
+    numbers are those of its rows, so a block cut into other tiles gets the same numbers. The written
+    definition, version 1, is `docs/explanation/noise.md`; devices implement only `numbers`.
+    """
+
+    name = "zoplat-1"
+
+    def normal(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
+        """Standard normal numbers of the given shape."""
+        return self._at("normal", shape, address)
+
+    def sign(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
+        """+1 or −1 with equal chance."""
+        return self._at("sign", shape, address)
+
+    def uniform(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
+        """Uniform on [0, 1), multiples of 2⁻²⁴."""
+        return self._at("uniform", shape, address)
+
+    def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
+        rows = next((part.start for part in address if isinstance(part, Tile)), 0)
+        return self.numbers(law, stream(*address), rows * math.prod(shape[1:]), shape)
+
+    @abstractmethod
+    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Array:
+        """Numbers `first`, `first` + 1, … of a stream under a law, as a float32 array of `shape`."""
+
+
+def stream(*address: Key | Tile | str) -> Stream:
+    """The two 32-bit keys of an address.
+
+    >>> stream(Key(0, 0, 0), "w") == stream(Key(0, 0, 0), "w")
+    True
+    """
+    words = [
+        f"{part.seed}:{part.step}:{part.draw}"
+        if isinstance(part, Key)
+        else part.block.name
+        if isinstance(part, Tile)
+        else part
+        for part in address
+    ]
+    digest = blake2b("\x1f".join(words).encode(), digest_size=8, person=b"zoplat-noise-1").digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+class Sampler(ABC):
+    """The law of z. Fields of the frozen dataclass are its parameters; entries have unit variance by custom."""
+
+    def scale(self, space: ParameterSpace, key: Key) -> float:
+        """A factor common to all of z that depends on the whole of it, such as 1 / its norm."""
+        return 1.0
+
+    @abstractmethod
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
+        """Write the entries of z that fall in `tile` into `out`, a float array of the tile's shape."""
+
+    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array] | None:
+        """(U, V), shapes (rows, r) and (columns, r), with z = U Vᵀ on the tile; None where z is not low rank."""
+        return None

@@ -1,0 +1,17 @@
+"""RTE: does the premise entail the hypothesis? (SuperGLUE form)"""
+
+from zoplat.hookspecs import hookimpl
+from zoplat.tasks import Task
+
+RTE = Task(
+    summary="RTE, does a premise entail a hypothesis",
+    prompt=lambda row: f'{row["premise"]}\nDoes this mean that "{row["hypothesis"]}" is true? Yes or No?\n',
+    words={0: "Yes", 1: "No"},
+    fields=("premise", "hypothesis"),
+    source="Recognizing Textual Entailment, SuperGLUE; prompt of arXiv:2305.17333, Appendix E",
+)
+
+
+@hookimpl
+def zoplat_tasks() -> dict[str, Task]:
+    return {"rte": RTE}

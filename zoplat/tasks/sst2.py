@@ -1,0 +1,17 @@
+"""SST-2: sentiment of film-review phrases (Socher et al., EMNLP 2013; GLUE)."""
+
+from zoplat.hookspecs import hookimpl
+from zoplat.tasks import Task
+
+SST2 = Task(
+    summary="SST-2, film-review phrases, good or bad",
+    prompt=lambda row: f"{row['sentence'].strip()} It was",
+    words={0: " terrible", 1: " great"},
+    fields=("sentence",),
+    source="Stanford Sentiment Treebank; prompt of arXiv:2305.17333, Appendix E",
+)
+
+
+@hookimpl
+def zoplat_tasks() -> dict[str, Task]:
+    return {"sst2": SST2}
