@@ -8,7 +8,6 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from zoplat.device import Row
-from zoplat.errors import ZoplatError
 
 WINDOW = 8  # batches whose rows are sorted by length together; larger saves padding, smaller mixes better
 
@@ -24,13 +23,15 @@ def derived_seed(seed: int, purpose: str) -> int:
 
 
 class Batches:
-    """The training rows in batches, epoch after epoch."""
+    """The training rows in batches, epoch after epoch.
+
+    Args:
+        rows: encoded; at least `size` of them.
+        size: rows of a batch.
+        seed: of the run.
+    """
 
     def __init__(self, rows: Sequence[Row], size: int, seed: int) -> None:
-        if size > len(rows):
-            raise ZoplatError(
-                f"batch_size {size} is more than the {len(rows)} training rows. Use a smaller --batch-size."
-            )
         self.rows = rows
         self.size = size
         self.seed = derived_seed(seed, "data")

@@ -161,12 +161,15 @@ class Device(ABC):
     Attributes:
         answers: what its sessions' oracles answer.
         takes_models: whether `--model` means something to it; else it has one of its own.
-        priority: rank for `--device auto`, higher first; None keeps it out of that choice.
     """
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses"})
     takes_models: ClassVar[bool] = True
-    priority: int | None = None
+
+    @property
+    def priority(self) -> int | None:
+        """Rank for `--device auto`, higher first; None keeps it out of that choice."""
+        return None
 
     @abstractmethod
     def missing(self) -> str | None:

@@ -6,13 +6,15 @@ arithmetic on these names; only a parameter space ever makes numbers of them, on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from zoplat.sampler import Sampler
+
+
+FLOAT32_MAX = 3.4e38
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Direction:
 
     @property
     def is_finite(self) -> bool:
-        """Whether every coefficient is a finite number."""
-        return all(math.isfinite(c) for c in self._terms.values())
+        """Whether every coefficient is a number that float32 can hold."""
+        return all(abs(c) < FLOAT32_MAX for c in self._terms.values())
 
     def __iter__(self) -> Iterator[tuple[Draw, float]]:
         return iter(self._terms.items())

@@ -148,8 +148,8 @@ def train(
         ZoplatError: exit_status says whether the question was wrong (2) or the run failed (1).
         KeyboardInterrupt: after everything was written down; `resume` goes on from there.
     """
+    check(config, out, resume)
     directory = RunDirectory(out or fresh(Path("runs") / f"{config.task}-{config.estimator_name}-{config.seed}"))
-    check(config, directory.path, resume)
     if directory.read_summary().get("status") == "done":
         return Result(directory.read_summary(), directory.path)
     return _Run(config, directory, observer or Observer()).to_the_end()
@@ -157,16 +157,25 @@ def train(
 
 def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> dict[str, int]:
     """All that `train` would refuse before opening a model; returns the rows of each split."""
+    if resume and out is None:
+        raise ZoplatError("--resume goes on with the run in --out DIR; give that too. `zoplat list runs` shows runs.")
     if out:
         directory = RunDirectory(out)
         if directory.config.exists() and not resume:
             raise ZoplatError(f"--out {out} holds a run already. Add --resume, or choose another place.")
         if directory.config.exists():
             directory.check_unchanged(config)
-        check_writable(out, "--out")
+            _journal(directory)
+    check_writable(out or Path("runs"), "--out")
     if reason := config.device.missing():
         raise ZoplatError(reason)
-    return {split: len(rows) for split, rows in _examples(config).items()}
+    sizes = {split: len(rows) for split, rows in _examples(config).items()}
+    if config.batch_size > sizes["train"]:
+        raise ZoplatError(
+            f"batch_size {config.batch_size} is more than the {sizes['train']} training rows. "
+            "Use a smaller --batch-size."
+        )
+    return sizes
 
 
 def replay(directory: RunDirectory, to: Path | None) -> dict[str, Any]:
@@ -179,6 +188,12 @@ def replay(directory: RunDirectory, to: Path | None) -> dict[str, Any]:
 
     journal = Journal.read(directory.journal)
     config = build([read_toml(directory.config)])
+    summary = directory.read_summary()
+    if len(journal.steps) < summary.get("steps", 0):
+        raise ZoplatError(
+            f"{directory.journal} ends after {len(journal.steps)} steps; the run made {summary['steps']}. "
+            "The rest of the journal is missing or damaged."
+        )
     if to:
         check_writable(to, "--to")
     session = config.device.open(_spec(config))
@@ -187,7 +202,7 @@ def replay(directory: RunDirectory, to: Path | None) -> dict[str, Any]:
     for record in journal.steps:
         learner.replay(record)
     session.space.settle()
-    digest, expected = session.digest(), directory.read_summary().get("weights_digest")
+    digest, expected = session.digest(), summary.get("weights_digest")
     if to:
         session.export(to)
     return {
@@ -237,16 +252,17 @@ class _Run:
         """Bring θ to where the journal ends, by checkpoint and replay; begin a journal where there is none."""
         if not self.directory.config.exists():
             self.directory.begin(self.config, {**self.session.facts, **self._identity()})
-        if not (self.directory.journal.exists() and b"\n" in self.directory.journal.read_bytes()):
-            self.directory.trim_metrics()
+        journal = _journal(self.directory)
+        self.directory.trim_metrics(len(journal.steps) if journal else 0)
+        if journal is None:
             return JournalWriter(self.directory.journal, self._identity())
-        self.directory.trim_metrics()
-        journal = Journal.read(self.directory.journal)
         _check_start(journal, self.session, self.directory)
         learner = self.learner
-        saved = self.directory.load(self.session, learner.states)
+        saved = self.directory.load(self.session, learner.states, len(journal.steps))
         if saved:
             learner.progress = Progress(**{name: saved[name] for name in vars(learner.progress)})
+        for record in journal.steps:
+            self._note(record)
         for record in journal.steps[learner.progress.step :]:
             learner.replay(record)
         self.observer.resumed(learner.progress.step)
@@ -257,6 +273,9 @@ class _Run:
         every = max(1, (config.steps or 64 * YARDSTICKS) // YARDSTICKS)
         in_a_row = 0
         while not learner.progress.is_over(config):
+            if learner.progress.step and learner.settles():
+                self._save()
+                self._evaluate("dev")
             rows = self.batches.at(learner.progress.step)
             bare = self._bare_forward(rows) if learner.progress.step % every == every // 2 else None
             skipped, began = learner.progress.skipped, time.perf_counter()
@@ -272,17 +291,15 @@ class _Run:
                     f"The loss was not finite in {SKIPS} steps in a row, up to step {record.step}. Lower --lr or "
                     f"--eps. The journal is kept in {self.directory.path}."
                 )
-            self._tell(record)
-            if learner.settles() and not learner.progress.is_over(config):
-                self._save()
-                self._evaluate("dev")
+            self.observer.stepped(learner.progress, self._note(record))
 
-    def _tell(self, record: StepRecord) -> None:
+    def _note(self, record: StepRecord) -> float | None:
+        """Mean of the finite losses of a step, kept for the verdict."""
         finite = [answer for answer in record.answers if math.isfinite(answer)]
-        loss = sum(finite) / len(finite) if finite else None
-        if loss is not None:
-            self.losses.append(loss)
-        self.observer.stepped(self.learner.progress, loss)
+        if not finite:
+            return None
+        self.losses.append(sum(finite) / len(finite))
+        return self.losses[-1]
 
     def _bare_forward(self, rows: Sequence[Row]) -> float:
         """Seconds of one forward pass as inference makes it, on the batch of the step that follows."""
@@ -441,6 +458,12 @@ def _open(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:
     profiler.book("open", time.perf_counter() - began)
     session.space.watch = profiler.phase
     return session, profiler
+
+
+def _journal(directory: RunDirectory) -> Journal | None:
+    """The journal so far; None before its header is whole."""
+    path = directory.journal
+    return Journal.read(path) if path.exists() and b"\n" in path.read_bytes() else None
 
 
 def _check_start(journal: Journal, session: Session, directory: RunDirectory) -> None:

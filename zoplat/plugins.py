@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,12 @@ from typing import Any
 import pluggy
 
 from zoplat import hookspecs
+from zoplat.device import Device
 from zoplat.errors import ZoplatError, unknown
+from zoplat.estimator import Estimator
+from zoplat.rule import StepRule
+from zoplat.sampler import Sampler
+from zoplat.tasks import Task
 
 GROUP = "zoplat"
 KINDS = {
@@ -22,6 +28,7 @@ KINDS = {
     "device": "zoplat_devices",
     "task": "zoplat_tasks",
 }
+BASES = {"estimator": Estimator, "sampler": Sampler, "step-rule": StepRule, "device": Device, "task": Task}
 NO_PLUGINS = "ZOPLAT_NO_PLUGINS"
 """Set in the environment, it switches off every distribution but zoplat's own."""
 
@@ -34,6 +41,7 @@ class Entry:
         kind, name: what it is and how it is asked for.
         value: the part with its usual settings.
         distribution, version: the package that brought it.
+        box: docstring of the plugin: the algorithm box.
     """
 
     kind: str
@@ -41,15 +49,13 @@ class Entry:
     value: Any
     distribution: str
     version: str
+    box: str = ""
 
     @property
     def summary(self) -> str:
-        """First line of its module's docstring for an algorithm, else of its class."""
-        import sys
-
-        module = sys.modules[type(self.value).__module__].__doc__ or ""
-        text = (type(self.value).__doc__ or module) if self.kind in ("device", "task") else module
-        return getattr(self.value, "summary", None) or text.strip().partition("\n")[0].rstrip(".")
+        """What the part says of itself, or the first line of its box."""
+        own: str | None = getattr(self.value, "summary", None)
+        return own or self.box.partition("\n")[0].rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,19 @@ class Catalogue:
         manager.add_hookspecs(hookspecs)
         manager.register(plugin)
         manager.check_pending()
-        for kind, hook in KINDS.items():
-            for offer in getattr(manager.hook, hook)():
-                for name, value in offer.items():
-                    self.entries.setdefault((kind, name), []).append(
-                        Entry(kind, name, value, distribution, version)
-                    )
+        box = inspect.getdoc(plugin) or ""
+        entries = [
+            Entry(kind, name, value, distribution, version, box)
+            for kind, hook in KINDS.items()
+            for offer in getattr(manager.hook, hook)()
+            for name, value in offer.items()
+        ]
+        for entry in entries:
+            base = BASES[entry.kind]
+            if not isinstance(entry.value, base):
+                raise TypeError(f"the {entry.kind} '{entry.name}' is no instance of {base.__name__}")
+        for entry in entries:
+            self.entries.setdefault((entry.kind, entry.name), []).append(entry)
 
 
 def _clash(offers: list[Entry]) -> str:
@@ -151,7 +164,7 @@ def catalogue() -> Catalogue:
             continue
         try:
             found.add(point.load(), distribution, version)
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             reason = f"{type(problem).__name__}: {problem}".partition("\n")[0]
             found.failures.append(Failure(point.name, distribution, version, reason))
     return found

@@ -93,9 +93,10 @@ class RunDirectory:
         """Evaluations so far."""
         return read_lines(self.metrics) if self.metrics.exists() else []
 
-    def trim_metrics(self) -> None:
-        """Cut off the torn last line that a killed process leaves."""
-        replace_text(self.metrics, "".join(json.dumps(record) + "\n" for record in self.read_metrics()))
+    def trim_metrics(self, steps: int) -> None:
+        """Cut off the torn last line that a killed process leaves, and what is ahead of the journal."""
+        kept = [record for record in self.read_metrics() if record["step"] <= steps]
+        replace_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_memory(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace memory.jsonl."""
@@ -104,6 +105,8 @@ class RunDirectory:
     def save(self, session: Session, progress: dict[str, Any], states: dict[str, Any]) -> None:
         """Write a checkpoint beside the newest one, then make it the newest. θ must be settled."""
         folder = self.checkpoint / f"step-{progress['step']}"
+        if self._newest() == folder:  # a resumed run comes to the same weights
+            return
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
@@ -116,13 +119,18 @@ class RunDirectory:
             if old.name != folder.name:
                 shutil.rmtree(old)
 
-    def load(self, session: Session, states: dict[str, Any]) -> dict[str, Any] | None:
-        """Read the newest checkpoint into θ and the states; None when there is none."""
-        newest = self.checkpoint / "newest"
-        if not newest.exists():
+    def load(self, session: Session, states: dict[str, Any], steps: int) -> dict[str, Any] | None:
+        """Read the newest checkpoint into θ and the states; None when there is none.
+
+        One that is ahead of the `steps` of the journal is dropped: the steps in between are not on record.
+        """
+        folder = self._newest()
+        if folder is None:
             return None
-        folder = self.checkpoint / newest.read_text().strip()
         saved = json.loads((folder / "state.json").read_text())
+        if saved["step"] > steps:
+            (self.checkpoint / "newest").unlink()
+            return None
         session.read(folder / "weights.safetensors", {**_buffers(session), **session.arrays()})
         session.space.reset()
         for name, state in states.items():
@@ -131,6 +139,11 @@ class RunDirectory:
         if session.digest() != saved["weights_digest"]:
             raise ZoplatError(f"{folder} is damaged: its weights do not have the digest that was written down.")
         return {name: value for name, value in saved.items() if name != "states"}
+
+    def _newest(self) -> Path | None:
+        """The folder of the newest checkpoint."""
+        mark = self.checkpoint / "newest"
+        return self.checkpoint / mark.read_text().strip() if mark.exists() else None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -169,4 +182,8 @@ def _packed(state: Any, session: Session) -> dict[str, Any] | None:
     if not is_dataclass(state):
         raise TypeError(f"State must be a dataclass or None, got {type(state).__name__}.")
     plain = {f.name: getattr(state, f.name) for f in fields(state)}
-    return {name: value for name, value in plain.items() if not isinstance(value, Buffer)}
+    return {name: value for name, value in plain.items() if not _holds_buffers(value)}
+
+
+def _holds_buffers(value: Any) -> bool:
+    return isinstance(value, Buffer) or (isinstance(value, list) and any(isinstance(item, Buffer) for item in value))

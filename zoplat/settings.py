@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -99,10 +100,15 @@ class RunConfig:
         return tomli_w.dumps(self.table())
 
 
+def setting_fields(part: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a part that a user may set; those marked `setting=False` tell registered variants apart."""
+    return [field for field in fields(part) if field.metadata.get("setting", True)]
+
+
 def describe(kind: str, part: Any, name: str | None = None) -> Table:
     """A part as a table: its registered name and all its fields, nested parts as tables of their own."""
     table: Table = {"name": name or catalogue().name_of(kind, part)}
-    for field in fields(part):
+    for field in setting_fields(part):
         value = getattr(part, field.name)
         inner = part_kind(value)
         if value is not None:
@@ -150,7 +156,7 @@ def build(layers: Iterable[Table]) -> RunConfig:
     plain: Table = {}
     for layer in layers:
         for section in SECTIONS:
-            table = _section(layer.pop(section, {}))
+            table = _section(layer.pop(section, {}), section)
             if table.pop("name", names[section]) == names[section]:  # settings of another method don't carry over
                 parts[section] = _changed(parts[section], table, section)
         plain.update(layer)
@@ -184,11 +190,11 @@ def _flags(given: Table) -> Table:
     for flag, path in (("sampler", "sampler.name"), ("step_rule", "rule.name")):
         part = given.pop(flag, None)
         if part is not None:
-            _put(table, ["estimator", *path.split(".")[:-1]], _section(_as_table(flag.replace("_", "-"), part)))
+            _put(table, ["estimator", *path.split(".")[:-1]], _section(_as_table(flag.replace("_", "-"), part), flag))
     for section in SECTIONS:
         part = given.pop(section, None)
         if part is not None:
-            _put(table, [section], _section(_as_table(section, part)))
+            _put(table, [section], _section(_as_table(section, part), section))
     for flag, path in SHORTHANDS.items():
         if flag in given:
             options.setdefault(path, given.pop(flag))
@@ -208,9 +214,11 @@ def _as_table(kind: str, part: Any) -> Any:
 
 def _put(table: Table, path: list[str], value: Any) -> None:
     for step in path[:-1]:
-        table = table.setdefault(step, {})
-    if isinstance(value, dict):
-        table.setdefault(path[-1], {}).update(value)
+        if not isinstance(table.setdefault(step, {}), dict):
+            table[step] = {"name": table[step]}
+        table = table[step]
+    if isinstance(table.get(path[-1]), dict):
+        table[path[-1]] |= value if isinstance(value, dict) else {"name": value}
     else:
         table[path[-1]] = value
 
@@ -228,12 +236,15 @@ def _literal(value: Any) -> Any:
             return value
 
 
-def _section(value: Any) -> Table:
-    return dict(value) if isinstance(value, Mapping) else {"name": value}
+def _section(value: Any, path: str) -> Table:
+    table = dict(value) if isinstance(value, Mapping) else {"name": value}
+    if not isinstance(table.get("name", ""), str):
+        raise ZoplatError(f"{path} must be a registered name, or a table of settings with one, got {value!r}")
+    return table
 
 
 def _name(section: str, layers: Iterable[Table]) -> str | None:
-    names = [_section(layer[section]).get("name") for layer in layers if section in layer]
+    names = [_section(layer[section], section).get("name") for layer in layers if section in layer]
     return next((name for name in reversed(names) if name), None)
 
 
@@ -250,7 +261,7 @@ def _device_name(known: Catalogue, name: str) -> str:
 def _changed(part: Any, changes: Table, path: str) -> Any:
     """A part with some fields replaced; names and types are checked against its fields."""
     hints = get_type_hints(type(part))
-    names = [field.name for field in fields(part)]
+    names = [field.name for field in setting_fields(part)]
     values: Table = {}
     for name, value in changes.items():
         here = f"{path}.{name}"
@@ -263,7 +274,7 @@ def _changed(part: Any, changes: Table, path: str) -> Any:
 
 
 def _part(kind: str, old: Any, value: Any, path: str) -> Any:
-    table = _section(value)
+    table = _section(value, path)
     name = table.pop("name", None)
     if name:
         new = catalogue().entry(kind, name).value
@@ -288,6 +299,8 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
         raise ZoplatError(f"{path} must be one of {', '.join(literal)}, got {value!r}  (-o {path}=…)")
     if float in allowed and type(value) is int:
         return float(value)
+    if type(value) is float and not math.isfinite(value):
+        raise ZoplatError(f"{path} must be a finite number, got {value}  (-o {path}=…)")
     if not any(type(value) is a for a in allowed):
         wanted = " or ".join(a.__name__ for a in allowed if a is not type(None))
         raise ZoplatError(f"{path} must be {wanted}, got {value!r}  (-o {path}=…)")

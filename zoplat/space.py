@@ -222,8 +222,9 @@ class ParameterSpace:
         total = 0.0
         for block in self.blocks:
             for tile in block.tiles():
-                g = self.entries(direction, tile).reshape(-1)
-                total += float(g @ g)
+                wide = self._empty((tile.size,), "float64")
+                wide[:] = self.entries(direction, tile).reshape(-1)
+                total += float(wide @ wide)
         return math.sqrt(total)
 
     @property

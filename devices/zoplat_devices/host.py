@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from zoplat.direction import Direction, Key
@@ -93,7 +94,7 @@ class _Work:
             sampler.fill(sink, tile, key, _NOTES)
         except (TypeError, AttributeError):  # the law computes with its numbers
             return None
-        if sink.note is None:
+        if sink.note is None or (sink.note.first, sink.note.shape) != (0, tile.shape):
             return None
         return Term(KINDS[sink.note.law], 0, *sink.note.stream, c, 0, None, None)
 
@@ -134,14 +135,17 @@ class _Notes(Noise):
     """Writes down what was asked for instead of making it."""
 
     def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
-        return _Note(law, stream)
+        return _Note(law, stream, first, shape)
 
 
+@dataclass(frozen=True, eq=False)
 class _Note:
-    """A law and a stream. Computes with nothing, so that a law which computes is noticed."""
+    """What was asked for. Computes with nothing, so that a law which computes is noticed."""
 
-    def __init__(self, law: str, stream: Stream) -> None:
-        self.law, self.stream = law, stream
+    law: str
+    stream: Stream
+    first: int
+    shape: tuple[int, ...]
 
 
 class _Sink:

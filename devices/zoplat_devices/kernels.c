@@ -8,6 +8,13 @@
 #define GROUP 512
 #define HALF 256
 
+/* The long dependency chains of the noise need several vectors in flight. */
+#ifdef __clang__
+#define INTERLEAVE _Pragma("clang loop interleave_count(8)")
+#else
+#define INTERLEAVE
+#endif
+
 enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES };
 enum { FLOAT32, BFLOAT16, FLOAT16 };
 
@@ -43,11 +50,15 @@ static inline uint32_t word(uint32_t counter, uint32_t high, uint32_t key0, uint
     return x ^ (x >> 14);
 }
 
-static inline uint32_t high_part(uint64_t counter) { return (uint32_t)(counter >> 32) * 0x85EBCA6Bu; }
+/* What all words of a group share: the counter's upper half and the second key. */
+static inline uint32_t high_part(uint64_t counter, uint32_t key1) {
+    return ((uint32_t)(counter >> 32) * 0x85EBCA6Bu) ^ key1;
+}
 
 static void normals(float *out, uint64_t group, uint32_t key0, uint32_t key1) {
     uint64_t counter = group * GROUP;
-    uint32_t base = (uint32_t)counter, high = high_part(counter);
+    uint32_t base = (uint32_t)counter, high = high_part(counter, key1);
+    INTERLEAVE
     for (int i = 0; i < HALF; i++) {
         uint32_t a = word(base + 2 * i, high, key0, key1), b = word(base + 2 * i + 1, high, key0, key1);
         uint32_t bits = as_bits((float)(a | 1u)) - 0x3F3504F3u;
@@ -72,7 +83,7 @@ static void normals(float *out, uint64_t group, uint32_t key0, uint32_t key1) {
 
 static void signs(float *out, uint64_t group, uint32_t key0, uint32_t key1) {
     uint64_t counter = group * (GROUP / 32);
-    uint32_t base = (uint32_t)counter, high = high_part(counter);
+    uint32_t base = (uint32_t)counter, high = high_part(counter, key1);
     for (int k = 0; k < GROUP / 32; k++) {
         uint32_t w = word(base + k, high, key0, key1);
         for (int j = 0; j < 32; j++) out[32 * k + j] = as_float(0x3F800000u ^ (((w >> j) & 1u) << 31));
@@ -81,7 +92,8 @@ static void signs(float *out, uint64_t group, uint32_t key0, uint32_t key1) {
 
 static void uniforms(float *out, uint64_t group, uint32_t key0, uint32_t key1) {
     uint64_t counter = group * GROUP;
-    uint32_t base = (uint32_t)counter, high = high_part(counter);
+    uint32_t base = (uint32_t)counter, high = high_part(counter, key1);
+    INTERLEAVE
     for (int i = 0; i < GROUP; i++)
         out[i] = (float)(word(base + i, high, key0, key1) >> 8) * 5.9604644775390625e-8f;
 }
@@ -122,21 +134,28 @@ static inline uint16_t to_bfloat(float f) {
     return (b & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)((b >> 16) | 64u) : (uint16_t)((b + 0x7FFFu + ((b >> 16) & 1u)) >> 16);
 }
 
-static void store(const Job *job, int64_t first, int64_t n, const float *sum) {
-    float keep = job->keep;
-    if (job->dtype == FLOAT32) {
-        const float *w = (const float *)job->source + first;
-        float *t = (float *)job->target + first;
-        for (int64_t i = 0; i < n; i++) t[i] = keep * w[i] + sum[i];
-    } else if (job->dtype == BFLOAT16) {
-        const uint16_t *w = (const uint16_t *)job->source + first;
-        uint16_t *t = (uint16_t *)job->target + first;
-        for (int64_t i = 0; i < n; i++) t[i] = to_bfloat(keep * as_float((uint32_t)w[i] << 16) + sum[i]);
-    } else {
-        const uint16_t *w = (const uint16_t *)job->source + first;
-        uint16_t *t = (uint16_t *)job->target + first;
-        for (int64_t i = 0; i < n; i++) t[i] = to_half(keep * from_half(w[i]) + sum[i]);
+/* target <- keep * source + sum. Source and target are the same array or apart; telling the compiler is what lets it
+ * use vectors. */
+#define STORE(type, load, save)                                                                     \
+    {                                                                                               \
+        type *t = (type *)job->target + first;                                                      \
+        if (job->source == job->target) {                                                           \
+            for (int64_t i = 0; i < n; i++) t[i] = save(keep * load(t[i]) + sum[i]);                \
+        } else {                                                                                    \
+            const type *restrict w = (const type *)job->source + first;                             \
+            type *restrict apart = t;                                                               \
+            for (int64_t i = 0; i < n; i++) apart[i] = save(keep * load(w[i]) + sum[i]);            \
+        }                                                                                           \
     }
+
+static inline float same(float f) { return f; }
+static inline float from_bfloat(uint16_t b) { return as_float((uint32_t)b << 16); }
+
+static void store(const Job *job, int64_t first, int64_t n, const float *restrict sum) {
+    float keep = job->keep;
+    if (job->dtype == FLOAT32) STORE(float, same, same)
+    else if (job->dtype == BFLOAT16) STORE(uint16_t, from_bfloat, to_bfloat)
+    else STORE(uint16_t, from_half, to_half)
 }
 
 static void run(const Job *job) {

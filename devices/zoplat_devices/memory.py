@@ -32,9 +32,12 @@ class HostMemory:
         if self.method == "sampled":
             now = self.now()
             return now, max(self._peak, now)
-        fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if line.startswith("Vm"))
-        now, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-        return now, peak
+        return _status("VmRSS"), _status("VmHWM")
+
+    @staticmethod
+    def peak_of_process() -> int:
+        """Most resident bytes since the process began, or since anyone's last reset; Linux only."""
+        return _status("VmHWM")
 
     def reset(self) -> None:
         """Start a new peak."""
@@ -55,3 +58,9 @@ class HostMemory:
         while True:
             self._peak = max(self._peak, self.now())
             time.sleep(0.01)
+
+
+def _status(name: str) -> int:
+    text = STATUS.read_text()
+    start = text.index(name) + len(name) + 1
+    return int(text[start : text.index("kB", start)]) * 1024

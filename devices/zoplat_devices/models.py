@@ -218,8 +218,10 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
     """What transformers says about a model that can't be loaded, as the user's error."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as problem:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as problem:
         first = str(problem).strip().partition("\n")[0] or type(problem).__name__
         raise ZoplatError(f"--model {name}: transformers could not load it: {first}") from problem

@@ -31,7 +31,7 @@ def words(stream: Stream, counter: np.ndarray) -> np.ndarray:
     key0, key1 = (np.uint32(key) for key in stream)
     with np.errstate(over="ignore"):
         x = counter.astype(np.uint32) * np.uint32(0x9E3779B9) + key0
-        x ^= (counter >> np.uint64(32)).astype(np.uint32) * np.uint32(0x85EBCA6B)
+        x ^= ((counter >> np.uint64(32)).astype(np.uint32) * np.uint32(0x85EBCA6B)) ^ key1
         x = (x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD)
         x = ((x ^ (x >> np.uint32(15))) + key1) * np.uint32(0x735A2D97)
         x = (x ^ (x >> np.uint32(15))) * np.uint32(0x31848BAB)

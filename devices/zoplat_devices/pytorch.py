@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -31,11 +31,18 @@ class PyTorch(Device):
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
     """
 
-    kind: Literal["cpu", "cuda", "mps"] = "cpu"
+    kind: Literal["cpu", "cuda", "mps"] = field(default="cpu", metadata={"setting": False})
     restore: Literal["auto", "in-place", "exact"] = "auto"
     threads: int = 0
     tf32: bool = False
-    priority: int | None = 0
+
+    @property
+    def summary(self) -> str:
+        return f"PyTorch on {self.kind}, with any causal language model of transformers"
+
+    @property
+    def priority(self) -> int:
+        return ("cpu", "mps", "cuda").index(self.kind)
 
     def missing(self) -> str | None:
         import torch
@@ -361,8 +368,4 @@ def _accelerator(kind: str) -> dict[str, Any] | None:
 
 @hookimpl
 def zoplat_devices() -> dict[str, Device]:
-    return {
-        "cpu": PyTorch("cpu", priority=0),
-        "cuda": PyTorch("cuda", priority=2),
-        "mps": PyTorch("mps", priority=1),
-    }
+    return {kind: PyTorch(kind) for kind in ("cpu", "cuda", "mps")}

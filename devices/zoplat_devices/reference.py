@@ -62,11 +62,11 @@ class ReferenceSession(Session):
         self.weights = {
             name: (start.standard_normal(shape) / math.sqrt(WIDTH)).astype(dtype) for name, shape in SHAPES.items()
         }
-        blocks = [
-            device.block(name, array, dtype)
-            for name, array in self.weights.items()
-            if spec.tune.name == "full" or re.search(spec.tune.name, name)
-        ]
+        try:
+            chosen = [name for name in SHAPES if spec.tune.name == "full" or re.search(spec.tune.name, name)]
+        except re.error as problem:
+            raise ZoplatError(f"--tune {spec.tune.name}: not a regular expression ({problem}).") from None
+        blocks = [device.block(name, self.weights[name], dtype) for name in chosen]
         if not blocks:
             raise ZoplatError(f"--tune {spec.tune.name} finds no weight; there are {', '.join(SHAPES)}.")
         self.space = ParameterSpace(blocks, ReferenceNoise(), np.empty, device.restore)

@@ -123,12 +123,14 @@ def print_summary(result: Result) -> None:
     for split in ("dev", "test"):
         before, after = (f"{summary[f'{split}_{when}']:.1%}" for when in ("before", "after"))
         scores.add_row(f"{split} {summary['metric']}", before, f"[bold]{after}[/]")
+    ratio = summary["overhead_ratio"]
+    cost = f"; a step costs {ratio} × its forward passes" if ratio else ""
     console.print()
     console.print(scores)
     console.print(
         f"\n{summary['steps']} steps, {summary['forward_passes']} forward passes, "
         f"{summary['seconds_training']:.0f} s of training, {summary['seconds']:.0f} s in all; "
-        f"the loss was {summary['verdict']}; a step costs {summary['overhead_ratio']} × its forward passes"
+        f"the loss was {summary['verdict']}{cost}"
     )
     console.print()
     console.print(memory_table(result))

@@ -23,8 +23,7 @@ def list_(kind: str, folder: Path, as_json: bool) -> None:
     if kind == "runs":
         rows = [_run(run.path, summary) for run, summary in find_runs(folder)]
     else:
-        known = catalogue()
-        entries = [known.entry(kind[:-1], name) for name in known.names(kind[:-1])]
+        entries = sorted((e for e in catalogue() if e.kind == kind[:-1]), key=lambda entry: entry.name)
         rows = [
             {"name": e.name, "summary": e.summary, "distribution": e.distribution, "version": e.version}
             for e in entries

@@ -25,7 +25,7 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
     from zoplat.settings import resolve
 
     settings = as_settings(given)
-    if resume and out and (out / "config.toml").exists() and not any(settings.values()):
+    if resume and out and (out / "config.toml").exists() and _is_bare(settings):
         settings["config"] = out / "config.toml"
     config = resolve(settings)
     if dry_run:
@@ -40,3 +40,8 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
         click.echo(json.dumps(result.summary))
     else:
         print_summary(result)
+
+
+def _is_bare(settings: dict[str, Any]) -> bool:
+    """Whether no setting was given."""
+    return all(value is None or value == {} for value in settings.values())

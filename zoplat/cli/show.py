@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import sys
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from zoplat.cli.options import JSON
 from zoplat.errors import unknown
 from zoplat.plugins import KINDS, Entry, catalogue
+from zoplat.settings import setting_fields
 
 
 @click.command()
@@ -36,22 +36,20 @@ def show(name: str, as_json: bool) -> None:
 
 
 def _described(entry: Entry) -> dict[str, Any]:
-    module = inspect.getdoc(sys.modules[type(entry.value).__module__]) or ""
-    own = inspect.getdoc(type(entry.value)) or ""
     return {
         "kind": entry.kind,
         "name": entry.name,
         "summary": entry.summary,
         "distribution": entry.distribution,
         "version": entry.version,
-        "box": own if entry.kind in ("device", "task") else f"{module.strip()}\n\n{own}",
+        "box": f"{entry.box}\n\n{inspect.getdoc(type(entry.value)) or ''}",
         "fields": dict(_fields(entry.value)),
     }
 
 
 def _fields(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     rows = []
-    for field in dataclasses.fields(value):
+    for field in setting_fields(value):
         inner = getattr(value, field.name)
         if dataclasses.is_dataclass(inner):
             rows.append((prefix + field.name, type(inner).__name__))

@@ -45,11 +45,11 @@ class Task:
         for name in self.fields:
             if not isinstance(row[name], str):
                 raise ZoplatError(f"{where}: '{name}' must be text, found {row[name]!r}.")
-        label = row["label"]
-        if isinstance(label, bool) or label not in self.words:
-            known = ", ".join(repr(known) for known in self.words)
-            raise ZoplatError(f"{where}: label {label!r} is not one of the task's: {known}.")
-        return Example(self.prompt(row), tuple(self.words.values()), list(self.words).index(label))
+        label, known = row["label"], list(self.words)
+        if isinstance(label, bool) or label not in known:
+            names = ", ".join(repr(name) for name in known)
+            raise ZoplatError(f"{where}: label {label!r} is not one of the task's: {names}.")
+        return Example(self.prompt(row), tuple(self.words.values()), known.index(label))
 
     def score(self, predictions: Sequence[int], examples: Sequence[Example]) -> float:
         """Share of examples whose right option was preferred, in [0, 1]."""
@@ -86,6 +86,10 @@ def _lines(path: Path) -> Rows:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ZoplatError(f"--data: {path} does not exist; a data folder holds train, dev and test.jsonl.") from None
+    except NotADirectoryError:
+        raise ZoplatError(
+            f"--data: {path.parent} is a file; give the folder that holds train, dev and test.jsonl."
+        ) from None
     except (OSError, UnicodeDecodeError) as problem:
         raise ZoplatError(f"--data: {path} can't be read as UTF-8 text: {problem}.") from None
     return _parsed(text, str(path))

@@ -1,0 +1,98 @@
+"""A command line in a folder of its own, and distributions made on the spot."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import pytest
+
+from zoplat.cli import main
+from zoplat.plugins import catalogue
+
+TOY = ("--device", "reference", "--limit", "16", "--batch-size", "4")
+"""A run of milliseconds."""
+
+
+class CommandLine:
+    """`zoplat …` as typed in one folder."""
+
+    toy = TOY
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: Any) -> click.testing.Result:
+        """Inside this process."""
+        return click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    def run(self, *arguments: Any) -> dict[str, Any]:
+        """The summary of a toy run that works."""
+        done = self("run", *TOY, *arguments, "--json")
+        assert done.exit_code == 0, (done.stderr, done.exception)
+        return dict(json.loads(done.stdout))
+
+    def refused(self, *arguments: Any) -> str:
+        """The message of a command that exits with 2, says one thing and leaves nothing behind."""
+        before = self.files()
+        done = self(*arguments)
+        assert isinstance(done.exception, SystemExit), repr(done.exception)
+        assert done.exit_code == 2, done.output
+        assert "Traceback" not in done.output
+        assert done.stdout == ""
+        assert self.files() == before
+        return str(done.stderr)
+
+    def start(self, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
+        """In a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "zoplat", *map(str, arguments)],
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def files(self) -> dict[str, bytes]:
+        """Everything below the folder."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes() if path.is_file() else b""
+            for path in self.folder.rglob("*")
+        }
+
+
+@pytest.fixture
+def zoplat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """The command line in an empty folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return CommandLine(folder)
+
+
+@pytest.fixture
+def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Makes an installed distribution of one module; the catalogue finds it as it finds any other."""
+
+    def install(name: str, source: str, version: str = "1.0") -> Path:
+        site, module = tmp_path / f"site-{name}", name.replace("-", "_")
+        facts = site / f"{module}-{version}.dist-info"
+        facts.mkdir(parents=True)
+        (site / f"{module}.py").write_text(source)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (facts / "entry_points.txt").write_text(f"[zoplat]\n{module} = {module}\n")
+        monkeypatch.syspath_prepend(str(site))
+        modules.append(module)
+        catalogue.cache_clear()
+        return site
+
+    modules: list[str] = []
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
+    catalogue.cache_clear()

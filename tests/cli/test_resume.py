@@ -1,0 +1,305 @@
+"""A run that was killed, interrupted or in trouble goes on to the same bits."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zoplat as package
+
+MOMENTUM = '''"""Momentum with bias correction: state is a buffer, a list of buffers, a number and a list of numbers."""
+
+from dataclasses import dataclass, field
+
+from zoplat import Buffer, StepRule, hookimpl
+
+
+@dataclass
+class State:
+    m: Buffer
+    more: list[Buffer]
+    weight: float = 0.0
+    seen: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Momentum(StepRule):
+    """m ← βm + (1 − β)ĝ; θ ← θ − η m/(1 − βᵗ).
+
+    Attributes:
+        lr: η.
+        beta: β.
+    """
+
+    lr: float = 0.02
+    beta: float = 0.9
+
+    def init(self, space):
+        return State(space.buffer("momentum/m"), [space.buffer("momentum/sum", fill=1.0)])
+
+    def apply(self, estimate, oracle, state):
+        state.weight = self.beta * state.weight + (1 - self.beta)
+        state.seen = [*state.seen, sum(estimate.losses)][-3:]
+
+        def kernel(theta, g, m, total):
+            m *= self.beta
+            m += (1 - self.beta) * g
+            total += m * m
+            theta -= self.lr / state.weight * m / total**0.5
+
+        oracle.space.sweep(kernel, estimate.direction, state.m, *state.more)
+
+
+@hookimpl
+def zoplat_step_rules():
+    return {"momentum": Momentum()}
+'''
+
+FRAGILE = '''"""A central difference that steps on infinity now and then."""
+
+from dataclasses import dataclass
+
+from zoplat import ZERO, Estimate, Estimator, Sampler, StepRule, hookimpl
+from zoplat_plugins.constant import Constant
+from zoplat_plugins.gaussian import Gaussian
+
+
+@dataclass(frozen=True)
+class Fragile(Estimator):
+    """Every `every`-th step, and every one from `after` on, asks where no loss is finite.
+
+    Attributes:
+        every: a step in so many.
+        after: none is finite from here.
+        eps: ε.
+    """
+
+    every: int = 4
+    after: int = 1_000_000
+    eps: float = 0.01
+    sampler: Sampler = Gaussian()
+    rule: StepRule = Constant(lr=0.02)
+
+    def estimate(self, oracle, state):
+        [z] = oracle.draw(self.sampler, 1)
+        up, down = oracle.losses(+self.eps * z, -self.eps * z)
+        yield Estimate((up - down) / (2 * self.eps) * z, [up, down], self.eps)
+        if (oracle.step + 1) % self.every == 0 or oracle.step >= self.after:
+            oracle.losses(ZERO, 3e38 * z)
+            raise AssertionError("this loss was to be infinite")
+
+
+@hookimpl
+def zoplat_estimators():
+    return {"fragile": Fragile()}
+'''
+
+STATELESS = ("--lr", 0.02, "--eps", 0.01, "-o", "rule.decay=0.01")
+STATEFUL = ("--step-rule", "momentum", "-o", "rule.beta=0.8")
+
+
+def flags(zoplat: Any, *more: Any) -> tuple[Any, ...]:
+    return (*zoplat.toy, "--steps", 300, "--evaluate-every", 9, "--seed", 3, *more)
+
+
+def the_same(one: Path, other: Path) -> None:
+    """Same bits, same record, same scores."""
+    for name in ("journal.jsonl", "config.toml", "environment.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert _scores(one) == _scores(other)
+    first, second = (json.loads((path / "summary.json").read_text()) for path in (one, other))
+    free = {"seconds", "seconds_training", "overhead_ratio", "peak_bytes", "inference_peak_bytes", "run_dir"}
+    free |= {"passes_over_weights", "drift"}  # of the process, not of the run
+    assert {k: v for k, v in first.items() if k not in free} == {k: v for k, v in second.items() if k not in free}
+
+
+def _scores(run: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+
+
+def kill_after(process: Any, seconds: float, how: signal.Signals) -> None:
+    time.sleep(seconds)
+    process.send_signal(how)
+    process.communicate()
+
+
+def steps_in(run: Path) -> int:
+    journal = run / "journal.jsonl"
+    return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [STATELESS, STATEFUL], ids=["without state", "with state"])
+def test_a_run_killed_again_and_again_ends_in_the_same_bits(zoplat: Any, distribution: Any, more: Any) -> None:
+    """Killed at random moments, at start-up, in steps, in evaluations and in writing checkpoints alike."""
+    site = str(distribution("zoplat-momentum", MOMENTUM))
+    zoplat.run(*flags(zoplat, *more)[len(zoplat.toy) :], "--out", "whole")
+    moments = random.Random(20)
+    reached = []
+    for _ in range(12):
+        process = zoplat.start("run", *flags(zoplat, *more), "--out", "torn", "--resume", PYTHONPATH=site)
+        kill_after(process, 0.3 + moments.random() * 0.45, signal.SIGKILL)
+        reached.append(steps_in(Path("torn")))
+    assert 0 < reached[-1], "killed too early each time: this machine wants longer moments"
+    done = zoplat("run", *flags(zoplat, *more), "--out", "torn", "--resume", "--json")
+    assert done.exit_code == 0, done.stderr
+    the_same(Path("whole"), Path("torn"))
+    assert json.loads(zoplat("replay", "torn", "--json").stdout)["status"] == "done"
+
+
+def test_a_run_cut_off_before_any_of_its_writes_ends_in_the_same_bits(
+    zoplat: Any, distribution: Any, monkeypatch: Any
+) -> None:
+    """As `kill -9` between two writes, at every place where the run directory changes."""
+    distribution("zoplat-momentum", MOMENTUM)
+    table = {"device": "reference", "limit": 4, "batch_size": 4, "step_rule": "momentum", "steps": 4}
+    table["evaluate_every"] = 2
+    from zoplat import results
+    from zoplat.journal import JournalWriter
+    from zoplat.results import RunDirectory
+
+    class Killed(BaseException):
+        pass
+
+    def mortal(function: Any) -> Any:
+        def write(*arguments: Any, **named: Any) -> Any:
+            clock["left"] -= 1
+            if clock["left"] < 0:
+                raise Killed
+            return function(*arguments, **named)
+
+        return write
+
+    places = [(JournalWriter, "append"), (RunDirectory, "save"), (RunDirectory, "add_metrics"), (results, "replace_text")]
+    clock = {"left": 1 << 30}
+    for owner, name in places:
+        monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
+    package.run(**table, out="whole")
+    writes = (1 << 30) - clock["left"]
+    for cut in range(writes):
+        clock["left"] = cut
+        with pytest.raises(Killed):
+            package.run(**table, out=f"torn-{cut}")
+        clock["left"] = 1 << 30
+        package.run(**table, out=f"torn-{cut}", resume=True)
+        the_same(Path("whole"), Path(f"torn-{cut}"))
+    assert writes > 20
+
+
+def test_a_journal_cut_anywhere_is_continued_from_there(zoplat: Any) -> None:
+    """Also where a checkpoint and scores are ahead of it, as after a power cut."""
+    arguments = ("--steps", 12, "--evaluate-every", 5, *STATELESS)
+    zoplat.run(*arguments, "--out", "whole")
+    lines = Path("whole/journal.jsonl").read_bytes().splitlines(keepends=True)
+    for whole, part in ((13, 0), (12, 1), (11, 40), (8, 0), (3, 77), (0, 50)):
+        out = Path(f"cut-{whole}")
+        zoplat.run(*arguments, "--out", out)
+        (out / "summary.json").unlink()
+        (out / "journal.jsonl").write_bytes(b"".join(lines[:whole]) + b"".join(lines[whole:])[:part])
+        with (out / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 99, "spl')
+        zoplat.run(*arguments, "--out", out, "--resume")
+        the_same(Path("whole"), out)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_an_interrupted_run_exits_with_130_and_can_be_resumed(zoplat: Any, how: signal.Signals) -> None:
+    arguments = ("--steps", 150, "--evaluate-every", 50, *STATELESS)
+    process = zoplat.start("run", *zoplat.toy, *arguments, "--out", "torn")
+    deadline = time.monotonic() + 20
+    while steps_in(Path("torn")) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors.startswith("Interrupted; what was done is saved.")
+    assert errors.count("\n") == 1
+    done = steps_in(Path("torn"))
+    assert 20 <= done < 150
+    assert (Path("torn") / "memory.jsonl").exists()
+    resumed = zoplat("run", "--out", "torn", "--resume")
+    assert f"resumed: {done} steps" in resumed.stdout
+    zoplat.run(*arguments, "--out", "whole")
+    the_same(Path("whole"), Path("torn"))
+
+
+def test_resuming_a_finished_run_prints_its_summary_and_runs_nothing(zoplat: Any, monkeypatch: Any) -> None:
+    summary = zoplat.run("--steps", 3, "--out", "out")
+    before = zoplat.files()
+    from zoplat_devices.reference import Reference
+
+    monkeypatch.setattr(Reference, "open", None)
+    done = zoplat("run", "--out", "out", "--resume", "--json")
+    assert json.loads(done.stdout) == summary
+    assert "3 steps, 6 forward passes" in zoplat("run", "--out", "out", "--resume").stdout
+    assert zoplat.files() == before
+
+
+def test_resume_begins_a_run_where_there_is_none(zoplat: Any) -> None:
+    assert zoplat.run("--steps", 2, "--out", "new", "--resume")["steps"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+class TestNonFinite:
+    """Losses that are no numbers: skipped, counted, written down, replayed."""
+
+    TWELVE = ("--estimator", "fragile", "-o", "device.restore=exact", "--steps", 12)
+
+    def test_steps_without_a_finite_loss_are_skipped_and_counted(self, zoplat: Any, distribution: Any) -> None:
+        distribution("zoplat-fragile", FRAGILE)
+        summary = zoplat.run(*self.TWELVE, "--out", "out")
+        assert (summary["skipped_steps"], summary["steps"]) == (3, 12)
+        assert summary["forward_passes"] == 12 * 2 + 3 * 2
+        records = [json.loads(line) for line in Path("out/journal.jsonl").read_text().splitlines()[1:]]
+        lost = [record["answers"][-1] for record in records if len(record["answers"]) == 4]
+        assert len(lost) == 3
+        assert set(lost) <= {"nan", "inf", "-inf"}
+        json.loads(Path("out/summary.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+
+    def test_a_run_with_skipped_steps_replays_and_resumes_to_the_same_bits(
+        self, zoplat: Any, distribution: Any
+    ) -> None:
+        distribution("zoplat-fragile", FRAGILE)
+        arguments = (*self.TWELVE, "--evaluate-every", 5)
+        summary = zoplat.run(*arguments, "--out", "out")
+        assert json.loads(zoplat("replay", "out", "--json").stdout)["weights_digest"] == summary["weights_digest"]
+        zoplat.run(*arguments, "--out", "torn")
+        Path("torn/summary.json").unlink()
+        lines = Path("torn/journal.jsonl").read_bytes().splitlines(keepends=True)
+        Path("torn/journal.jsonl").write_bytes(b"".join(lines[:10]))
+        zoplat.run(*arguments, "--out", "torn", "--resume")
+        the_same(Path("out"), Path("torn"))
+
+    def test_twenty_in_a_row_end_the_run_with_exit_1_and_keep_the_journal(self, zoplat: Any, distribution: Any) -> None:
+        distribution("zoplat-fragile", FRAGILE)
+        arguments = (*zoplat.toy, *self.TWELVE[:-1], 100, "-o", "every=1000", "-o", "after=10")
+        done = zoplat("run", *arguments, "--out", "out", "--quiet")
+        assert done.exit_code == 1
+        assert isinstance(done.exception, SystemExit)
+        assert "not finite in 20 steps in a row, up to step 29. Lower --lr or --eps" in done.stderr
+        assert "kept in out" in done.stderr
+        assert steps_in(Path("out")) == 30
+        assert not Path("out/summary.json").exists()
+        assert json.loads(zoplat("replay", "out", "--json").stdout)["steps"] == 30
+
+    def test_a_step_size_that_ruins_the_weights_ends_with_exit_1(self, zoplat: Any) -> None:
+        done = zoplat("run", *zoplat.toy, "--lr", 1e38, "--steps", 60, "--quiet")
+        assert done.exit_code == 1
+        assert "not finite in 20 steps in a row" in done.stderr
+
+
+def test_a_killed_process_leaves_no_torn_file_of_a_checkpoint_in_use(zoplat: Any) -> None:
+    """The newest checkpoint is whole at every moment: `newest` is moved only after its folder is written."""
+    zoplat.run("--steps", 6, "--evaluate-every", 2, "--out", "out")
+    Path("out/summary.json").unlink()
+    broken = Path("out/checkpoint/step-8")
+    broken.mkdir()
+    (broken / "weights.safetensors").write_bytes(b"torn")
+    assert zoplat.run("--steps", 6, "--evaluate-every", 2, "--out", "out", "--resume")["steps"] == 6
+    assert os.listdir("out/checkpoint").count("step-6") == 1
