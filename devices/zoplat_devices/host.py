@@ -3,17 +3,21 @@
 import ctypes
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat.direction import Direction, Key
-from zoplat.sampler import Noise, Sampler, Stream
-from zoplat.space import Block, ParameterSpace, Restore, Tile
-from zoplat_devices.native import DTYPES, KINDS, Job, Term
+import numpy as np
 
-JOB = 1 << 20  # entries a thread takes at a time: long enough to amortise a call, short enough to share evenly
+from zoplat.direction import Direction, Draw
+from zoplat.sampler import Noise, Stream
+from zoplat.space import Block, ParameterSpace, Restore, Tile
+from zoplat_devices.native import DTYPES, JOB, KINDS, TERM
+
+ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
+REMEMBERED = 4  # draws whose terms are kept: a probe comes back when it is turned round, restored and applied
 
 
 class HostNoise(Noise):
@@ -47,88 +51,142 @@ class HostSpace(ParameterSpace):
         self._library = library
         self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="zoplat")
+        self._drawn: OrderedDict[Draw, _Drawn] = OrderedDict()
         super().__init__(blocks, HostNoise(library, empty), empty, restore)
+        self._place = {block.name: place for place, block in enumerate(self.blocks)}
+        everything = range(len(self.blocks))
+        self._all = _Plan(self.blocks, everything)
+        self._decaying = _Plan(self.blocks, [i for i in everything if self.blocks[i].decays])
+        self._others = _Plan(self.blocks, [i for i in everything if not self.blocks[i].decays])
+        self._one: dict[str, _Plan] = {}
+
+    @property
+    def scratch_bytes(self) -> int:
+        return super().scratch_bytes + sum(drawn.bytes for drawn in self._drawn.values())
 
     def form(self, block: Block, direction: Direction, target: Any) -> None:
-        """target ← θ + direction on one block, θ untouched; `target` has the block's shape and dtype."""
-        work = _Work(self)
-        work.book(block, 1.0, direction, target)
-        work.run()
+        plan = self._one.setdefault(block.name, _Plan(self.blocks, [self._place[block.name]]))
+        self._pass(plan, 1.0, direction, target)
 
     def _move(self, keep: float, decayed: Direction, plain: Direction) -> None:
-        work = _Work(self)
-        for block in self.blocks:
-            if block.decays:
-                work.book(block, keep, decayed, block.array)
-            else:
-                work.book(block, 1.0, plain, block.array)
-        work.run()
+        if keep == 1.0 and decayed == plain:
+            self._pass(self._all, 1.0, plain)
+        else:
+            self._pass(self._decaying, keep, decayed)
+            self._pass(self._others, 1.0, plain)
+
+    def _pass(self, plan: "_Plan", keep: float, direction: Direction, target: Any = None) -> None:
+        """Every block of a plan ← keep·block + direction, or into `target` for a plan of one block."""
+        parts = [(self._terms_of(draw), c) for draw, c in direction]
+        terms = np.zeros((len(plan.places), len(parts)), TERM)
+        fused = np.ones(len(plan.places), bool)
+        for k, (drawn, c) in enumerate(parts):
+            terms[:, k] = drawn.terms[plan.places]
+            terms["coefficient"][:, k] = c
+            fused &= drawn.fused[plan.places]
+        jobs = plan.jobs[fused[plan.owner]]
+        jobs["keep"], jobs["count"] = keep, len(parts)
+        jobs["terms"] = terms.ctypes.data + plan.owner[fused[plan.owner]] * len(parts) * TERM.itemsize
+        if target is not None:
+            jobs["target"] = address(target)
+        self._run(jobs)
+        for place in plan.places[~fused]:
+            self._tile_by_tile(self.blocks[place], keep, direction, target)
+
+    def _tile_by_tile(self, block: Block, keep: float, direction: Direction, target: Any) -> None:
+        into = address(block.array if target is None else target)
+        for tile in block.tiles():
+            entries = self.entries(direction, tile)
+            start = tile.start * (block.size // block.shape[0])
+            term = np.array((KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0), TERM)
+            jobs = _jobs(block, start, start + tile.size)
+            jobs["target"], jobs["terms"], jobs["count"], jobs["keep"] = into, term.ctypes.data, 1, keep
+            self._run(jobs)
+
+    def _terms_of(self, draw: Draw) -> "_Drawn":
+        """The terms of one draw on every block, kept for the next few passes."""
+        if draw not in self._drawn:
+            self._drawn[draw] = _Drawn(self, draw)
+            while len(self._drawn) > REMEMBERED:
+                self._drawn.popitem(last=False)
+        self._drawn.move_to_end(draw)
+        return self._drawn[draw]
+
+    def _run(self, jobs: np.ndarray) -> None:
+        taken = ctypes.c_int32(0)
+        arguments = (jobs.ctypes.data, len(jobs), ctypes.addressof(taken))
+        helpers = min(self._threads, len(jobs)) - 1
+        others = [self._pool.submit(self._library.zoplat_run, *arguments) for _ in range(helpers)]
+        self._library.zoplat_run(*arguments)
+        for other in others:
+            other.result()
 
 
-class _Work:
-    """The jobs of one pass, and what they point to."""
+class _Plan:
+    """Some blocks of a space and the jobs that cover them.
 
-    def __init__(self, space: HostSpace) -> None:
-        self.space = space
-        self.jobs: list[Job] = []
+    Attributes:
+        places: indices of the blocks.
+        jobs: without terms.
+        owner: for each job, the index into `places` of its block.
+    """
+
+    def __init__(self, blocks: Sequence[Block], places: Sequence[int]) -> None:
+        made = [_jobs(blocks[place], 0, blocks[place].size) for place in places]
+        self.places = np.array(places, np.intp)
+        self.jobs = np.concatenate(made) if made else np.zeros(0, JOB)
+        self.owner = np.repeat(np.arange(len(made)), [len(jobs) for jobs in made])
+
+
+def _jobs(block: Block, start: int, stop: int) -> np.ndarray:
+    """Jobs over entries `start` to `stop` of a block, in place, without terms."""
+    starts = np.arange(start, stop, ENTRIES)
+    jobs = np.zeros(len(starts), JOB)
+    jobs["source"] = jobs["target"] = address(block.array)
+    jobs["start"], jobs["stop"] = starts, np.minimum(starts + ENTRIES, stop)
+    jobs["dtype"] = DTYPES[block.dtype]
+    return jobs
+
+
+class _Drawn:
+    """One draw as the kernels draw it.
+
+    Attributes:
+        terms: one a block, without coefficient.
+        fused: whether the kernels can draw that block.
+        held: the arrays that terms point to.
+    """
+
+    def __init__(self, space: HostSpace, draw: Draw) -> None:
+        self.terms = np.zeros(len(space.blocks), TERM)
         self.held: list[Any] = []
+        made = [self._term(space, draw, Tile(block, 0, block.shape[0])) for block in space.blocks]
+        self.fused = np.array([term is not None for term in made])
+        for place, term in enumerate(made):
+            if term is not None:
+                self.terms[place] = term
 
-    def book(self, block: Block, keep: float, direction: Direction, target: Any) -> None:
-        whole = Tile(block, 0, block.shape[0])
-        terms = [self.term(draw.sampler, draw.key, c, whole) for draw, c in direction]
-        if None in terms:
-            self.tile_by_tile(block, keep, direction, target)
-        elif terms or keep != 1.0 or target is not block.array:
-            self.add(block, keep, terms, target, 0, block.size)
+    @property
+    def bytes(self) -> int:
+        """Memory of the factors."""
+        return sum(int(array.nbytes) for array in self.held)
 
-    def term(self, sampler: Sampler, key: Key, c: float, tile: Tile) -> Term | None:
-        """The term as the kernels draw it; None for a law that they can't."""
-        factors = sampler.factors(tile, key, self.space.noise)
+    def _term(self, space: HostSpace, draw: Draw, tile: Tile) -> tuple[Any, ...] | None:
+        sampler, key = draw
+        factors = sampler.factors(tile, key, space.noise)
         if factors is not None:
-            u, v = factors
-            v = v.T.contiguous() if hasattr(v, "contiguous") else v.T.copy()
+            u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
             self.held += [u, v]
-            return Term(KINDS["low-rank"], u.shape[1], 0, 0, c, tile.shape[1], address(u), address(v))
+            return (KINDS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v))
         sink = _Sink()
         try:
             sampler.fill(sink, tile, key, _NOTES)
         except (TypeError, AttributeError):  # the law computes with its numbers
             return None
-        if sink.note is None or (sink.note.first, sink.note.shape) != (0, tile.shape):
+        note = sink.note
+        if note is None or (note.first, note.shape) != (0, tile.shape):
             return None
-        return Term(KINDS[sink.note.law], 0, *sink.note.stream, c, 0, None, None)
-
-    def tile_by_tile(self, block: Block, keep: float, direction: Direction, target: Any) -> None:
-        for tile in block.tiles():
-            entries = self.space.entries(direction, tile)
-            start = tile.start * (block.size // block.shape[0])
-            values = Term(KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, None)
-            self.add(block, keep, [values], target, start, start + tile.size)
-            self.run()
-
-    def add(self, block: Block, keep: float, terms: list[Term], target: Any, start: int, stop: int) -> None:
-        array = (Term * max(1, len(terms)))(*terms)
-        self.held.append(array)
-        source, into, pointer = address(block.array), address(target), ctypes.addressof(array)
-        for first in range(start, stop, JOB):
-            last = min(stop, first + JOB)
-            self.jobs.append(
-                Job(source, into, first, last, pointer, len(terms), DTYPES[block.dtype], keep, 0)
-            )
-
-    def run(self) -> None:
-        if self.jobs:
-            jobs = (Job * len(self.jobs))(*self.jobs)
-            taken = ctypes.c_int32(0)
-            arguments = (ctypes.addressof(jobs), len(self.jobs), ctypes.addressof(taken))
-            threads = min(self.space._threads, len(self.jobs))
-            others = [
-                self.space._pool.submit(self.space._library.zoplat_run, *arguments) for _ in range(threads - 1)
-            ]
-            self.space._library.zoplat_run(*arguments)
-            for other in others:
-                other.result()
-        self.jobs, self.held = [], []
+        return (KINDS[note.law], 0, *note.stream, 0.0, 0, 0, 0)
 
 
 class _Notes(Noise):
@@ -160,6 +218,11 @@ class _Sink:
 
 
 _NOTES = _Notes()
+
+
+def _contiguous(array: Any) -> Any:
+    """The array itself or a copy without gaps, for numpy and torch."""
+    return array.contiguous() if hasattr(array, "contiguous") else np.ascontiguousarray(array)
 
 
 def address(array: Any) -> int:

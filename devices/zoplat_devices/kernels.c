@@ -9,8 +9,9 @@
 #define HALF 256
 
 /* The long dependency chains of the noise need several vectors in flight. */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
-#define INTERLEAVE _Pragma("clang loop interleave_count(8)")
+#define INTERLEAVE _Pragma("clang loop interleave_count(2)")
 #else
 #define INTERLEAVE
 #endif
@@ -55,76 +56,113 @@ static inline uint32_t high_part(uint64_t counter, uint32_t key1) {
     return ((uint32_t)(counter >> 32) * 0x85EBCA6Bu) ^ key1;
 }
 
-static void normals(float *out, uint64_t group, uint32_t key0, uint32_t key1) {
-    uint64_t counter = group * GROUP;
-    uint32_t base = (uint32_t)counter, high = high_part(counter, key1);
+/* A second word from a first one, for numbers that come in pairs. */
+static inline uint32_t second(uint32_t first, uint32_t key1) {
+    uint32_t x = first + key1;
+    x = (x ^ (x >> 16)) * 0x7FEB352Du;
+    x = (x ^ (x >> 15)) * 0x846CA68Bu;
+    return x ^ (x >> 16);
+}
+
+/* Every law: out <- c * z for the first term of a sum, out <- out + c * z for the others. */
+#define PUT(place, z) (place) = add ? (place) + c * (z) : c * (z)
+
+/* In four short loops: one long one would wait for its own results most of the time. */
+ALWAYS_INLINE void normals(float *out, uint64_t group, const Term *term, float c, int add) {
+    uint64_t counter = group * HALF;
+    uint32_t base = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
+    uint32_t words[HALF];
+    float radii[HALF];
+    INTERLEAVE
+    for (int i = 0; i < HALF; i++) words[i] = word(base + i, high, key0, key1);
     INTERLEAVE
     for (int i = 0; i < HALF; i++) {
-        uint32_t a = word(base + 2 * i, high, key0, key1), b = word(base + 2 * i + 1, high, key0, key1);
-        uint32_t bits = as_bits((float)(a | 1u)) - 0x3F3504F3u;
-        int32_t exponent = (int32_t)bits >> 23;
+        uint32_t bits = as_bits((float)(words[i] | 1u)) - 0x4F3504F3u;
+        float exponent = (float)((int32_t)bits >> 23);
         float m = as_float((bits & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f;
-        float p = 0.11986313f;
-        p = p * m + -0.18761695f;
-        p = p * m + 0.20492584f;
-        p = p * m + -0.24897768f;
-        p = p * m + 0.33315544f;
-        p = p * m + -0.50001486f;
-        float minus_log = (float)(32 - exponent) * 0.69314718f - (p * (m * m) + m);
-        float radius = __builtin_sqrtf(minus_log > 0.0f ? minus_log : 0.0f);
-        float angle = (float)(int32_t)(b & 0xFFFFFFFCu) * 3.6572952e-10f;
+        float p = -0.14106312f;
+        p = p * m + 0.22070729f;
+        p = p * m + -0.25458856f;
+        p = p * m + 0.33262362f;
+        p = p * m + -0.49987507f;
+        radii[i] = __builtin_sqrtf(exponent * -0.69314718f - (p * (m * m) + m));
+    }
+    INTERLEAVE
+    for (int i = 0; i < HALF; i++) words[i] = second(words[i], key1);
+    INTERLEAVE
+    for (int i = 0; i < HALF; i++) {
+        uint32_t b = words[i];
+        float angle = (float)(int32_t)b * 3.6572952e-10f;
         float square = angle * angle;
         float cosine = ((-0.00135978f * square + 0.04165629f) * square + -0.49999895f) * square + 1.0f;
         float sine = (0.00815299f * square + -0.16662834f) * (square * angle) + angle;
-        out[i] = as_float(as_bits(radius * (cosine - sine)) ^ (b << 31));
-        out[HALF + i] = as_float(as_bits(radius * (cosine + sine)) ^ ((b & 2u) << 30));
+        PUT(out[i], as_float(as_bits(radii[i] * (cosine - sine)) ^ (b << 31)));
+        PUT(out[HALF + i], as_float(as_bits(radii[i] * (cosine + sine)) ^ ((b & 2u) << 30)));
     }
 }
 
-static void signs(float *out, uint64_t group, uint32_t key0, uint32_t key1) {
+ALWAYS_INLINE void signs(float *out, uint64_t group, const Term *term, float c, int add) {
     uint64_t counter = group * (GROUP / 32);
-    uint32_t base = (uint32_t)counter, high = high_part(counter, key1);
+    uint32_t base = (uint32_t)counter, high = high_part(counter, term->key1);
     for (int k = 0; k < GROUP / 32; k++) {
-        uint32_t w = word(base + k, high, key0, key1);
-        for (int j = 0; j < 32; j++) out[32 * k + j] = as_float(0x3F800000u ^ (((w >> j) & 1u) << 31));
+        uint32_t w = word(base + k, high, term->key0, term->key1);
+        for (int j = 0; j < 32; j++) PUT(out[32 * k + j], as_float(0x3F800000u ^ (((w >> j) & 1u) << 31)));
     }
 }
 
-static void uniforms(float *out, uint64_t group, uint32_t key0, uint32_t key1) {
+ALWAYS_INLINE void uniforms(float *out, uint64_t group, const Term *term, float c, int add) {
     uint64_t counter = group * GROUP;
-    uint32_t base = (uint32_t)counter, high = high_part(counter, key1);
+    uint32_t base = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
     INTERLEAVE
     for (int i = 0; i < GROUP; i++)
-        out[i] = (float)(word(base + i, high, key0, key1) >> 8) * 5.9604644775390625e-8f;
+        PUT(out[i], (float)(word(base + i, high, key0, key1) >> 8) * 5.9604644775390625e-8f);
 }
 
-static void outer(float *out, int64_t first, int64_t last, const Term *term) {
+/* Rows of U times V, added up in the order of their columns; z holds one stretch of a row. */
+ALWAYS_INLINE void outer(float *out, int64_t first, int64_t last, const Term *term, float c, int add) {
+    float z[GROUP];
     while (first < last) {
         int64_t row = first / term->columns, column = first % term->columns;
         int64_t n = term->columns - column < last - first ? term->columns - column : last - first;
         const float *u = term->u + row * term->rank, *v = term->v + column;
-        float u0 = u[0];
-        for (int64_t j = 0; j < n; j++) out[j] = u0 * v[j];
-        for (int32_t k = 1; k < term->rank; k++) {
-            float uk = u[k];
-            v += term->columns;
-            for (int64_t j = 0; j < n; j++) out[j] = out[j] + uk * v[j];
+        if (term->rank == 1) {
+            for (int64_t j = 0; j < n; j++) PUT(out[j], u[0] * v[j]);
+        } else if (term->rank == 2) {
+            const float *v1 = v + term->columns;
+            float u0 = u[0], u1 = u[1];
+            for (int64_t j = 0; j < n; j++) PUT(out[j], u0 * v[j] + u1 * v1[j]);
+        } else {
+            for (int64_t j = 0; j < n; j++) z[j] = u[0] * v[j];
+            for (int32_t k = 1; k < term->rank; k++) {
+                float uk = u[k];
+                v += term->columns;
+                for (int64_t j = 0; j < n; j++) z[j] = z[j] + uk * v[j];
+            }
+            for (int64_t j = 0; j < n; j++) PUT(out[j], z[j]);
         }
         out += n;
         first += n;
     }
 }
 
+ALWAYS_INLINE void values(float *out, int64_t first, int64_t last, const Term *term, float c, int add) {
+    for (int64_t i = first; i < last; i++) PUT(out[i - first], term->u[i]);
+}
+
 /* Entries first to last of a term, at their places within the group that holds them. */
-static void draw(float *z, int64_t first, int64_t last, const Term *term) {
-    int64_t group = first / GROUP, from = first % GROUP;
-    switch (term->kind) {
-    case NORMAL: normals(z, group, term->key0, term->key1); break;
-    case SIGN: signs(z, group, term->key0, term->key1); break;
-    case UNIFORM: uniforms(z, group, term->key0, term->key1); break;
-    case LOW_RANK: outer(z + from, first, last, term); break;
-    default: for (int64_t i = first; i < last; i++) z[from + i - first] = term->u[i];
+#define DRAW(add)                                                                                   \
+    switch (term->kind) {                                                                           \
+    case NORMAL: normals(sum, first / GROUP, term, c, add); break;                                  \
+    case SIGN: signs(sum, first / GROUP, term, c, add); break;                                      \
+    case UNIFORM: uniforms(sum, first / GROUP, term, c, add); break;                                \
+    case LOW_RANK: outer(sum + first % GROUP, first, last, term, c, add); break;                    \
+    default: values(sum + first % GROUP, first, last, term, c, add);                                \
     }
+
+static void draw(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, int adds) {
+    float c = term->coefficient;
+    if (adds) DRAW(1)
+    else DRAW(0)
 }
 
 static inline float from_half(uint16_t h) { union { uint16_t bits; _Float16 value; } c = { h }; return (float)c.value; }
@@ -159,18 +197,13 @@ static void store(const Job *job, int64_t first, int64_t n, const float *restric
 }
 
 static void run(const Job *job) {
-    float sum[GROUP], z[GROUP];
+    float sum[GROUP];
     for (int i = 0; i < GROUP; i++) sum[i] = 0.0f;
     for (int64_t first = job->start; first < job->stop;) {
-        int64_t last = (first / GROUP + 1) * GROUP, from = first % GROUP;
+        int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
-        for (int32_t k = 0; k < job->count; k++) {
-            float c = job->terms[k].coefficient;
-            draw(z, first, last, job->terms + k);
-            if (k == 0) for (int i = 0; i < GROUP; i++) sum[i] = c * z[i];
-            else for (int i = 0; i < GROUP; i++) sum[i] = sum[i] + c * z[i];
-        }
-        store(job, first, last - first, sum + from);
+        for (int32_t k = 0; k < job->count; k++) draw(sum, first, last, job->terms + k, k);
+        store(job, first, last - first, sum + first % GROUP);
         first = last;
     }
 }
@@ -191,7 +224,7 @@ void zoplat_numbers(float *out, int32_t kind, uint32_t key0, uint32_t key1, int6
     for (int64_t stop = first + count; first < stop;) {
         int64_t last = (first / GROUP + 1) * GROUP, from = first % GROUP;
         if (last > stop) last = stop;
-        draw(z, first, last, &term);
+        draw(z, first, last, &term, 0);
         for (int64_t i = 0; i < last - first; i++) *out++ = z[from + i];
         first = last;
     }

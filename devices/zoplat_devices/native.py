@@ -18,6 +18,8 @@ from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from zoplat.paths import cache_folder
 
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
@@ -25,36 +27,34 @@ if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")
 
 
-class Term(ctypes.Structure):
-    """`Term` of kernels.c."""
-
-    _fields_ = [
-        ("kind", ctypes.c_int32),
-        ("rank", ctypes.c_int32),
-        ("key0", ctypes.c_uint32),
-        ("key1", ctypes.c_uint32),
-        ("coefficient", ctypes.c_float),
-        ("columns", ctypes.c_int32),
-        ("u", ctypes.c_void_p),
-        ("v", ctypes.c_void_p),
+TERM = np.dtype(
+    [
+        ("kind", np.int32),
+        ("rank", np.int32),
+        ("key0", np.uint32),
+        ("key1", np.uint32),
+        ("coefficient", np.float32),
+        ("columns", np.int32),
+        ("u", np.intp),
+        ("v", np.intp),
     ]
+)
+"""`Term` of kernels.c."""
 
-
-class Job(ctypes.Structure):
-    """`Job` of kernels.c."""
-
-    _fields_ = [
-        ("source", ctypes.c_void_p),
-        ("target", ctypes.c_void_p),
-        ("start", ctypes.c_int64),
-        ("stop", ctypes.c_int64),
-        ("terms", ctypes.c_void_p),
-        ("count", ctypes.c_int32),
-        ("dtype", ctypes.c_int32),
-        ("keep", ctypes.c_float),
-        ("unused", ctypes.c_int32),
+JOB = np.dtype(
+    [
+        ("source", np.intp),
+        ("target", np.intp),
+        ("start", np.int64),
+        ("stop", np.int64),
+        ("terms", np.intp),
+        ("count", np.int32),
+        ("dtype", np.int32),
+        ("keep", np.float32),
+        ("unused", np.int32),
     ]
-
+)
+"""`Job` of kernels.c."""
 
 KINDS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}

@@ -9,7 +9,7 @@ import numpy as np
 from zoplat.sampler import Noise, Stream
 
 GROUP = 512  # normals are made in groups: the first half are one member of each pair, the second half the other
-LOG = [-0.50001486, 0.33315544, -0.24897768, 0.20492584, -0.18761695, 0.11986313]
+LOG = [-0.49987507, 0.33262362, -0.25458856, 0.22070729, -0.14106312]
 COS = [-0.49999895, 0.04165629, -0.00135978]
 SIN = [-0.16662834, 0.00815299]
 ANGLE = 3.6572952e-10  # (π/4) / 2³¹
@@ -38,13 +38,22 @@ def words(stream: Stream, counter: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint32(14))
 
 
+def second(stream: Stream, first: np.ndarray) -> np.ndarray:
+    """A second word from a first one, for numbers that come in pairs."""
+    x = first + np.uint32(stream[1])
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
 def normal(stream: Stream, first: int, count: int) -> np.ndarray:
     """Standard normals by the method of Box and Muller, with polynomials for ln, sin and cos."""
     groups = np.arange(first // GROUP, -(-(first + count) // GROUP), dtype=np.uint64)
-    pairs = (groups[:, None] * np.uint64(GROUP) + np.arange(0, GROUP, 2, dtype=np.uint64)).reshape(-1)
-    a, b = words(stream, pairs), words(stream, pairs + np.uint64(1))
-    radius = np.sqrt(np.maximum(_minus_log(a), np.float32(0)))
-    angle = (b & np.uint32(0xFFFFFFFC)).view(np.int32).astype(np.float32) * np.float32(ANGLE)
+    pairs = (groups[:, None] * np.uint64(GROUP // 2) + np.arange(GROUP // 2, dtype=np.uint64)).reshape(-1)
+    a = words(stream, pairs)
+    b = second(stream, a)
+    radius = np.sqrt(_minus_log(a))
+    angle = b.view(np.int32).astype(np.float32) * np.float32(ANGLE)
     square = angle * angle
     cos = _polynomial(COS, square) * square + np.float32(1)
     sin = _polynomial(SIN, square) * (square * angle) + angle
@@ -73,11 +82,11 @@ LAWS = {"normal": normal, "sign": sign, "uniform": uniform}
 
 def _minus_log(word: np.ndarray) -> np.ndarray:
     """−ln of (word | 1) / 2³²: exponent and mantissa apart, the mantissa in [√½, √2)."""
-    bits = (word | np.uint32(1)).astype(np.float32).view(np.uint32) - np.uint32(HALF_ROOT_2)
+    bits = (word | np.uint32(1)).astype(np.float32).view(np.uint32) - np.uint32(HALF_ROOT_2 + (32 << 23))
     exponent = bits.view(np.int32) >> np.int32(23)
     m = ((bits & np.uint32(0x007FFFFF)) + np.uint32(HALF_ROOT_2)).view(np.float32) - np.float32(1)
     log = _polynomial(LOG, m) * (m * m) + m
-    return (np.int32(32) - exponent).astype(np.float32) * np.float32(LN2) - log
+    return exponent.astype(np.float32) * np.float32(-LN2) - log
 
 
 def _polynomial(coefficients: list[float], x: np.ndarray) -> np.ndarray:

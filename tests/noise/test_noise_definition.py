@@ -17,7 +17,7 @@ OFFSETS = [0, 1, 31, 32, 255, 256, 511, 512, 513, 100_000, 2**31 - 300, 2**32 - 
 
 WORDS = ["0xc48bea2a", "0xb2dc20e2", "0x20f5060d"]
 FIRST = {
-    "normal": [1060184220, 3206960783, 1005074925, 1065469015],
+    "normal": [3189172182, 3207596471, 3205997770, 1063628898],
     "sign": [1065353216, 3212836864, 1065353216, 3212836864],
     "uniform": [1061456874, 1060297760, 1062129966, 1058063192],
 }
@@ -81,7 +81,7 @@ def test_words_of_a_stream_never_repeat_within_two_to_the_sixteenth() -> None:
 
 def test_both_members_of_a_pair_share_a_radius_and_sit_half_a_group_apart() -> None:
     z = ReferenceNoise().numbers("normal", (3, 4), 0, (GROUP,)).astype(np.float64)
-    a = words((3, 4), np.arange(0, GROUP, 2, dtype=np.uint64)) | np.uint32(1)
+    a = words((3, 4), np.arange(GROUP // 2, dtype=np.uint64)) | np.uint32(1)
     radius = np.sqrt(-2 * np.log(a / 2.0**32))
     np.testing.assert_allclose(np.hypot(z[: GROUP // 2], z[GROUP // 2 :]), radius, rtol=1e-5, atol=1e-5)
 

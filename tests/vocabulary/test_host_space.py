@@ -127,7 +127,7 @@ def test_merged_terms_of_all_laws_with_decay_leave_the_same_bits(
 def test_blocks_shared_among_threads_leave_the_same_bits(
     library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "JOB", 1024)
+    monkeypatch.setattr(host, "ENTRIES", 1024)
     one, other = pair(library, "float32", "numpy")
     assert sum(-(-math.prod(shape) // 1024) for shape in SHAPES) > len(SHAPES)
     for space in (one, other):

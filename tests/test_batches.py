@@ -1,0 +1,92 @@
+"""Which rows make a batch: a pure function of seed and step, each row once an epoch, similar lengths together."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from zoplat import Example, Row
+from zoplat.batches import WINDOW, Batches, by_length, derived_seed
+
+LENGTHS = random.Random(3)
+ROWS = [Row(Example("", (), 0), LENGTHS.randrange(5, 200), number) for number in range(1003)]
+
+
+def numbers(batches: Batches, step: int) -> list[int]:
+    return [row.tokens for row in batches.at(step)]
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    one, other = Batches(ROWS, 16, seed=1), Batches(ROWS, 16, seed=1)
+    forwards = [numbers(one, step) for step in range(150)]
+    backwards = [numbers(other, step) for step in reversed(range(150))]
+    assert forwards == backwards[::-1]
+
+
+def test_another_seed_or_epoch_shuffles_otherwise() -> None:
+    one, other = Batches(ROWS, 16, seed=1), Batches(ROWS, 16, seed=2)
+    per_epoch = len(ROWS) // 16
+    first = [numbers(one, step) for step in range(per_epoch)]
+    assert first != [numbers(other, step) for step in range(per_epoch)]
+    assert first != [numbers(one, step) for step in range(per_epoch, 2 * per_epoch)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 128, 1003])
+def test_every_row_comes_at_most_once_an_epoch_and_all_batches_are_full(size: int) -> None:
+    batches = Batches(ROWS, size, seed=5)
+    per_epoch = len(ROWS) // size
+    for epoch in range(3):
+        chosen = [numbers(batches, epoch * per_epoch + index) for index in range(per_epoch)]
+        assert {len(batch) for batch in chosen} == {size}
+        seen = Counter(number for batch in chosen for number in batch)
+        assert max(seen.values()) == 1
+        assert len(seen) == per_epoch * size
+
+
+def test_rows_left_over_differ_from_epoch_to_epoch() -> None:
+    batches = Batches(ROWS, 16, seed=5)
+    per_epoch = len(ROWS) // 16
+    seen = [{n for i in range(per_epoch) for n in numbers(batches, e * per_epoch + i)} for e in range(8)]
+    assert set.union(*seen) == set(range(len(ROWS)))
+
+
+def test_rows_of_similar_length_share_a_batch() -> None:
+    """Spread within a batch is about the window's share of what a plain shuffle would have."""
+    batches = Batches(ROWS, 16, seed=5)
+
+    def spread(rows: list[Row]) -> int:
+        return max(row.length for row in rows) - min(row.length for row in rows)
+
+    per_epoch = len(ROWS) // 16
+    sorted_in_windows = sum(spread(batches.at(step)) for step in range(per_epoch)) / per_epoch
+    shuffled = random.Random(5).sample(ROWS, len(ROWS))
+    plain = sum(spread(shuffled[i : i + 16]) for i in range(0, 16 * per_epoch, 16)) / per_epoch
+    assert sorted_in_windows < 2 * plain / WINDOW
+
+
+def test_short_batches_do_not_all_come_first() -> None:
+    batches = Batches(ROWS, 16, seed=5)
+    per_epoch = len(ROWS) // 16
+    means = [sum(row.length for row in batches.at(step)) / 16 for step in range(per_epoch)]
+    assert means != sorted(means)
+    halves = sum(means[: per_epoch // 2]) / (per_epoch // 2), sum(means[per_epoch // 2 :]) / (per_epoch - per_epoch // 2)
+    assert abs(halves[0] - halves[1]) < 30
+
+
+def test_the_largest_batch_has_the_longest_rows() -> None:
+    longest = Batches(ROWS, 16, seed=5).largest()
+    assert sorted(row.length for row in longest) == sorted(row.length for row in ROWS)[-16:]
+
+
+def test_evaluation_visits_every_row_once_longest_first() -> None:
+    batches = by_length(ROWS, 32)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(ROWS)))
+    lengths = [ROWS[index].length for batch in batches for index in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    assert {len(batch) for batch in batches[:-1]} == {32}
+
+
+def test_purposes_of_a_seed_never_share_a_stream() -> None:
+    seeds = {derived_seed(seed, purpose) for seed in range(200) for purpose in ("data", "noise", "init")}
+    assert len(seeds) == 600
+    assert all(0 <= seed < 2**63 for seed in seeds)
