@@ -69,7 +69,10 @@ def test_short_batches_do_not_all_come_first() -> None:
     per_epoch = len(ROWS) // 16
     means = [sum(row.length for row in batches.at(step)) / 16 for step in range(per_epoch)]
     assert means != sorted(means)
-    halves = sum(means[: per_epoch // 2]) / (per_epoch // 2), sum(means[per_epoch // 2 :]) / (per_epoch - per_epoch // 2)
+    halves = (
+        sum(means[: per_epoch // 2]) / (per_epoch // 2),
+        sum(means[per_epoch // 2 :]) / (per_epoch - per_epoch // 2),
+    )
     assert abs(halves[0] - halves[1]) < 30
 
 

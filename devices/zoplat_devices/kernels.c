@@ -202,6 +202,8 @@ static void run(const Job *job) {
     for (int64_t first = job->start; first < job->stop;) {
         int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
+        const char *ahead = (const char *)job->source + (first + 2 * GROUP) * (job->dtype == FLOAT32 ? 4 : 2);
+        for (int i = 0; i < GROUP * 4; i += 64) __builtin_prefetch(ahead + i, 1);
         for (int32_t k = 0; k < job->count; k++) draw(sum, first, last, job->terms + k, k);
         store(job, first, last - first, sum + first % GROUP);
         first = last;

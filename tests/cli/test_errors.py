@@ -195,7 +195,12 @@ def test_resuming_with_other_settings_lists_what_changed(zoplat: Any) -> None:
     zoplat.run("--steps", 2, "--out", "out")
     changed = ("--steps", 3, "--lr", 0.5, "--sampler", "uniform", "--seed", 1)
     message = zoplat.refused("run", *zoplat.toy, *changed, "--out", "out", "--resume")
-    for line in ("steps: 2 → 3", "seed: 0 → 1", "estimator.rule.lr: 1e-07 → 0.5", "sampler.name: 'low-rank' → 'uniform'"):
+    for line in (
+        "steps: 2 → 3",
+        "seed: 0 → 1",
+        "estimator.rule.lr: 1e-07 → 0.5",
+        "sampler.name: 'low-rank' → 'uniform'",
+    ):
         assert line in message
     assert "batch_size" not in message
     assert "seed: 1 → 0" in zoplat.refused("run", "--out", _run_of_seed_1(zoplat), "--resume", "--seed", 0)

@@ -273,7 +273,9 @@ def test_replay_of_other_answers_says_so_and_exits_with_1(zoplat: Any) -> None:
     assert "The run ended with sha256:" in done.stderr
 
 
-@pytest.mark.parametrize("code", ["import zoplat", "from zoplat.cli import main; main(['--help'], standalone_mode=False)"])
+@pytest.mark.parametrize(
+    "code", ["import zoplat", "from zoplat.cli import main; main(['--help'], standalone_mode=False)"]
+)
 def test_help_and_import_load_no_array_library(code: str) -> None:
     asked = f"import sys; {code}; print(*{{'torch', 'transformers', 'numpy', 'peft', 'rich'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)

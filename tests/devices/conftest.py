@@ -63,7 +63,7 @@ def _words() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocabulary = dict.fromkeys(["<s>", "</s>", "<unk>", *TEXT.split()])
-    model = models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>")  # noqa: S106
+    model = models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>")
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return _wrapped(tokenizer)
@@ -72,7 +72,7 @@ def _words() -> Any:
 def _letters() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=300,

@@ -131,7 +131,10 @@ class TestScores:
         [row] = encoder.encode([Example("aab", (" ca", " ba"), 0)])
         spelled = [[pieces[token] for token in target] for target in row.tokens.targets]
         assert spelled == [["b c", "a"], ["b ", "b", "a"]]
-        assert [[pieces[token] for token in ids] for ids in row.tokens.inputs] == [["a", "a", "b c"], ["a", "a", "b ", "b"]]
+        assert [[pieces[token] for token in ids] for ids in row.tokens.inputs] == [
+            ["a", "a", "b c"],
+            ["a", "a", "b ", "b"],
+        ]
 
     @pytest.mark.parametrize("words", [True, False])
     def test_a_long_prompt_loses_its_beginning_but_keeps_its_mark(self, checkpoint: Make, words: bool) -> None:
@@ -379,9 +382,7 @@ class TestRuns:
         assert (done.exit_code, "peft can't place adapters" in done.stderr) == (2, True)
 
     def test_adapters_begin_with_the_seed_of_the_run(self, checkpoint: Make) -> None:
-        starts = [
-            self.run(checkpoint(), "--tune", "lora", "--seed", seed)["start_digest"] for seed in (0, 0, 1)
-        ]
+        starts = [self.run(checkpoint(), "--tune", "lora", "--seed", seed)["start_digest"] for seed in (0, 0, 1)]
         assert starts[0] == starts[1] != starts[2]
 
     def test_a_killed_run_is_resumed_to_the_same_bits(self, checkpoint: Make) -> None:

@@ -31,7 +31,7 @@ class Commands(click.Group):
             click.echo(f"Error: {problem}", err=True)
             sys.exit(problem.exit_status)
         except KeyboardInterrupt:
-            click.echo("Interrupted; what was done is saved. Go on with --resume --out and its run directory.", err=True)
+            click.echo("Interrupted; what was done is saved. Go on with --resume --out RUN.", err=True)
             sys.exit(INTERRUPTED)
 
 

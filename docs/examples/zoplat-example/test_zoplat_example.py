@@ -1,7 +1,8 @@
 """The contracts that zoplat has for every sampler and estimator, and what is special here."""
 
-from zoplat.testing import EstimatorContract, SamplerContract, quadratic, train
 from zoplat_example import ForwardDifference, Triangular
+
+from zoplat.testing import EstimatorContract, SamplerContract, quadratic, train
 
 
 class TestTriangular(SamplerContract):
