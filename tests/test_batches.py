@@ -76,11 +76,6 @@ def test_short_batches_do_not_all_come_first() -> None:
     assert abs(halves[0] - halves[1]) < 30
 
 
-def test_the_largest_batch_has_the_longest_rows() -> None:
-    longest = Batches(ROWS, 16, seed=5).largest()
-    assert sorted(row.length for row in longest) == sorted(row.length for row in ROWS)[-16:]
-
-
 def test_evaluation_visits_every_row_once_longest_first() -> None:
     batches = by_length(ROWS, 32)
     assert sorted(index for batch in batches for index in batch) == list(range(len(ROWS)))

@@ -43,10 +43,6 @@ class Batches:
         epoch, index = divmod(step, per_epoch)
         return [self.rows[i] for i in self._epoch(epoch)[index]]
 
-    def largest(self) -> list[Row]:
-        """As many of the longest rows as a batch has: no batch needs more memory."""
-        return sorted(self.rows, key=lambda row: row.length)[-self.size :]
-
     def _shuffled(self, epoch: int) -> list[list[int]]:
         order = random.Random(f"{self.seed}/{epoch}")
         indices = list(range(len(self.rows)))

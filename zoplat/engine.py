@@ -6,17 +6,16 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from zoplat.batches import Batches, by_length, derived_seed
 from zoplat.device import Device, Example, ModelSpec, Row, Session
-from zoplat.direction import Key
-from zoplat.errors import NonFinite, RunFailed, ZoplatError
+from zoplat.errors import RunFailed, ZoplatError
 from zoplat.journal import Journal, JournalWriter, StepRecord
-from zoplat.oracle import Oracle, RecordedOracle
+from zoplat.learner import Learner, Progress
 from zoplat.paths import cache_folder, check_writable, replace_text
 from zoplat.plugins import catalogue
 from zoplat.profiler import Profiler
@@ -26,6 +25,7 @@ from zoplat.tasks import Task, load
 
 SKIPS = 20  # steps in a row without a finite loss before the run is given up
 YARDSTICKS = 16  # steps before which a bare forward pass is timed on the same batch
+SHAPES = 4  # batches of each split on which inference is measured, from the longest to the shortest
 ROAD = "walk"
 
 
@@ -48,94 +48,7 @@ class Observer:
         """Something the user should know, while the run goes on."""
 
 
-@dataclass
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step: steps done.
-        passes: forward passes that training asked for.
-        skipped: steps whose loss was not finite.
-        seconds: time spent in training, evaluations excluded.
-    """
-
-    step: int = 0
-    passes: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-
-    def share(self, config: RunConfig) -> float | None:
-        """Spent share of the budget as far as it is counted in steps or passes."""
-        spent = [
-            done / budget
-            for done, budget in ((self.step, config.steps), (self.passes, config.max_passes))
-            if budget
-        ]
-        return max(spent) if spent else None
-
-    def is_over(self, config: RunConfig) -> bool:
-        """Whether one of the budgets is reached."""
-        return (self.share(config) or 0) >= 1 or self.seconds >= (config.max_seconds or math.inf)
-
-
-@dataclass
-class Learner:
-    """θ and the states that move with it: all that a journal rebuilds."""
-
-    config: RunConfig
-    session: Session
-    progress: Progress = field(default_factory=Progress)
-
-    def __post_init__(self) -> None:
-        space, estimator = self.session.space, self.config.estimator
-        self.states = {"estimator": estimator.init(space), "rule": estimator.rule.init(space)}
-        self.seed = derived_seed(self.config.seed, "noise")
-
-    def replay(self, record: StepRecord) -> None:
-        """The step of a journal, without its forward passes."""
-        oracle = RecordedOracle(*self._place(), record.answers)
-        self._apply(oracle)
-        if len(oracle.answers) != len(record.answers):
-            raise ZoplatError(
-                f"The journal has {len(record.answers)} answers for step {record.step}, the estimator asked for "
-                f"{len(oracle.answers)}. It was made with another estimator or another version of it."
-            )
-
-    def advance(self, session: Session, rows: Sequence[Row], profiler: Profiler) -> StepRecord:
-        """One step with the model."""
-
-        def forward() -> float:
-            with profiler.phase("forward"):
-                return session.forward(rows)
-
-        oracle = Oracle(*self._place(), forward)
-        self._apply(oracle)
-        return StepRecord(oracle.step, oracle.answers, self.config.estimator.rule.rate(oracle))
-
-    def settles(self) -> bool:
-        """Whether weights are read after the step just made: rounding depends on it, so it is a matter of config."""
-        return self.progress.step % (self.config.evaluate_every or 1) == 0
-
-    def _place(self) -> tuple[Any, Key, float | None]:
-        key = Key(self.seed, self.progress.step, -1)
-        return self.session.space, key, self.progress.share(self.config)
-
-    def _apply(self, oracle: Oracle) -> None:
-        estimator = self.config.estimator
-        try:
-            for estimate in estimator.estimate(oracle, self.states["estimator"]):
-                estimator.rule.apply(estimate, oracle, self.states["rule"])
-        except NonFinite:
-            self.progress.skipped += 1
-        self.progress.step += 1
-        self.progress.passes += len(oracle.answers)
-        if self.settles():
-            self.session.space.settle()
-
-
-def train(
-    config: RunConfig, out: Path | None = None, resume: bool = False, observer: Observer | None = None
-) -> Result:
+def train(config: RunConfig, out: Path | None = None, resume: bool = False, observer: Observer | None = None) -> Result:
     """Run to the end of the budget.
 
     Args:
@@ -279,7 +192,7 @@ class _Run:
             rows = self.batches.at(learner.progress.step)
             bare = self._bare_forward(rows) if learner.progress.step % every == every // 2 else None
             skipped, began = learner.progress.skipped, time.perf_counter()
-            record = learner.advance(self.session, rows, self.profiler)
+            record = learner.advance(rows, self.profiler)
             taken = time.perf_counter() - began
             journal.append(record)
             learner.progress.seconds += taken
@@ -309,12 +222,12 @@ class _Run:
             return time.perf_counter() - began
 
     def _measure_inference(self) -> None:
-        """The peak that inference alone has on the largest batches, before anything else has run."""
+        """The peak that inference alone has, on batches from the longest to the shortest, before anything else ran."""
         with self.profiler.phase("inference"):
-            self.session.forward(self.batches.largest())
             for rows in self.rows.values():
-                batch = by_length(rows, self.config.batch_size)[0]
-                self.session.predict([rows[i] for i in batch])
+                batches = by_length(rows, self.config.batch_size)
+                for batch in batches[:: max(1, len(batches) // SHAPES)]:
+                    self.session.forward([rows[i] for i in batch])
 
     def _baseline(self, split: str) -> float:
         """The score before training. It depends on the start alone, so it is kept for the next run."""
@@ -329,13 +242,13 @@ class _Run:
             return self._record(split, 0, float(json.loads(kept.read_text())["score"]), 0.0, kept=True)
         if self.learner.progress.step:
             raise ZoplatError(f"{self.directory.metrics} has lost its first scores; start the run afresh.")
-        score = self._evaluate(split)
+        score = self._evaluate(split, "baseline")
         if identity:
             kept.parent.mkdir(parents=True, exist_ok=True)
             replace_text(kept, json.dumps({"score": score}))
         return score
 
-    def _evaluate(self, split: str) -> float:
+    def _evaluate(self, split: str, phase: str = "evaluate") -> float:
         """Metric of one split at θ, written down."""
         rows, step = self.rows[split], self.learner.progress.step
         for record in self.directory.read_metrics():
@@ -344,7 +257,7 @@ class _Run:
         began = time.perf_counter()
         self.session.space.settle()
         predictions = [0] * len(rows)
-        with self.profiler.phase("evaluate"):
+        with self.profiler.phase(phase):
             for batch in by_length(rows, self.config.batch_size):
                 for i, guess in zip(batch, self.session.predict([rows[i] for i in batch]), strict=True):
                     predictions[i] = guess
@@ -388,7 +301,7 @@ class _Run:
 
     def _summary(self, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
         config, progress, facts = self.config, self.learner.progress, self.session.facts
-        peak, inference = self.profiler.peak, self.profiler.peak_of("open", "inference")
+        peak, inference = self.profiler.peak, self.profiler.peak_of("open", "inference", "baseline")
         name_of = catalogue().name_of
         evaluations = [r for r in self.directory.read_metrics() if not r["kept"]]
         return {
@@ -424,13 +337,13 @@ class _Run:
 
 
 def overhead(steps: Sequence[tuple[float, float, int]]) -> float | None:
-    """Seconds of the sampled steps over passes × seconds of a bare forward pass on the same batches."""
-    bare = sum(seconds * passes for _, seconds, passes in steps)
-    return round(sum(taken for taken, _, _ in steps) / bare, 4) if bare else None
+    """Seconds of a step over passes × seconds of a bare forward pass on its batch; median of the sampled steps."""
+    ratios = [taken / (bare * passes) for taken, bare, passes in steps if passes]
+    return round(median(ratios), 4) if ratios else None
 
 
 def verdict(losses: Sequence[float]) -> str:
-    """ "falling", "flat" or "rising": first against last fifth of the losses seen, two standard errors apart."""
+    """One of "falling", "flat" and "rising": first against last fifth of the losses seen, two standard errors apart."""
     part = len(losses) // 5
     if part < 4:
         return "too short to say"
@@ -478,4 +391,3 @@ def _check_start(journal: Journal, session: Session, directory: RunDirectory) ->
             f"{directory.path} began from other weights than the model has now: {begun['start_digest']} then, "
             f"{session.digest()} now. Versions then: {begun['versions']}."
         )
-

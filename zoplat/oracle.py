@@ -25,9 +25,7 @@ class Oracle:
         answers: every number given so far, in order.
     """
 
-    def __init__(
-        self, space: ParameterSpace, key: Key, progress: float | None, forward: Callable[[], float]
-    ) -> None:
+    def __init__(self, space: ParameterSpace, key: Key, progress: float | None, forward: Callable[[], float]) -> None:
         self.space = space
         self.step = key.step
         self.progress = progress
@@ -37,12 +35,9 @@ class Oracle:
         self._drawn = 0
 
     def draw(self, sampler: Sampler, n: int) -> list[Direction]:
-        """n fresh directions for this step."""
+        """N fresh directions for this step."""
         first, self._drawn = self._drawn, self._drawn + n
-        return [
-            self.space.draw(sampler, Key(self._key.seed, self.step, draw))
-            for draw in range(first, first + n)
-        ]
+        return [self.space.draw(sampler, Key(self._key.seed, self.step, draw)) for draw in range(first, first + n)]
 
     def losses(self, *directions: Direction) -> list[float]:
         """L(θ + d) for each d, in order; ask together what may be answered together.
@@ -64,9 +59,7 @@ class Oracle:
 class RecordedOracle(Oracle):
     """The same moves with answers from a journal: a run replayed without its model."""
 
-    def __init__(
-        self, space: ParameterSpace, key: Key, progress: float | None, answers: Sequence[float]
-    ) -> None:
+    def __init__(self, space: ParameterSpace, key: Key, progress: float | None, answers: Sequence[float]) -> None:
         remaining = iter(answers)
 
         def forward() -> float:

@@ -97,7 +97,7 @@ class RunConfig:
         """The text of config.toml; given back with --config it repeats the run."""
         import tomli_w
 
-        return tomli_w.dumps(self.table())
+        return str(tomli_w.dumps(self.table()))
 
 
 def setting_fields(part: Any) -> list[dataclasses.Field[Any]]:
@@ -117,7 +117,7 @@ def describe(kind: str, part: Any, name: str | None = None) -> Table:
 
 
 def part_kind(value: Any) -> str | None:
-    """ "estimator", "sampler", … for a part, None for anything else."""
+    """The kind of a part, such as "estimator", None for anything else."""
     return next((kind for kind, base in PARTS.items() if isinstance(value, base)), None)
 
 
@@ -164,9 +164,7 @@ def build(layers: Iterable[Table]) -> RunConfig:
     if not {"steps", "max_passes", "max_seconds"} & plain.keys():
         plain["steps"] = 1000
     plain.setdefault("evaluate_every", max(1, plain["steps"] // 4) if "steps" in plain else 500)
-    return RunConfig(
-        **parts, **plain, estimator_name=names["estimator"], device_name=device_name
-    )
+    return RunConfig(**parts, **plain, estimator_name=names["estimator"], device_name=device_name)
 
 
 def read_toml(path: Path) -> Table:
@@ -336,4 +334,3 @@ def changed_settings(old: Table, new: Table, path: str = "") -> list[str]:
         elif before != after:
             lines.append(f"{path}{name}: {before!r} → {after!r}")
     return lines
-

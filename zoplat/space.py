@@ -198,7 +198,7 @@ class ParameterSpace:
         return self.buffers[-1]
 
     def draw(self, sampler: Sampler, key: Key) -> Direction:
-        """z ~ sampler, named by `key`."""
+        """The vector z ~ sampler, named by `key`."""
         return sampler.scale(self, key) * Direction.of(sampler, key)
 
     def entries(self, direction: Direction, tile: Tile) -> Array:
@@ -225,7 +225,8 @@ class ParameterSpace:
                 wide = self._empty((tile.size,), "float64")
                 wide[:] = self.entries(direction, tile).reshape(-1)
                 total += float(wide @ wide)
-        return math.sqrt(total)
+        mantissa, exponent = math.frexp(math.sqrt(total))
+        return math.ldexp(round(mantissa * 2**24), exponent - 24)  # as float32, so that cuts leave no trace
 
     @property
     def drift(self) -> float:
@@ -247,7 +248,7 @@ class ParameterSpace:
         self._keep, self._shift, self._plain = 1.0, -direction, -direction
 
     def form(self, block: Block, direction: Direction, target: Array) -> None:
-        """target ← θ + direction on one block, the arrays untouched; θ must be settled.
+        """Write θ + direction on one block to `target`, the arrays untouched; θ must be settled.
 
         `target` has the block's shape and dtype.
         """

@@ -57,9 +57,9 @@ def normal(stream: Stream, first: int, count: int) -> np.ndarray:
     square = angle * angle
     cos = _polynomial(COS, square) * square + np.float32(1)
     sin = _polynomial(SIN, square) * (square * angle) + angle
-    z = np.stack([radius * (cos - sin), radius * (cos + sin)]).view(np.uint32)
-    z ^= np.stack([b << np.uint32(31), (b & np.uint32(2)) << np.uint32(30)])
-    z = z.view(np.float32).reshape(2, -1, GROUP // 2).transpose(1, 0, 2).reshape(-1)
+    bits = np.stack([radius * (cos - sin), radius * (cos + sin)]).view(np.uint32)
+    bits ^= np.stack([b << np.uint32(31), (b & np.uint32(2)) << np.uint32(30)])
+    z = bits.view(np.float32).reshape(2, -1, GROUP // 2).transpose(1, 0, 2).reshape(-1)
     start = first % GROUP
     return z[start : start + count]
 

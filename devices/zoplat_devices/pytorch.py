@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -45,6 +46,8 @@ class PyTorch(Device):
         return ("cpu", "mps", "cuda").index(self.kind)
 
     def missing(self) -> str | None:
+        if importlib.util.find_spec("torch") is None:
+            return f"Device '{self.kind}' needs torch, which is not installed: pip install torch."
         import torch
 
         present = {
@@ -107,8 +110,9 @@ class PyTorchSession(Session):
         }
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """A new tensor on the device."""
-        return self.torch.empty(shape, dtype=getattr(self.torch, dtype), device=self.target)
+        """A new tensor on the device, one that may be edited at any time."""
+        with self.torch.inference_mode(False):
+            return self.torch.empty(shape, dtype=getattr(self.torch, dtype), device=self.target)
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         return self.encoder.encode(examples)
@@ -271,8 +275,8 @@ def _dtype(spec: ModelSpec) -> str:
     """A frozen base in bfloat16 where the processor multiplies in it, float32 for all else."""
     import torch
 
-    native = torch.cuda.is_available() or torch.backends.mkldnn.is_available() and (
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    native = torch.cuda.is_available() or (
+        torch.backends.mkldnn.is_available() and (torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
     return "bfloat16" if spec.tune.name == "lora" and native else "float32"
 
@@ -319,9 +323,7 @@ def _blocks(device: Device, model: Any) -> list[Block]:
             plain = name.removeprefix("base_model.model.").replace(".default.", ".")
             layer = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{plain}")
             dtype = str(parameter.dtype).removeprefix("torch.")
-            blocks.append(
-                device.block(plain, parameter.detach(), dtype, int(layer.group(1)) if layer else None)
-            )
+            blocks.append(device.block(plain, parameter.detach(), dtype, int(layer.group(1)) if layer else None))
     return blocks
 
 

@@ -93,22 +93,33 @@ def test_memory_is_told_owner_by_owner_and_the_rest_is_said(pages: dict[str, str
         assert owner in pages["report-memory.svg"]
 
 
-def test_an_accelerator_has_a_figure_and_a_sentence_of_its_own(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("baseline", "inference", "more"), [(None, 400, "120 MiB more, or 30.0%"), (450, 450, "70 MiB more, or 15.6%")]
+)
+def test_an_accelerator_has_a_figure_and_a_sentence_of_its_own(
+    baseline: int | None, inference: int, more: str, run: Path, tmp_path: Path
+) -> None:
     """A run on the processor, with readings added as a device with memory of its own gives them."""
     copy = tmp_path / "copy"
     copytree(run, copy)
     rows = [json.loads(line) for line in (copy / "memory.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row.get("phase") != "baseline"]
+    if baseline:
+        rows.append({"kind": "phase", "phase": "baseline", "seconds": 1.0, "calls": 2, "host_peak": 2**20})
+    peaks = {"inference": 400, "baseline": baseline, "forward": 520}
     for row in rows:
         if row["kind"] == "phase":
-            row["device_peak"] = {"inference": 400, "forward": 520}.get(row["phase"], 300) * 2**20
+            row["device_peak"] = peaks.get(row["phase"], 300) * 2**20
     (copy / "memory.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = json.loads((copy / "summary.json").read_text())
-    summary["peak_bytes"]["device"], summary["inference_peak_bytes"]["device"] = 520 * 2**20, 400 * 2**20
+    summary["peak_bytes"]["device"] = 520 * 2**20
     (copy / "summary.json").write_text(json.dumps(summary))
     files = {path.name: path.read_text(encoding="utf-8") for path in write(RunDirectory(copy), tmp_path / "pages")}
-    assert "peaked at 400 MiB of device memory and training at 520 MiB (phase `forward`)" in files["report.md"]
-    assert "120 MiB more, or 30.0%" in files["report.md"]
-    assert "of host memory" in files["report.md"]
+    text = files["report.md"]
+    assert f"peaked at {inference} MiB of device memory and training at 520 MiB (phase `forward`)" in text
+    assert more in text
+    assert ("| baseline | scoring both splits" in text) == bool(baseline)
+    assert "of host memory" in text
     assert {"report-memory.svg", "report-memory-host.svg"} <= files.keys()
 
 

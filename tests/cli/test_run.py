@@ -230,7 +230,8 @@ def test_the_seed_changes_the_data_the_start_and_the_noise(zoplat: Any) -> None:
     configs = [resolve({"device": "reference", "seed": seed}) for seed in (0, 1)]
     from zoplat import Row
     from zoplat.batches import Batches
-    from zoplat.engine import Learner, _spec
+    from zoplat.engine import _spec
+    from zoplat.learner import Learner
 
     rows = [Row(None, 1, index) for index in range(64)]  # type: ignore[arg-type]
     orders = [[row.tokens for row in Batches(rows, 64, config.seed).at(0)] for config in configs]

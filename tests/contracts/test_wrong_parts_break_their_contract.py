@@ -66,8 +66,8 @@ class Base(Estimator):
     """
 
     eps: float = 1e-3
-    sampler: Sampler = Gaussian()  # noqa: RUF009 (a frozen value)
-    rule: StepRule = Plain()  # noqa: RUF009 (a frozen value)
+    sampler: Sampler = Gaussian()
+    rule: StepRule = Plain()
 
     def slope(self, oracle: Oracle, z: Any) -> float:
         up, down = oracle.losses(self.eps * z, -self.eps * z)
@@ -216,12 +216,8 @@ NEVER = "the estimate holds vectors that were never probed"
         (StepRuleContract, DecaysAll(), DECAY, "long.bias"),
     ],
 )
-def test_a_wrong_part_fails_the_contract_meant_for_it(
-    contract: type, part: Any, test: str, complaint: str
-) -> None:
-    field_name = {SamplerContract: "sampler", EstimatorContract: "estimator", StepRuleContract: "rule"}[
-        contract
-    ]
+def test_a_wrong_part_fails_the_contract_meant_for_it(contract: type, part: Any, test: str, complaint: str) -> None:
+    field_name = {SamplerContract: "sampler", EstimatorContract: "estimator", StepRuleContract: "rule"}[contract]
     made = type("Wrong", (contract,), {field_name: part})()
     with pytest.raises(AssertionError, match=complaint):
         getattr(made, test)()

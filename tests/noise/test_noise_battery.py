@@ -204,9 +204,7 @@ def test_the_spectrum_is_flat(noise: HostNoise, law: str) -> None:
     fair(stats.norm.isf(np.clip(tail, 1e-300, 1 - 1e-16)), f"{law}: single frequencies")
     bands = power[: power.size // 1024 * 1024].reshape(-1, 1024).mean(axis=1) / stretches
     fair((bands - 1) * (1024 * stretches) ** 0.5, f"{law}: bands of 1024 frequencies")
-    likely(
-        float(stats.kstest(first, "expon").pvalue), f"{law}: ordinates of the first stretch are exponential"
-    )
+    likely(float(stats.kstest(first, "expon").pvalue), f"{law}: ordinates of the first stretch are exponential")
 
 
 def test_bits_of_sign_words_are_balanced_and_uncorrelated(noise: HostNoise) -> None:
@@ -233,9 +231,7 @@ def test_uniforms_are_even_alone_in_pairs_and_in_their_low_bits(noise: HostNoise
     The words of a stream are a permutation of all 2³², so 2²⁶ of them fill cells more evenly than words drawn
     anew would: the score is smaller by the share that is left, as in any draw without replacement.
     """
-    tables = {
-        name: np.zeros(2**16, np.int64) for name in ("high bits", "low bits", "lag 1", "lag 2", "lag 256")
-    }
+    tables = {name: np.zeros(2**16, np.int64) for name in ("high bits", "low bits", "lag 1", "lag 2", "lag 256")}
     for u in chunks(noise, "uniform"):
         whole = (u * 2**24).astype(np.int64)
         tables["high bits"] += np.bincount(whole >> 8, minlength=2**16)
@@ -267,12 +263,8 @@ def test_sums_over_rows_columns_and_blocks_are_normal(noise: HostNoise) -> None:
 
 def test_the_number_of_steps_between_like_streams_shows_no_pattern(noise: HostNoise) -> None:
     """The first number of 2¹⁶ steps, as one sequence: what a bias of a weight is perturbed by over a run."""
-    z = np.array(
-        [noise.numbers("normal", stream(Key(0, step, 0), "bias"), 0, (1,))[0] for step in range(2**16)]
-    )
+    z = np.array([noise.numbers("normal", stream(Key(0, step, 0), "bias"), 0, (1,))[0] for step in range(2**16)])
     likely(float(stats.kstest(z, "norm").pvalue), "one weight over 65536 steps is normal")
     padded = fft.rfft(z.astype(np.float64), 2**17)
     lags = np.arange(1, 257)
-    fair(
-        fft.irfft(padded * padded.conj(), 2**17)[lags] / (2**16 - lags) ** 0.5, "one weight over steps, lags"
-    )
+    fair(fft.irfft(padded * padded.conj(), 2**17)[lags] / (2**16 - lags) ** 0.5, "one weight over steps, lags")

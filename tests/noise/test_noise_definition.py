@@ -102,12 +102,8 @@ def test_signs_are_one_and_uniforms_stay_below_one_on_their_grid() -> None:
     assert (u * 2**24 == np.floor(u * 2**24)).all()
 
 
-@pytest.mark.parametrize(
-    ("law", "variance", "fourth"), [("normal", 1, 3), ("sign", 1, 1), ("uniform", 1 / 12, 1 / 80)]
-)
-def test_a_quarter_million_numbers_have_the_moments_of_their_law(
-    law: str, variance: float, fourth: float
-) -> None:
+@pytest.mark.parametrize(("law", "variance", "fourth"), [("normal", 1, 3), ("sign", 1, 1), ("uniform", 1 / 12, 1 / 80)])
+def test_a_quarter_million_numbers_have_the_moments_of_their_law(law: str, variance: float, fourth: float) -> None:
     """Within five standard errors, taken from the sample itself."""
     x = ReferenceNoise().numbers(law, (9, 10), 0, (2**18,)).astype(np.float64)
     x -= 0.5 if law == "uniform" else 0.0

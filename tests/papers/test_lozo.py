@@ -138,9 +138,7 @@ def test_the_mean_estimate_is_r_times_the_gradient_and_its_second_moment_is_know
     unbiased((estimates**2).sum(axis=(1, 2)) / rank**2, expected, "second moment")
 
 
-def test_within_an_interval_the_mean_estimate_is_the_gradient_seen_through_v(
-    noise: Noise, unbiased: Check
-) -> None:
+def test_within_an_interval_the_mean_estimate_is_the_gradient_seen_through_v(noise: Noise, unbiased: Check) -> None:
     """O-LOZO-1, 30,000 draws of U for one V: with 1/r the mean is G V Vᵀ / r."""
     gradient = np.random.default_rng(3).normal(size=(M, N))
     z = many(noise, 30_000, 3, one_v=True)

@@ -22,9 +22,7 @@ SEED, EPS, LR, DECAY = 5, 1e-2, 2e-3, 0.05
 Check = Callable[[np.ndarray, "np.ndarray | float", str], None]
 
 
-def published_loop(
-    toy: Toy, steps: int, queries: int, lr: Callable[[int], float], decay: float = 0.0
-) -> list[float]:
+def published_loop(toy: Toy, steps: int, queries: int, lr: Callable[[int], float], decay: float = 0.0) -> list[float]:
     """The loop of the paper on the toy's own arrays: walk there, walk back, step; returns the losses."""
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
@@ -55,9 +53,7 @@ def published_loop(
     return told
 
 
-@pytest.mark.parametrize(
-    ("queries", "decay"), [(1, 0.0), (1, DECAY), pytest.param(3, DECAY, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("queries", "decay"), [(1, 0.0), (1, DECAY), pytest.param(3, DECAY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("restore", ["in-place", "exact"])
 def test_mezo_takes_the_steps_of_the_published_loop(queries: int, decay: float, restore: Restore) -> None:
     """120 steps in float64; losses and weights agree to 1e-9, which leaves room for rounding and no more."""
@@ -148,9 +144,7 @@ def test_the_second_moment_of_one_estimate_is_that_of_its_law(
     unbiased(squares, (12 + extra) * float(gradient @ gradient), "second moment")
 
 
-@pytest.mark.parametrize(
-    ("law", "extra"), [(Gaussian(), 1), (Rademacher(), -1)], ids=["gaussian", "rademacher"]
-)
+@pytest.mark.parametrize(("law", "extra"), [(Gaussian(), 1), (Rademacher(), -1)], ids=["gaussian", "rademacher"])
 @pytest.mark.parametrize("queries", [2, 5])
 def test_the_spread_of_a_mean_of_n_estimates_falls_as_one_over_n(
     noise: Noise, unbiased: Check, law: Sampler, extra: int, queries: int
@@ -168,9 +162,7 @@ def test_the_spread_of_a_mean_of_n_estimates_falls_as_one_over_n(
     unbiased((estimates**2).sum(axis=1), (12 + queries + extra) / queries * norm, "second moment")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "ulp"), [("float64", 2.0**-52), ("float32", 2.0**-23), ("float16", 2.0**-10)]
-)
+@pytest.mark.parametrize(("dtype", "ulp"), [("float64", 2.0**-52), ("float32", 2.0**-23), ("float16", 2.0**-10)])
 def test_probing_brings_theta_back_within_rounding_or_exactly(dtype: str, ulp: float) -> None:
     """O-GEN-5: within 4 ulp of |w| + 2ε|z| entry by entry in place; to the bit with exact restore."""
     for restore in ("in-place", "exact"):

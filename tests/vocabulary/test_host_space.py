@@ -89,9 +89,7 @@ KINDS = [("float32", "numpy"), ("float16", "numpy"), ("float32", "torch"), ("bfl
 
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 @pytest.mark.parametrize("law", LAWS, ids=repr)
-def test_steps_of_one_law_leave_the_same_bits(
-    library: ctypes.CDLL, law: Sampler, dtype: str, runtime: str
-) -> None:
+def test_steps_of_one_law_leave_the_same_bits(library: ctypes.CDLL, law: Sampler, dtype: str, runtime: str) -> None:
     one, other = pair(library, dtype, runtime)
     for step in range(3):
         for space in (one, other):
@@ -124,9 +122,7 @@ def test_merged_terms_of_all_laws_with_decay_leave_the_same_bits(
     assert differing(one, other) == []
 
 
-def test_blocks_shared_among_threads_leave_the_same_bits(
-    library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_shared_among_threads_leave_the_same_bits(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "ENTRIES", 1024)
     one, other = pair(library, "float32", "numpy")
     assert sum(-(-math.prod(shape) // 1024) for shape in SHAPES) > len(SHAPES)

@@ -85,7 +85,5 @@ def test_an_address_is_told_apart_by_each_of_its_parts_and_by_their_order() -> N
     ]
     streams = [stream(*address) for address in addresses]
     assert len(set(streams)) == len(addresses)
-    assert stream(Key(0, 0, 0), first) == stream(Key(0, 0, 0), block.name), (
-        "a tile stands for its block's name"
-    )
+    assert stream(Key(0, 0, 0), first) == stream(Key(0, 0, 0), block.name), "a tile stands for its block's name"
     assert all(0 <= key < 2**32 for pair in streams for key in pair)

@@ -22,9 +22,7 @@ from zoplat_plugins.rademacher import Rademacher
 LAWS = (Gaussian(), Rademacher(), LowRank(rank=2, interval=3))
 MATRIX = np.concatenate([np.full(math.prod(shape), len(shape) == 2) for shape in SHAPES.values()])
 
-names = st.builds(
-    Direction.of, st.sampled_from(LAWS), st.builds(Key, st.just(0), st.integers(0, 4), st.just(0))
-)
+names = st.builds(Direction.of, st.sampled_from(LAWS), st.builds(Key, st.just(0), st.integers(0, 4), st.just(0)))
 coefficients = st.floats(-1, 1, width=32)
 directions = st.lists(st.tuples(coefficients, names), max_size=3).map(
     lambda pairs: sum((c * z for c, z in pairs), ZERO)
@@ -158,9 +156,7 @@ def test_exact_restore_leaves_the_bits_after_many_probes_and_in_place_leaves_rou
                 toy.space.at(-1e-2 * z)
         assert exact.bits == bits
         off = np.abs(in_place.theta - start)
-        assert 0 < off.max() <= 10 * ulps * 4, (
-            "ten passes, each off by at most half an ulp of a weight below 4"
-        )
+        assert 0 < off.max() <= 10 * ulps * 4, "ten passes, each off by at most half an ulp of a weight below 4"
 
 
 def test_reset_takes_what_was_written_from_outside_as_theta() -> None:

@@ -39,7 +39,7 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="zoplat")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
-    """Fine-tune language models with forward passes only.
+    r"""Fine-tune language models with forward passes only.
 
     \b
     zoplat run --estimator lozo       a packaged small model and task; minutes on a laptop, no network

@@ -14,7 +14,7 @@ from rich.table import Table
 from zoplat import __version__
 from zoplat.device import Session
 from zoplat.engine import Observer
-from zoplat.engine import Progress as RunProgress
+from zoplat.learner import Progress as RunProgress
 from zoplat.plugins import catalogue
 from zoplat.results import Result, read_lines
 from zoplat.settings import RunConfig
@@ -33,7 +33,10 @@ def display(as_json: bool, quiet: bool) -> Iterator[Observer]:
         yield Lines(console)
         return
     columns = ("{task.description}", BarColumn(), "{task.completed:g}/{task.total:g} {task.fields[unit]}")
-    tail = ("· {task.fields[passes]} passes · loss {task.fields[loss]} · dev {task.fields[dev]} ·", TimeRemainingColumn())
+    tail = (
+        "· {task.fields[passes]} passes · loss {task.fields[loss]} · dev {task.fields[dev]} ·",
+        TimeRemainingColumn(),
+    )
     texts = [TextColumn(column) if isinstance(column, str) else column for column in (*columns, *tail)]
     with Progress(*texts, console=console, transient=True) as bar:
         yield Bar(console, bar)
@@ -55,7 +58,8 @@ class Lines(Observer):
         rule = name_of("step-rule", config.estimator.rule)
         share = f"{facts['trainable_parameters']:,} trainable weights ({config.tune.name})"
         self.console.print(
-            f"zoplat {__version__} · [bold]{config.estimator_name}[/] ({law}, {rule}) · {config.task} · seed {config.seed}\n"
+            f"zoplat {__version__} · [bold]{config.estimator_name}[/] ({law}, {rule}) · {config.task} · "
+            f"seed {config.seed}\n"
             f"{facts['model']} in {facts['dtype']} · {share} · device {facts['device']} · {facts['threads']} threads\n"
             f"run directory {directory}"
         )
@@ -134,20 +138,29 @@ def print_summary(result: Result) -> None:
     )
     console.print()
     console.print(memory_table(result))
+    console.print(f"\n{memory_line(result)}")
     console.print(f"\nrun directory: {result.directory}\npicture: zoplat report {result.directory}")
 
 
+def memory_line(result: Result) -> str:
+    """Peak memory of the whole run beside that of inference, opening the model included in both."""
+    place = "device" if result.summary["peak_bytes"]["device"] else "host"
+    peak, inference = (result.summary[name][place] for name in ("peak_bytes", "inference_peak_bytes"))
+    return (
+        f"peak {place} memory {mebibytes(peak)}; of opening the model and inference alone {mebibytes(inference)} "
+        f"({peak / inference:.2f} ×)"
+    )
+
+
 def memory_table(result: Result) -> Table:
-    """Peak memory by phase, with inference beside."""
-    summary = result.summary
+    """Peak memory by phase beside the peak of inference, which is measured before training."""
     table = Table("phase", "seconds", "peak memory", "of inference", box=None, pad_edge=False)
-    inference = summary["inference_peak_bytes"]["device"] or summary["inference_peak_bytes"]["host"]
-    for row in read_lines(result.directory / "memory.jsonl"):
-        if row["kind"] == "phase":
-            peak = row["device_peak"] or row["host_peak"]
-            table.add_row(row["phase"], f"{row['seconds']:.1f}", mebibytes(peak), f"{peak / inference:.2f}")
-    peak = summary["peak_bytes"]["device"] or summary["peak_bytes"]["host"]
-    table.add_row("[bold]whole run[/]", f"{summary['seconds']:.1f}", mebibytes(peak), f"{peak / inference:.2f}")
+    phases = [row for row in read_lines(result.directory / "memory.jsonl") if row["kind"] == "phase"]
+    peaks = {row["phase"]: row["device_peak"] or row["host_peak"] for row in phases}
+    inference = max(peaks.get(phase, 0) for phase in ("inference", "baseline"))
+    for row in phases:
+        peak = peaks[row["phase"]]
+        table.add_row(row["phase"], f"{row['seconds']:.1f}", mebibytes(peak), f"{peak / inference:.2f}")
     return table
 
 

@@ -21,9 +21,7 @@ def doctor(as_json: bool) -> None:
     found: dict[str, Any] = {
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in PACKAGES},
-        "devices": {
-            entry.name: entry.value.missing() or "ready" for entry in known if entry.kind == "device"
-        },
+        "devices": {entry.name: entry.value.missing() or "ready" for entry in known if entry.kind == "device"},
         "parts": len(list(known)),
         "failed": [str(failure) for failure in known.failures],
         "clashes": known.clashes,

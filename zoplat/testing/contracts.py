@@ -96,9 +96,7 @@ class EstimatorContract(PartContract):
         start = toy.theta
         train(toy, self._with(lr=0.0), steps=20)
         off = np.abs(toy.theta - start).max()
-        assert off <= 1e-12, (
-            f"After 20 steps of size 0 an entry of θ is off by {off:.3g} (float64, in place)."
-        )
+        assert off <= 1e-12, f"After 20 steps of size 0 an entry of θ is off by {off:.3g} (float64, in place)."
 
     def test_a_step_of_size_zero_leaves_every_bit_with_exact_restore(self) -> None:
         toy = quadratic(dtype="float32", restore="exact")
@@ -154,9 +152,7 @@ class EstimatorContract(PartContract):
         complaint = _foreign(state, toy.space, "state after 5 steps")
         assert not complaint, complaint
         hidden = set(getattr(estimator, "__dict__", {})) - {field.name for field in fields(estimator)}  # type: ignore[arg-type]
-        assert not hidden, (
-            f"The estimator keeps {sorted(hidden)} on itself; what `init` returns is the state."
-        )
+        assert not hidden, f"The estimator keeps {sorted(hidden)} on itself; what `init` returns is the state."
 
     def test_a_step_leaves_the_global_random_states_alone(self) -> None:
         with _random_states_untouched():
@@ -221,21 +217,15 @@ class SamplerContract(PartContract):
             for what, key in others.items():
                 other = self._numbers(space, block, block.size, key)
                 assert (one != other).any(), f"Another {what} gives the same numbers for '{block.name}'."
-        one, other = (
-            self._numbers(space, blocks[name], 64).reshape(-1) for name in ("square.weight", "twin.weight")
-        )
-        assert (one != other).any(), (
-            "Two blocks of one shape get the same numbers: the address lacks the tile."
-        )
+        one, other = (self._numbers(space, blocks[name], 64).reshape(-1) for name in ("square.weight", "twin.weight"))
+        assert (one != other).any(), "Two blocks of one shape get the same numbers: the address lacks the tile."
 
     def test_entries_have_mean_zero_and_the_variance_that_is_claimed(self) -> None:
         """Over 150 draws; the bound is five standard errors, as the spread between draws shows them."""
         space = self._space()
         for block in space.blocks:
             claimed = self.variance if len(block.shape) == 2 else self.vector_variance
-            draws = [
-                self._numbers(space, block, block.size, Key(5, 1009 * k, 0), scaled=True) for k in range(150)
-            ]
+            draws = [self._numbers(space, block, block.size, Key(5, 1009 * k, 0), scaled=True) for k in range(150)]
             for what, numbers, expected in (
                 ("mean", draws, 0.0),
                 ("variance", [z**2 for z in draws], claimed),
@@ -243,8 +233,7 @@ class SamplerContract(PartContract):
                 means = np.array([n.mean() for n in numbers])
                 bound = 5 * float(means.std()) / len(means) ** 0.5 + 1e-5
                 assert abs(means.mean() - expected) <= bound, (
-                    f"Entries of '{block.name}' have {what} {means.mean():.4g}, "
-                    f"expected {expected:g} ± {bound:.2g}."
+                    f"Entries of '{block.name}' have {what} {means.mean():.4g}, expected {expected:g} ± {bound:.2g}."
                 )
 
     def test_factors_agree_with_fill(self) -> None:
@@ -305,9 +294,7 @@ class StepRuleContract(PartContract):
         start = toy.bits
         rule = replace(self.rule, decay=0.0) if hasattr(self.rule, "decay") else self.rule  # type: ignore[type-var]
         self._apply(toy, rule, ZERO)
-        assert toy.bits == start, (
-            f"The estimate is 0, there is no decay, and {type(rule).__name__} changed θ."
-        )
+        assert toy.bits == start, f"The estimate is 0, there is no decay, and {type(rule).__name__} changed θ."
 
     def test_decay_shrinks_matrices_by_one_minus_eta_lambda_and_leaves_vectors(self) -> None:
         self._has("decay")
@@ -421,9 +408,7 @@ def _foreign(state: Any, space: ParameterSpace, path: str) -> str:
     elif is_dataclass(state) and not isinstance(state, type):
         inside = [(f"{path}.{field.name}", getattr(state, field.name)) for field in fields(state)]
     else:
-        return (
-            f"{path} is a {type(state).__name__}: state is made of Buffers from `space.buffer` and numbers."
-        )
+        return f"{path} is a {type(state).__name__}: state is made of Buffers from `space.buffer` and numbers."
     complaints = (_foreign(value, space, name) for name, value in inside)
     return next((complaint for complaint in complaints if complaint), "")
 
@@ -432,9 +417,5 @@ def _foreign(state: Any, space: ParameterSpace, path: str) -> str:
 def _random_states_untouched() -> Iterator[None]:
     python, array = random.getstate(), str(np.random.get_state())
     yield
-    assert random.getstate() == python, (
-        "The state of Python's `random` has changed: only `Noise` makes numbers."
-    )
-    assert str(np.random.get_state()) == array, (
-        "The state of `numpy.random` has changed: only `Noise` makes numbers."
-    )
+    assert random.getstate() == python, "The state of Python's `random` has changed: only `Noise` makes numbers."
+    assert str(np.random.get_state()) == array, "The state of `numpy.random` has changed: only `Noise` makes numbers."

@@ -109,9 +109,7 @@ class Toy:
         overlay = self.space.overlay
         return float(self.loss(self.held + self.entries(overlay) if overlay else self.held))
 
-    def oracle(
-        self, step: int, steps: int = 1000, seed: int = 0, answers: Sequence[float] | None = None
-    ) -> Oracle:
+    def oracle(self, step: int, steps: int = 1000, seed: int = 0, answers: Sequence[float] | None = None) -> Oracle:
         """The oracle of one step, or one that repeats recorded answers."""
         key, progress = Key(seed, step, 0), step / steps
         if answers is not None:
@@ -149,9 +147,7 @@ def quadratic(shapes: Shapes = SHAPES, dtype: str = "float64", restore: Restore 
     return cubic(shapes, dtype, restore, kappa=0.0)
 
 
-def cubic(
-    shapes: Shapes = SHAPES, dtype: str = "float64", restore: Restore = "in-place", kappa: float = 0.1
-) -> Toy:
+def cubic(shapes: Shapes = SHAPES, dtype: str = "float64", restore: Restore = "in-place", kappa: float = 0.1) -> Toy:
     """½θᵀHθ + κ Σθ³: the least loss whose central differences err, by κε²Σz³."""
     start, *rows = _numbers(shapes, 1 + sum(map(math.prod, shapes.values())))
     half = np.array(rows)
