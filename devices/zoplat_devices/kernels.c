@@ -1,7 +1,7 @@
 /* Draw, scale and add in registers: the noise of docs/explanation/noise.md and the moves of zoplat/space.py.
  *
- * The numbers are those of noise.py, bit for bit, provided that no product and sum are fused
- * (-ffp-contract=off). Freestanding: no library is called. */
+ * The numbers are those of noise.py, bit for bit, provided that the compiler fuses no product and sum by itself
+ * (-ffp-contract=off). */
 
 #include <stdint.h>
 
@@ -64,6 +64,9 @@ static inline uint32_t second(uint32_t first, uint32_t key1) {
     return x ^ (x >> 16);
 }
 
+/* a * b + c with one rounding, wherever the definition says so and nowhere else. */
+#define FMA(a, b, c) __builtin_fmaf(a, b, c)
+
 /* Every law: out <- c * z for the first term of a sum, out <- out + c * z for the others. */
 #define PUT(place, z) (place) = add ? (place) + c * (z) : c * (z)
 
@@ -80,12 +83,12 @@ ALWAYS_INLINE void normals(float *out, uint64_t group, const Term *term, float c
         uint32_t bits = as_bits((float)(words[i] | 1u)) - 0x4F3504F3u;
         float exponent = (float)((int32_t)bits >> 23);
         float m = as_float((bits & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f;
-        float p = -0.14106312f;
-        p = p * m + 0.22070729f;
-        p = p * m + -0.25458856f;
-        p = p * m + 0.33262362f;
-        p = p * m + -0.49987507f;
-        radii[i] = __builtin_sqrtf(exponent * -0.69314718f - (p * (m * m) + m));
+        float p = FMA(-0.14106312f, m, 0.22070729f);
+        p = FMA(p, m, -0.25458856f);
+        p = FMA(p, m, 0.33262362f);
+        p = FMA(p, m, -0.49987507f);
+        p = FMA(p, m * m, m);
+        radii[i] = __builtin_sqrtf(FMA(exponent, -0.69314718f, -p));
     }
     INTERLEAVE
     for (int i = 0; i < HALF; i++) words[i] = second(words[i], key1);
@@ -94,10 +97,12 @@ ALWAYS_INLINE void normals(float *out, uint64_t group, const Term *term, float c
         uint32_t b = words[i];
         float angle = (float)(int32_t)b * 3.6572952e-10f;
         float square = angle * angle;
-        float cosine = ((-0.00135978f * square + 0.04165629f) * square + -0.49999895f) * square + 1.0f;
-        float sine = (0.00815299f * square + -0.16662834f) * (square * angle) + angle;
+        float cosine = FMA(-0.00135978f, square, 0.04165629f);
+        cosine = FMA(cosine, square, -0.49999895f);
+        cosine = FMA(cosine, square, 1.0f);
+        float sine = FMA(FMA(0.00815299f, square, -0.16662834f), square * angle, angle);
         PUT(out[i], as_float(as_bits(radii[i] * (cosine - sine)) ^ (b << 31)));
-        PUT(out[HALF + i], as_float(as_bits(radii[i] * (cosine + sine)) ^ ((b & 2u) << 30)));
+        PUT(out[HALF + i], as_float(as_bits(radii[i] * (cosine + sine)) ^ ((b << 30) & 0x80000000u)));
     }
 }
 

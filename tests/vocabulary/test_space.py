@@ -216,7 +216,7 @@ def test_entries_follow_their_definition_term_by_term_in_float32() -> None:
 def test_norm_is_the_length_of_all_entries() -> None:
     toy = linear()
     d = toy.space.draw(Gaussian(), Key(0, 0, 0)) - 2 * toy.space.draw(Gaussian(), Key(0, 0, 1))
-    assert toy.space.norm(d) == pytest.approx(float(np.linalg.norm(toy.entries(d))), rel=1e-12)
+    assert toy.space.norm(d) == pytest.approx(float(np.linalg.norm(toy.entries(d))), rel=1e-7)  # rounded to float32
     assert toy.space.norm(ZERO) == 0.0
 
 
@@ -272,7 +272,7 @@ def test_drift_sees_every_sampled_row_exactly() -> None:
     toy = linear(shapes)
     start = toy.held
     toy.space.blocks[0].array[0, 0] += 0.25
-    assert toy.space.drift == pytest.approx(0.25 / np.linalg.norm(start), rel=1e-12)
+    assert toy.space.drift == pytest.approx(0.25 / np.linalg.norm(start), rel=1e-7)  # rounded to float32
 
 
 def test_updates_decay_and_sweeps_are_no_drift() -> None:
