@@ -189,6 +189,8 @@ class _Run:
             if learner.progress.step and learner.settles():
                 self._save()
                 self._evaluate("dev")
+                if verdict(self.losses) == "rising":
+                    self.observer.warned("the loss is rising, not falling; a lower --lr or a decaying rule may help")
             rows = self.batches.at(learner.progress.step)
             bare = self._bare_forward(rows) if learner.progress.step % every == every // 2 else None
             skipped, began = learner.progress.skipped, time.perf_counter()

@@ -39,8 +39,10 @@ class Noise(ABC):
         return self._at("uniform", shape, address)
 
     def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
-        rows = next((part.start for part in address if isinstance(part, Tile)), 0)
-        return self.numbers(law, stream(*address), rows * math.prod(shape[1:]), shape)
+        for part in address:
+            if isinstance(part, Tile) and part.start:
+                return self.numbers(law, stream(*address), part.start * math.prod(shape[1:]), shape)
+        return self.numbers(law, stream(*address), 0, shape)
 
     @abstractmethod
     def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Array:

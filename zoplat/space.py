@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zoplat.direction import ZERO, Direction, Key
@@ -46,12 +47,12 @@ class Block:
     layer: int | None = None
     decays: bool = True
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """(n,) or (rows, columns)."""
         return tuple(self.array.shape)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of entries."""
         return math.prod(self.shape)
@@ -299,7 +300,7 @@ class ParameterSpace:
 class _DriftMeter:
     """θ in float64 on a few rows of a few blocks, moved by every update and by no probe."""
 
-    BLOCKS, ENTRIES = 16, 2048
+    BLOCKS, ENTRIES = 8, 2048
 
     def __init__(self, space: ParameterSpace) -> None:
         self.space = space

@@ -6,7 +6,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -196,14 +195,13 @@ class _Notes(Noise):
         return _Note(law, stream, first, shape)
 
 
-@dataclass(frozen=True, eq=False)
 class _Note:
     """What was asked for. Computes with nothing, so that a law which computes is noticed."""
 
-    law: str
-    stream: Stream
-    first: int
-    shape: tuple[int, ...]
+    __slots__ = ("first", "law", "shape", "stream")
+
+    def __init__(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> None:
+        self.law, self.stream, self.first, self.shape = law, stream, first, shape
 
 
 class _Sink:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -78,8 +79,8 @@ class PyTorchSession(Session):
 
         self.torch = torch
         self.before = self.host.now()
-        dtype = _dtype(spec) if spec.dtype == "auto" else spec.dtype
-        self.loaded = load(spec.model, getattr(torch, dtype), lambda text: print(text, file=sys.stderr))
+        dtype = _dtype(spec, device.kind) if spec.dtype == "auto" else spec.dtype
+        self.loaded = load(spec.model, getattr(torch, dtype), _say)
         self.target = torch.device(device.kind)
         self.model = _tuned(self.loaded.model, spec, torch).to(self.target)
         blocks = _blocks(device, self.model)
@@ -261,6 +262,8 @@ def _space(blocks: list[Block], kind: str, restore: Restore, empty: Callable[...
     from zoplat_devices.noise import ReferenceNoise
 
     kernels = library()
+    if kernels is None:
+        _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
     if kernels and kind == "cpu" and all(block.dtype != "float64" for block in blocks):
         return HostSpace(blocks, kernels, empty, restore)
 
@@ -271,14 +274,16 @@ def _space(blocks: list[Block], kind: str, restore: Restore, empty: Callable[...
     return ParameterSpace(blocks, TorchNoise(inner, kind, torch), empty, restore)
 
 
-def _dtype(spec: ModelSpec) -> str:
-    """A frozen base in bfloat16 where the processor multiplies in it, float32 for all else."""
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _dtype(spec: ModelSpec, kind: str) -> str:
+    """A frozen base in bfloat16 where the device multiplies in it natively, float32 for all else."""
     import torch
 
-    native = torch.cuda.is_available() or (
-        torch.backends.mkldnn.is_available() and (torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
-    return "bfloat16" if spec.tune.name == "lora" and native else "float32"
+    cpu = kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if spec.tune.name == "lora" and (cpu or kind == "cuda") else "float32"
 
 
 def _tuned(model: Any, spec: ModelSpec, torch: Any) -> Any:
@@ -307,7 +312,8 @@ def _with_lora(model: Any, spec: ModelSpec, torch: Any) -> Any:
     targets = rf".*\.({tune.targets})" if tune.targets else None
     config = LoraConfig(r=tune.rank, lora_alpha=tune.alpha, target_modules=targets, task_type="CAUSAL_LM")
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft's own business with transformers
             torch.manual_seed(spec.seed)
             return get_peft_model(model, config)
     except ValueError as problem:
