@@ -25,7 +25,6 @@ from zoplat.tasks import Task, load
 
 SKIPS = 20  # steps in a row without a finite loss before the run is given up
 YARDSTICKS = 16  # steps before which a bare forward pass is timed on the same batch
-SHAPES = 4  # batches of each split on which inference is measured, from the longest to the shortest
 ROAD = "walk"
 
 
@@ -224,12 +223,10 @@ class _Run:
             return time.perf_counter() - began
 
     def _measure_inference(self) -> None:
-        """The peak that inference alone has, on batches from the longest to the shortest, before anything else ran."""
+        """The peak that inference alone has, on the longest rows of each split, before anything else ran."""
         with self.profiler.phase("inference"):
             for rows in self.rows.values():
-                batches = by_length(rows, self.config.batch_size)
-                for batch in batches[:: max(1, len(batches) // SHAPES)]:
-                    self.session.forward([rows[i] for i in batch])
+                self.session.forward([rows[i] for i in by_length(rows, self.config.batch_size)[0]])
 
     def _baseline(self, split: str) -> float:
         """The score before training. It depends on the start alone, so it is kept for the next run."""

@@ -136,7 +136,7 @@ def resolve(settings: Mapping[str, Any]) -> RunConfig:
     flags = _flags(given)
     layers = [file, flags]
     device = _device_name(catalogue(), _name("device", layers) or SECTIONS["device"])
-    chosen = any({"model", "task", "data", "tune", "dtype"} & layer.keys() for layer in layers)
+    chosen = any({"model", "task", "data"} & layer.keys() for layer in layers) or _name("tune", layers)
     if not chosen and catalogue().entry("device", device).value.takes_models:
         layers.insert(0, _recipe(_name("estimator", layers) or SECTIONS["estimator"]))
     return build(layers)

@@ -24,7 +24,7 @@ from zoplat.results import RunDirectory, read_lines
 
 MEANING = {
     "open": "loading libraries and the model",
-    "inference": "forward passes before training, long rows and short: the memory yardstick",
+    "inference": "forward passes on the longest rows, before training: the memory yardstick",
     "baseline": "scoring both splits before training, pure inference",
     "forward": "forward passes that training asked for",
     "move": "perturbing weights, taking probes back, applying updates",
