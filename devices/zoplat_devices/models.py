@@ -166,8 +166,9 @@ def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=target.parent))
     try:
-        model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        with _quiet():
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
         beside.rename(target)
     except OSError:
         shutil.rmtree(beside, ignore_errors=True)
