@@ -16,7 +16,7 @@ from zoplat.space import Block, ParameterSpace, Restore, Tile
 from zoplat_devices.native import DTYPES, JOB, KINDS, TERM
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
-REMEMBERED = 4  # draws whose terms are kept: a probe comes back when it is turned round, restored and applied
+REMEMBERED = 2  # draws whose terms are kept: a probe comes back when it is turned round, restored and applied
 
 
 class HostNoise(Noise):
