@@ -53,22 +53,22 @@ def inference(steps: int, limit: int) -> int:
     import torch
 
     from zoplat.batches import Batches, by_length
-    from zoplat.plugins import catalogue
-    from zoplat.tasks import load as load_task
+    from zoplat.tasks import data
     from zoplat_devices.memory import HostMemory
     from zoplat_devices.models import load
     from zoplat_devices.scoring import Encoder, Scorer
 
     loaded = load(None, torch.float32, lambda text: None)
     encoder, scorer = Encoder(loaded.tokenizer, 2048), Scorer(loaded.model, torch.device("cpu"))
-    examples = load_task(catalogue().entry("task", "sentiment").value, "sentiment", None, limit)
-    rows = {split: encoder.encode(part) for split, part in examples.items()}
+    task = data.find("sentiment")
+    splits = data.load(task, "sentiment", None, limit)
+    rows = {split: encoder.encode([task.example(row, at) for at, row in part]) for split, part in splits.items()}
     batches = Batches(rows["train"], 16, 0)
     for step in range(steps):
         scorer.loss(batches.at(step))
     for split in ("dev", "test"):
         for indices in by_length(rows[split], 16):
-            scorer.best([rows[split][i] for i in indices])
+            scorer.scores([rows[split][i] for i in indices])
     return HostMemory.peak_of_process()
 
 

@@ -6,11 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
 from zoplat.space import Block, ParameterSpace, Part
+
+
+Loss = Literal["options", "tokens"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,31 @@ class Example:
 
     Attributes:
         prompt: what the model reads.
-        options: continuations to choose from, leading blank included.
+        options: continuations to choose from, leading blank included; of a generation, the answer to train towards.
         label: index of the right one.
+        answers: all texts that count as right; the right option when empty.
+        suffix: what follows the option, for models that read both sides of it.
+        loss: cross-entropy over the scores of the "options", or of the "tokens" of the right one.
+        score: of an option: the "mean" log-probability of its tokens, or their "sum".
     """
 
     prompt: str
     options: tuple[str, ...]
     label: int
+    answers: tuple[str, ...] = ()
+    suffix: str = ""
+    loss: Loss = "options"
+    score: Literal["mean", "sum"] = "mean"
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """All texts that count as right."""
+        return self.answers or (self.options[self.label],)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the model writes the answer, having nothing to choose from."""
+        return len(self.options) == 1
 
 
 @dataclass(frozen=True)
@@ -36,11 +58,17 @@ class Row:
         example: where it came from.
         length: tokens of its longest sequence; rows of similar length share a batch.
         tokens: the session's own encoding.
+        weight: what it counts for in the mean loss of a batch: 1, or the tokens of its right option.
     """
 
     example: Example
     length: int
     tokens: Any
+    weight: int = 1
+
+
+Head = Literal["auto", "causal", "masked", "seq2seq", "classifier"]
+"""What a model makes of a text: its continuation, a word in its middle, an answer to it, or its class."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +76,24 @@ class Tuning:
     """Which weights move.
 
     Attributes:
-        name: "full", "lora", or a regular expression that finds the names of the parameters to train.
+        name: "full"; an adapter: "lora", "dora", "ia3", "prefix" or "prompt"; a group of the model's own weights:
+            "bitfit" (biases), "norms" or "head"; or a regular expression that finds the names of the parameters.
         rank: r of LoRA's factors.
         alpha: LoRA's scale is alpha / rank.
-        targets: for LoRA, a regular expression over the names of linear layers; empty for query and value.
+        targets: for lora, dora and ia3, a regular expression over the names of linear layers; empty for peft's own.
+        tokens: virtual tokens of prefix and prompt.
+        start: where a prefix begins: at "random" keys and values or at those of a real "text"; where a prompt does.
     """
 
     name: str = "full"
     rank: int = 8
     alpha: int = 16
     targets: str = ""
+    tokens: int = 5
+    start: Literal["text", "random"] = "text"
 
     def __post_init__(self) -> None:
-        for name in ("rank", "alpha"):
+        for name in ("rank", "alpha", "tokens"):
             if getattr(self, name) < 1:
                 raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o tune.{name}=…)")
 
@@ -74,12 +107,16 @@ class ModelSpec:
         tune: the trainable weights.
         dtype: "float32", "bfloat16", "float16", or "auto".
         seed: of the run; initial adapter weights come from it.
+        head: what the model makes of a text: one of `HEADS`; "auto" for what its configuration says.
+        classes: of the task, for a classification head.
     """
 
     model: str | None
     tune: Tuning
     dtype: str
     seed: int
+    head: Head = "auto"
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,12 +140,14 @@ class Session(ABC):
     Attributes:
         space: its trainable weights.
         road: how several losses that are asked together are found: "walk" or "batch".
+        head: what the model makes of a text.
         facts: model, dtype, restore, trainable_parameters, model_bytes, versions, threads, …: plain values.
         ledger: bytes by owner of what the session itself holds, such as its weights.
     """
 
     space: ParameterSpace
     road: str = "walk"
+    head: Head = "causal"
     facts: dict[str, Any]
 
     @abstractmethod
@@ -136,8 +175,20 @@ class Session(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def predict(self, rows: Sequence[Row]) -> list[int]:
-        """Index of the best option for each row; one forward pass. Ties go to the first."""
+    def scores(self, rows: Sequence[Row]) -> list[list[float]]:
+        """Score of every option of each row, in float32 or better; one forward pass."""
+
+    def generate(self, rows: Sequence[Row], tokens: int, stop: str) -> list[str]:
+        """The most probable text after each prompt, token by token: at most so many, up to the first `stop`."""
+        raise NotImplementedError
+
+    def features(self, rows: Sequence[Row]) -> list[list[float]]:
+        """What the last layer says at the last token of each prompt; one forward pass."""
+        raise NotImplementedError
+
+    def chat(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts as the turns of a user, in the form the model was taught; raises ZoplatError if it was not."""
+        raise ZoplatError(f"{self.facts['model']} has no chat template. Leave --template out.")
 
     @abstractmethod
     def memory(self) -> MemoryReading:
@@ -176,7 +227,8 @@ class Device(ABC):
     """A runtime that opens models. A frozen dataclass whose fields are its settings; cheap to construct.
 
     Attributes:
-        answers: what its sessions answer; a subset of {"losses", "jvp", "gradient", "input norms"}.
+        answers: what its sessions answer; a subset of {"losses", "jvp", "gradient", "input norms", "generation",
+            "features"}.
         takes_models: whether `--model` means something to it; else it has one of its own.
     """
 

@@ -6,22 +6,25 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from zoplat.batches import Batches, by_length, derived_seed
-from zoplat.device import Device, Example, ModelSpec, Row, Session
+from zoplat.device import LOSSES, Device, Head, ModelSpec, Row, Session
 from zoplat.errors import RunFailed, ZoplatError
 from zoplat.journal import Journal, JournalWriter, StepRecord
 from zoplat.learner import Learner, Progress
+from zoplat.metrics import metric
+from zoplat.objective import Objective, answers
 from zoplat.paths import cache_folder, check_writable, replace_text
 from zoplat.plugins import catalogue
 from zoplat.profiler import INFERENCE, TRAINING, Profiler
 from zoplat.results import Result, RunDirectory, fresh
 from zoplat.settings import RunConfig, law_of
-from zoplat.tasks import Task, load
+from zoplat.tasks import Template, data
 
 SKIPS = 20  # steps in a row without a finite loss before the run is given up
 YARDSTICKS = 16  # steps before which a bare forward pass is timed on the same batch
@@ -80,7 +83,8 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> d
     check_writable(out or Path("runs"), "--out")
     if reason := config.device.missing():
         raise ZoplatError(reason)
-    sizes = {split: len(rows) for split, rows in _examples(config).items()}
+    _objective(config)
+    sizes = {split: len(rows) for split, rows in _rows(config).items()}
     if config.batch_size > sizes["train"]:
         raise ZoplatError(
             f"batch_size {config.batch_size} is more than the {sizes['train']} training rows. "
@@ -136,10 +140,10 @@ class _Run:
         self.directory = directory
         self.observer = observer
         self.began = time.time()
-        self.task: Task = catalogue().entry("task", config.task).value
-        examples = _examples(config)
+        self.task, self.objective = data.find(config.task), _objective(config)
+        raw = _rows(config)
         self.session, self.profiler = _open(config.device, _spec(config))
-        self.rows = {split: self.session.encode(rows) for split, rows in examples.items()}
+        self.rows = {split: encoded(config, self.session, rows) for split, rows in raw.items()}
         self.batches = Batches(self.rows["train"], config.batch_size, config.seed)
         self.start_digest = self.session.digest()
         self.yardstick: list[tuple[float, float, int]] = []
@@ -148,7 +152,7 @@ class _Run:
     def to_the_end(self) -> Result:
         self.observer.opened(self.config, self.session, self.directory.path)
         self._measure_inference()
-        self.learner = Learner(self.config, self.session)
+        self.learner = Learner(self.config, self.session, self.objective)
         journal = self._resumed()
         before = {split: self._baseline(split) for split in ("dev", "test")}
         try:
@@ -224,14 +228,15 @@ class _Run:
         """Seconds of one forward pass as inference makes it, on the batch of the step that follows."""
         with self.profiler.phase("yardstick"):
             began = time.perf_counter()
-            self.session.forward(rows)
+            self.objective.loss(self.session, rows)
             return time.perf_counter() - began
 
     def _measure_inference(self) -> None:
         """The peak that inference alone has, on the longest rows of each split, before anything else ran."""
         with self.profiler.phase("inference"):
             for rows in self.rows.values():
-                self.session.forward([rows[i] for i in by_length(rows, self.config.batch_size)[0]])
+                longest = by_length(rows, self.config.micro_batch_size or self.config.batch_size)[0]
+                self.session.forward([rows[i] for i in longest])
 
     def _baseline(self, split: str) -> float:
         """The score before training. It depends on the start alone, so it is kept for the next run."""
@@ -239,7 +244,7 @@ class _Run:
         if known:
             return float(known[0]["score"])
         identity = self.session.facts.get("model_identity")
-        examples = [(row.example.prompt, row.example.options, row.example.label) for row in self.rows[split]]
+        examples = [vars(row.example) for row in self.rows[split]]
         key = json.dumps([identity, self._identity(), self.config.table()["tune"], examples], default=str)
         kept = cache_folder() / "baselines" / f"{sha256(key.encode()).hexdigest()[:32]}.json"
         if identity and kept.exists():
@@ -260,12 +265,9 @@ class _Run:
                 return float(record["score"])
         began = time.perf_counter()
         self.session.space.settle()
-        predictions = [0] * len(rows)
         with self.profiler.phase(phase):
-            for batch in by_length(rows, self.config.batch_size):
-                for i, guess in zip(batch, self.session.predict([rows[i] for i in batch]), strict=True):
-                    predictions[i] = guess
-        score = self.task.score(predictions, [row.example for row in rows])
+            told = answered(self.session, rows, self.config.micro_batch_size or self.config.batch_size)
+        score = metric(self.task.metric)(told, [row.example.right for row in rows])
         return self._record(split, step, score, time.perf_counter() - began)
 
     def _record(self, split: str, step: int, score: float, seconds: float, kept: bool = False) -> float:
@@ -291,7 +293,7 @@ class _Run:
         return {
             **facts,
             "noise": self.session.space.noise.name,
-            "road": self.session.road,
+            "road": "walk" if self.config.is_judged else self.session.road,
             "seed": self.config.seed,
             "estimator": self.config.estimator_name,
             "start_digest": self.start_digest,
@@ -367,13 +369,57 @@ def verdict(losses: Sequence[float]) -> str:
     return "flat" if abs(difference) <= 2 * error else "falling" if difference < 0 else "rising"
 
 
-def _examples(config: RunConfig) -> dict[str, list[Example]]:
-    task: Task = catalogue().entry("task", config.task).value
-    return load(task, config.task, Path(config.data) if config.data else None, config.limit)
+def answered(session: Session, rows: Sequence[Row], size: int) -> list[str]:
+    """What the model answers to each row, read in batches of similar length."""
+    told = [""] * len(rows)
+    for batch in by_length(rows, size):
+        for i, answer in zip(batch, answers(session, [rows[i] for i in batch]), strict=True):
+            told[i] = answer
+    return told
+
+
+def encoded(config: RunConfig, session: Session, rows: data.Rows) -> list[Row]:
+    """Rows of the task as the model of a session reads them."""
+    task, template = data.find(config.task), _template(config.template, session.head)
+    examples = [task.example(row, where, template) for where, row in rows]
+    if loss := next((known for known in LOSSES if known == config.objective), None):
+        examples = [replace(example, loss=loss) for example in examples]
+    if config.template == "chat":
+        prompts = session.chat([example.prompt for example in examples])
+        told = zip(examples, prompts, strict=True)
+        examples = [replace(e, prompt=p, options=tuple(o.lstrip() for o in e.options)) for e, p in told]
+    return session.encode(examples)
+
+
+def _template(asked: str, head: Head) -> Template:
+    if asked == "auto":
+        return "cloze" if head == "masked" else "plain" if head == "classifier" else "prompt"
+    return "plain" if asked == "plain" else "prompt"
+
+
+def _rows(config: RunConfig) -> dict[str, data.Rows]:
+    """The rows of the task, each of which was made into an example once."""
+    task = data.find(config.task)
+    splits = data.load(task, config.task, Path(config.data) if config.data else None, config.limit)
+    for rows in splits.values():
+        for where, row in rows:
+            task.example(row, where)
+    return splits
+
+
+def _objective(config: RunConfig) -> Objective:
+    task = data.find(config.task)
+    if config.objective == "options" and task.generates:
+        raise ZoplatError(f"Task '{config.task}' has no options to choose from. Use --objective tokens, or a metric.")
+    if task.generates and "generation" not in config.device.answers:
+        raise ZoplatError(f"Task '{config.task}' needs text to be written, which '{config.device_name}' can't do.")
+    metric(task.metric)
+    return Objective(metric(config.objective) if config.is_judged else None, config.micro_batch_size)
 
 
 def _spec(config: RunConfig) -> ModelSpec:
-    return ModelSpec(config.model, config.tune, config.dtype, derived_seed(config.seed, "init"))
+    seed, classes = derived_seed(config.seed, "init"), len(data.find(config.task).classes)
+    return ModelSpec(config.model, config.tune, config.dtype, seed, config.head, classes)
 
 
 def _open(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:

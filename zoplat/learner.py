@@ -12,6 +12,7 @@ from zoplat.device import Row, Session
 from zoplat.direction import Direction, Key
 from zoplat.errors import SkipStep, ZoplatError
 from zoplat.journal import StepRecord
+from zoplat.objective import Objective
 from zoplat.oracle import Oracle, Recorded, Source, in_blocks
 from zoplat.profiler import Profiler
 from zoplat.settings import RunConfig
@@ -50,42 +51,42 @@ class Lesson(Source):
     """A session and the batch it is asked about.
 
     Args:
-        session: has the model.
+        learner: how far the run is; has the session and what it is asked for.
         batches: where other batches come from.
-        step: of the run.
         profiler: is told of every pass.
         rows: of the batch; those of the step when None.
     """
 
     def __init__(
-        self, session: Session, batches: Batches, step: int, profiler: Profiler, rows: Sequence[Row] | None = None
+        self, learner: Learner, batches: Batches, profiler: Profiler, rows: Sequence[Row] | None = None
     ) -> None:
-        self.session, self.batches, self.step, self.profiler = session, batches, step, profiler
-        self.rows = batches.at(step) if rows is None else rows
-        self.road = session.road
+        self.learner, self.batches, self.profiler = learner, batches, profiler
+        self.session, self.objective, self.step = learner.session, learner.objective, learner.progress.step
+        self.rows = batches.at(self.step) if rows is None else rows
+        self.road = learner.road
 
     def forward(self) -> float:
         with self.profiler.phase("forward"):
-            return self.session.forward(self.rows)
+            return self.objective.loss(self.session, self.rows)
 
     def branches(self, directions: Sequence[Direction]) -> list[float]:
         with self.profiler.phase("forward"):
-            return self.session.branches(self.rows, directions)
+            return self.objective.losses(self.session, self.rows, directions)
 
     def jvp(self, direction: Direction) -> tuple[float, float]:
         with self.profiler.phase("forward"):
-            return self.session.jvp(self.rows, direction)
+            return self.objective.jvp(self.session, self.rows, direction)
 
     def gradient(self, part: Part, recompute: bool) -> tuple[float, dict[str, Any]]:
         with self.profiler.phase("gradient"):
-            return self.session.gradient(self.rows, part, recompute)
+            return self.objective.gradient(self.session, self.rows, part, recompute)
 
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         with self.profiler.phase("forward"):
-            return in_blocks(space, self.session.input_norms(self.rows))
+            return in_blocks(space, self.objective.input_norms(self.session, self.rows))
 
     def elsewhere(self, index: int) -> Source:
-        return Lesson(self.session, self.batches, self.step, self.profiler, self.batches.apart(self.step, index))
+        return Lesson(self.learner, self.batches, self.profiler, self.batches.apart(self.step, index))
 
 
 @dataclass
@@ -95,12 +96,14 @@ class Learner:
     Attributes:
         config: the run.
         session: has θ.
+        objective: what training descends.
         progress: how far it is.
         reason: why the last step that was skipped was.
     """
 
     config: RunConfig
     session: Session
+    objective: Objective = Objective()
     progress: Progress = field(default_factory=Progress)
     reason: str = ""
 
@@ -111,7 +114,7 @@ class Learner:
 
     def replay(self, record: StepRecord) -> None:
         """The step of a journal, without its forward passes."""
-        oracle = Oracle(*self._place(), Recorded(record.step, record.answers, self.session.road))
+        oracle = Oracle(*self._place(), Recorded(record.step, record.answers, self.road))
         self._apply(oracle)
         if len(oracle.answers) != len(record.answers):
             raise ZoplatError(
@@ -121,9 +124,14 @@ class Learner:
 
     def advance(self, batches: Batches, profiler: Profiler) -> StepRecord:
         """One step with the model."""
-        oracle = Oracle(*self._place(), Lesson(self.session, batches, self.progress.step, profiler))
+        oracle = Oracle(*self._place(), Lesson(self, batches, profiler))
         self._apply(oracle)
         return StepRecord(oracle.step, oracle.answers, self.config.estimator.rule.rate(oracle), oracle.loss)
+
+    @property
+    def road(self) -> str:
+        """How losses that are asked together are found; texts and scores only by walking."""
+        return "walk" if self.config.is_judged else self.session.road
 
     def settles(self) -> bool:
         """Whether weights are read after the step just made: rounding depends on it, so it is a matter of config."""

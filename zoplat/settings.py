@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
-from zoplat.device import Device, Tuning
+from zoplat.device import LOSSES, Device, Head, Tuning
 from zoplat.errors import ZoplatError, unknown
 from zoplat.estimator import Estimator
 from zoplat.plugins import Catalogue, catalogue
@@ -38,8 +38,14 @@ class RunConfig:
         data: folder with train, dev and test.jsonl; None for the packaged rows.
         dtype: of the model's weights; "auto" lets the device choose.
         seed: every random stream of the run is derived from it.
+        head: what the model makes of a text; "auto" for what its configuration says.
+        template: how a row becomes text: "prompt", "plain" for the same without words of instruction, "chat" for a
+            prompt as the turn of a user; "auto" for what suits the head.
+        objective: what training descends: "options", "tokens", "auto" for the task's own of the two; or one minus
+            a score: a metric, "module:function", "command:PROGRAM".
         steps, max_passes, max_seconds: the first that is reached ends the run.
         batch_size: rows of a training batch.
+        micro_batch_size: rows that the model reads at a time; all of the batch when None.
         evaluate_every: steps between evaluations on dev, each with a checkpoint.
         limit: at most this many rows of each split.
     """
@@ -53,16 +59,20 @@ class RunConfig:
     task: str = "sentiment"
     data: str | None = None
     dtype: str = "auto"
+    head: Head = "auto"
+    template: Literal["auto", "prompt", "plain", "chat"] = "auto"
+    objective: str = "auto"
     seed: int = 0
     steps: int | None = None
     max_passes: int | None = None
     max_seconds: float | None = None
     batch_size: int = 16
+    micro_batch_size: int | None = None
     evaluate_every: int | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "max_passes", "max_seconds", "batch_size", "evaluate_every", "limit"):
+        for name in ("steps", "max_passes", "max_seconds", "batch_size", "micro_batch_size", "evaluate_every", "limit"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ZoplatError(f"{name} must be positive, got {value}  (--{name.replace('_', '-')})")
@@ -79,6 +89,15 @@ class RunConfig:
                 f"'{self.device_name}' answers only {', '.join(sorted(self.device.answers))}."
                 + (f" Use --device {' or '.join(able)}." if able else "")
             )
+        if self.is_judged and (asked := self.estimator.asks & {"jvp", "gradient"}):
+            raise ZoplatError(
+                f"'{self.estimator_name}' asks for a {min(asked)}, and --objective {self.objective} has none."
+            )
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the loss is made from a score, which has no derivative."""
+        return self.objective not in ("auto", *LOSSES)
 
     def _check_horizon(self) -> None:
         rule = self.estimator.rule

@@ -148,9 +148,9 @@ class PyTorchSession(Session):
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         return self.derivatives.input_norms(self.scorer.present(rows), lambda: self.scorer.loss(rows))
 
-    def predict(self, rows: Sequence[Row]) -> list[int]:
+    def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         with self._probed():
-            return self.scorer.best(rows)
+            return self.scorer.scores(rows)
 
     def memory(self) -> MemoryReading:
         host = self.host.read()

@@ -96,9 +96,9 @@ class ReferenceSession(Session):
             total += float(self.np.logaddexp.reduce(scores) - scores[row.example.label])
         return total / len(rows)
 
-    def predict(self, rows: Sequence[Row]) -> list[int]:
+    def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         weights = self._seen()
-        return [int(self.np.argmax(self._scores(row, weights))) for row in rows]
+        return [[float(score) for score in self._scores(row, weights)] for row in rows]
 
     def memory(self) -> MemoryReading:
         return MemoryReading(*self.host.read())

@@ -109,14 +109,11 @@ class Scorer:
         mask = self._batch(rows)["inputs"].get("attention_mask")
         return None if mask is None else mask.bool()
 
-    def best(self, rows: Sequence[Row]) -> list[int]:
-        """The option with the highest score of each row; the first of equals."""
-        return [int(i) for i in self.scores(rows).argmax(dim=1)]
-
-    def scores(self, rows: Sequence[Row]) -> Any:
-        """(rows, options) mean log-probabilities, float32."""
+    def scores(self, rows: Sequence[Row]) -> list[list[float]]:
+        """Score of every option of each row, float32."""
         with self.torch.inference_mode():
-            return self._scores(rows)
+            told = self._scores(rows).tolist()
+        return [scores[: len(row.example.options)] for row, scores in zip(rows, told, strict=True)]
 
     def _scores(self, rows: Sequence[Row]) -> Any:
         torch = self.torch

@@ -62,7 +62,7 @@ def data(folder: str, **splits: str) -> tuple[str, ...]:
         (("--batch-size", 17), ("batch_size 17 is more than the 16 training rows",)),
         (("--step-rule", "linear", "--max-seconds", 1), ("must know how long the run is", "--max-seconds alone")),
         (("--resume",), ("--resume", "--out DIR")),
-        (("--task", "sst2"), ("Task 'sst2' has no packaged data", "--data DIR", "sentence, label")),
+        (("--task", "sst2"), ("Task 'sst2' has no packaged data", "--data DIR", "sentence")),
     ],
 )
 def test_a_flag_that_cannot_work_is_explained(zoplat: Any, flags: tuple[Any, ...], words: tuple[str, ...]) -> None:
@@ -113,8 +113,12 @@ def test_a_settings_file_that_cannot_be_read_is_named(zoplat: Any) -> None:
         ("test", '{"text": "a", "label": 1}\n', ("test.jsonl, line 1", "no column 'sentence'", "text, label")),
         ("test", '{"sentence": "a"}\n', ("test.jsonl, line 1", "no column 'label'")),
         ("dev", ROW + '\n{"sentence": 3, "label": 1}\n', ("dev.jsonl, line 3", "'sentence' must be text, found 3")),
-        ("dev", '{"sentence": "a", "label": 7}\n', ("dev.jsonl, line 1", "label 7 is not one of the task's: 0, 1")),
-        ("dev", '{"sentence": "a", "label": "1"}\n', ("dev.jsonl, line 1", "label '1' is not one of the task's")),
+        (
+            "dev",
+            '{"sentence": "a", "label": 7}\n',
+            ("dev.jsonl, line 1", "label 7 is not one of the task's: 0 negative, 1 positive"),
+        ),
+        ("dev", '{"sentence": "a", "label": "-1"}\n', ("dev.jsonl, line 1", "label '-1' is not one of the task's")),
         ("dev", '{"sentence": "a", "label": true}\n', ("dev.jsonl, line 1", "label True")),
         ("dev", '{"sentence": "a", "label": [1]}\n', ("dev.jsonl, line 1", "label [1]")),
         ("dev", "\n\n", ("The dev split of task 'sst2' is empty", "rows")),

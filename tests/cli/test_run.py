@@ -113,6 +113,9 @@ def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
         "task": "sst2",
         "data": "data",
         "dtype": "float16",
+        "head": "auto",
+        "template": "auto",
+        "objective": "auto",
         "seed": 9,
         "steps": 3,
         "max_passes": 100,
@@ -120,7 +123,7 @@ def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
         "batch_size": 4,
         "evaluate_every": 2,
         "limit": 16,
-        "tune": {"name": "words|hidden", "rank": 8, "alpha": 16, "targets": ""},
+        "tune": {"name": "words|hidden", "rank": 8, "alpha": 16, "targets": "", "tokens": 5, "start": "text"},
         "device": {"name": "reference", "restore": "exact"},
         "estimator": {
             "name": "mezo",
@@ -262,7 +265,7 @@ def test_replay_gives_the_digest_of_the_run_without_a_forward_pass(zoplat: Any, 
     from zoplat_devices.reference import ReferenceSession
 
     monkeypatch.setattr(ReferenceSession, "forward", None)
-    monkeypatch.setattr(ReferenceSession, "predict", None)
+    monkeypatch.setattr(ReferenceSession, "scores", None)
     found = json.loads(zoplat("replay", "out", "--json").stdout)
     assert found["weights_digest"] == summary["weights_digest"]
     assert (found["status"], found["steps"]) == ("done", 7)

@@ -9,7 +9,8 @@ import pytest
 import zoplat
 from zoplat import Example, ZoplatError
 from zoplat.plugins import catalogue
-from zoplat.tasks import SPLITS, Task, load
+from zoplat.tasks import SPLITS, Task
+from zoplat.tasks.data import load
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
@@ -79,10 +80,10 @@ def test_a_blank_separates_an_option_unless_the_prompt_ends_in_a_newline(name: s
 def test_the_packaged_rows_are_disjoint_balanced_splits_of_fixed_sizes() -> None:
     splits = load(task("sentiment"), "sentiment", None)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 1982, "dev": 400, "test": 600}
-    prompts = Counter(example.prompt for rows in splits.values() for example in rows)
-    assert max(prompts.values()) == 1
+    sentences = Counter(row["sentence"] for rows in splits.values() for _, row in rows)
+    assert max(sentences.values()) == 1
     for rows in splits.values():
-        assert 0.45 < sum(example.label for example in rows) / len(rows) < 0.55
+        assert 0.45 < sum(row["label"] for _, row in rows) / len(rows) < 0.55
 
 
 def test_a_limit_keeps_the_first_rows_of_each_split() -> None:
@@ -93,20 +94,17 @@ def test_a_limit_keeps_the_first_rows_of_each_split() -> None:
 def test_a_task_with_packaged_rows_takes_a_folder_as_well(tmp_path: Path) -> None:
     for split in SPLITS:
         (tmp_path / f"{split}.jsonl").write_text('\n{"sentence": " fine ", "label": 1, "more": []}\n\n')
-    splits = load(task("sentiment"), "sentiment", tmp_path)
-    assert splits == {split: [Example("fine It was", (" terrible", " great"), 1)] for split in SPLITS}
+    for rows in load(task("sentiment"), "sentiment", tmp_path).values():
+        [(where, row)] = rows
+        assert task("sentiment").example(row, where) == Example("fine It was", (" terrible", " great"), 1)
 
 
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     for split in SPLITS:
         (tmp_path / f"{split}.jsonl").write_text('{"sentence": "fine", "label": 1}\n{"sentence": "fine"}\n')
+    [_, (where, row)] = load(task("sst2"), "sst2", tmp_path)["train"]
     with pytest.raises(ZoplatError, match=r"train\.jsonl, line 2: no column 'label'"):
-        load(task("sst2"), "sst2", tmp_path)
-
-
-def test_the_score_is_the_share_of_right_answers() -> None:
-    rows = [Example("", ("a", "b"), label) for label in (0, 1, 1, 0)]
-    assert task("sst2").score([0, 1, 0, 0], rows) == 0.75
+        task("sst2").example(row, where)
 
 
 @pytest.mark.parametrize("name", ["sst2", "rte", "boolq"])
@@ -116,7 +114,7 @@ def test_the_published_data_sets_load_and_train(name: str, tmp_path: Path) -> No
         pytest.skip("the data folder is not here")
     splits = load(task(name), name, folder)
     assert all(splits[split] for split in SPLITS)
-    assert {example.label for rows in splits.values() for example in rows} == {0, 1}
+    assert {task(name).example(row, at).label for rows in splits.values() for at, row in rows} == {0, 1}
     result = zoplat.run(task=name, data=folder, device="reference", steps=3, limit=24, out=tmp_path / "run")
     assert result.summary["steps"] == 3
     assert result.summary["task"] == name

@@ -20,9 +20,13 @@ PARTS = [
 ]
 WORK = [
     click.option("--model", metavar="ID|DIR|FILE.gguf", help="Default: packaged:smollm2-135m, no network."),
-    click.option("--task", metavar="NAME", help="`zoplat list tasks`.  [default: sentiment, packaged]"),
-    click.option("--data", type=click.Path(path_type=Path), help="Folder with train, dev and test.jsonl."),
-    click.option("--tune", metavar="full|lora|REGEX", help="Which weights move."),
+    click.option("--task", metavar="NAME|FILE.toml", help="`zoplat list tasks`.  [default: sentiment, packaged]"),
+    click.option(
+        "--data", type=click.Path(path_type=Path), help="Folder with train, dev and test .jsonl, .csv or .parquet."
+    ),
+    click.option("--head", metavar="KIND", help="causal, masked, seq2seq, classifier or auto."),
+    click.option("--template", metavar="KIND", help="How a row becomes text: prompt, plain, chat or auto."),
+    click.option("--tune", metavar="full|lora|…|REGEX", help="Which weights move: full, lora, prefix, head, …"),
     click.option("--dtype", metavar="TYPE", help="float32, bfloat16, float16 or auto."),
     click.option("--limit", type=int, help="At most this many rows of each split."),
 ]
@@ -30,7 +34,9 @@ BUDGET = [
     click.option("--steps", type=int, help="End after this many steps."),
     click.option("--max-passes", type=int, help="End after this many forward passes."),
     click.option("--max-seconds", type=float, help="End after this much training time."),
+    click.option("--objective", metavar="NAME", help="options, tokens, a metric, module:function or command:PROGRAM."),
     click.option("--batch-size", type=int, help="Rows of a batch."),
+    click.option("--micro-batch-size", type=int, help="Rows that the model reads at a time.  [default: all]"),
     click.option("--lr", type=float, help="Step size η (rule.lr)."),
     click.option("--eps", type=float, help="Smoothing radius ε."),
     click.option("--queries", type=int, help="Directions per step."),

@@ -1,117 +1,209 @@
-"""Tasks: data, prompt, options and metric. One file per task."""
+"""Tasks: from a row of data to what a model reads, what it may answer and how answers are judged. One file per task."""
 
 from __future__ import annotations
 
-import gzip
-import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
-from zoplat.device import Example
+from zoplat.device import Example, Loss
 from zoplat.errors import ZoplatError
 
 SPLITS = ("train", "dev", "test")
+Fields = Mapping[str, Any]
+Text = Callable[[Fields], str]
+Template = Literal["prompt", "plain", "cloze"]
 
 
 @dataclass(frozen=True)
-class Task:
-    """A classification by options: the model reads a prompt and prefers one continuation.
+class Hub:
+    """Where the rows of a task are on the hub of data sets, as parquet.
+
+    Attributes:
+        path, name: repository and configuration.
+        revision: branch of the repository; "refs/convert/parquet" where the main one holds a script.
+        splits: ours → theirs; a split that is not named is cut from train by hash.
+        columns: theirs → ours, where they differ.
+    """
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "test": "validation"})
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """Data, prompt, options or generation, and a metric.
 
     Attributes:
         summary: one line for listings.
+        fields: columns with text that the prompt needs.
         prompt: row → what the model reads, without a trailing blank.
-        words: label as the data spells it → its continuation, leading blank included.
-        fields: columns the prompt needs; `label` is read beside them.
+        plain: row → the same without words of instruction; the columns with blanks between them when None.
+        metric: how answers are judged; a name of `zoplat.metrics`.
+        loss: what training descends: "options", cross-entropy over the scores of the options, or "tokens",
+            cross-entropy of the tokens of the right one.
+        score: of an option: the "mean" log-probability of its tokens, or their "sum".
         packaged: name of the data file that ships inside the distribution, if one does.
-        source: where the data come from, with their licence.
+        hub: where the rows are without --data.
+        sizes: rows of each split that published tables use.
+        source: where data and prompt come from, with the licence of the data.
     """
+
+    generates: ClassVar[bool] = False
 
     summary: str
-    prompt: Callable[[Mapping[str, Any]], str]
-    words: Mapping[Any, str]
     fields: tuple[str, ...]
-    packaged: str | None = None
-    source: str = ""
+    prompt: Text
+    plain: Text | None = None
     metric: str = "accuracy"
+    loss: Loss = "options"
+    score: Literal["mean", "sum"] = "mean"
+    packaged: str | None = None
+    hub: Hub | None = None
+    sizes: Mapping[str, int] = field(default_factory=lambda: {"train": 1000, "dev": 500, "test": 1000})
+    source: str = ""
 
-    def example(self, row: Mapping[str, Any], where: str) -> Example:
-        """One row as text; `where` names its file and line in errors."""
-        for name in (*self.fields, "label"):
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes for a classification head; none where options change from row to row."""
+        return ()
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """What a row can be made into."""
+        return ("prompt", "plain")
+
+    def example(self, row: Fields, where: str, template: Template = "prompt") -> Example:
+        """One row as text.
+
+        Args:
+            row: its columns.
+            where: its file and line, for errors.
+            template: "prompt", "plain", or "cloze" for models that read what follows the option too.
+
+        Raises:
+            ZoplatError: a column is missing or has not the right type, a label is unknown.
+        """
+        if template not in self.templates:
+            raise ZoplatError(f"The task has no template '{template}'; it has {', '.join(self.templates)}.")
+        for name in self.fields:
             if name not in row:
                 raise ZoplatError(f"{where}: no column '{name}'; found {', '.join(row) or 'nothing'}.")
-        for name in self.fields:
             if not isinstance(row[name], str):
                 raise ZoplatError(f"{where}: '{name}' must be text, found {row[name]!r}.")
-        label, known = row["label"], list(self.words)
-        if isinstance(label, bool) or label not in known:
-            names = ", ".join(repr(name) for name in known)
-            raise ZoplatError(f"{where}: label {label!r} is not one of the task's: {names}.")
-        return Example(self.prompt(row), tuple(self.words.values()), known.index(label))
-
-    def score(self, predictions: Sequence[int], examples: Sequence[Example]) -> float:
-        """Share of examples whose right option was preferred, in [0, 1]."""
-        right = sum(guess == example.label for guess, example in zip(predictions, examples, strict=True))
-        return right / len(examples)
-
-
-def load(task: Task, name: str, data: Path | None, limit: int | None = None) -> dict[str, list[Example]]:
-    """The three splits of a task, at most `limit` rows each.
-
-    Raises:
-        ZoplatError: no data, a malformed line (file and line are named), or an empty split.
-    """
-    if data is None and task.packaged is None:
-        raise ZoplatError(
-            f"Task '{name}' has no packaged data: give --data DIR, a folder with train.jsonl, dev.jsonl "
-            f"and test.jsonl whose columns are {', '.join((*task.fields, 'label'))}."
-        )
-    splits = _packaged(task) if data is None else {split: _lines(data / f"{split}.jsonl") for split in SPLITS}
-    examples = {}
-    for split, rows in splits.items():
-        chosen = rows[:limit] if limit else rows
-        if not chosen:
-            raise ZoplatError(f"The {split} split of task '{name}' is empty ({data or 'packaged data'}).")
-        examples[split] = [task.example(row, where) for where, row in chosen]
-    return examples
-
-
-Rows = list[tuple[str, dict[str, Any]]]
-
-
-def _lines(path: Path) -> Rows:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ZoplatError(f"--data: {path} does not exist; a data folder holds train, dev and test.jsonl.") from None
-    except NotADirectoryError:
-        raise ZoplatError(
-            f"--data: {path.parent} is a file; give the folder that holds train, dev and test.jsonl."
-        ) from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ZoplatError(f"--data: {path} can't be read as UTF-8 text: {problem}.") from None
-    return _parsed(text, str(path))
-
-
-def _packaged(task: Task) -> dict[str, Rows]:
-    raw = resources.files("zoplat.tasks").joinpath(f"data/{task.packaged}").read_bytes()
-    rows = _parsed(gzip.decompress(raw).decode(), str(task.packaged))
-    return {split: [(where, row) for where, row in rows if row["split"] == split] for split in SPLITS}
-
-
-def _parsed(text: str, path: str) -> Rows:
-    rows: Rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() also splits inside sentences
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            raise ZoplatError(f"{where}: not JSON ({problem.msg} at column {problem.colno}).") from None
-        if not isinstance(row, dict):
-            raise ZoplatError(f"{where}: expected an object with columns, found {type(row).__name__}.")
-        rows.append((where, row))
-    return rows
+            made = self._made(row, where, template)
+        except KeyError as problem:
+            raise ZoplatError(f"{where}: no column {problem}; found {', '.join(row)}.") from None
+        except (TypeError, ValueError, IndexError, AttributeError) as problem:
+            raise ZoplatError(f"{where}: a column has not the form that the task needs ({problem}).") from None
+        return replace(made, loss=self.loss, score=self.score)
+
+    @abstractmethod
+    def _made(self, row: Fields, where: str, template: Template) -> Example:
+        """The example, its loss aside; may raise what a column of the wrong form raises."""
+
+    def read(self, row: Fields, template: Template) -> str:
+        """What comes before the option."""
+        if template == "plain":
+            return self.plain(row) if self.plain else " ".join(row[name].strip() for name in self.fields)
+        return self.prompt(row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """The same options for every row, one for each class.
+
+    Attributes:
+        words: name of a class → its continuation, leading blank included; in the order of the classes' numbers.
+        label: column with the class: its name, or its number.
+        cloze: row → what comes before and after the option, for models that read both.
+        cloze_words: the options there, when they are others.
+    """
+
+    words: Mapping[str, str]
+    label: str = "label"
+    cloze: Callable[[Fields], tuple[str, str]] | None = None
+    cloze_words: Mapping[str, str] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.words)
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        return ("prompt", "plain", "cloze") if self.cloze else ("prompt", "plain")
+
+    def _made(self, row: Fields, where: str, template: Template) -> Example:
+        if self.label not in row:
+            raise KeyError(self.label)
+        number = self._number(row[self.label], where)
+        if template == "cloze" and self.cloze:
+            before, after = self.cloze(row)
+            words = self.cloze_words or self.words
+            return Example(before, tuple(words[name] for name in self.words), number, suffix=after)
+        text = self.read(row, template)
+        return Example(text, tuple(_joined(text, word) for word in self.words.values()), number)
+
+    def _number(self, value: Any, where: str) -> int:
+        names = list(self.words)
+        if str(value) in names:
+            return names.index(str(value))
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if is_number or (isinstance(value, str) and value.isdigit()):
+            number = int(value)
+            if 0 <= number < len(names):
+                return number
+        numbers = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+        raise ZoplatError(f"{where}: label {value!r} is not one of the task's: {numbers}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoice(Task):
+    """Options that every row brings along.
+
+    Attributes:
+        options: row → continuations, without a leading blank.
+        right: row → numbers of all options that count as right; the first is trained towards.
+    """
+
+    options: Callable[[Fields], Sequence[str]]
+    right: Callable[[Fields], Sequence[int]]
+
+    def _made(self, row: Fields, where: str, template: Template) -> Example:
+        text, right = self.read(row, template), self.right(row)
+        options = [_joined(text, option) for option in self.options(row)]
+        if not right or not all(0 <= number < len(options) for number in right):
+            raise ZoplatError(f"{where}: none of the {len(options)} options is the right one.")
+        return Example(text, tuple(options), right[0], tuple(options[number] for number in right))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Task):
+    """The model writes the answer.
+
+    Attributes:
+        answers: row → all texts that count as right; the first is trained towards.
+    """
+
+    generates: ClassVar[bool] = True
+
+    answers: Callable[[Fields], Sequence[str]]
+    metric: str = "f1"
+    loss: Loss = "tokens"
+
+    def _made(self, row: Fields, where: str, template: Template) -> Example:
+        answers = tuple(self.answers(row))
+        if not answers:
+            raise ZoplatError(f"{where}: no answer.")
+        return Example(self.read(row, template), (f" {answers[0]}\n",), 0, answers)
+
+
+def _joined(text: str, option: str) -> str:
+    """An option with the blank that separates it from the prompt; none after the end of a line."""
+    option = option.strip()
+    return option if not text or text[-1].isspace() else f" {option}"

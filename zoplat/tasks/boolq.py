@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Task
+from zoplat.tasks import Classification, Task
 
 
 def prompt(row: Mapping[str, Any]) -> str:
@@ -14,10 +14,10 @@ def prompt(row: Mapping[str, Any]) -> str:
     return f"{row['passage']} {question}\n"
 
 
-BOOLQ = Task(
+BOOLQ = Classification(
     summary="BoolQ, yes/no questions about a passage",
     prompt=prompt,
-    words={1: "Yes", 0: "No"},
+    words={"False": "No", "True": "Yes"},
     fields=("passage", "question"),
     source="BoolQ, CC BY-SA 3.0; prompt of arXiv:2305.17333, Appendix E",
 )
