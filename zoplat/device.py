@@ -12,7 +12,6 @@ from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
 from zoplat.space import Block, ParameterSpace, Part
 
-
 Loss = Literal["options", "tokens"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
