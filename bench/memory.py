@@ -54,9 +54,10 @@ def inference(steps: int, limit: int) -> int:
 
     from zoplat.batches import Batches, by_length
     from zoplat.tasks import data
+    from zoplat_devices.encoding import Encoder
     from zoplat_devices.memory import HostMemory
     from zoplat_devices.models import load
-    from zoplat_devices.scoring import Encoder, Scorer
+    from zoplat_devices.scoring import Scorer
 
     loaded = load(None, torch.float32, lambda text: None)
     encoder, scorer = Encoder(loaded.tokenizer, 2048), Scorer(loaded.model, torch.device("cpu"))

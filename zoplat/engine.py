@@ -6,25 +6,25 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from zoplat.batches import Batches, by_length, derived_seed
-from zoplat.device import LOSSES, Device, Head, ModelSpec, Row, Session
+from zoplat.device import Device, ModelSpec, Row, Session
 from zoplat.errors import RunFailed, ZoplatError
+from zoplat.evaluation import Asking, Way, answered, evaluate
 from zoplat.journal import Journal, JournalWriter, StepRecord
 from zoplat.learner import Learner, Progress
 from zoplat.metrics import metric
-from zoplat.objective import Objective, answers
+from zoplat.objective import Objective
 from zoplat.paths import cache_folder, check_writable, replace_text
 from zoplat.plugins import catalogue
 from zoplat.profiler import INFERENCE, TRAINING, Profiler
 from zoplat.results import Result, RunDirectory, fresh
 from zoplat.settings import RunConfig, law_of
-from zoplat.tasks import Template, data
+from zoplat.tasks import data
 
 SKIPS = 20  # steps in a row without a finite loss before the run is given up
 YARDSTICKS = 16  # steps before which a bare forward pass is timed on the same batch
@@ -63,10 +63,36 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, obse
         KeyboardInterrupt: after everything was written down; `resume` goes on from there.
     """
     check(config, out, resume)
-    directory = RunDirectory(out or fresh(Path("runs") / f"{config.task}-{config.estimator_name}-{config.seed}"))
+    name = f"{Path(config.task).stem}-{config.estimator_name}-{config.seed}"
+    directory = RunDirectory(out or fresh(Path("runs") / name))
     if directory.read_summary().get("status") == "done":
         return Result(directory.read_summary(), directory.path)
     return _Run(config, directory, observer or Observer()).to_the_end()
+
+
+def ask(config: RunConfig, way: Way, split: str = "test", session: Session | None = None) -> dict[str, Any]:
+    """The score of a model as it is, or as it stands in a session; see `evaluation.evaluate`."""
+    _check_device(config)
+    rows = _rows(config)
+    return evaluate(config, session or config.device.open(_spec(config)), rows, way, split)
+
+
+def restored(directory: RunDirectory) -> tuple[RunConfig, Session]:
+    """A finished or interrupted run at its newest checkpoint.
+
+    Raises:
+        ZoplatError: it has none.
+    """
+    from zoplat.settings import build, read_toml
+
+    config = build([read_toml(directory.config)])
+    _check_device(config)
+    session = config.device.open(_spec(config))
+    journal = _journal(directory)
+    learner = Learner(config, session)
+    if journal is None or not directory.load(session, learner.states, len(journal.steps)):
+        raise ZoplatError(f"{directory.path} has no checkpoint yet. `zoplat run --resume --out` goes on with it.")
+    return config, session
 
 
 def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> dict[str, int]:
@@ -81,9 +107,7 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> d
             directory.check_unchanged(config)
             _journal(directory)
     check_writable(out or Path("runs"), "--out")
-    if reason := config.device.missing():
-        raise ZoplatError(reason)
-    _objective(config)
+    _check_device(config)
     sizes = {split: len(rows) for split, rows in _rows(config).items()}
     if config.batch_size > sizes["train"]:
         raise ZoplatError(
@@ -143,7 +167,7 @@ class _Run:
         self.task, self.objective = data.find(config.task), _objective(config)
         raw = _rows(config)
         self.session, self.profiler = _open(config.device, _spec(config))
-        self.rows = {split: encoded(config, self.session, rows) for split, rows in raw.items()}
+        self.rows = {split: Asking(config, self.session).rows(rows) for split, rows in raw.items()}
         self.batches = Batches(self.rows["train"], config.batch_size, config.seed)
         self.start_digest = self.session.digest()
         self.yardstick: list[tuple[float, float, int]] = []
@@ -369,34 +393,6 @@ def verdict(losses: Sequence[float]) -> str:
     return "flat" if abs(difference) <= 2 * error else "falling" if difference < 0 else "rising"
 
 
-def answered(session: Session, rows: Sequence[Row], size: int) -> list[str]:
-    """What the model answers to each row, read in batches of similar length."""
-    told = [""] * len(rows)
-    for batch in by_length(rows, size):
-        for i, answer in zip(batch, answers(session, [rows[i] for i in batch]), strict=True):
-            told[i] = answer
-    return told
-
-
-def encoded(config: RunConfig, session: Session, rows: data.Rows) -> list[Row]:
-    """Rows of the task as the model of a session reads them."""
-    task, template = data.find(config.task), _template(config.template, session.head)
-    examples = [task.example(row, where, template) for where, row in rows]
-    if loss := next((known for known in LOSSES if known == config.objective), None):
-        examples = [replace(example, loss=loss) for example in examples]
-    if config.template == "chat":
-        prompts = session.chat([example.prompt for example in examples])
-        told = zip(examples, prompts, strict=True)
-        examples = [replace(e, prompt=p, options=tuple(o.lstrip() for o in e.options)) for e, p in told]
-    return session.encode(examples)
-
-
-def _template(asked: str, head: Head) -> Template:
-    if asked == "auto":
-        return "cloze" if head == "masked" else "plain" if head == "classifier" else "prompt"
-    return "plain" if asked == "plain" else "prompt"
-
-
 def _rows(config: RunConfig) -> dict[str, data.Rows]:
     """The rows of the task, each of which was made into an example once."""
     task = data.find(config.task)
@@ -405,6 +401,12 @@ def _rows(config: RunConfig) -> dict[str, data.Rows]:
         for where, row in rows:
             task.example(row, where)
     return splits
+
+
+def _check_device(config: RunConfig) -> None:
+    if reason := config.device.missing():
+        raise ZoplatError(reason)
+    _objective(config)
 
 
 def _objective(config: RunConfig) -> Objective:

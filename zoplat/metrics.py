@@ -39,7 +39,7 @@ def rouge(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise ZoplatError("Metric 'rouge' needs a package that is not installed: pip install rouge-score") from None
+        raise ZoplatError("Metric 'rouge' needs a package that is not installed: pip install 'zoplat[eval]'") from None
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     return _mean_of_best(answers, right, lambda one, other: scorer.score(other, one)["rougeL"].fmeasure)
 

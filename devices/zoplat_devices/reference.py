@@ -30,6 +30,7 @@ class Reference(Device):
         restore: "in-place" or "exact".
     """
 
+    answers: ClassVar[frozenset[str]] = frozenset({"losses", "features"})
     takes_models: ClassVar[bool] = False
     restore: Restore = "in-place"
 
@@ -92,13 +93,19 @@ class ReferenceSession(Session):
     def forward(self, rows: Sequence[Row]) -> float:
         weights, total = self._seen(), 0.0
         for row in rows:
-            scores = self._scores(row, weights)
-            total += float(self.np.logaddexp.reduce(scores) - scores[row.example.label])
+            scores, right = self._scores(row, weights), row.example.label
+            if row.example.loss == "tokens":
+                scores, right = weights["options"] @ self._hidden(row.tokens[0], weights), row.tokens[1][right]
+            total += float(self.np.logaddexp.reduce(scores) - scores[right])
         return total / len(rows)
 
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         weights = self._seen()
         return [[float(score) for score in self._scores(row, weights)] for row in rows]
+
+    def features(self, rows: Sequence[Row]) -> list[list[float]]:
+        weights = self._seen()
+        return [[float(x) for x in self._hidden(row.tokens[0], weights)] for row in rows]
 
     def memory(self) -> MemoryReading:
         return MemoryReading(*self.host.read())
@@ -132,11 +139,12 @@ class ReferenceSession(Session):
         self.write(directory / "model.safetensors", self.weights)
 
     def _scores(self, row: Row, weights: dict[str, Any]) -> Any:
-        np = self.np
         words, options = row.tokens
+        return weights["options"][options] @ self._hidden(words, weights)
+
+    def _hidden(self, words: list[int], weights: dict[str, Any]) -> Any:
         bag = weights["words"][words].astype("float64").mean(axis=0)
-        hidden = np.tanh(weights["hidden"] @ bag + weights["hidden_bias"])
-        return weights["options"][options] @ hidden
+        return self.np.tanh(weights["hidden"] @ bag + weights["hidden_bias"])
 
     def _seen(self) -> dict[str, Any]:
         """The weights as a forward pass sees them: the arrays, or copies with the probe when restore is exact."""

@@ -35,7 +35,7 @@ def test_a_method_that_fails_is_named_and_the_others_are_told(zoplat: Any, distr
     assert done.exit_code == 2, "a field that one of the methods lacks is refused before any run"
     done = zoplat("compare", "--estimators", "mezo,lozo", *SHORT, "--eps", "3e38", "--steps", 30, "--out", "all")
     assert done.exit_code == 1
-    assert "mezo, seed 0: Error: 20 steps in a row" in done.stderr
+    assert "mezo, sentiment, seed 0: Error: 20 steps in a row" in done.stderr
     assert json.loads(Path("all/comparison.json").read_text())["failed"][0]["estimator"] == "mezo"
 
 
@@ -50,6 +50,35 @@ def test_a_settings_file_may_have_settings_of_single_methods(zoplat: Any) -> Non
     assert "eps = 0.25" in config
     Path("all.toml").write_text("steps = 2\n[estimators.meso]\nqueries = 3\n")
     assert "Unknown estimator 'meso'" in zoplat.refused(*arguments, "--estimators", "lozo")
+
+
+def test_several_tasks_and_ways_to_ask_make_a_grid_with_published_scores(zoplat: Any) -> None:
+    for task, label in (("sst2", "negative"), ("rte", "entailment")):
+        Path(f"data/{task}").mkdir(parents=True)
+        for number, split in enumerate(("train", "dev", "test")):
+            rows = [
+                {"sentence": f"{split} {i}", "premise": f"{split} {i}", "hypothesis": "yes", "label": (i + number) % 2}
+                for i in range(8)
+            ]
+            rows[0]["label"] = label
+            Path(f"data/{task}/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("compare", "--tasks", "sst2,rte", "--estimators", "zero-shot,icl-2,mezo", "--data", "data")
+    done = zoplat(*arguments, "--seeds", "0,1", *SHORT, "--out", "all", "--published", "opt-13b")
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "| method | sst2 | opt-13b | rte | opt-13b | runs |"
+    shown = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines[2:]}
+    assert (shown["mezo"][2], shown["mezo"][4], shown["mezo"][5]) == ("91.4", "66.1", "2")
+    assert (shown["zero-shot"][2], shown["zero-shot"][5]) == ("58.8", "1"), "nothing in it hangs on the seed"
+    assert (shown["icl-2"][2], shown["icl-2"][5]) == ("–", "2")
+    own = json.loads(zoplat("eval", *SHORT[:4], "--task", "rte", "--data", "data/rte", "--json").stdout)
+    assert shown["zero-shot"][3] == f"{100 * own['score']:.1f}"
+    before = zoplat.files()
+    again = zoplat(*arguments, "--seeds", "0,1", *SHORT, "--out", "all", "--published", "opt-13b")
+    assert (again.stdout, again.stderr) == (done.stdout, "")
+    assert zoplat.files() == before
+    message = zoplat.refused(*arguments, *SHORT, "--out", "all", "--published", "opt-14b")
+    assert "opt-13b" in message
 
 
 @pytest.mark.parametrize(
@@ -77,6 +106,7 @@ def summary(estimator: str, test: float, seconds: float) -> dict[str, Any]:
     memory = {"host": 3 << 20, "device": None}
     return {
         "estimator": estimator,
+        "task": "t",
         "test_before": 0.5,
         "test_after": test,
         "dev_after": 0.625,

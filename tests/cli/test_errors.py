@@ -15,7 +15,8 @@ def data(folder: str, **splits: str) -> tuple[str, ...]:
     """A data folder for SST-2, good but for the given splits; the flags that use it."""
     for split in ("train", "dev", "test"):
         Path(folder).mkdir(exist_ok=True)
-        Path(folder, f"{split}.jsonl").write_text(splits.get(split, 8 * ROW))
+        good = 8 * ROW.replace("fine", f"fine {split}")
+        Path(folder, f"{split}.jsonl").write_text(splits.get(split, good))
     return ("--task", "sst2", "--data", folder)
 
 
@@ -26,7 +27,7 @@ def data(folder: str, **splits: str) -> tuple[str, ...]:
         (("--sampler", "gausian"), ("Unknown sampler 'gausian'", "Did you mean 'gaussian'?")),
         (("--step-rule", "lin"), ("Unknown step-rule 'lin'", "Did you mean 'linear'?", "zoplat list step-rules")),
         (("--device", "cpuu"), ("Unknown device 'cpuu'", "Did you mean 'cpu'?")),
-        (("--task", "sst3"), ("Unknown task 'sst3'", "Did you mean 'sst2'?")),
+        (("--task", "sst22"), ("Unknown task 'sst22'", "Did you mean 'sst2'?")),
         (("--dtype", "float8"), ("Unknown dtype 'float8'", "float32")),
         (("-o", "sampler.rnk=3"), ("Unknown field of estimator.sampler 'rnk'", "Did you mean 'rank'?")),
         (("-o", "nothing.like=3"), ("Unknown field of estimator 'nothing'",)),
@@ -62,7 +63,7 @@ def data(folder: str, **splits: str) -> tuple[str, ...]:
         (("--batch-size", 17), ("batch_size 17 is more than the 16 training rows",)),
         (("--step-rule", "linear", "--max-seconds", 1), ("must know how long the run is", "--max-seconds alone")),
         (("--resume",), ("--resume", "--out DIR")),
-        (("--task", "sst2"), ("Task 'sst2' has no packaged data", "--data DIR", "sentence")),
+        (("--task", "mine.toml"), ("--task mine.toml can't be read: No such file",)),
     ],
 )
 def test_a_flag_that_cannot_work_is_explained(zoplat: Any, flags: tuple[Any, ...], words: tuple[str, ...]) -> None:
@@ -134,10 +135,64 @@ def test_a_data_folder_that_is_not_one_is_explained(zoplat: Any) -> None:
     flags = data("rows")
     Path("rows/dev.jsonl").write_bytes('{"sentence": "né", "label": 1}\n'.encode("latin-1"))
     assert "dev.jsonl can't be read as UTF-8" in zoplat.refused("run", *zoplat.toy, *flags)
-    Path("rows/dev.jsonl").unlink()
-    assert "dev.jsonl does not exist" in zoplat.refused("run", *zoplat.toy, *flags)
     message = zoplat.refused("run", *zoplat.toy, "--task", "sst2", "--data", "rows/test.jsonl")
     assert "rows/test.jsonl is a file; give the folder" in message
+    assert "nowhere does not exist" in zoplat.refused("run", *zoplat.toy, "--task", "sst2", "--data", "nowhere")
+    Path("rows/train.jsonl").unlink()
+    message = zoplat.refused("run", *zoplat.toy, *flags)
+    assert "rows has no train.jsonl, train.csv or train.parquet" in message
+
+
+def test_two_files_for_a_split_are_one_too_many(zoplat: Any) -> None:
+    flags = data("rows")
+    Path("rows/validation.csv").write_text("sentence,label\ngood,1\n")
+    message = zoplat.refused("run", *zoplat.toy, *flags)
+    assert "rows holds dev.jsonl and validation.csv for dev; leave one of them there" in message
+
+
+@pytest.mark.parametrize(
+    ("split", "other", "words"),
+    [
+        (
+            "test",
+            "dev",
+            ("2 rows of test have the text of a row of dev", "test.jsonl, line 2, as at rows/dev.jsonl, line 1"),
+        ),
+        ("test", "train", ("2 rows of test have the text of a row of train", "test.jsonl, line 2, as at")),
+        ("dev", "train", ("2 rows of dev have the text of a row of train", "dev.jsonl, line 2, as at")),
+    ],
+)
+def test_a_row_in_two_splits_is_refused_with_both_places(
+    zoplat: Any, split: str, other: str, words: tuple[str, ...]
+) -> None:
+    more = f'{{"sentence": " fine  {other} ", "label": 0}}\n'
+    message = zoplat.refused("run", *zoplat.toy, *data("rows", **{split: ROW + 2 * more}))
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('sentence,label\n"two\nlines",1\nshort\n', ("dev.csv, line 4", "1 cells, but 2 columns (sentence, label)")),
+        ('sentence,label\ngood,1\n"open,1\n', ("dev.csv, line 3", "not CSV")),
+        ("sentence,sentence\na,b\n", ("dev.csv, line 1", "must name the columns, each once")),
+        ("", ("dev.csv, line 1", "must name the columns", "none")),
+        ("sentence,label\ngood,maybe\n", ("dev.csv, line 2", "label 'maybe' is not one of the task's")),
+        ("text,label\ngood,1\n", ("dev.csv, line 2", "no column 'sentence'")),
+    ],
+)
+def test_a_table_that_cannot_work_is_explained(zoplat: Any, text: str, words: tuple[str, ...]) -> None:
+    flags = data("rows")
+    Path("rows/dev.jsonl").unlink()
+    Path("rows/dev.csv").write_text(text)
+    message = zoplat.refused("run", *zoplat.toy, *flags)
+    assert all(word in message for word in words), message
+
+
+def test_a_file_that_is_no_parquet_is_explained(zoplat: Any) -> None:
+    flags = data("rows")
+    Path("rows/dev.jsonl").rename("rows/dev.parquet")
+    assert "rows/dev.parquet can't be read as parquet" in zoplat.refused("run", *zoplat.toy, *flags)
 
 
 def test_a_line_separator_inside_a_sentence_is_no_end_of_line(zoplat: Any) -> None:
@@ -147,7 +202,7 @@ def test_a_line_separator_inside_a_sentence_is_no_end_of_line(zoplat: Any) -> No
 
 def test_an_estimator_that_asks_what_the_device_cannot_answer_names_both_sides(zoplat: Any) -> None:
     message = zoplat.refused("run", *zoplat.toy, "--estimator", "forward-grad")
-    assert "'forward-grad' asks the device for jvp; 'reference' answers only losses. Use --device cpu" in message
+    assert "'forward-grad' asks the device for jvp; 'reference' answers only features, losses. Use --device cpu" in message
 
 
 def test_an_output_place_that_cannot_be_a_folder_is_named(zoplat: Any) -> None:

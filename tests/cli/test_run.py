@@ -99,10 +99,10 @@ def test_parts_given_to_python_as_values_count_like_names(zoplat: Any) -> None:
 
 
 def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
-    rows = '{"sentence": "fine", "label": 1}\n{"sentence": "poor", "label": 0}\n' * 4
+    rows = '{"sentence": "fine SPLIT", "label": 1}\n{"sentence": "poor SPLIT", "label": 0}\n' * 4
     for split in ("train", "dev", "test"):
         Path("data").mkdir(exist_ok=True)
-        Path(f"data/{split}.jsonl").write_text(rows)
+        Path(f"data/{split}.jsonl").write_text(rows.replace("SPLIT", split))
     zoplat.run(
         *("--estimator", "mezo", "--sampler", "rademacher", "--step-rule", "linear", "--task", "sst2"),
         *("--data", "data", "--tune", "words|hidden", "--dtype", "float16", "--steps", 3, "--max-passes", 100),

@@ -10,6 +10,8 @@ from zoplat import __version__
 from zoplat.cli.check import check
 from zoplat.cli.compare import compare
 from zoplat.cli.doctor import doctor
+from zoplat.cli.eval import evaluate
+from zoplat.cli.export import export
 from zoplat.cli.listing import list_
 from zoplat.cli.replay import replay
 from zoplat.cli.report import report
@@ -51,5 +53,5 @@ def main(debug: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-for command in (run, compare, replay, report, list_, show, check, doctor):
+for command in (run, evaluate, compare, replay, export, report, list_, show, check, doctor):
     main.add_command(command)

@@ -12,21 +12,34 @@ from zoplat.errors import ZoplatError
 
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--estimators", metavar="NAME,…|all", help="Methods to run; all: those that ship with zoplat.")
+@click.option("--estimators", metavar="NAME,…|all", help="Methods; also zero-shot, icl-32 and linear-probe.")
+@click.option("--tasks", metavar="NAME,…", default="", help="Each method is run on each of these.")
 @click.option("--seeds", metavar="N,…", default="0", show_default=True, help="Each method is run with each of these.")
 @flags([flag for group in (PARTS, WORK, BUDGET, SETTINGS) for flag in group if flag not in (ESTIMATOR, SEED)])
+@click.option("--published", metavar="MODEL", help="Model whose published scores stand beside: opt-13b, …")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compare"), help="Folder of the runs.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.")
 @JSON
 def compare(
-    runs: tuple[Path, ...], estimators: str | None, seeds: str, out: Path, jobs: int, as_json: bool, **given: Any
+    runs: tuple[Path, ...],
+    estimators: str | None,
+    tasks: str,
+    seeds: str,
+    published: str | None,
+    out: Path,
+    jobs: int,
+    as_json: bool,
+    **given: Any,
 ) -> None:
-    """One table of RUNS that are there, or of a matrix of methods and seeds under the same settings.
+    """One table of RUNS that are there, or of a matrix of methods, tasks and seeds under the same settings.
 
     A run that is already in --out is not made again, so an interrupted comparison goes on where it was.
     """
     from zoplat import compare as comparing
+    from zoplat.published import published_score
 
+    if published:
+        published_score(published, "", "")
     if bool(runs) == bool(estimators):
         raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
     failed: list[comparing.Failed] = []
@@ -34,24 +47,28 @@ def compare(
         summaries = comparing.existing(runs)
     else:
         settings = {name: value for name, value in as_settings(given).items() if value is not None}
-        chosen = [name.strip() for name in str(estimators).split(",")]
-        summaries, failed = comparing.matrix(settings, chosen, _numbers(seeds), out, _say, jobs)
+        chosen, on = _names(str(estimators)), _names(tasks)
+        summaries, failed = comparing.matrix(settings, chosen, _numbers(seeds), out, _say, jobs, on)
     rows = comparing.table(summaries)
     if not runs:
         out.mkdir(parents=True, exist_ok=True)
-        comparing.write(out, rows, failed)
+        comparing.write(out, rows, failed, published)
     if as_json:
         click.echo(json.dumps({"rows": rows, "failed": [vars(run) for run in failed]}))
     else:
-        click.echo(comparing.markdown(rows), nl=False)
+        click.echo(comparing.markdown(rows, published), nl=False)
         for run in failed:
-            click.echo(f"{run.estimator}, seed {run.seed}: {run.reason}", err=True)
+            click.echo(f"{run.estimator}, {run.task}, seed {run.seed}: {run.reason}", err=True)
     if failed:
         raise SystemExit(1)
 
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _numbers(text: str) -> list[int]:

@@ -30,13 +30,16 @@ WORK = [
     click.option("--dtype", metavar="TYPE", help="float32, bfloat16, float16 or auto."),
     click.option("--limit", type=int, help="At most this many rows of each split."),
 ]
+BATCHES = [
+    click.option("--batch-size", type=int, help="Rows of a batch."),
+    click.option("--micro-batch-size", type=int, help="Rows that the model reads at a time.  [default: all]"),
+]
 BUDGET = [
     click.option("--steps", type=int, help="End after this many steps."),
     click.option("--max-passes", type=int, help="End after this many forward passes."),
     click.option("--max-seconds", type=float, help="End after this much training time."),
     click.option("--objective", metavar="NAME", help="options, tokens, a metric, module:function or command:PROGRAM."),
-    click.option("--batch-size", type=int, help="Rows of a batch."),
-    click.option("--micro-batch-size", type=int, help="Rows that the model reads at a time.  [default: all]"),
+    *BATCHES,
     click.option("--lr", type=float, help="Step size η (rule.lr)."),
     click.option("--eps", type=float, help="Smoothing radius ε."),
     click.option("--queries", type=int, help="Directions per step."),

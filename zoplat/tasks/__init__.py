@@ -14,6 +14,8 @@ SPLITS = ("train", "dev", "test")
 Fields = Mapping[str, Any]
 Text = Callable[[Fields], str]
 Template = Literal["prompt", "plain", "cloze"]
+CONVERTED = "refs/convert/parquet"
+"""Branch where the hub keeps every configuration as a folder of parquet files."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Hub:
 
     Attributes:
         path, name: repository and configuration.
-        revision: branch of the repository; "refs/convert/parquet" where the main one holds a script.
+        revision: branch of the repository; `CONVERTED` where the main one holds a script.
         splits: ours → theirs; a split that is not named is cut from train by hash.
         columns: theirs → ours, where they differ.
     """
@@ -40,7 +42,7 @@ class Task(ABC):
 
     Attributes:
         summary: one line for listings.
-        fields: columns with text that the prompt needs.
+        fields: columns with text that the prompt needs; rows with the same text in all of them are the same.
         prompt: row → what the model reads, without a trailing blank.
         plain: row → the same without words of instruction; the columns with blanks between them when None.
         metric: how answers are judged; a name of `zoplat.metrics`.
@@ -90,11 +92,7 @@ class Task(ABC):
         """
         if template not in self.templates:
             raise ZoplatError(f"The task has no template '{template}'; it has {', '.join(self.templates)}.")
-        for name in self.fields:
-            if name not in row:
-                raise ZoplatError(f"{where}: no column '{name}'; found {', '.join(row) or 'nothing'}.")
-            if not isinstance(row[name], str):
-                raise ZoplatError(f"{where}: '{name}' must be text, found {row[name]!r}.")
+        self.check_text(row, where)
         try:
             made = self._made(row, where, template)
         except KeyError as problem:
@@ -102,6 +100,14 @@ class Task(ABC):
         except (TypeError, ValueError, IndexError, AttributeError) as problem:
             raise ZoplatError(f"{where}: a column has not the form that the task needs ({problem}).") from None
         return replace(made, loss=self.loss, score=self.score)
+
+    def check_text(self, row: Fields, where: str) -> None:
+        """Raise ZoplatError if a column of `fields` is missing or is not text."""
+        for name in self.fields:
+            if name not in row:
+                raise ZoplatError(f"{where}: no column '{name}'; found {', '.join(row) or 'nothing'}.")
+            if not isinstance(row[name], str):
+                raise ZoplatError(f"{where}: '{name}' must be text, found {row[name]!r}.")
 
     @abstractmethod
     def _made(self, row: Fields, where: str, template: Template) -> Example:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Classification, Task
+from zoplat.tasks import Classification, Hub, Task
 
 
 def prompt(row: Mapping[str, Any]) -> str:
@@ -19,6 +19,7 @@ BOOLQ = Classification(
     prompt=prompt,
     words={"False": "No", "True": "Yes"},
     fields=("passage", "question"),
+    hub=Hub("google/boolq", columns={"answer": "label"}),
     source="BoolQ, CC BY-SA 3.0; prompt of arXiv:2305.17333, Appendix E",
 )
 

@@ -4,73 +4,123 @@ from __future__ import annotations
 
 import gzip
 import json
+from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from zoplat.errors import ZoplatError
 from zoplat.plugins import catalogue
-from zoplat.tasks import SPLITS, Task
+from zoplat.tasks import SPLITS, Fields, Task, custom, files, hub
 
-Rows = list[tuple[str, dict[str, Any]]]
-"""Where each row was found, and its columns."""
+Rows = files.Rows
+SHARES = {"dev": (0.0, 0.1), "test": (0.1, 0.3)}
+"""Of [0, 1), which the hash of a row falls in: what goes to a split that has no file. The rest stays in train."""
 
 
 def find(name: str) -> Task:
-    """The task of a name."""
+    """The task of a name, or of a TOML file."""
+    if custom.is_file(name):
+        return custom.read(Path(name))
     task: Task = catalogue().entry("task", name).value
     return task
 
 
 def load(task: Task, name: str, data: Path | None, limit: int | None = None) -> dict[str, Rows]:
-    """The three splits of a task, at most `limit` rows each.
+    """The three splits of a task, at most `limit` rows each; no text is in two of them.
+
+    Args:
+        task: what the rows are for.
+        name: of the task, or its TOML file, which may name a folder.
+        data: folder with a file for each split; the packaged rows or the hub's when None.
+        limit: rows of each split at most; all when None.
+
+    A folder without dev or test has them cut from train; see `cut`.
 
     Raises:
-        ZoplatError: no data, a malformed line (file and line are named), or an empty split.
+        ZoplatError: no data, a malformed line (file and line are named), an empty split, or a row in two splits.
     """
-    if data is None and task.packaged is None:
-        raise ZoplatError(
-            f"Task '{name}' has no packaged data: give --data DIR, a folder with train.jsonl, dev.jsonl "
-            f"and test.jsonl whose columns are {', '.join(task.fields)} and what the answer needs."
-        )
-    splits = _packaged(task) if data is None else {split: _lines(data / f"{split}.jsonl") for split in SPLITS}
+    if data is None and custom.is_file(name):
+        data = custom.folder(Path(name))
+    splits = _found(task, name, data)
     for split, rows in splits.items():
         if not rows:
-            raise ZoplatError(f"The {split} split of task '{name}' is empty ({data or 'packaged data'}).")
+            whence = data or (task.hub.path if task.hub and not task.packaged else "packaged data")
+            hint = "" if split == "train" else f" If it was cut from train, that is too small: give {split}.jsonl too."
+            raise ZoplatError(f"The {split} split of task '{name}' is empty ({whence}).{hint}")
+    _check_disjoint(task, splits)
     return {split: rows[:limit] if limit else rows for split, rows in splits.items()}
 
 
-def _lines(path: Path) -> Rows:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ZoplatError(f"--data: {path} does not exist; a data folder holds train, dev and test.jsonl.") from None
-    except NotADirectoryError:
-        raise ZoplatError(
-            f"--data: {path.parent} is a file; give the folder that holds train, dev and test.jsonl."
-        ) from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ZoplatError(f"--data: {path} can't be read as UTF-8 text: {problem}.") from None
-    return _parsed(text, str(path))
+def _found(task: Task, name: str, data: Path | None) -> dict[str, Rows]:
+    if data is not None:
+        found = {split: rows for split in SPLITS if (rows := files.read(data, split, task.fields)) is not None}
+        for rows in found.values():
+            for where, row in rows:
+                task.check_text(row, where)
+        return cut(task, found)
+    if task.packaged is not None:
+        return _packaged(task.packaged)
+    if task.hub is not None:
+        order, most = (lambda row: _place(task, row)), 2 * sum(task.sizes.values())
+        return _sampled(task, hub.read(task, task.hub, name, order, most))
+    raise ZoplatError(f"Task '{name}' has no packaged data and no place on the hub: give {hub.wanted(task)}")
 
 
-def _packaged(task: Task) -> dict[str, Rows]:
-    raw = resources.files("zoplat.tasks").joinpath(f"data/{task.packaged}").read_bytes()
-    rows = _parsed(gzip.decompress(raw).decode(), str(task.packaged))
+def _packaged(name: str) -> dict[str, Rows]:
+    raw = resources.files("zoplat.tasks").joinpath(f"data/{name}").read_bytes()
+    rows = files.parsed(gzip.decompress(raw).decode(), name)
     return {split: [(where, row) for where, row in rows if row["split"] == split] for split in SPLITS}
 
 
-def _parsed(text: str, path: str) -> Rows:
-    rows: Rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines() also splits inside sentences
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            raise ZoplatError(f"{where}: not JSON ({problem.msg} at column {problem.colno}).") from None
-        if not isinstance(row, dict):
-            raise ZoplatError(f"{where}: expected an object with columns, found {type(row).__name__}.")
-        rows.append((where, row))
-    return rows
+def cut(task: Task, splits: dict[str, Rows]) -> dict[str, Rows]:
+    """Make the splits that are missing from train, each row by the hash of its text alone.
+
+    A tenth goes to a missing dev and two tenths to a missing test. The same text never comes to two splits, and what
+    is added to train or taken away moves no other row.
+    """
+    missing = [split for split in SHARES if split not in splits]
+    made: dict[str, Rows] = {split: [] for split in SPLITS} | {s: rows for s, rows in splits.items() if s != "train"}
+    for where, row in splits["train"]:
+        place = _place(task, row)
+        home = next((split for split in missing if SHARES[split][0] <= place < SHARES[split][1]), "train")
+        made[home].append((where, row))
+    return made
+
+
+def _sampled(task: Task, splits: dict[str, Rows]) -> dict[str, Rows]:
+    """As many rows of each split as published tables use, in the order that they came in.
+
+    A split that is missing comes out of train before it, and takes at most half. Rows of dev whose text is in test
+    are left out, and rows of train whose text is in either.
+    """
+    made: dict[str, Rows] = {}
+    taken: set[str] = set()
+    for split in ("test", "dev", "train"):
+        rows = [(where, row) for where, row in splits.get(split, splits["train"]) if text(task, row) not in taken]
+        most = task.sizes[split] if split in splits else min(task.sizes[split], len(rows) // 2)
+        made[split] = rows[:most]
+        taken |= {text(task, row) for _, row in made[split]}
+    return {split: made[split] for split in SPLITS}
+
+
+def text(task: Task, row: Fields) -> str:
+    """What makes a row of a task the same as another: the text of its fields, whatever blanks it has."""
+    return json.dumps([" ".join(row[name].split()) for name in task.fields])
+
+
+def _place(task: Task, row: Fields) -> float:
+    """A number in [0, 1) that hangs on the text of a row alone."""
+    return int.from_bytes(blake2b(text(task, row).encode(), digest_size=8).digest()) / 2**64
+
+
+def _check_disjoint(task: Task, splits: dict[str, Rows]) -> None:
+    texts = {s: [(text(task, row), where) for where, row in rows] for s, rows in splits.items()}
+    for one, other in (("dev", "test"), ("train", "test"), ("train", "dev")):
+        known = dict(reversed(texts[one]))
+        both = [(known[same], where) for same, where in texts[other] if same in known]
+        if both:
+            count = "1 row" if len(both) == 1 else f"{len(both)} rows"
+            raise ZoplatError(
+                f"{count} of {other} have the text of a row of {one}, the first at {both[0][1]}, as at {both[0][0]}. "
+                "What is trained on, chosen by and reported must differ: take them out of one of the two."
+            )

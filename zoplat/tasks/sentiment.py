@@ -1,12 +1,15 @@
-"""Is a sentence of a review good or bad? The packaged task."""
+"""Is a sentence of a review good or bad? The packaged task, with the prompts of SST-2."""
 
 from zoplat.hookspecs import hookimpl
 from zoplat.tasks import Classification, Task
+from zoplat.tasks.forms import review, review_cloze
 
 SENTIMENT = Classification(
     summary="sentences of product, film and restaurant reviews, good or bad (packaged)",
-    prompt=lambda row: f"{row['sentence'].strip()} It was",
+    prompt=review,
     words={"negative": "terrible", "positive": "great"},
+    cloze=review_cloze,
+    cloze_words={"negative": " terrible", "positive": " great"},
     fields=("sentence",),
     packaged="sentiment.jsonl.gz",
     source="Sentiment Labelled Sentences, Kotzias et al., KDD 2015, UCI repository, CC BY 4.0",

@@ -1,14 +1,18 @@
 """SST-2: sentiment of film-review phrases (Socher et al., EMNLP 2013; GLUE)."""
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Classification, Task
+from zoplat.tasks import Classification, Hub, Task
+from zoplat.tasks.forms import review, review_cloze
 
 SST2 = Classification(
     summary="SST-2, film-review phrases, good or bad",
-    prompt=lambda row: f"{row['sentence'].strip()} It was",
+    prompt=review,
     words={"negative": "terrible", "positive": "great"},
+    cloze=review_cloze,
+    cloze_words={"negative": " terrible", "positive": " great"},
     fields=("sentence",),
-    source="Stanford Sentiment Treebank; prompt of arXiv:2305.17333, Appendix E",
+    hub=Hub("nyu-mll/glue", "sst2"),
+    source="Stanford Sentiment Treebank, for research; prompts of arXiv:2305.17333, Appendix E",
 )
 
 

@@ -1,0 +1,198 @@
+"""Losses without a derivative, batches read in parts, evaluation without training, and what a run is exported as."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zoplat import Example, ModelSpec
+from zoplat.device import Tuning
+from zoplat.engine import _spec
+from zoplat.evaluation import Asking
+from zoplat.metrics import METRICS, metric
+from zoplat.objective import Objective, answers
+from zoplat.probe import fit_and_predict
+from zoplat.settings import resolve
+from zoplat.tasks import data
+from zoplat_devices.reference import Reference
+
+WORDS = {1: ("fine", "lovely", "great", "sunny", "warm", "kind"), 0: ("poor", "ugly", "cold", "rude", "dull", "sad")}
+JUDGE = """
+import json, sys
+rows = [json.loads(line) for line in sys.stdin]
+print(sum(row["answer"] in row["right"] for row in rows) / len(rows))
+"""
+
+
+@pytest.fixture
+def toy(zoplat: Any) -> tuple[Any, ...]:
+    """Twelve rows a split, one word each that says it all."""
+    Path("toy").mkdir()
+    for split in ("train", "dev", "test"):
+        rows = [{"sentence": f"{WORDS[i % 2][i // 2]} {split}", "label": i % 2} for i in range(12)]
+        Path(f"toy/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ("--device", "reference", "--task", "sst2", "--data", "toy", "--batch-size", 12)
+
+
+def ran(zoplat: Any, *arguments: Any) -> dict[str, Any]:
+    done = zoplat("run", *arguments, "--json", "--quiet")
+    assert done.exit_code == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("judge", ["accuracy", f"command:{sys.executable} judge.py", "judged:share"])
+def test_a_score_is_enough_to_learn_from(zoplat: Any, toy: Any, monkeypatch: pytest.MonkeyPatch, judge: str) -> None:
+    """One word a row decides; the start gets half of them right, the best answer is known: all of them."""
+    Path("judge.py").write_text(JUDGE)
+    Path("judged.py").write_text("def share(answers, right): return sum(a in r for a, r in zip(answers, right)) / 12\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    steps, queries = (100, 8) if not judge.startswith("command") else (20, 4)
+    settings = ("--estimator", "mezo", "--eps", 0.3, "--lr", 0.3, "--queries", queries, "--steps", steps)
+    summary = ran(zoplat, *toy, *settings, "--objective", judge, "--out", "run")
+    assert summary["dev_before"] == 0.5
+    assert summary["dev_after"] >= (1.0 if steps == 100 else 0.75)
+    first = json.loads(Path("run/journal.jsonl").read_text().splitlines()[1])["answers"][0]
+    assert first * 12 == pytest.approx(round(first * 12)), "one minus a share of twelve"
+    replayed = json.loads(zoplat("replay", "run", "--json").stdout)
+    assert replayed["weights_digest"] == summary["weights_digest"]
+
+
+def opened() -> Any:
+    return Reference().open(ModelSpec(None, Tuning(), "float32", 3))
+
+
+@pytest.mark.parametrize("loss", ["options", "tokens"])
+@pytest.mark.parametrize("at_once", [1, 5, 7, 12, 50])
+def test_a_batch_read_in_parts_has_the_loss_of_the_whole(loss: str, at_once: int) -> None:
+    config = resolve({"device": "reference", "limit": 12, "objective": loss})
+    session = opened()
+    rows = Asking(config, session).rows(data.load(data.find("sentiment"), "sentiment", None, 12)["train"])
+    whole = session.forward(rows)
+    assert Objective(at_once=at_once).loss(session, rows) == pytest.approx(whole, rel=1e-12)
+    weighted = [type(row)(row.example, row.length, row.tokens, 1 + i % 3) for i, row in enumerate(rows)]
+    parts = [session.forward([row]) * row.weight for row in weighted]
+    expected = sum(parts) / sum(row.weight for row in weighted)
+    assert Objective(at_once=1).loss(session, weighted) == pytest.approx(expected, rel=1e-12)
+    judged = Objective(metric("accuracy"), at_once)
+    told = answers(session, rows)
+    assert judged.loss(session, rows) == 1 - METRICS["accuracy"](told, [row.example.right for row in rows])
+
+
+def test_a_run_in_parts_is_the_run_of_the_whole_but_for_rounding(zoplat: Any, toy: Any) -> None:
+    settings = ("--estimator", "lozo", "--eps", 0.1, "--lr", 0.1, "--steps", 5)
+    for name, more in (("whole", ()), ("parts", ("--micro-batch-size", 5))):
+        ran(zoplat, *toy, *settings, *more, "--out", name)
+    told = [
+        [json.loads(line)["answers"] for line in Path(f"{name}/journal.jsonl").read_text().splitlines()[1:]]
+        for name in ("whole", "parts")
+    ]
+    np.testing.assert_allclose(told[0], told[1], rtol=1e-5)
+    assert json.loads(Path("parts/summary.json").read_text())["forward_passes"] == 10, "a batch is one pass"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--objective", "acuracy"), ("Unknown metric 'acuracy'", "accuracy")),
+        (("--objective", "judged:missing"), ("judged:missing: no such function",)),
+        (("--objective", "command:"), ("names no program",)),
+        (("--objective", "accuracy", "--estimator", "sgd", "--device", "cpu"), ("asks for a gradient", "has none")),
+        (("--micro-batch-size", "0"), ("micro_batch_size must be positive",)),
+        (("--template", "chatty"), ("template must be one of", "chat")),
+        (("--template", "chat"), ("has no chat template",)),
+        (("--head", "neck"), ("head must be one of", "masked")),
+    ],
+)
+def test_objectives_that_cannot_be_are_explained(zoplat: Any, toy: Any, flags: Any, words: Any) -> None:
+    message = zoplat.refused("run", *toy, "--steps", 2, *flags)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [
+        ("command:no-such-program", "no-such-program could not be started"),
+        (f"command:{sys.executable} -c 1/0", "ended with status 1: ZeroDivisionError"),
+        (f"command:{sys.executable} -c print([])", "must print one number, got '[]"),
+        ("math:sqrt", "math:sqrt failed: TypeError"),
+    ],
+)
+def test_a_judge_that_fails_ends_the_run_with_its_words(zoplat: Any, toy: Any, judge: str, words: str) -> None:
+    done = zoplat("run", *toy, "--steps", 2, "--objective", judge, "--out", "run")
+    assert done.exit_code == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "right", "score"),
+    [
+        ("accuracy", ["a", "b"], [["a"], ["a", "c"]], 0.5),
+        ("exact-match", ["The  Cat!", "dog"], [["cat"], ["a hog"]], 0.5),
+        ("f1", ["the black cat", "dog"], [["a black dog", "black cat"], ["cat"]], 0.5),
+        ("f1", ["black cat sat"], [["the cat"]], 0.5),
+        ("f1", [""], [["cat"]], 0.0),
+    ],
+)
+def test_metrics_are_those_of_squad(name: str, told: Any, right: Any, score: float) -> None:
+    assert metric(name)(told, right) == pytest.approx(score)
+
+
+def test_rouge_is_that_of_the_library() -> None:
+    pytest.importorskip("rouge_score")
+    assert metric("rouge")(["the cat sat down"], [["nothing", "the cat lay down"]]) == pytest.approx(0.75)
+
+
+def asked(zoplat: Any, *arguments: Any) -> dict[str, Any]:
+    done = zoplat("eval", *arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_solved_rows_stand_before_every_prompt(toy: Any) -> None:
+    config = resolve({"device": "reference", "task": "sst2", "data": "toy"})
+    raw = data.load(data.find("sst2"), "sst2", Path("toy"))
+    [row] = Asking(config, opened(), (raw["train"][1], raw["train"][0])).rows(raw["test"][:1])
+    assert row.example.prompt == "fine train It was great\n\npoor train It was terrible\n\npoor test It was"
+
+
+def test_the_same_solved_rows_are_shown_for_a_seed(zoplat: Any, toy: Any) -> None:
+    told = [asked(zoplat, *toy, "--shots", 4, "--seed", seed) for seed in (0, 0, 1)]
+    assert told[0] | {"seconds": 0} == told[1] | {"seconds": 0}
+    assert told[0]["way"] == "icl-4"
+    assert "--shots 13 is more than the 12 training rows" in zoplat.refused("eval", *toy, "--shots", 13)
+
+
+def test_calibration_takes_off_what_an_option_scores_without_content(zoplat: Any, toy: Any) -> None:
+    config = resolve({"device": "reference", "task": "sst2", "data": "toy", "tune": "full"})
+    session = Reference().open(_spec(config))
+    rows = Asking(config, session).rows(data.load(data.find("sst2"), "sst2", Path("toy"))["test"])
+    [bare] = session.scores(session.encode([Example("N/A It was", (" terrible", " great"), 0)]))
+    gains = [[score - b for score, b in zip(scores, bare, strict=True)] for scores in session.scores(rows)]
+    right = sum(g.index(max(g)) == row.example.label for g, row in zip(gains, rows, strict=True))
+    assert asked(zoplat, *toy, "--calibrate")["score"] == right / 12
+    assert asked(zoplat, *toy)["score"] != right / 12, "or nothing was at stake"
+
+
+def test_a_probe_finds_what_features_can_tell(zoplat: Any, toy: Any) -> None:
+    start = np.random.default_rng(0)
+    x = start.standard_normal((300, 8))
+    labels = (x[:, :3]).argmax(axis=1)
+    told = fit_and_predict(x[:200].tolist(), labels[:200].tolist(), x[200:].tolist())
+    assert np.mean(np.array(told) == labels[200:]) > 0.9
+    found = asked(zoplat, *toy, "--probe", "--split", "dev")
+    assert (found["way"], found["split"], found["rows"]) == ("linear-probe", "dev", 12)
+
+
+def test_the_result_of_a_run_is_scored_and_exported(zoplat: Any, toy: Any) -> None:
+    summary = ran(zoplat, *toy, "--estimator", "mezo", "--lr", 0.1, "--eps", 0.1, "--steps", 8, "--out", "run")
+    for split in ("dev", "test"):
+        assert asked(zoplat, "run", "--split", split)["score"] == summary[f"{split}_after"]
+    done = zoplat("export", "run", "--to", "there", "--json")
+    assert json.loads(done.stdout)["weights_digest"] == summary["weights_digest"]
+    assert Path("there/model.safetensors").stat().st_size > 10_000
+    assert "run has its own settings; leave --limit out" in zoplat.refused("eval", "run", "--limit", 3)
+    assert "nowhere is not a run directory" in zoplat.refused("export", "nowhere", "--to", "x")

@@ -1,0 +1,46 @@
+"""zoplat eval: the score of a model as it is, or of what a run made of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoplat.cli.options import BATCHES, JSON, PARTS, SEED, SETTINGS, WORK, as_settings, flags
+from zoplat.errors import ZoplatError
+
+
+@click.command(name="eval")
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--shots", type=int, default=0, show_default=True, help="Solved training rows before every prompt.")
+@click.option("--calibrate", is_flag=True, help="Take off what an option scores after a prompt about nothing.")
+@click.option("--probe", is_flag=True, help="Let a linear classifier on the model's features answer.")
+@click.option("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True, help="Rows to score.")
+@flags(PARTS[3:], WORK, BATCHES, [SEED], SETTINGS)
+@JSON
+def evaluate(
+    run: Path | None, shots: int, calibrate: bool, probe: bool, split: str, as_json: bool, **given: Any
+) -> None:
+    """Score a model without training it: zero-shot, with solved examples, or through a probe; or score RUN's result."""
+    from zoplat.engine import ask, restored
+    from zoplat.evaluation import Way
+    from zoplat.results import RunDirectory
+    from zoplat.settings import resolve
+
+    way, settings = Way(shots, calibrate, probe), as_settings(given)
+    chosen = {name: value for name, value in settings.items() if value}
+    if run and chosen:
+        raise ZoplatError(f"{run} has its own settings; leave --{next(iter(chosen)).replace('_', '-')} out.")
+    if run:
+        config, session = restored(RunDirectory.existing(run))
+    else:
+        config, session = resolve({"tune": "full", **{k: v for k, v in settings.items() if v is not None}}), None
+    found = ask(config, way, split, session)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    who = f"{run}" if run else found["model"]
+    click.echo(
+        f"{who}, {found['way']}, {found['task']} {split}: {found['metric']} {100 * found['score']:.1f} %", nl=False
+    )
+    click.echo(f"  ({found['rows']} rows, {found['seconds']:.0f} s)")

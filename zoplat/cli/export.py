@@ -1,0 +1,30 @@
+"""zoplat export: a run's result in the form other programs load."""
+
+import json
+from pathlib import Path
+
+import click
+
+from zoplat.cli.options import JSON
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the result.")
+@JSON
+def export(run: Path, to: Path, as_json: bool) -> None:
+    """Write what RUN made: an adapter that peft loads, or a checkpoint that transformers loads."""
+    from zoplat.engine import restored
+    from zoplat.paths import check_writable
+    from zoplat.results import RunDirectory
+
+    directory = RunDirectory.existing(run)
+    check_writable(to, "--to")
+    _, session = restored(directory)
+    session.export(to)
+    files = sorted(path.name for path in to.iterdir())
+    click.echo(
+        json.dumps({"status": "done", "to": str(to), "files": files, "weights_digest": session.digest()})
+        if as_json
+        else f"{to}: {', '.join(files)}"
+    )

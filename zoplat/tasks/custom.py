@@ -1,0 +1,268 @@
+r"""Tasks from TOML files: templates with columns in braces, instead of code.
+
+    summary = "support tickets by subject"
+    prompt = "{text}\nThis is about"
+    [options]
+    billing = "money"
+    login = "access"
+
+docs/how-to/own-task.md has all keys.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from zoplat import metrics
+from zoplat.device import LOSSES
+from zoplat.errors import ZoplatError
+from zoplat.tasks import SPLITS, Classification, Fields, Generation, Hub, MultipleChoice, Task, Text
+from zoplat.tasks.forms import answers
+
+MARK = "[option]"
+"""Where the option stands in a cloze template."""
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("summary", "prompt", "plain", "cloze", "label", "answers", "metric", "loss", "score"), (str,)),
+    **dict.fromkeys(("source", "data"), (str,)),
+    "options": (dict, list),
+    **dict.fromkeys(("hub", "sizes"), (dict,)),
+}
+PLACES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("path", "name", "revision"), (str,)),
+    **dict.fromkeys(("splits", "columns"), (dict,)),
+}
+NAMES: dict[type, str] = {str: "text", dict: "a table", list: "a list", int: "a whole number"}
+KEY = r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*="""
+CHOICES = {"loss": LOSSES, "score": ("mean", "sum")}
+
+
+def is_file(name: str) -> bool:
+    """Whether the name of a task means a file."""
+    return name.endswith(".toml")
+
+
+def read(path: Path) -> Task:
+    """The task that a file describes.
+
+    Raises:
+        ZoplatError: there is no such file, or something in it can't be; names file and line.
+    """
+    return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+def folder(path: Path) -> Path | None:
+    """The folder with rows that a file names, seen from where it is."""
+    data = _File(path).table.get("data")
+    return path.parent / data if data else None
+
+
+@lru_cache
+def _read(path: Path, changed: int) -> Task:
+    return _File(path).task()
+
+
+class _Template:
+    """Text with columns in braces; `{{` and `}}` for braces themselves.
+
+    Raises:
+        ValueError: a brace or what is in it makes no sense.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.parts = list(string.Formatter().parse(text))
+        for _, name, form, conversion in self.parts:
+            if name is not None and (not name.strip() or re.search(r"[.\[\]]", name) or form or conversion):
+                raise ValueError(f"'{{{name}}}' names no column")
+
+    @property
+    def columns(self) -> list[str]:
+        return [name for _, name, _, _ in self.parts if name is not None]
+
+    def __call__(self, row: Fields) -> str:
+        return "".join(text + (str(row[name]).strip() if name is not None else "") for text, name, _, _ in self.parts)
+
+
+class _File:
+    """A task file while it is read; every complaint has its line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.text = path.read_text(encoding="utf-8")
+            self.table = tomllib.loads(self.text)
+        except (OSError, UnicodeDecodeError) as problem:
+            raise ZoplatError(f"--task {path} can't be read: {getattr(problem, 'strerror', problem)}.") from None
+        except tomllib.TOMLDecodeError as problem:
+            told = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(problem))
+            what, line = (told[1], told[2]) if told else (str(problem).split(" (at ")[0], len(self.text.splitlines()))
+            raise ZoplatError(f"{path}, line {line}: not TOML ({what}).") from None
+        self._check(self.table, KINDS)
+        self._check(self.table.get("hub", {}), PLACES, "hub")
+
+    def task(self) -> Task:
+        """The task."""
+        table = self.table
+        if "prompt" not in table:
+            self._refuse("no 'prompt', the text that the model reads, with columns in braces")
+        if ("options" in table) == ("answers" in table):
+            found = "both" if "options" in table else "neither"
+            self._refuse(
+                f"give one of 'options', to choose from, and 'answers', to be written; found {found}", "answers"
+            )
+        prompt = self._template("prompt")
+        common: dict[str, Any] = {"summary": table.get("summary", self.path.stem), "source": table.get("source", "")}
+        common |= {"prompt": prompt, "plain": self._plain(prompt), "sizes": self._sizes(), "hub": self._hub()}
+        common |= {name: table[name] for name in ("metric", "loss", "score") if name in table}
+        self._check_choices()
+        columns = prompt.columns
+        if "answers" in table:
+            self._only("answers", "label", "cloze")
+            column = table["answers"]
+            return Generation(**common, fields=_once(columns), answers=lambda row: answers(row[column]))
+        return self._classes(common, columns) if isinstance(table["options"], dict) else self._choice(common, columns)
+
+    def _classes(self, common: dict[str, Any], columns: list[str]) -> Task:
+        words = self.table["options"]
+        for name, word in words.items():
+            if not isinstance(word, str) or not word.strip():
+                self._refuse(f"option '{name}' must be a word, found {word!r}", name, "options")
+        if len(words) < 2:
+            self._refuse("'options' needs at least two classes", "options")
+        common |= {"words": words, "label": self.table.get("label", "label")}
+        if "cloze" in self.table:
+            common["cloze"], more = self._cloze()
+            common["cloze_words"] = {name: f" {word.strip()}" for name, word in words.items()}
+            columns = columns + more
+        return Classification(**common, fields=_once(columns))
+
+    def _choice(self, common: dict[str, Any], columns: list[str]) -> Task:
+        self._only("options as a list", "cloze")
+        texts, label = self.table["options"], self.table.get("label", "label")
+        if len(texts) < 2 or not all(isinstance(text, str) for text in texts):
+            self._refuse(f"'options' needs at least two texts, found {texts!r}", "options")
+        options = [self._parsed("options", text) for text in texts]
+        return MultipleChoice(
+            **common,
+            fields=_once(columns + [name for option in options for name in option.columns]),
+            options=lambda row: [option(row) for option in options],
+            right=lambda row: [_index(label, row[label], len(options))],
+        )
+
+    def _plain(self, prompt: _Template) -> Text:
+        """The template for it, or the columns of the prompt with blanks between."""
+        if "plain" in self.table:
+            return self._template("plain")
+        return _Template(" ".join(f"{{{name}}}" for name in _once(prompt.columns)))
+
+    def _cloze(self) -> tuple[Any, list[str]]:
+        text = self.table["cloze"]
+        if text.count(MARK) != 1:
+            self._refuse(
+                f"'cloze' needs {MARK} once, where the option goes; found it {text.count(MARK)} times", "cloze"
+            )
+        before, after = (self._parsed("cloze", part) for part in text.split(MARK))
+        return (lambda row: (before(row).rstrip(" "), after(row))), before.columns + after.columns
+
+    def _template(self, key: str) -> _Template:
+        template = self._parsed(key, self.table[key].rstrip(" "))
+        if not template.columns:
+            self._refuse(f"'{key}' has no column in braces, so all rows would read the same", key)
+        return template
+
+    def _parsed(self, key: str, text: str) -> _Template:
+        try:
+            return _Template(text)
+        except ValueError as problem:
+            self._refuse(f"'{key}': {problem}; write {{column}}, and {{{{ or }}}} for a brace", key)
+
+    def _sizes(self) -> Mapping[str, int]:
+        given: dict[str, int] = self.table.get("sizes", {})
+        self._check(given, dict.fromkeys(SPLITS, (int,)), "sizes")
+        for split, rows in given.items():
+            if isinstance(rows, bool) or rows < 1:
+                self._refuse(f"'{split}' must be at least 1, found {rows!r}", split, "sizes")
+        return {"train": 1000, "dev": 500, "test": 1000} | given
+
+    def _hub(self) -> Hub | None:
+        given = self.table.get("hub")
+        if given is None:
+            return None
+        if "path" not in given:
+            self._refuse("'hub' has no 'path', the repository", "hub")
+        for name in ("splits", "columns"):
+            for key, value in given.get(name, {}).items():
+                if not isinstance(value, str):
+                    self._refuse(f"'{key}' must be text, found {value!r}", key, f"hub.{name}")
+        return Hub(**given)
+
+    def _check_choices(self) -> None:
+        for key, known in CHOICES.items():
+            if self.table.get(key, known[0]) not in known:
+                self._refuse(f"'{key}' must be one of {', '.join(known)}, found {self.table[key]!r}", key)
+        if "metric" in self.table:
+            try:
+                metrics.metric(self.table["metric"])
+            except ZoplatError as problem:
+                self._refuse(str(problem).rstrip("."), "metric")
+
+    def _only(self, what: str, *keys: str) -> None:
+        for key in keys:
+            if key in self.table:
+                self._refuse(f"'{key}' means nothing beside {what}", key)
+
+    def _check(self, table: dict[str, Any], kinds: Mapping[str, tuple[type, ...]], inside: str = "") -> None:
+        for key, value in table.items():
+            if key not in kinds:
+                close = get_close_matches(key, kinds, n=1)
+                guess = f"did you mean '{close[0]}'?" if close else f"one of: {', '.join(kinds)}"
+                self._refuse(f"unknown key '{key}'; {guess}", key, inside)
+            if not isinstance(value, kinds[key]):
+                wanted = " or ".join(NAMES[kind] for kind in kinds[key])
+                self._refuse(f"'{key}' must be {wanted}, found {value!r}", key, inside)
+
+    def _refuse(self, what: str, key: str = "", inside: str = "") -> NoReturn:
+        raise ZoplatError(f"{self.path}, line {_line(self.text, key, inside)}: {what}.")
+
+
+def _index(label: str, value: Any, count: int) -> int:
+    number = int(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
+        raise ValueError(f"'{label}' counts the options from 0 to {count - 1}, found {value!r}")
+    return number
+
+
+def _once(names: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _line(text: str, key: str, inside: str = "") -> int:
+    """Where a key of a table stands, from 1; where its table begins if that can't be told, or line 1."""
+    place, table = 0, ""
+    for number, line in _outside_of_long_texts(text):
+        if head := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            table = head[1]
+            place = place or (number if table in (inside, key) else 0)
+        if names := re.match(KEY, line):
+            found = ".".join(part.strip().strip("\"'") for part in names[1].split("."))
+            whole = f"{table}.{found}" if table else found
+            if key and whole == (f"{inside}.{key}" if inside else key):
+                return number
+            place = place or (number if whole == inside or whole.startswith(f"{key}.") else 0)
+    return place or 1
+
+
+def _outside_of_long_texts(text: str) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, without those that begin inside a text of several lines."""
+    quote = ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not quote:
+            yield number, line
+        for mark in re.findall(r'"""|\'\'\'', line):
+            quote = "" if quote == mark else quote or mark

@@ -1,0 +1,28 @@
+"""DROP: questions that ask for counting and reckoning over a passage (Dua et al., NAACL 2019)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoplat.hookspecs import hookimpl
+from zoplat.tasks import Generation, Hub, Task
+from zoplat.tasks.forms import answers
+
+
+def prompt(row: Mapping[str, Any]) -> str:
+    """Passage, question, and where the answer begins."""
+    return f"Passage: {row['passage']}\nQuestion: {row['question'].strip()}\nAnswer:"
+
+
+DROP = Generation(
+    summary="DROP, write the answer that a passage implies",
+    prompt=prompt,
+    answers=lambda row: answers(row["answers"]),
+    fields=("passage", "question"),
+    hub=Hub("ucinlp/drop", columns={"answers_spans": "answers"}),
+    source="DROP, CC BY-SA 4.0; prompt of arXiv:2305.17333, Appendix E",
+)
+
+
+@hookimpl
+def zoplat_tasks() -> dict[str, Task]:
+    return {"drop": DROP}
