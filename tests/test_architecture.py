@@ -13,7 +13,7 @@ SOURCES = {
     "zoplat_plugins": ROOT / "plugins" / "zoplat_plugins",
     "zoplat_devices": ROOT / "devices" / "zoplat_devices",
 }
-VOCABULARY = {"direction", "space", "oracle", "estimator", "sampler", "rule", "device", "errors"}
+VOCABULARY = {"direction", "space", "oracle", "estimator", "sampler", "rule", "device", "errors", "rounding"}
 HEAVY = {"torch", "transformers", "peft", "tokenizers"}
 ARRAYS = {"numpy", "scipy", "safetensors", "numba"}
 TERMINAL = {"click", "rich"}

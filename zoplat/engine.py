@@ -298,6 +298,8 @@ class _Run:
         record: dict[str, Any] = {"step": step, "passes": self.learner.progress.passes, "split": split}
         record |= {"metric": self.task.metric, "score": score, "rows": len(self.rows[split])}
         record |= {"seconds": round(seconds, 3), "kept": kept}
+        if step:
+            record |= {"changed": round(self.session.space.changed, 6), "drift": self.session.space.drift}
         if self.losses:
             recent = self.losses[-20:]
             record["loss"] = sum(recent) / len(recent)
@@ -312,7 +314,7 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What the journal's header and the first scores hang on."""
-        names = ("model", "dtype", "restore", "device", "versions", "threads")
+        names = ("model", "head", "dtype", "restore", "rounding", "device", "versions", "threads")
         facts = {name: self.session.facts.get(name) for name in names}
         return {
             **facts,
@@ -340,7 +342,7 @@ class _Run:
             "estimator": config.estimator_name,
             "sampler": name_of("sampler", law) if law else None,
             "step_rule": name_of("step-rule", config.estimator.rule),
-            **{name: facts.get(name) for name in ("device", "model", "dtype", "restore")},
+            **{name: facts.get(name) for name in ("device", "model", "dtype", "restore", "rounding")},
             "task": config.task,
             "tune": config.tune.name,
             "seed": config.seed,

@@ -143,6 +143,8 @@ class Learner:
 
     def _apply(self, oracle: Oracle) -> None:
         estimator = self.config.estimator
+        if self.settles():  # the weights were just looked at
+            self.session.space.mark()
         try:
             for estimate in estimator.estimate(oracle, self.states["estimator"]):
                 estimator.rule.apply(estimate, oracle, self.states["rule"])

@@ -39,6 +39,10 @@ class Noise(ABC):
         """Uniform on [0, 1), multiples of 2⁻²⁴."""
         return self._at("uniform", shape, address)
 
+    def coarse(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
+        """Uniform on (0, 1), odd multiples of 2⁻¹⁷, made two at a time: what rounding by chance needs."""
+        return self._at("coarse", shape, address)
+
     def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
         for part in address:
             if isinstance(part, Tile) and part.start:

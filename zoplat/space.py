@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from zoplat.direction import ZERO, Direction, Key
+from zoplat.direction import ZERO, Direction, Draw, Key
 from zoplat.errors import NonFinite, ZoplatError
+from zoplat.rounding import NARROW, Rounding, round_by_chance
 
 if TYPE_CHECKING:
     from zoplat.sampler import Noise, Sampler
@@ -149,6 +150,13 @@ class ParameterSpace:
         mapped: the same for arrays that live in a file; None where a device has none.
         restore: "in-place" writes probes into the arrays and takes them back; "exact" leaves the arrays at θ
             and has the device form the probed weights while a layer runs.
+        rounding: how moves become 16-bit weights; no effect on wider ones. "nearest"; "stochastic", up or down by
+            chance, so that the expected value is exact; "master", to nearest from a float32 copy that is θ. The
+            latter two need exact restore.
+        seed: of the chances.
+
+    Raises:
+        ZoplatError: 16-bit weights are to be rounded otherwise than to nearest, and probes are written into them.
     """
 
     def __init__(
@@ -158,10 +166,13 @@ class ParameterSpace:
         empty: Callable[[tuple[int, ...], str], Array],
         restore: Restore = "in-place",
         mapped: Callable[[tuple[int, ...], str], Array] | None = None,
+        rounding: Rounding = "nearest",
+        seed: int = 0,
     ) -> None:
         self.blocks = tuple(blocks)
         self.noise = noise
         self.restore = restore
+        self.rounding = rounding
         self.buffers: list[Buffer] = []
         self.passes = 0.0
         self.overlay: Direction = ZERO
@@ -169,6 +180,8 @@ class ParameterSpace:
         self._empty = empty
         self._mapped = mapped
         self._scratch: dict[str, Array] = {}
+        self._seed = seed
+        self._set_up_rounding()
         self.reset()
 
     @property
@@ -186,8 +199,12 @@ class ParameterSpace:
         return Part(frozenset(block.name for block in self.blocks if test(block)))
 
     def reset(self) -> None:
-        """Take what the arrays hold now as θ; for weights written from outside, such as a checkpoint's."""
+        """Take what the arrays hold now as θ; for weights written from outside, such as a checkpoint's.
+
+        A master copy keeps the entries that still round to what the arrays hold.
+        """
         self._keep, self._shift, self._plain, self.overlay = 1.0, ZERO, ZERO, ZERO
+        self._renew_masters()
         self._drift = _DriftMeter(self)
 
     def add(self, direction: Direction, decay: float = 0.0) -> None:
@@ -234,6 +251,7 @@ class ParameterSpace:
         blocks = [block for block in self.blocks if on is None or block in on]
         with self.watch("rule"):
             self.passes += self._share(blocks)
+            self._begin_write()
             for block in blocks:
                 for tile in block.tiles():
                     theta = self._at_theta(tile)
@@ -242,8 +260,8 @@ class ParameterSpace:
                     arguments += _rows(buffers, tile)
                     before = self._drift.before(tile, theta)
                     kernel(theta, *arguments, *((tile,) if factored else ()))
-                    tile.of(block.array)[:] = theta
-                    self._drift.after(tile, before)
+                    self._drift.after(tile, theta, before)
+                    self._write(tile, theta)
         self._keep, self._shift, self._plain = 1.0, ZERO, ZERO
 
     def reduce(
@@ -341,13 +359,13 @@ class ParameterSpace:
         self.settle()
         for block in self.blocks:
             if block.name in buffer.arrays:
-                buffer.arrays[block.name][:] = block.array
+                buffer.arrays[block.name][:] = self._theta_of(block)
 
     def draw(self, sampler: Sampler, key: Key) -> Direction:
         """The vector z ~ sampler, named by `key`."""
         return sampler.scale(self, key) * Direction.of(sampler, key)
 
-    def entries(self, direction: Direction, tile: Tile, purpose: str = "sum") -> Array:
+    def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Array:
         """The direction's entries on a tile, float32 in scratch: valid until the next call with this purpose.
 
         Defined term by term: s₁ = c₁z₁, sₖ = sₖ₋₁ + cₖzₖ, each product and sum rounded to float32.
@@ -396,9 +414,26 @@ class ParameterSpace:
 
     @property
     def drift(self) -> float:
-        """‖W − θ‖ / ‖θ‖ on a sample of rows, θ kept in float64 beside the arrays; settles first."""
+        """‖W − θ‖ / ‖θ‖ on a sample of rows, θ kept in float64 beside the weights W (a master copy where there is one).
+
+        Settles first.
+        """
         self.settle()
         return self._drift.measure()
+
+    @property
+    def changed(self) -> float:
+        """Share of the entries whose stored number is another than at the last `mark`, or at the start; settles first.
+
+        On the rows that the drift meter samples: the first 2,048 entries or so of some eight blocks.
+        """
+        self.settle()
+        return self._drift.changed()
+
+    def mark(self) -> None:
+        """Let `changed` count from here; settles first."""
+        self.settle()
+        self._drift.mark()
 
     @property
     def scratch_bytes(self) -> int:
@@ -410,6 +445,7 @@ class ParameterSpace:
         if decayed or plain or self._keep != 1.0:
             with self.watch("move"):
                 self.passes += self._share([block for block in self.blocks if self._moves(block, decayed, plain)])
+                self._begin_write()
                 self._move(self._keep, decayed, plain)
         self._keep, self._shift, self._plain = 1.0, -direction, -direction
 
@@ -431,12 +467,73 @@ class ParameterSpace:
         """W ← keep·W + decayed on the blocks that decay, W ← W + plain on the others.
 
         A device may replace this method, `form` and `points` by something that draws and adds in registers;
-        entries are W' = keep·W + s with s as in `entries`, rounded once more to the block's dtype.
+        entries are W' = keep·W + s with s as in `entries`, rounded once more to the block's dtype as `_write` does.
         """
         for block in self.blocks:
             if self._moves(block, decayed, plain):
                 for tile in block.tiles():
-                    tile.of(block.array)[:] = self._moved(tile, keep, decayed, plain)
+                    self._write(tile, self._moved(tile, keep, decayed, plain))
+
+    def _set_up_rounding(self) -> None:
+        """Allocate what the rounding keeps."""
+        narrow = [block for block in self.blocks if block.dtype in NARROW]
+        self._by_chance = self.rounding == "stochastic" and bool(narrow)
+        self._masters: Mapping[str, Array] = {}
+        if self.rounding == "nearest" or not narrow:
+            return
+        if self.restore != "exact":
+            raise ZoplatError(
+                f"rounding={self.rounding} writes {narrow[0].dtype} weights only when an update moves them; "
+                f"restore={self.restore} writes every probe into them and takes it back, which rounds too. "
+                "Use -o device.restore=exact, or -o device.rounding=nearest."
+            )
+        if self._by_chance:
+            count = self._empty((1,), "int64")
+            count[:] = 0
+            self._writes = Buffer("writes, counted for rounding", {narrow[0].name: count})
+            self.buffers.append(self._writes)
+            self._integer = self._empty((1,), "int32").dtype
+        else:
+            self._masters = self.buffer("master weights", on=Part(frozenset(block.name for block in narrow))).arrays
+            for block in narrow:
+                self._masters[block.name][:] = block.array
+
+    def _renew_masters(self) -> None:
+        """Take from the arrays what their masters do not round to."""
+        for block in self.blocks:
+            if block.name in self._masters:
+                for tile in block.tiles():
+                    master, held = tile.of(self._masters[block.name]), tile.of(block.array)
+                    rounded, wide = self._empty(tile.shape, block.dtype), self._space_for(tile, "theta")
+                    rounded[:], wide[:] = master, held
+                    other = rounded != held
+                    master[other] = wide[other]
+
+    def _begin_write(self) -> None:
+        """A pass that writes θ begins: new chances."""
+        if self._by_chance:
+            for count in self._writes.arrays.values():
+                count += 1
+
+    @property
+    def _chances(self) -> Key:
+        """The key of the chances of the pass that goes on."""
+        [count] = self._writes.arrays.values()
+        return Key(self._seed, int(count[0]), -1)
+
+    def _write(self, tile: Tile, theta: Array) -> None:
+        """Store θ on a tile, given as float32 in scratch that may be spoilt."""
+        block = tile.block
+        if block.name in self._masters:
+            tile.of(self._masters[block.name])[:] = theta
+        elif self._by_chance and block.dtype in NARROW:
+            u = self.noise.coarse(tile.shape, self._chances, tile, "rounding")
+            round_by_chance(theta, u, block.dtype, self._integer)
+        tile.of(block.array)[:] = theta
+
+    def _theta_of(self, block: Block) -> Array:
+        """The array that holds θ: the block's own or its master."""
+        return self._masters.get(block.name, block.array)
 
     def _moves(self, block: Block, decayed: Direction, plain: Direction) -> bool:
         return (block.decays and self._keep != 1.0) or (decayed if block.decays else plain).touches(block)
@@ -495,7 +592,7 @@ class ParameterSpace:
 
     def _wide(self, tile: Tile, purpose: str) -> Array:
         theta = self._space_for(tile, purpose)
-        theta[:] = tile.of(tile.block.array)
+        theta[:] = tile.of(self._theta_of(tile.block))
         return theta
 
     def _space_for(self, tile: Tile, purpose: str) -> Array:
@@ -557,18 +654,21 @@ def _from_bits(bits: int, dtype: str) -> float:
 
 
 class _DriftMeter:
-    """θ in float64 on a few rows of a few blocks, moved by every update and by no probe."""
+    """θ in float64 on a few rows of a few blocks, moved by every update and by no probe; and those rows at a mark."""
 
     BLOCKS, ENTRIES = 8, 2048
 
     def __init__(self, space: ParameterSpace) -> None:
         self.space = space
         self.shadows: dict[str, tuple[Tile, Array]] = {}
+        self.marks: dict[str, Array] = {}
         for block in space.blocks[:: max(1, len(space.blocks) // self.BLOCKS)]:
             tile = next(block.tiles(self.ENTRIES))
             shadow = space._empty(tile.shape, "float64")
-            shadow[:] = tile.of(block.array)
+            shadow[:] = tile.of(space._theta_of(block))
             self.shadows[block.name] = (tile, shadow)
+            self.marks[block.name] = space._empty(tile.shape, block.dtype)
+        self.mark()
 
     def add(self, direction: Direction, decay: float) -> None:
         for tile, shadow in self.shadows.values():
@@ -580,15 +680,23 @@ class _DriftMeter:
         known = self.shadows.get(tile.block.name)
         return None if known is None or tile.start else 1.0 * theta[: known[0].stop]
 
-    def after(self, tile: Tile, before: Array | None) -> None:
+    def after(self, tile: Tile, theta: Array, before: Array | None) -> None:
         if before is not None:
             sample, shadow = self.shadows[tile.block.name]
-            shadow += sample.of(tile.block.array) - before
+            shadow += theta[: sample.stop] - before
 
     def measure(self) -> float:
         off = norm = 0.0
         for tile, shadow in self.shadows.values():
-            difference = (tile.of(tile.block.array) - shadow).reshape(-1)
+            difference = (tile.of(self.space._theta_of(tile.block)) - shadow).reshape(-1)
             off += float(difference @ difference)
             norm += float(shadow.reshape(-1) @ shadow.reshape(-1))
         return math.sqrt(off / norm) if norm else 0.0
+
+    def mark(self) -> None:
+        for name, (tile, _) in self.shadows.items():
+            self.marks[name][:] = tile.of(tile.block.array)
+
+    def changed(self) -> float:
+        others = sum(int((tile.of(tile.block.array) != self.marks[n]).sum()) for n, (tile, _) in self.shadows.items())
+        return others / sum(tile.size for tile, _ in self.shadows.values())

@@ -94,7 +94,7 @@ class Branches:
         if not self.checked:
             self._pass(rows, [ZERO, ZERO], checks=True)
             self.checked = True
-        sequences = sum(len(row.tokens.inputs) for row in rows)
+        sequences = self.scorer.sequences(rows)
         most = max(1, TOKENS // (sequences * max(row.length for row in rows)))
         passes = math.ceil(len(directions) / most)
         cuts = [len(directions) * i // passes for i in range(passes + 1)]
@@ -104,7 +104,7 @@ class Branches:
 
     def _pass(self, rows: Sequence[Row], directions: Sequence[Direction], checks: bool) -> list[float]:
         with torch.inference_mode():
-            stack = _Stack(self, directions, sum(len(row.tokens.inputs) for row in rows), checks)
+            stack = _Stack(self, directions, self.scorer.sequences(rows), checks)
             with self._standing_in(stack):
                 losses = self.scorer.losses(rows, len(directions))
         missed = stack.expected - stack.seen

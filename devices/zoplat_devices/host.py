@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from zoplat.direction import Direction, Draw
-from zoplat.sampler import Held, Noise, Stream
+from zoplat.rounding import Rounding
+from zoplat.sampler import Held, Noise, Stream, stream
 from zoplat.space import Block, ParameterSpace, Part, Points, Restore, Tile
-from zoplat_devices.native import DTYPES, JOB, KINDS, TERM
+from zoplat_devices.native import DTYPES, FROM_FLOAT32, JOB, KINDS, TERM
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
 PIECE = 1 << 16  # of one job where blocks are formed beside the weights, a few at a time
@@ -49,6 +50,8 @@ class HostSpace(ParameterSpace):
         empty: Callable[[tuple[int, ...], str], Any],
         restore: Restore,
         mapped: Callable[[tuple[int, ...], str], Any] | None = None,
+        rounding: Rounding = "nearest",
+        seed: int = 0,
     ) -> None:
         self._library = library
         self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -56,7 +59,7 @@ class HostSpace(ParameterSpace):
         self._drawn: OrderedDict[Draw, _Drawn] = OrderedDict()
         self._plans: dict[bytes, _Plan] = {}
         self._cuts: dict[tuple[int, int, int], _Cut] = {}
-        super().__init__(blocks, HostNoise(library, empty), empty, restore, mapped)
+        super().__init__(blocks, HostNoise(library, empty), empty, restore, mapped, rounding, seed)
         self._place = {block.name: place for place, block in enumerate(self.blocks)}
         self._everywhere = np.arange(len(self.blocks))
         self._decaying = np.array([block.decays for block in self.blocks], bool)
@@ -77,18 +80,21 @@ class HostSpace(ParameterSpace):
         else:
             self._pass(self._everywhere[self._decaying], keep, decayed)
             self._pass(self._everywhere[~self._decaying], 1.0, plain)
+        for block in self.blocks:
+            if block.name in self._masters and self._moves(block, decayed, plain):
+                block.array[:] = self._masters[block.name]
 
     def _pass(self, places: np.ndarray, keep: float, direction: Direction, target: Any = None) -> None:
         """The blocks at some places ← keep·block + direction, or into `target` where there is one block."""
         if all(draw.part is None for draw, _ in direction):
-            self._uniform_pass(places, keep, direction, target)
+            self._uniform_pass(places, keep, [*direction], target)
             return
         present = np.array([self._within(draw.part)[places] for draw, _ in direction])
         patterns, which = np.unique(present, axis=1, return_inverse=True)
         for index, pattern in enumerate(patterns.T):
-            terms = Direction(
-                {draw._replace(part=None): c for (draw, c), is_in in zip(direction, pattern, strict=True) if is_in}
-            )
+            terms = [
+                (draw._replace(part=None), c) for (draw, c), is_in in zip(direction, pattern, strict=True) if is_in
+            ]
             if terms or keep != 1.0 or target is not None:
                 self._uniform_pass(places[which.reshape(-1) == index], keep, terms, target)
 
@@ -96,45 +102,59 @@ class HostSpace(ParameterSpace):
         """For each block, whether it belongs to a part."""
         return np.array([part is None or block in part for block in self.blocks])
 
-    def _uniform_pass(self, places: np.ndarray, keep: float, direction: Direction, target: Any) -> None:
+    def _uniform_pass(
+        self, places: np.ndarray, keep: float, direction: Sequence[tuple[Draw, float]], target: Any
+    ) -> None:
         """A pass whose terms are the same for all its blocks."""
         name = places.tobytes()
         if name not in self._plans:
-            self._plans[name] = _Plan(self.blocks, places)
+            self._plans[name] = _Plan(self, places)
         plan = self._plans[name]
         parts = [(self._terms_of(draw), c) for draw, c in direction]
-        terms = np.zeros((len(plan.places), len(parts)), TERM)
+        by_chance = self._by_chance and target is None
+        terms = np.zeros((len(plan.places), len(parts) + by_chance), TERM)
         fused = np.ones(len(plan.places), bool)
         for k, (drawn, c) in enumerate(parts):
             terms[:, k], can_fuse = drawn.on(plan.places)
             terms["coefficient"][:, k] = c
             fused &= can_fuse
+        if by_chance:
+            for line, place in zip(terms, plan.places, strict=True):
+                line["key0"][-1], line["key1"][-1] = self._chances_of(self.blocks[place])
         jobs = plan.jobs[fused[plan.owner]]
-        jobs["keep"], jobs["count"] = keep, len(parts)
-        jobs["terms"] = terms.ctypes.data + plan.owner[fused[plan.owner]] * len(parts) * TERM.itemsize
+        jobs["keep"], jobs["count"], jobs["by_chance"] = keep, len(parts), by_chance
+        jobs["terms"] = terms.ctypes.data + plan.owner[fused[plan.owner]] * terms.strides[0]
         if target is not None:
-            jobs["target"] = address(target)
+            _aim(jobs, self.blocks[plan.places[0]], self, target)
         self._run(jobs)
         for place in plan.places[~fused]:
             self._tile_by_tile(self.blocks[place], keep, direction, target)
 
-    def _tile_by_tile(self, block: Block, keep: float, direction: Direction, target: Any) -> None:
-        into = address(block.array if target is None else target)
+    def _tile_by_tile(self, block: Block, keep: float, direction: Sequence[tuple[Draw, float]], target: Any) -> None:
+        by_chance = self._by_chance and target is None
+        chances = self._chances_of(block) if by_chance else (0, 0)
         for tile in block.tiles():
             entries = self.entries(direction, tile)
             start = tile.start * (block.size // block.shape[0])
-            term = np.array((KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0), TERM)
-            jobs = _jobs(block, start, start + tile.size)
-            jobs["target"], jobs["terms"], jobs["count"], jobs["keep"] = into, term.ctypes.data, 1, keep
+            values = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0)
+            terms = np.array([values, (0, 0, *chances, 0.0, 0, 0, 0)], TERM)
+            jobs = _jobs(self, block, start, start + tile.size)
+            jobs["terms"], jobs["count"], jobs["keep"], jobs["by_chance"] = terms.ctypes.data, 1, keep, by_chance
+            if target is not None:
+                _aim(jobs, block, self, target)
             self._run(jobs)
+
+    def _chances_of(self, block: Block) -> Stream:
+        """The stream that rounds a block in the pass that goes on."""
+        return stream(self._chances, block.name, "rounding")
 
     def _cut(self, tiles: Sequence[Tile]) -> "_Cut":
         """How some tiles are written; kept where it is one tile, which comes again at every question."""
         if len(tiles) > 1:
-            return _Cut(tiles)
+            return _Cut(self, tiles)
         name = (self._place[tiles[0].block.name], tiles[0].start, tiles[0].stop)
         if name not in self._cuts:
-            self._cuts[name] = _Cut(tiles)
+            self._cuts[name] = _Cut(self, tiles)
         return self._cuts[name]
 
     def _terms_of(self, draw: Draw) -> "_Drawn":
@@ -174,8 +194,8 @@ class _Plan:
         owner: for each job, the index into `places` of its block.
     """
 
-    def __init__(self, blocks: Sequence[Block], places: np.ndarray) -> None:
-        made = [_jobs(blocks[place], 0, blocks[place].size) for place in places]
+    def __init__(self, space: HostSpace, places: np.ndarray) -> None:
+        made = [_jobs(space, space.blocks[place], 0, space.blocks[place].size) for place in places]
         self.places = places
         self.jobs = np.concatenate(made) if made else np.zeros(0, JOB)
         self.owner = np.repeat(np.arange(len(made)), [len(jobs) for jobs in made])
@@ -231,7 +251,7 @@ class _Cut:
         bytes: of all tiles.
     """
 
-    def __init__(self, tiles: Sequence[Tile]) -> None:
+    def __init__(self, space: HostSpace, tiles: Sequence[Tile]) -> None:
         block = tiles[0].block
         width = np.array([tile.block.size // tile.block.shape[0] for tile in tiles])
         start, stop = (np.array([getattr(tile, end) for tile in tiles]) * width for end in ("start", "stop"))
@@ -241,10 +261,10 @@ class _Cut:
         self.owner = np.repeat(np.arange(len(tiles)), pieces)
         first = start[self.owner] + (np.arange(len(self.owner)) - (np.cumsum(pieces) - pieces)[self.owner]) * PIECE
         self.jobs = np.zeros(len(self.owner), JOB)
-        self.jobs["source"] = np.array([address(tile.block.array) for tile in tiles])[self.owner]
+        self.jobs["source"] = np.array([address(space._theta_of(tile.block)) for tile in tiles])[self.owner]
         self.jobs["target"] = (self.begins - start)[self.owner] * block.array.itemsize
         self.jobs["start"], self.jobs["stop"] = first, np.minimum(first + PIECE, stop[self.owner])
-        self.jobs["dtype"], self.jobs["keep"] = DTYPES[block.dtype], 1.0
+        self.jobs["dtype"], self.jobs["keep"] = _formed(space, block), 1.0
 
 
 class _Lines:
@@ -274,14 +294,24 @@ class _Lines:
         self.counts[number] += 1
 
 
-def _jobs(block: Block, start: int, stop: int) -> np.ndarray:
-    """Jobs over entries `start` to `stop` of a block, in place, without terms."""
+def _jobs(space: HostSpace, block: Block, start: int, stop: int) -> np.ndarray:
+    """Jobs over entries `start` to `stop` of θ on a block, in place, without terms."""
     starts = np.arange(start, stop, ENTRIES)
     jobs = np.zeros(len(starts), JOB)
-    jobs["source"] = jobs["target"] = address(block.array)
+    jobs["source"] = jobs["target"] = address(space._theta_of(block))
     jobs["start"], jobs["stop"] = starts, np.minimum(starts + ENTRIES, stop)
-    jobs["dtype"] = DTYPES[block.dtype]
+    jobs["dtype"] = DTYPES["float32" if block.name in space._masters else block.dtype]
     return jobs
+
+
+def _aim(jobs: np.ndarray, block: Block, space: HostSpace, target: Any) -> None:
+    """Have jobs on a block write to an array of the block's dtype beside it."""
+    jobs["target"], jobs["dtype"] = address(target), _formed(space, block)
+
+
+def _formed(space: HostSpace, block: Block) -> int:
+    """How the kernels call the way from θ on a block to an array of the block's dtype."""
+    return FROM_FLOAT32[block.dtype] if block.name in space._masters else DTYPES[block.dtype]
 
 
 class _Drawn:

@@ -7,6 +7,7 @@
 
 #define GROUP 512
 #define HALF 256
+#define QUARTER 128
 
 /* The long dependency chains of the noise need several vectors in flight. */
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -16,8 +17,8 @@
 #define INTERLEAVE
 #endif
 
-enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES };
-enum { FLOAT32, BFLOAT16, FLOAT16 };
+enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES, COARSE };
+enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16 }; /* the last two: from float32, apart */
 
 typedef struct {            /* coefficient times one random vector */
     int32_t kind;
@@ -37,7 +38,7 @@ typedef struct {            /* entries start to stop of one block: source -> tar
     int32_t count;
     int32_t dtype;
     float keep;
-    int32_t unused;
+    int32_t by_chance;      /* whether 16-bit results are rounded by the stream of the term after the last */
 } Job;
 
 static inline float as_float(uint32_t bits) { union { uint32_t bits; float value; } c = { bits }; return c.value; }
@@ -123,6 +124,29 @@ ALWAYS_INLINE void uniforms(float *out, uint64_t group, const Term *term, float 
         PUT(out[i], (float)(word(base + i, high, key0, key1) >> 8) * 5.9604644775390625e-8f);
 }
 
+/* Half a word each: a group takes the lower halves of its first words, the upper ones, and both of the second words. */
+ALWAYS_INLINE void halves(uint32_t *out, uint64_t group, const Term *term) {
+    uint64_t counter = group * QUARTER;
+    uint32_t base = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
+    INTERLEAVE
+    for (int i = 0; i < QUARTER; i++) {
+        uint32_t a = word(base + i, high, key0, key1), b = second(a, key1);
+        out[i] = a & 0xFFFFu;
+        out[QUARTER + i] = a >> 16;
+        out[2 * QUARTER + i] = b & 0xFFFFu;
+        out[3 * QUARTER + i] = b >> 16;
+    }
+}
+
+/* (k + 1/2) / 65536, exact. */
+static inline float share(uint32_t k) { return (float)k * 1.52587890625e-5f + 7.62939453125e-6f; }
+
+ALWAYS_INLINE void coarse(float *out, uint64_t group, const Term *term, float c, int add) {
+    uint32_t k[GROUP];
+    halves(k, group, term);
+    for (int i = 0; i < GROUP; i++) PUT(out[i], share(k[i]));
+}
+
 /* Rows of U times V, added up in the order of their columns; z holds one stretch of a row. */
 ALWAYS_INLINE void outer(float *out, int64_t first, int64_t last, const Term *term, float c, int add) {
     float z[GROUP];
@@ -160,6 +184,7 @@ ALWAYS_INLINE void values(float *out, int64_t first, int64_t last, const Term *t
     case NORMAL: normals(sum, first / GROUP, term, c, add); break;                                  \
     case SIGN: signs(sum, first / GROUP, term, c, add); break;                                      \
     case UNIFORM: uniforms(sum, first / GROUP, term, c, add); break;                                \
+    case COARSE: coarse(sum, first / GROUP, term, c, add); break;                                   \
     case LOW_RANK: outer(sum + first % GROUP, first, last, term, c, add); break;                    \
     default: values(sum + first % GROUP, first, last, term, c, add);                                \
     }
@@ -177,40 +202,80 @@ static inline uint16_t to_bfloat(float f) {
     return (b & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)((b >> 16) | 64u) : (uint16_t)((b + 0x7FFFu + ((b >> 16) & 1u)) >> 16);
 }
 
-/* target <- keep * source + sum. Source and target are the same array or apart; telling the compiler is what lets it
- * use vectors. */
-#define STORE(type, load, save)                                                                     \
-    {                                                                                               \
-        type *t = (type *)job->target + first;                                                      \
-        if (job->source == job->target) {                                                           \
-            for (int64_t i = 0; i < n; i++) t[i] = save(keep * load(t[i]) + sum[i]);                \
-        } else {                                                                                    \
-            const type *restrict w = (const type *)job->source + first;                             \
-            type *restrict apart = t;                                                               \
-            for (int64_t i = 0; i < n; i++) apart[i] = save(keep * load(w[i]) + sum[i]);            \
-        }                                                                                           \
-    }
+/* The neighbours of a result, by chance: see zoplat/rounding.py. The halves k of words are the chances. */
+static inline uint16_t chance_bfloat(float f, uint32_t k) {
+    uint32_t b = as_bits(f), size = b & 0x7FFFFFFFu;
+    uint32_t away = (k < (b & 0xFFFFu)) & (size < 0x7F7F0000u);
+    return (uint16_t)(((b >> 16) + away) | (uint32_t)(size > 0x7F800000u) << 6);
+}
+static inline uint16_t chance_half(float f, uint32_t k) {
+    uint32_t b = as_bits(f), size = b & 0x7FFFFFFFu;
+    uint32_t inside = size < 0x477FE000u ? size : 0u, exponent = inside & 0x7F800000u;
+    uint32_t gap = (exponent > 0x38800000u ? exponent : 0x38800000u) - (10u << 23);
+    float count = as_float(inside) * as_float(0x7F000000u - gap);
+    float steps = (float)(int32_t)count;
+    steps += count - steps > share(k) ? 1.0f : 0.0f;
+    uint32_t rounded = as_bits(steps * as_float(gap));
+    rounded = size < 0x477FE000u ? rounded : size < 0x7F800000u ? 0x477FE000u : size;
+    return to_half(as_float(rounded | (b & 0x80000000u)));
+}
 
 static inline float same(float f) { return f; }
 static inline float from_bfloat(uint16_t b) { return as_float((uint32_t)b << 16); }
 
+/* target <- keep * source + sum, in place or apart; telling the compiler which is what lets it use vectors. */
+#define IN_PLACE(type, load, ...)                                                                   \
+    {                                                                                               \
+        type *t = (type *)job->target + first;                                                      \
+        for (int64_t i = 0; i < n; i++) { float f = keep * load(t[i]) + sum[i]; t[i] = __VA_ARGS__; } \
+    }
+#define APART(from, type, load, save)                                                               \
+    {                                                                                               \
+        const from *restrict w = (const from *)job->source + first;                                 \
+        type *restrict t = (type *)job->target + first;                                             \
+        for (int64_t i = 0; i < n; i++) t[i] = save(keep * load(w[i]) + sum[i]);                    \
+    }
+
 static void store(const Job *job, int64_t first, int64_t n, const float *restrict sum) {
     float keep = job->keep;
-    if (job->dtype == FLOAT32) STORE(float, same, same)
-    else if (job->dtype == BFLOAT16) STORE(uint16_t, from_bfloat, to_bfloat)
-    else STORE(uint16_t, from_half, to_half)
+    int here = job->source == job->target;
+    switch (job->dtype) {
+    case FLOAT32: if (here) IN_PLACE(float, same, f) else APART(float, float, same, same) break;
+    case BFLOAT16:
+        if (here) IN_PLACE(uint16_t, from_bfloat, to_bfloat(f)) else APART(uint16_t, uint16_t, from_bfloat, to_bfloat) break;
+    case FLOAT16:
+        if (here) IN_PLACE(uint16_t, from_half, to_half(f)) else APART(uint16_t, uint16_t, from_half, to_half) break;
+    case TO_BFLOAT16: APART(float, uint16_t, same, to_bfloat) break;
+    default: APART(float, uint16_t, same, to_half)
+    }
+}
+
+/* The same in place, for 16-bit weights; k holds the chances. */
+static void store_by_chance(
+    const Job *job, int64_t first, int64_t n, const float *restrict sum, const uint32_t *restrict k
+) {
+    float keep = job->keep;
+    if (job->dtype == BFLOAT16) IN_PLACE(uint16_t, from_bfloat, chance_bfloat(f, k[i]))
+    else IN_PLACE(uint16_t, from_half, chance_half(f, k[i]))
 }
 
 static void run(const Job *job) {
     float sum[GROUP];
+    uint32_t k[GROUP];
+    int wide = job->dtype != BFLOAT16 && job->dtype != FLOAT16;
     for (int i = 0; i < GROUP; i++) sum[i] = 0.0f;
     for (int64_t first = job->start; first < job->stop;) {
         int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
-        const char *ahead = (const char *)job->source + (first + 2 * GROUP) * (job->dtype == FLOAT32 ? 4 : 2);
+        const char *ahead = (const char *)job->source + (first + 2 * GROUP) * (wide ? 4 : 2);
         for (int i = 0; i < GROUP * 4; i += 64) __builtin_prefetch(ahead + i, 1);
         for (int32_t k = 0; k < job->count; k++) draw(sum, first, last, job->terms + k, k);
-        store(job, first, last - first, sum + first % GROUP);
+        if (job->by_chance && !wide) {
+            halves(k, first / GROUP, job->terms + job->count);
+            store_by_chance(job, first, last - first, sum + first % GROUP, k + first % GROUP);
+        } else {
+            store(job, first, last - first, sum + first % GROUP);
+        }
         first = last;
     }
 }

@@ -13,8 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from zoplat.device import Head
 from zoplat.errors import ZoplatError, unknown
 from zoplat.paths import cache_folder
+from zoplat_devices.heads import head_of, opened
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -74,29 +76,53 @@ class Loaded:
         model, tokenizer: of transformers.
         name: how it was asked for.
         identity: what tells its weights from others without reading them; None when that is not known.
+        head: what it makes of a text.
+        new: names of parameters that the checkpoint does not have, such as those of a new classification head.
     """
 
     model: Any
     tokenizer: Any
     name: str
     identity: str | None
+    head: Head = "causal"
+    new: frozenset[str] = frozenset()
 
 
-def load(model: str | None, dtype: Any, notice: Callable[[str], None]) -> Loaded:
-    """Load a causal language model in `dtype` on the host, in evaluation mode, nothing trainable.
+def load(
+    model: str | None,
+    dtype: Any,
+    notice: Callable[[str], None],
+    head: Head = "auto",
+    classes: int = 0,
+    seed: int = 0,
+) -> Loaded:
+    """Load a model of text on the host, in evaluation mode, nothing trainable.
+
+    Args:
+        model: as `ModelSpec` has it.
+        dtype: of its weights, or a function of its head that tells it.
+        notice: is told what the user should know.
+        head: what it should make of a text; "auto" for what its configuration says.
+        classes: of a new classification head.
+        seed: where the weights of a new head come from.
 
     Raises:
-        ZoplatError: it is not there, has no safetensors weights, or can't be read.
+        ZoplatError: it is not there, has no safetensors weights, has not that head, or can't be read.
     """
     name = model or DEFAULT
     source = _source(name, notice)
     with _quiet(), _explained(name):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
 
-        loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        config = AutoConfig.from_pretrained(source)
+        kind = head_of(config, head)
+        chosen = dtype(kind) if callable(dtype) else dtype
+        loaded, new = opened(source, config, kind, chosen, classes, seed)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    loaded.eval().requires_grad_(False)
-    return Loaded(loaded, tokenizer, name, _identity(source))
+    loaded.eval()
+    for parameter in loaded.parameters():
+        parameter.requires_grad = False
+    return Loaded(loaded, tokenizer, name, _identity(source), kind, new)
 
 
 def _source(name: str, notice: Callable[[str], None]) -> str:

@@ -51,13 +51,14 @@ JOB = np.dtype(
         ("count", np.int32),
         ("dtype", np.int32),
         ("keep", np.float32),
-        ("unused", np.int32),
+        ("by_chance", np.int32),
     ]
 )
 """`Job` of kernels.c."""
 
-KINDS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4}
+KINDS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
 
 
 @cache

@@ -1,26 +1,32 @@
-"""PyTorch on cpu, cuda and mps: any causal language model of transformers."""
+"""PyTorch on cpu, cuda and mps: any language model of transformers."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
+from math import hypot
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zoplat.device import Device, Example, MemoryReading, ModelSpec, Row, Session
+from zoplat.device import Device, Example, Head, MemoryReading, ModelSpec, Row, Session
 from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
+from zoplat.rounding import Rounding
 from zoplat.sampler import Noise, Stream
 from zoplat.space import Block, ParameterSpace, Part, Restore
 from zoplat_devices.memory import HostMemory, mapped
+
+if TYPE_CHECKING:
+    from zoplat_devices.models import Loaded
+
+ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
 
 
 @dataclass(frozen=True)
@@ -31,23 +37,28 @@ class PyTorch(Device):
         kind: "cpu", "cuda" or "mps".
         restore: "in-place" writes probes into the weights and takes them back; "exact" forms the probed weights of
             a layer while it runs, so that the weights stay at θ; "auto" is exact for 16-bit weights.
+        rounding: of updates to 16-bit weights: "nearest"; "stochastic", up or down by chance, so that small ones
+            add up; "master", from a float32 copy of what is trained. The latter two need exact restore.
         road: how several losses that are asked together are found: "walk" from point to point, or "batch", by one
             forward pass over as many copies of the batch.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
     """
 
-    answers: ClassVar[frozenset[str]] = frozenset({"losses", "jvp", "gradient", "input norms"})
+    answers: ClassVar[frozenset[str]] = frozenset(
+        {"losses", "jvp", "gradient", "input norms", "generation", "features"}
+    )
 
     kind: Literal["cpu", "cuda", "mps"] = field(default="cpu", metadata={"setting": False})
     restore: Literal["auto", "in-place", "exact"] = "auto"
+    rounding: Rounding = "nearest"
     road: Literal["auto", "walk", "batch"] = "auto"
     threads: int = 0
     tf32: bool = False
 
     @property
     def summary(self) -> str:
-        return f"PyTorch on {self.kind}, with any causal language model of transformers"
+        return f"PyTorch on {self.kind}, with any language model of transformers"
 
     @property
     def priority(self) -> int:
@@ -79,38 +90,56 @@ class PyTorchSession(Session):
         if device.threads:
             torch.set_num_threads(device.threads)
         torch.backends.cuda.matmul.allow_tf32 = device.tf32
+        from zoplat_devices import virtual
         from zoplat_devices.branches import Branches
         from zoplat_devices.derivatives import Derivatives
+        from zoplat_devices.encoding import Encoder
+        from zoplat_devices.heads import reads_on
         from zoplat_devices.models import load
-        from zoplat_devices.scoring import Encoder, Scorer
+        from zoplat_devices.probes import Probes
+        from zoplat_devices.scoring import Scorer
+        from zoplat_devices.tuning import blocks, tuned
+        from zoplat_devices.writing import Writer
 
         self.torch = torch
         self.before = self.host.now()
-        dtype = _dtype(spec, device.kind) if spec.dtype == "auto" else spec.dtype
-        self.loaded = load(spec.model, getattr(torch, dtype), _say)
+
+        def dtype(head: Head) -> Any:
+            return getattr(torch, _dtype(spec, device.kind, head))
+
+        self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed)
+        self.head = loaded.head
         self.target = torch.device(device.kind)
-        self.model = _tuned(self.loaded.model, spec, torch).to(self.target)
-        blocks = _blocks(device, self.model)
-        trainable = blocks[0].dtype
-        restore: Restore = "exact" if trainable in ("float16", "bfloat16") else "in-place"
+        self.model = tuned(loaded, spec).to(self.target)
+        trained = blocks(device, self.model)
+        kinds = sorted({block.dtype for block in trained})
+        restore: Restore = "exact" if {"float16", "bfloat16"} & {*kinds} else "in-place"
         if device.restore != "auto":
             restore = device.restore
         self.kernels = -self.host.now()
-        self.space = _space(blocks, device.kind, restore, self.empty, self.mapped)
+        self.space = _space(trained, device, restore, self.empty, self.mapped, spec.seed)
         self.kernels += self.host.now()
-        self.probes = _Probes(self.model, self.space) if restore == "exact" else None
-        self.encoder = Encoder(self.loaded.tokenizer, _limit(self.loaded))
-        self.scorer = Scorer(self.model, self.target)
+        if device.kind != "cuda":
+            self.kernels -= sum(buffer.bytes for buffer in self.space.buffers)
+        self.probes = Probes(self.model, self.space) if restore == "exact" else None
+        config, limit = loaded.model.config, _limit(loaded, virtual.count(self.model))
+        start = config.decoder_start_token_id if self.head == "seq2seq" else None
+        self.encoder = Encoder(loaded.tokenizer, limit, self.head, start, config.num_labels)
+        left = self.head == "causal" or (self.head == "classifier" and reads_on(config))
+        self.scorer = Scorer(self.model, self.target, self.head, _pad(loaded), left)
+        self.writer = Writer(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self.stacked = Branches(self.model, self.space, self.scorer)
         self.road = "walk" if device.road == "auto" else device.road
         self.facts = {
             "device": device.kind,
-            "model": self.loaded.name,
-            "model_identity": self.loaded.identity,
-            "dtype": dtype,
-            "trainable_dtype": trainable,
+            "model": loaded.name,
+            "model_identity": loaded.identity,
+            "head": self.head,
+            "dtype": _dtype(spec, device.kind, self.head),
+            "trainable_dtype": ", ".join(kinds),
             "restore": restore,
+            "rounding": device.rounding,
             "trainable_parameters": self.space.size,
             "model_bytes": _bytes(self.model),
             "threads": torch.get_num_threads(),
@@ -137,6 +166,8 @@ class PyTorchSession(Session):
             return self.scorer.loss(rows)
 
     def branches(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+        if self.head == "seq2seq":
+            raise ZoplatError("The batched road can't follow seq2seq models. Use -o device.road=walk.")
         return self.stacked.losses(rows, directions)
 
     def jvp(self, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:
@@ -146,11 +177,31 @@ class PyTorchSession(Session):
         return self.derivatives.backward(part, recompute, lambda: self.scorer.mean_loss(rows))
 
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
-        return self.derivatives.input_norms(self.scorer.present(rows), lambda: self.scorer.loss(rows))
+        if self.head == "causal":
+            return self.derivatives.input_norms(self.scorer.present(rows), lambda: self.scorer.loss(rows))
+        if self.head == "seq2seq":
+            raise ZoplatError("The norms of a layer's inputs are not known for seq2seq models. Use another --head.")
+        told = [self.derivatives.input_norms(None, partial(self.scorer.loss, [row])) for row in rows]
+        return {name: [hypot(*each) for each in zip(*(norms[name] for norms in told), strict=True)] for name in told[0]}
 
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         with self._probed():
             return self.scorer.scores(rows)
+
+    def generate(self, rows: Sequence[Row], tokens: int, stop: str) -> list[str]:
+        with self._probed():
+            return self.writer.generate(rows, tokens, stop)
+
+    def features(self, rows: Sequence[Row]) -> list[list[float]]:
+        with self._probed():
+            return self.writer.features(rows)
+
+    def chat(self, prompts: Sequence[str]) -> list[str]:
+        tokenizer = self.loaded.tokenizer
+        if not tokenizer.chat_template:
+            return super().chat(prompts)
+        turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        return [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
 
     def memory(self) -> MemoryReading:
         host = self.host.read()
@@ -206,70 +257,6 @@ class PyTorchSession(Session):
             yield
 
 
-class _Probes:
-    """Exact restore: while a layer runs, its parameters point to a scratch array that holds θ + probe."""
-
-    def __init__(self, model: Any, space: ParameterSpace) -> None:
-        self.space = space
-        self.pool: dict[tuple[Any, ...], list[Any]] = {}
-        self.bytes = 0
-        self.on = False
-        self.formed: set[str] = set()
-        blocks = {block.array.data_ptr(): block for block in space.blocks}
-        for module in model.modules():
-            owned = [(p, blocks[p.data_ptr()]) for p in module.parameters(recurse=False) if p.data_ptr() in blocks]
-            if owned:
-                module.register_forward_pre_hook(self._swap(owned))
-                module.register_forward_hook(self._back(owned), always_call=True)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        self.on, self.formed = True, set()
-        try:
-            yield
-        finally:
-            self.on = False
-        missed = {block.name for block in self.space.blocks} - self.formed
-        if missed:
-            raise ZoplatError(
-                f"Restore 'exact' could not form {min(missed)}: the model uses it outside the module that owns it. "
-                "Use -o device.restore=in-place, or leave it out of --tune."
-            )
-
-    def _swap(self, owned: list[tuple[Any, Block]]) -> Callable[..., None]:
-        def hook(module: Any, inputs: Any) -> None:
-            if not self.on:
-                return
-            for parameter, block in owned:
-                scratch = self._take(parameter)
-                self.space.form(block, self.space.overlay, scratch.view(block.shape))
-                self.formed.add(block.name)
-                parameter.data = scratch
-
-        return hook
-
-    def _back(self, owned: list[tuple[Any, Block]]) -> Callable[..., None]:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            if not self.on:
-                return
-            for parameter, block in owned:
-                self.pool[_like(parameter)].append(parameter.data)
-                parameter.data = block.array.view(parameter.shape)
-
-        return hook
-
-    def _take(self, parameter: Any) -> Any:
-        free = self.pool.setdefault(_like(parameter), [])
-        if not free:
-            free.append(parameter.data.clone())
-            self.bytes += int(parameter.nbytes)
-        return free.pop()
-
-
-def _like(parameter: Any) -> tuple[Any, ...]:
-    return (tuple(parameter.shape), parameter.dtype)
-
-
 class TorchNoise(Noise):
     """Numbers made on the host, moved to where the weights are."""
 
@@ -281,7 +268,12 @@ class TorchNoise(Noise):
 
 
 def _space(
-    blocks: list[Block], kind: str, restore: Restore, empty: Callable[..., Any], mapped: Callable[..., Any]
+    blocks: list[Block],
+    device: PyTorch,
+    restore: Restore,
+    empty: Callable[..., Any],
+    mapped: Callable[..., Any],
+    seed: int,
 ) -> ParameterSpace:
     import torch
 
@@ -292,78 +284,58 @@ def _space(
     kernels = library()
     if kernels is None:
         _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
-    if kernels and kind == "cpu" and all(block.dtype != "float64" for block in blocks):
-        return HostSpace(blocks, kernels, empty, restore, mapped)
+    if kernels and device.kind == "cpu" and all(block.dtype != "float64" for block in blocks):
+        return HostSpace(blocks, kernels, empty, restore, mapped, device.rounding, seed)
 
     def on_host(shape: tuple[int, ...], dtype: str) -> Any:
         return torch.empty(shape, dtype=getattr(torch, dtype))
 
     inner = HostNoise(kernels, on_host) if kernels else ReferenceNoise()
-    return ParameterSpace(blocks, TorchNoise(inner, kind, torch), empty, restore, mapped)
+    noise = TorchNoise(inner, device.kind, torch)
+    return ParameterSpace(blocks, noise, empty, restore, mapped, device.rounding, seed)
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _dtype(spec: ModelSpec, kind: str) -> str:
-    """A frozen base in bfloat16 where the device multiplies in it natively, float32 for all else."""
+def _dtype(spec: ModelSpec, kind: str, head: Head) -> str:
+    """A frozen base in bfloat16 where the device multiplies in it natively, float32 for all else.
+
+    A classifier's new head moves too, in the precision of its base, and 8 bits are too few for small steps.
+    """
     import torch
 
+    if spec.dtype != "auto":
+        return spec.dtype
     cpu = kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if spec.tune.name == "lora" and (cpu or kind == "cuda") else "float32"
+    frozen = spec.tune.name in ADAPTERS and head != "classifier"
+    return "bfloat16" if frozen and (cpu or kind == "cuda") else "float32"
 
 
-def _tuned(model: Any, spec: ModelSpec, torch: Any) -> Any:
-    """Mark what is trainable; wrap the model where that needs adapters."""
-    if spec.tune.name == "full":
-        return model.requires_grad_(True)
-    if spec.tune.name == "lora":
-        return _with_lora(model, spec, torch)
-    try:
-        pattern = re.compile(spec.tune.name)
-    except re.error as problem:
-        raise ZoplatError(f"--tune {spec.tune.name}: not full, lora or a regular expression ({problem}).") from None
-    names = [name for name, parameter in model.named_parameters() if pattern.search(name)]
-    for name in names:
-        model.get_parameter(name).requires_grad_(True)
-    if not names:
-        example = next(name for name, _ in model.named_parameters())
-        raise ZoplatError(f"--tune {spec.tune.name} finds no parameter of the model; they are named like {example}.")
-    return model
+def _limit(loaded: Loaded, virtual: int) -> int:
+    """Tokens that the model can read beside its virtual ones."""
+    import torch
+
+    config = loaded.model.config.get_text_config()
+    places = getattr(config, "max_position_embeddings", None) or 1 << 30
+    for name, module in loaded.model.named_modules():  # some families count places from behind the padding's
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            behind = 0 if module.padding_idx is None else module.padding_idx + 1
+            places = min(places, module.num_embeddings - behind)
+    return int(min(places, loaded.tokenizer.model_max_length or places, 2048)) - virtual
 
 
-def _with_lora(model: Any, spec: ModelSpec, torch: Any) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    tune = spec.tune
-    targets = rf".*\.({tune.targets})" if tune.targets else None
-    config = LoraConfig(r=tune.rank, lora_alpha=tune.alpha, target_modules=targets, task_type="CAUSAL_LM")
-    try:
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft's own business with transformers
-            torch.manual_seed(spec.seed)
-            return get_peft_model(model, config)
-    except ValueError as problem:
-        first = str(problem).partition("\n")[0]
-        raise ZoplatError(f"--tune lora: peft can't place adapters: {first}  (-o tune.targets=REGEX)") from problem
-
-
-def _blocks(device: Device, model: Any) -> list[Block]:
-    """The trainable tensors, each storage once, in registration order."""
-    blocks = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            plain = name.removeprefix("base_model.model.").replace(".default.", ".")
-            layer = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{plain}")
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            blocks.append(device.block(plain, parameter.detach(), dtype, int(layer.group(1)) if layer else None))
-    return blocks
-
-
-def _limit(loaded: Any) -> int:
-    places = getattr(loaded.model.config, "max_position_embeddings", None) or 1 << 30
-    return int(min(places, loaded.tokenizer.model_max_length or places, 2048))
+def _pad(loaded: Loaded) -> int:
+    """What fills rows up; a classifier that looks for its last token is told."""
+    tokenizer, config = loaded.tokenizer, loaded.model.config.get_text_config()
+    if loaded.head == "causal":
+        return 0
+    known = [config.pad_token_id, tokenizer.pad_token_id] if loaded.head == "classifier" else [tokenizer.pad_token_id]
+    pad = next((int(id_) for id_ in [*known, tokenizer.eos_token_id] if id_ is not None), 0)
+    if loaded.head == "classifier":
+        config.pad_token_id = pad
+    return pad
 
 
 def _bytes(model: Any) -> int:

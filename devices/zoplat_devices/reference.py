@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from zoplat.device import Device, Example, MemoryReading, ModelSpec, Row, Session
 from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
+from zoplat.rounding import Rounding
 from zoplat.space import Block, ParameterSpace, Restore
 
 WORDS, WIDTH = 512, 24
@@ -28,11 +29,14 @@ class Reference(Device):
 
     Attributes:
         restore: "in-place" or "exact".
+        rounding: of updates to float16 weights: "nearest"; "stochastic", up or down by chance; "master", from a
+            float32 copy. The latter two need exact restore.
     """
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses", "features"})
     takes_models: ClassVar[bool] = False
     restore: Restore = "in-place"
+    rounding: Rounding = "nearest"
 
     def missing(self) -> str | None:
         return None
@@ -70,13 +74,16 @@ class ReferenceSession(Session):
         blocks = [device.block(name, self.weights[name], dtype) for name in chosen]
         if not blocks:
             raise ZoplatError(f"--tune {spec.tune.name} finds no weight; there are {', '.join(SHAPES)}.")
-        self.space = ParameterSpace(blocks, ReferenceNoise(), np.empty, device.restore, mapped)
+        self.space = ParameterSpace(
+            blocks, ReferenceNoise(), np.empty, device.restore, mapped, device.rounding, spec.seed
+        )
         self.host = HostMemory()
         self.facts = {
             "device": "reference",
             "model": "bag-of-words",
             "dtype": dtype,
             "restore": device.restore,
+            "rounding": device.rounding,
             "threads": 1,
             "versions": {"numpy": np.__version__},
             "trainable_parameters": self.space.size,

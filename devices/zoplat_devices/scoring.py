@@ -1,113 +1,105 @@
-"""From text to tokens to the score of each option: the forward pass of a classification by options.
+"""From tokens to the score of each option: the forward pass of a classification by options.
 
-The score of an option is the mean log-probability of its tokens after the prompt (arXiv:2305.17333, Appendix E).
-Logits are computed only at the positions that predict an option's token, and options of one token that follow
-the same prompt are scored from one sequence.
+The score of an option is the mean log-probability of its tokens after the prompt (arXiv:2305.17333, Appendix E), or
+their sum; of a class, its logit. Logits of words are computed only where one of them is asked for, and options of one
+token that follow the same prompt are scored from one sequence.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from zoplat.device import Example, Row
-from zoplat.errors import ZoplatError
+from zoplat.device import Head, Row
+from zoplat_devices import virtual
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """An encoded example.
+class Batch:
+    """Rows as tensors.
 
     Attributes:
-        inputs: token ids of its sequences: one that all options share, or one per option.
-        targets: for each option, the tokens to predict at the last positions of its sequence.
+        inputs: of the model.
+        options: the most that a row has.
+        sequence, position, token: of each token that is scored: its sequence, its place among the logits, its id.
+        slot: of each such token, row · options + option.
+        share: of each such token in the score of its option: 1 / tokens, or 1 where they are summed.
+        absent: (rows, options), true past the options of a row; None where all rows have as many.
+        keep: logits that are computed, counted from the end; 0 for all.
+        masks: position of the mask in each sequence of a masked model.
+        owner: row of each sequence of a decoder; None where each row has one.
     """
 
-    inputs: list[list[int]]
-    targets: list[list[int]]
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether one sequence serves all options."""
-        return len(self.inputs) == 1
-
-
-class Encoder:
-    """Text to `Tokens` with a fast tokenizer of transformers."""
-
-    def __init__(self, tokenizer: Any, limit: int) -> None:
-        if not tokenizer.is_fast:
-            raise ZoplatError(
-                f"{type(tokenizer).__name__} gives no character offsets, which locate an option's tokens. "
-                "Use a model with a fast tokenizer."
-            )
-        self.tokenizer = tokenizer
-        self.limit = limit
-
-    def encode(self, examples: Sequence[Example]) -> list[Row]:
-        """Rows in the order of the examples."""
-        texts = [example.prompt + option for example in examples for option in example.options]
-        encoded = self.tokenizer(texts, return_offsets_mapping=True)
-        parts = iter(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
-        return [self._row(example, [next(parts) for _ in example.options]) for example in examples]
-
-    def _row(self, example: Example, encoded: list[tuple[list[int], list[tuple[int, int]]]]) -> Row:
-        inputs, targets = [], []
-        for ids, offsets in encoded:
-            first = next((i for i, (_, end) in enumerate(offsets) if end > len(example.prompt)), len(ids))
-            stop = max((i + 1 for i, (start, end) in enumerate(offsets) if end > start), default=0)
-            if first >= stop or first == 0:
-                raise ZoplatError(f"No token of its own for an option of {example.options} after {example.prompt!r}.")
-            inputs.append(self._cut(ids[: stop - 1]))
-            targets.append(ids[first:stop])
-        shared = all(len(target) == 1 for target in targets) and all(i == inputs[0] for i in inputs)
-        tokens = Tokens(inputs[:1] if shared else inputs, targets)
-        return Row(example, max(len(ids) for ids in tokens.inputs), tokens)
-
-    def _cut(self, ids: list[int]) -> list[int]:
-        """At most `limit` tokens: the last ones, and the first if it marks the beginning."""
-        if len(ids) <= self.limit:
-            return ids
-        marks = ids[:1] == [self.tokenizer.bos_token_id]
-        return ids[:1] + ids[-self.limit + 1 :] if marks else ids[-self.limit :]
+    inputs: dict[str, Any]
+    options: int
+    sequence: Any = None
+    position: Any = None
+    token: Any = None
+    slot: Any = None
+    share: Any = None
+    absent: Any = None
+    keep: int = 0
+    masks: Any = None
+    owner: Any = None
 
 
 class Scorer:
-    """Scores of the options of a batch, by one forward pass of a causal model."""
+    """Scores of the options of a batch, by one forward pass.
 
-    def __init__(self, model: Any, device: Any) -> None:
+    Args:
+        model: of transformers, inside an adapter of peft or not; in evaluation mode.
+        device: of torch, where it is.
+        head: what it makes of a text.
+        pad: id of the tokens that fill rows up.
+        left: whether rows are filled up at their beginnings; where the last token has seen all others.
+    """
+
+    def __init__(self, model: Any, device: Any, head: Head = "causal", pad: int = 0, left: bool = True) -> None:
         import torch
 
         self.torch = torch
         self.model = model
         self.device = device
-        self.accepts = set(inspect.signature(_inner(model).forward).parameters)
-        self._last: tuple[list[int], dict[str, Any]] = ([], {})
-        # The last positions are a view with gaps, and a bfloat16 product with it copies the whole head once a row.
-        _inner(model).get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+        self.head = head
+        self.pad = pad
+        self.left = left
+        inner = base(model)
+        self.accepts = set(inspect.signature(inner.forward).parameters)
+        self._last: tuple[list[Row], bool, Batch] | None = None
+        self._masks: Any = None
+        words = inner.get_output_embeddings() if head != "classifier" else None
+        if words is not None:
+            words.register_forward_pre_hook(self._few)
 
     def loss(self, rows: Sequence[Row]) -> float:
-        """Mean cross-entropy over the options' scores, float32."""
+        """Mean loss of a batch, float32."""
         with self.torch.inference_mode():
             return float(self.mean_loss(rows))
 
     def mean_loss(self, rows: Sequence[Row]) -> Any:
         """The same as a tensor, under whatever mode of differentiation the caller has set."""
-        labels = self.torch.tensor([row.example.label for row in rows], device=self.device)
-        return self.torch.nn.functional.cross_entropy(self._scores(rows), labels)
+        return self._each(rows).sum() / sum(row.weight for row in rows)
 
     def losses(self, rows: Sequence[Row], copies: int) -> list[float]:
-        """Mean cross-entropy of each of several copies of a batch, stacked one after the other."""
-        labels = self.torch.tensor([row.example.label for row in rows] * copies, device=self.device)
-        each = self.torch.nn.functional.cross_entropy(self._scores([*rows] * copies), labels, reduction="none")
-        return [float(loss) for loss in each.view(copies, -1).mean(dim=1)]
+        """Mean loss of each of several copies of a batch, stacked one after the other."""
+        each = self._each([*rows] * copies).view(copies, -1).sum(dim=1) / sum(row.weight for row in rows)
+        return [float(loss) for loss in each]
+
+    def sequences(self, rows: Sequence[Row]) -> int:
+        """Sequences that the model reads for the loss of a batch."""
+        return sum(1 if _right_only(row) else len(row.tokens.inputs) for row in rows)
 
     def present(self, rows: Sequence[Row]) -> Any:
         """(sequences, tokens) of a batch, false where a token is padding; None where none is."""
-        mask = self._batch(rows)["inputs"].get("attention_mask")
-        return None if mask is None else mask.bool()
+        inputs = self._batch(rows, True).inputs
+        if "attention_mask" not in inputs:
+            return None
+        mask = inputs["attention_mask"]
+        if virtual.kind(self.model) == "prompt":
+            mask = self.torch.cat([mask.new_ones(len(mask), virtual.count(self.model)), mask], dim=1)
+        return mask.bool()
 
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         """Score of every option of each row, float32."""
@@ -115,60 +107,136 @@ class Scorer:
             told = self._scores(rows).tolist()
         return [scores[: len(row.example.options)] for row, scores in zip(rows, told, strict=True)]
 
+    def _each(self, rows: Sequence[Row]) -> Any:
+        """What each row adds to the loss: its cross-entropy, or that of all tokens of its right option."""
+        if self.head != "classifier" and rows[0].example.loss == "tokens":
+            batch = self._batch(rows, True)
+            return self.torch.zeros(len(rows), device=self.device).index_add(
+                0, self.torch.div(batch.slot, batch.options, rounding_mode="floor"), -self._taken(batch)
+            )
+        labels = self.torch.tensor([row.example.label for row in rows], device=self.device)
+        return self.torch.nn.functional.cross_entropy(self._scores(rows), labels, reduction="none")
+
     def _scores(self, rows: Sequence[Row]) -> Any:
+        """(rows, options), −∞ past the options of a row."""
+        batch = self._batch(rows, False)
+        if self.head == "classifier":
+            return virtual.run(self.model, batch.inputs).logits.float()
+        flat = self.torch.zeros(len(rows) * batch.options, device=self.device)
+        scores = flat.index_add(0, batch.slot, self._taken(batch) * batch.share).view(len(rows), batch.options)
+        return scores if batch.absent is None else scores.masked_fill(batch.absent, float("-inf"))
+
+    def _taken(self, batch: Batch) -> Any:
+        """Log-probability of each token that is scored."""
         torch = self.torch
-        batch = self._batch(rows)
-        logits = self.model(**batch["inputs"]).logits[:, -batch["keep"] :]
-        logs = torch.log_softmax(logits[batch["sequence"], batch["position"]].float(), dim=-1)
-        taken = logs[torch.arange(len(logs), device=self.device), batch["token"]]
-        scores = torch.zeros(len(rows) * batch["options"], device=self.device)
-        scores = scores.index_add(0, batch["slot"], taken / batch["length"])
-        return scores.view(len(rows), batch["options"])
+        self._masks = batch.masks
+        try:
+            logits = virtual.run(self.model, batch.inputs, batch.owner).logits
+        finally:
+            self._masks = None
+        logits = logits[:, -batch.keep :]
+        logs = torch.log_softmax(logits[batch.sequence, batch.position].float(), dim=-1)
+        return logs[torch.arange(len(logs), device=self.device), batch.token]
 
-    def _batch(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The tensors of a batch; those of the last batch are kept, for each is asked for several times."""
-        key = [id(row) for row in rows]
-        if self._last[0] != key:
+    def _few(self, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What the head computes logits of: the place of the mask, or all it is given, without gaps.
+
+        The last positions are a view with gaps, and a bfloat16 product with it copies the whole head once a row.
+        """
+        hidden = inputs[0]
+        if self._masks is not None:
+            places = self._masks + (virtual.count(self.model) if virtual.kind(self.model) == "prompt" else 0)
+            hidden = hidden[self.torch.arange(len(hidden), device=self.device), places][:, None]
+        return (hidden.contiguous(), *inputs[1:])
+
+    def _batch(self, rows: Sequence[Row], right: bool) -> Batch:
+        """The tensors of a batch, of all options or of those that its loss needs.
+
+        Those of the last batch are kept, for each is asked for several times.
+        """
+        right = right and any(_right_only(row) for row in rows)
+        last = self._last
+        same = last is not None and last[1] == right and len(last[0]) == len(rows)
+        if last is None or not same or any(a is not b for a, b in zip(last[0], rows, strict=True)):
             with self.torch.inference_mode(False):
-                self._last = (key, self._made(rows))
-        return self._last[1]
+                self._last = last = ([*rows], right, self._made(rows, right))
+        return last[2]
 
-    def _made(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def _made(self, rows: Sequence[Row], right: bool) -> Batch:
         sequences: list[list[int]] = []
-        options = len(rows[0].example.options)
-        where: list[tuple[int, int, int, int, int]] = []  # sequence, position from the end, token, slot, length
+        decoder: list[list[int]] = []
+        owner: list[int] = []
+        options = max(len(row.example.options) for row in rows)
+        where: list[tuple[int, int, int, int, float]] = []
         for index, row in enumerate(rows):
-            if len(row.example.options) != options:
-                raise ZoplatError("The examples of a batch have different numbers of options.")
-            first = len(sequences)
-            sequences += row.tokens.inputs
-            for option, target in enumerate(row.tokens.targets):
-                sequence = first if row.tokens.is_shared else first + option
-                for back, token in enumerate(reversed(target)):
-                    where.append((sequence, back, token, index * options + option, len(target)))
-        keep = 1 + max(back for _, back, _, _, _ in where)
-        columns = [self.torch.tensor(column, device=self.device) for column in zip(*where, strict=True)]
-        made = dict(zip(("sequence", "position", "token", "slot", "length"), columns, strict=True))
-        made["position"] = keep - 1 - made["position"]
-        return {**made, "keep": keep, "options": options, "inputs": self._inputs(sequences, keep)}
+            tokens, label = row.tokens, row.example.label
+            chosen = [label] if right and _right_only(row) else range(len(tokens.targets))
+            lines = [0] if tokens.is_shared else list(chosen)
+            first = len(decoder) if tokens.decoder else len(sequences)
+            decoder += [tokens.decoder[line] for line in lines] if tokens.decoder else []
+            owner += [index for _ in lines]
+            sequences += tokens.inputs if len(tokens.inputs) == 1 else [tokens.inputs[line] for line in lines]
+            for number, option in enumerate(chosen):
+                target = tokens.targets[option]
+                share = 1.0 if row.example.score == "sum" else 1 / len(target)
+                sequence = first if tokens.is_shared else first + number
+                for place, token in enumerate(target):
+                    at = place - len(target) if self.head == "causal" else place
+                    where.append((sequence, at, token, index * options + option, share))
+        if self.head == "classifier":
+            return Batch(self.filled(sequences), options)
+        inputs = self.filled(sequences)
+        if decoder:
+            width = max(len(ids) for ids in decoder)
+            inputs["decoder_input_ids"] = self._tensor([ids + [self.pad] * (width - len(ids)) for ids in decoder])
+        found = self._tensors(rows, inputs, options, where)
+        return replace(found, owner=self._tensor(owner)) if decoder and len(owner) != len(rows) else found
 
-    def _inputs(self, sequences: list[list[int]], keep: int) -> dict[str, Any]:
-        """Sequences aligned at their ends, with a mask where their lengths differ."""
+    def _tensors(
+        self, rows: Sequence[Row], inputs: dict[str, Any], options: int, where: list[tuple[int, int, int, int, float]]
+    ) -> Batch:
+        sequence, position, token, slot, share = (self._tensor(column) for column in zip(*where, strict=True))
+        keep, masks, absent = 0, None, None
+        if self.head == "causal":
+            keep = -int(position.min())
+            position = position + keep
+            if "logits_to_keep" in self.accepts:
+                inputs["logits_to_keep"] = keep
+        elif self.head == "masked":
+            masks = self._tensor([row.tokens.mask for row in rows])
+        if any(len(row.example.options) != options for row in rows):
+            counts = self._tensor([len(row.example.options) for row in rows])
+            absent = self.torch.arange(options, device=self.device)[None] >= counts[:, None]
+        return Batch(inputs, options, sequence, position, token, slot, share, absent, keep, masks)
+
+    def _tensor(self, values: Sequence[Any]) -> Any:
+        return self.torch.tensor(values, device=self.device)
+
+    def filled(self, sequences: list[list[int]]) -> dict[str, Any]:
+        """Sequences filled up to one length, with a mask where their lengths differ."""
         torch, width = self.torch, max(len(ids) for ids in sequences)
         padding = [width - len(ids) for ids in sequences]
-        ids = torch.tensor([[0] * pad + ids for pad, ids in zip(padding, sequences, strict=True)], device=self.device)
-        inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        lines = [
+            [self.pad] * pad + ids if self.left else ids + [self.pad] * pad
+            for pad, ids in zip(padding, sequences, strict=True)
+        ]
+        inputs: dict[str, Any] = {"input_ids": torch.tensor(lines, device=self.device)}
+        if self.head in ("causal", "seq2seq"):
+            inputs["use_cache"] = False
         if any(padding):
-            start = torch.tensor(padding, device=self.device)[:, None]
-            position = torch.arange(width, device=self.device)[None] - start
-            inputs["attention_mask"] = (position >= 0).long()
-            if "position_ids" in self.accepts:
-                inputs["position_ids"] = position.clamp(min=0)
-        if "logits_to_keep" in self.accepts:
-            inputs["logits_to_keep"] = keep
+            pads = torch.tensor(padding, device=self.device)[:, None]
+            place = torch.arange(width, device=self.device)[None]
+            present = place >= pads if self.left else place < width - pads
+            inputs["attention_mask"] = present.long()
+            if self.left and "position_ids" in self.accepts:
+                inputs["position_ids"] = (place - pads).clamp(min=0)
         return inputs
 
 
-def _inner(model: Any) -> Any:
+def base(model: Any) -> Any:
     """The model of transformers inside an adapter of peft."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _right_only(row: Row) -> bool:
+    return row.example.loss == "tokens" and bool(row.tokens.targets)

@@ -124,7 +124,7 @@ def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
         "evaluate_every": 2,
         "limit": 16,
         "tune": {"name": "words|hidden", "rank": 8, "alpha": 16, "targets": "", "tokens": 5, "start": "text"},
-        "device": {"name": "reference", "restore": "exact"},
+        "device": {"name": "reference", "restore": "exact", "rounding": "nearest"},
         "estimator": {
             "name": "mezo",
             "eps": 0.25,

@@ -19,8 +19,8 @@ from zoplat.cli import main
 from zoplat.device import Tuning
 from zoplat.objective import answers
 from zoplat_devices import native
+from zoplat_devices.encoding import Encoder
 from zoplat_devices.pytorch import PyTorch
-from zoplat_devices.scoring import Encoder
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 

@@ -117,6 +117,9 @@ def test_the_values_on_the_noise_page_are_those_of_the_definition() -> None:
     for law, first in (("normal", 0), ("normal", 510), ("sign", 0), ("uniform", 0)):
         made = ReferenceNoise().numbers(law, address, first, (4,)).view(np.uint32).tolist()
         assert listed(f"{law}s {first} … {first + 3}") == made
+    for first in (0, 256):
+        made = ReferenceNoise().numbers("coarse", address, first, (4,)).view(np.uint32).tolist()
+        assert listed(f"coarse numbers {first} … {first + 3}") == made
 
 
 def listed(row: str) -> list[int]:

@@ -187,11 +187,11 @@ def test_runs_above_and_below_the_median_are_as_many_as_chance_makes(noise: Host
     fair((turns - N // n * mean) / (N // n * variance) ** 0.5, "runs up and down, uniforms")
 
 
-@pytest.mark.parametrize("law", ["normal", "sign", "uniform"])
+@pytest.mark.parametrize("law", ["normal", "sign", "uniform", "coarse"])
 def test_the_spectrum_is_flat(noise: HostNoise, law: str) -> None:
     """Mean periodogram of 64 stretches of 2²⁰: each ordinate, bands of 1024, and the law of the first."""
-    scale = 12**0.5 if law == "uniform" else 1.0
-    shift = 0.5 if law == "uniform" else 0.0
+    is_even = law in ("uniform", "coarse")
+    scale, shift = (12**0.5, 0.5) if is_even else (1.0, 0.0)
     power = np.zeros(CHUNK // 2 - 1)
     first = np.zeros(0)
     for x in chunks(noise, law):
@@ -246,6 +246,23 @@ def test_uniforms_are_even_alone_in_pairs_and_in_their_low_bits(noise: HostNoise
         score = float(((counts - expected) ** 2 / expected).sum())
         score /= 1 - N / 2**32 if name.endswith("bits") else 1
         likely(float(stats.chi2.sf(score, 2**16 - 1)), f"chi-square of uniforms, {name}")
+
+
+def test_coarse_numbers_are_even_alone_and_in_pairs(noise: HostNoise) -> None:
+    """Chi-square in all 2¹⁶ values; in the high and in the low bytes of two numbers some way apart."""
+    lags = (1, 128, 256)
+    tables = {name: np.zeros(2**16, np.int64) for name in ("values", *(f"{h} at {n}" for h in "01" for n in lags))}
+    for u in chunks(noise, "coarse"):
+        whole = (u * 2**16).astype(np.int64)
+        tables["values"] += np.bincount(whole, minlength=2**16)
+        for name, byte in (("0", whole & 0xFF), ("1", whole >> 8)):
+            for lag in lags:
+                pairs = byte.reshape(-1, 2, lag)
+                tables[f"{name} at {lag}"] += np.bincount((pairs[:, 0] << 8 | pairs[:, 1]).reshape(-1), minlength=2**16)
+    for name, counts in tables.items():
+        expected = counts.sum() / 2**16
+        score = float(((counts - expected) ** 2 / expected).sum())
+        likely(float(stats.chi2.sf(score, 2**16 - 1)), f"chi-square of coarse numbers, {name}")
 
 
 def test_sums_over_rows_columns_and_blocks_are_normal(noise: HostNoise) -> None:

@@ -10,7 +10,7 @@ import pytest
 from zoplat import Key
 from zoplat_devices import native
 from zoplat_devices.host import HostNoise
-from zoplat_devices.noise import GROUP, LAWS, ReferenceNoise, words
+from zoplat_devices.noise import GROUP, LAWS, ReferenceNoise, second, words
 
 STREAMS = [(0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 0xFFFFFFFF), (0x9E3779B9, 0x243F6A88), (12345, 2**31)]
 OFFSETS = [0, 1, 31, 32, 255, 256, 511, 512, 513, 100_000, 2**31 - 300, 2**32 - 700, 2**32, 2**37 + 12345]
@@ -20,6 +20,7 @@ FIRST = {
     "normal": [3189172182, 3207596471, 3205997770, 1063628898],
     "sign": [1065353216, 3212836864, 1065353216, 3212836864],
     "uniform": [1061456874, 1060297760, 1062129966, 1058063192],
+    "coarse": [1063922304, 1040419328, 1043904000, 1051767552],
 }
 
 
@@ -102,11 +103,22 @@ def test_signs_are_one_and_uniforms_stay_below_one_on_their_grid() -> None:
     assert (u * 2**24 == np.floor(u * 2**24)).all()
 
 
-@pytest.mark.parametrize(("law", "variance", "fourth"), [("normal", 1, 3), ("sign", 1, 1), ("uniform", 1 / 12, 1 / 80)])
+def test_coarse_numbers_are_the_halves_of_words_and_of_their_second_words() -> None:
+    made = ReferenceNoise().numbers("coarse", (7, 8), 0, (2 * GROUP,)).astype(np.float64) * 2**16 - 0.5
+    a = words((7, 8), np.arange(GROUP // 2, dtype=np.uint64)).reshape(2, -1)
+    b = second((7, 8), a)
+    expected = np.stack([a & np.uint32(0xFFFF), a >> np.uint32(16), b & np.uint32(0xFFFF), b >> np.uint32(16)], axis=1)
+    np.testing.assert_array_equal(made, expected.reshape(-1))
+
+
+MOMENTS = [("normal", 1, 3), ("sign", 1, 1), ("uniform", 1 / 12, 1 / 80), ("coarse", 1 / 12, 1 / 80)]
+
+
+@pytest.mark.parametrize(("law", "variance", "fourth"), MOMENTS)
 def test_a_quarter_million_numbers_have_the_moments_of_their_law(law: str, variance: float, fourth: float) -> None:
     """Within five standard errors, taken from the sample itself."""
     x = ReferenceNoise().numbers(law, (9, 10), 0, (2**18,)).astype(np.float64)
-    x -= 0.5 if law == "uniform" else 0.0
+    x -= 0.5 if law in ("uniform", "coarse") else 0.0
     for power, expected in ((1, 0.0), (2, variance), (3, 0.0), (4, fourth)):
         y = x**power
         assert abs(y.mean() - expected) <= 5 * y.std() / 2**9 + 1e-12, f"moment {power}"

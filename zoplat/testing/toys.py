@@ -17,6 +17,7 @@ from zoplat.direction import Direction, Key
 from zoplat.errors import SkipStep
 from zoplat.estimator import Estimate, Estimator
 from zoplat.oracle import Oracle, Recorded, Source, in_blocks
+from zoplat.rounding import Rounding
 from zoplat.rule import Cost, Schedule
 from zoplat.sampler import Stream
 from zoplat.space import TILE, Block, ParameterSpace, Part, Restore, Tile
@@ -135,6 +136,7 @@ class Toy:
         grid: entries of a tile, about.
         backwards: whether blocks are visited from the last to the first.
         layers: the layer of each block, where it has one.
+        rounding: as in `ParameterSpace`.
 
     Attributes:
         space: of the arrays.
@@ -154,11 +156,13 @@ class Toy:
         grid: int = 16,
         backwards: bool = False,
         layers: Mapping[str, int] | None = None,
+        rounding: Rounding = "nearest",
     ) -> None:
         self.loss = loss
         self.gradient = gradient
         self._made = {"start": start, "shapes": shapes, "loss": loss, "gradient": gradient, "dtype": dtype}
         self._made |= {"restore": restore, "grid": grid, "backwards": backwards, "layers": layers}
+        self._made |= {"rounding": rounding}
         self.blocks: list[Block] = []
         at = 0
         for name, shape in shapes.items():
@@ -168,9 +172,8 @@ class Toy:
             self.blocks.append(block)
             at += array.size
         made = Backwards if backwards else ParameterSpace
-        self.space = made(
-            self.blocks, ToyNoise("float64" if dtype == "float64" else "float32"), np.empty, restore, mapped_array
-        )
+        noise = ToyNoise("float64" if dtype == "float64" else "float32")
+        self.space = made(self.blocks, noise, np.empty, restore, mapped_array, rounding)
 
     def anew(self, **changes: Any) -> Toy:
         """The same toy at its start; with other arguments where some are given."""
