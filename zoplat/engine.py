@@ -77,6 +77,14 @@ def ask(config: RunConfig, way: Way, split: str = "test", session: Session | Non
     return evaluate(config, session or config.device.open(_spec(config)), rows, way, split)
 
 
+def prepared(config: RunConfig) -> tuple[Session, Profiler, list[Row]]:
+    """The model of a run, opened, and its training rows."""
+    _check_device(config)
+    raw = _rows(config)["train"]
+    session, profiler = _open(config.device, _spec(config))
+    return session, profiler, Asking(config, session).rows(raw)
+
+
 def restored(directory: RunDirectory) -> tuple[RunConfig, Session]:
     """A finished or interrupted run at its newest checkpoint.
 
@@ -164,7 +172,7 @@ class _Run:
         self.directory = directory
         self.observer = observer
         self.began = time.time()
-        self.task, self.objective = data.find(config.task), _objective(config)
+        self.task, self.objective = data.find(config.task), objective_of(config)
         raw = _rows(config)
         self.session, self.profiler = _open(config.device, _spec(config))
         self.rows = {split: Asking(config, self.session).rows(rows) for split, rows in raw.items()}
@@ -399,6 +407,9 @@ def _rows(config: RunConfig) -> dict[str, data.Rows]:
     """The rows of the task, each of which was made into an example once."""
     task = data.find(config.task)
     splits = data.load(task, config.task, Path(config.data) if config.data else None, config.limit)
+    if config.per_class:
+        few, seed = config.per_class, derived_seed(config.seed, "rows")
+        splits |= {split: data.of_each_class(task, splits[split], few, seed) for split in ("train", "dev")}
     for rows in splits.values():
         for where, row in rows:
             task.example(row, where)
@@ -408,10 +419,11 @@ def _rows(config: RunConfig) -> dict[str, data.Rows]:
 def _check_device(config: RunConfig) -> None:
     if reason := config.device.missing():
         raise ZoplatError(reason)
-    _objective(config)
+    objective_of(config)
 
 
-def _objective(config: RunConfig) -> Objective:
+def objective_of(config: RunConfig) -> Objective:
+    """What the run descends; raises ZoplatError where task, objective and device don't fit."""
     task = data.find(config.task)
     if config.objective == "options" and task.generates:
         raise ZoplatError(f"Task '{config.task}' has no options to choose from. Use --objective tokens, or a metric.")

@@ -48,6 +48,7 @@ class RunConfig:
         micro_batch_size: rows that the model reads at a time; all of the batch when None.
         evaluate_every: steps between evaluations on dev, each with a checkpoint.
         limit: at most this many rows of each split.
+        per_class: of train and dev, this many rows of every class, drawn with the seed; all when None.
     """
 
     estimator: Estimator
@@ -70,9 +71,19 @@ class RunConfig:
     micro_batch_size: int | None = None
     evaluate_every: int | None = None
     limit: int | None = None
+    per_class: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "max_passes", "max_seconds", "batch_size", "micro_batch_size", "evaluate_every", "limit"):
+        for name in (
+            "steps",
+            "max_passes",
+            "max_seconds",
+            "batch_size",
+            "micro_batch_size",
+            "evaluate_every",
+            "limit",
+            "per_class",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ZoplatError(f"{name} must be positive, got {value}  (--{name.replace('_', '-')})")

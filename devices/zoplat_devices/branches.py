@@ -85,6 +85,11 @@ class Branches:
         """Memory held between calls."""
         return sum(int(array.nbytes) for array in self.scratch.values())
 
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raise ZoplatError when a use of a trainable parameter can't be followed."""
+        self._pass(rows, [ZERO, ZERO], checks=True)
+        self.checked = True
+
     def losses(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
         """L(θ + d) for each d, in as few passes as `TOKENS` allows.
 
@@ -92,8 +97,7 @@ class Branches:
             ZoplatError: a trainable parameter is used in a way that can't be followed.
         """
         if not self.checked:
-            self._pass(rows, [ZERO, ZERO], checks=True)
-            self.checked = True
+            self.check(rows)
         sequences = self.scorer.sequences(rows)
         most = max(1, TOKENS // (sequences * max(row.length for row in rows)))
         passes = math.ceil(len(directions) / most)

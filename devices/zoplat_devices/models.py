@@ -16,7 +16,7 @@ from typing import Any
 from zoplat.device import Head
 from zoplat.errors import ZoplatError, unknown
 from zoplat.paths import cache_folder
-from zoplat_devices.heads import head_of, opened
+from zoplat_devices.heads import KINDS, head_of, opened
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -65,6 +65,7 @@ PACKAGED = {
         _joined,
     ),
 }
+GIB = 1 << 30
 DEFAULT = "packaged:smollm2-135m"
 
 
@@ -117,12 +118,32 @@ def load(
         config = AutoConfig.from_pretrained(source)
         kind = head_of(config, head)
         chosen = dtype(kind) if callable(dtype) else dtype
+        _check_fits(name, config, kind, chosen)
         loaded, new = opened(source, config, kind, chosen, classes, seed)
         tokenizer = AutoTokenizer.from_pretrained(source)
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad = False
     return Loaded(loaded, tokenizer, name, _identity(source), kind, new)
+
+
+def _check_fits(name: str, config: Any, head: Head, dtype: Any) -> None:
+    """Refuse a model whose weights are more than the memory that is free, before any of them is read."""
+    import psutil
+    import torch
+    import transformers
+
+    if getattr(config, "quantization_config", None):
+        return
+    with torch.device("meta"):
+        model = getattr(transformers, KINDS[head][0]).from_config(config)
+    size, free = sum(p.numel() for p in model.parameters()) * dtype.itemsize, psutil.virtual_memory().available
+    if size > free:
+        kind = str(dtype).removeprefix("torch.")
+        raise ZoplatError(
+            f"--model {name}: its weights take {size / GIB:.1f} GiB in {kind}, and {free / GIB:.1f} GiB of memory are "
+            f"free. Use a smaller model{', or --dtype bfloat16' if dtype.itemsize > 2 else ''}."
+        )
 
 
 def _source(name: str, notice: Callable[[str], None]) -> str:

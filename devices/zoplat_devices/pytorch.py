@@ -40,7 +40,7 @@ class PyTorch(Device):
         rounding: of updates to 16-bit weights: "nearest"; "stochastic", up or down by chance, so that small ones
             add up; "master", from a float32 copy of what is trained. The latter two need exact restore.
         road: how several losses that are asked together are found: "walk" from point to point, or "batch", by one
-            forward pass over as many copies of the batch.
+            forward pass over as many copies of the batch; "auto" takes the latter for adapters.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
     """
@@ -130,7 +130,7 @@ class PyTorchSession(Session):
         self.writer = Writer(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self.stacked = Branches(self.model, self.space, self.scorer)
-        self.road = "walk" if device.road == "auto" else device.road
+        self.road = self._usual_road(spec) if device.road == "auto" else device.road
         self.facts = {
             "device": device.kind,
             "model": loaded.name,
@@ -157,6 +157,16 @@ class PyTorchSession(Session):
     def mapped(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A tensor of the host in a file without a name."""
         return self.torch.from_numpy(mapped(shape, dtype))
+
+    def _usual_road(self, spec: ModelSpec) -> Literal["walk", "batch"]:
+        """By batches where all that is trained is small beside the model, if the model's uses of it can be followed."""
+        if spec.tune.name not in ADAPTERS or self.head == "seq2seq":
+            return "walk"
+        try:
+            self.stacked.check(self.encode([Example("It was", (" good", " bad"), 0, suffix=" .")]))
+        except ZoplatError:
+            return "walk"
+        return "batch"
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         return self.encoder.encode(examples)

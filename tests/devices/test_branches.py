@@ -323,3 +323,15 @@ def command(*arguments: Any) -> dict[str, Any]:
     done = CliRunner().invoke(main, [*map(str, arguments), "--json"])
     assert done.exit_code == 0, (done.stderr, done.exception)
     return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tune", "road"),
+    [("llama", "lora", "batch"), ("gpt2", "prefix", "batch"), ("llama", "full", "walk"), ("llama", "dora", "walk")],
+)
+def test_batches_are_the_usual_road_where_adapters_can_be_followed(
+    checkpoint: Make, kind: str, tune: str, road: str
+) -> None:
+    spec = ModelSpec(str(checkpoint(kind)), Tuning(tune), "float32", 0)
+    assert PyTorch().open(spec).road == road
+    assert PyTorch(road="walk").open(spec).road == "walk"

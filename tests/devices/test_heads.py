@@ -420,3 +420,22 @@ class TestWriting:
                 hidden = backbone(torch.tensor([ids])).last_hidden_state[0]
             at = ids.index(tokenizer.mask_token_id) if kind == "roberta" else -1
             np.testing.assert_allclose(own, hidden[at].tolist(), atol=1e-5)
+
+
+def test_a_model_larger_than_memory_is_refused_before_its_weights_are_read(
+    checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    import psutil
+
+    folder = checkpoint("llama")
+    size = sum(p.numel() for p in plain(folder, "CausalLM")[0].parameters()) * 4
+    for weights in folder.glob("*.safetensors"):
+        weights.write_bytes(b"")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=size - 1))
+    with pytest.raises(ZoplatError, match=r"its weights take 0.0 GiB in float32, and .* or --dtype bfloat16"):
+        opened(folder)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=size))
+    with pytest.raises(ZoplatError, match="transformers could not load it"):
+        opened(folder)

@@ -1,6 +1,7 @@
 """Rows from folders: three formats, splits that are cut by hash, and none that share a text."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 import zoplat
 from zoplat import Example, ZoplatError
 from zoplat.plugins import catalogue
-from zoplat.tasks import SPLITS, Task
+from zoplat.tasks import SPLITS, Task, data
 from zoplat.tasks.data import Rows, cut, find, load, text
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -186,3 +187,17 @@ def test_a_limit_is_taken_after_the_splits_were_compared(folder: Any) -> None:
     place = folder(train=reviews("a", "b"), dev=reviews("c"), test=reviews("d", "b"))
     with pytest.raises(ZoplatError, match="of test have the text of a row of train"):
         load(find("sst2"), "sst2", place, limit=1)
+
+
+def test_so_many_rows_of_every_class_are_drawn_with_the_seed() -> None:
+    task = data.find("trec")
+    rows = [(f"row {i}", {"text": f"question {i}", "coarse_label": i % 6 if i < 60 else 0}) for i in range(90)]
+    drawn = [data.of_each_class(task, rows, 4, seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    for few in drawn:
+        assert [where for where, _ in few] == [where for where, _ in rows if (where, _) in few]
+        assert Counter(row["coarse_label"] for _, row in few) == dict.fromkeys(range(6), 4)
+    with pytest.raises(ZoplatError, match="--per-class 11 is more than the 10 rows of class 'ENTY'"):
+        data.of_each_class(task, rows, 11, 0)
+    with pytest.raises(ZoplatError, match="--per-class needs a task with classes"):
+        data.of_each_class(data.find("copa"), rows, 1, 0)

@@ -29,21 +29,25 @@ WORK = [
     click.option("--tune", metavar="full|lora|…|REGEX", help="Which weights move: full, lora, prefix, head, …"),
     click.option("--dtype", metavar="TYPE", help="float32, bfloat16, float16 or auto."),
     click.option("--limit", type=int, help="At most this many rows of each split."),
+    click.option("--per-class", type=int, help="Of train and dev, this many rows of every class."),
 ]
 BATCHES = [
     click.option("--batch-size", type=int, help="Rows of a batch."),
     click.option("--micro-batch-size", type=int, help="Rows that the model reads at a time.  [default: all]"),
 ]
-BUDGET = [
-    click.option("--steps", type=int, help="End after this many steps."),
-    click.option("--max-passes", type=int, help="End after this many forward passes."),
-    click.option("--max-seconds", type=float, help="End after this much training time."),
+STEP = [
     click.option("--objective", metavar="NAME", help="options, tokens, a metric, module:function or command:PROGRAM."),
     *BATCHES,
     click.option("--lr", type=float, help="Step size η (rule.lr)."),
     click.option("--eps", type=float, help="Smoothing radius ε."),
     click.option("--queries", type=int, help="Directions per step."),
     SEED,
+]
+BUDGET = [
+    click.option("--steps", type=int, help="End after this many steps."),
+    click.option("--max-passes", type=int, help="End after this many forward passes."),
+    click.option("--max-seconds", type=float, help="End after this much training time."),
+    *STEP,
     click.option("--evaluate-every", type=int, help="Steps between evaluations on dev, each with a checkpoint."),
 ]
 SETTINGS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
@@ -101,6 +102,27 @@ def _sampled(task: Task, splits: dict[str, Rows]) -> dict[str, Rows]:
         made[split] = rows[:most]
         taken |= {text(task, row) for _, row in made[split]}
     return {split: made[split] for split in SPLITS}
+
+
+def of_each_class(task: Task, rows: Rows, count: int, seed: int) -> Rows:
+    """As many rows of every class, drawn at random, in the order in which they stood.
+
+    Raises:
+        ZoplatError: the task has no classes, or a class has fewer rows.
+    """
+    if not task.classes:
+        raise ZoplatError("--per-class needs a task with classes; the options of this one change from row to row.")
+    by_class: dict[int, list[int]] = {number: [] for number in range(len(task.classes))}
+    for index, (where, row) in enumerate(rows):
+        by_class[task.example(row, where).label].append(index)
+    for number, indices in by_class.items():
+        if len(indices) < count:
+            raise ZoplatError(
+                f"--per-class {count} is more than the {len(indices)} rows of class '{task.classes[number]}'."
+            )
+    drawn = random.Random(seed)
+    chosen = {index for indices in by_class.values() for index in drawn.sample(indices, count)}
+    return [row for index, row in enumerate(rows) if index in chosen]
 
 
 def text(task: Task, row: Fields) -> str:
