@@ -102,7 +102,7 @@ def test_only_the_loss_is_journaled_and_a_replay_declines_politely() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_a_device_without_gradients_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ZoplatError, match=f"'{name}' asks the device for gradient; 'reference' answers only features, losses"):
+    with pytest.raises(ZoplatError, match=f"'{name}' asks the device for gradient; 'reference' answers only features"):
         resolve({"estimator": name, "device": "reference", "steps": 10})
 
 
