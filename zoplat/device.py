@@ -66,6 +66,7 @@ class Row:
     weight: int = 1
 
 
+Base = Literal["plain", "int8"]
 Head = Literal["auto", "causal", "masked", "seq2seq", "classifier"]
 """What a model makes of a text: its continuation, a word in its middle, an answer to it, or its class."""
 
@@ -108,6 +109,7 @@ class ModelSpec:
         seed: of the run; initial adapter weights come from it.
         head: what the model makes of a text: one of `HEADS`; "auto" for what its configuration says.
         classes: of the task, for a classification head.
+        base: frozen weights "plain", or of linear layers as "int8" with one scale a row.
     """
 
     model: str | None
@@ -116,6 +118,7 @@ class ModelSpec:
     seed: int
     head: Head = "auto"
     classes: int = 0
+    base: Base = "plain"
 
 
 @dataclass(frozen=True)

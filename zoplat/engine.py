@@ -322,7 +322,7 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What the journal's header and the first scores hang on."""
-        names = ("model", "head", "dtype", "restore", "rounding", "device", "versions", "threads")
+        names = ("model", "head", "base", "dtype", "restore", "rounding", "device", "versions", "threads")
         facts = {name: self.session.facts.get(name) for name in names}
         return {
             **facts,
@@ -435,7 +435,7 @@ def objective_of(config: RunConfig) -> Objective:
 
 def _spec(config: RunConfig) -> ModelSpec:
     seed, classes = derived_seed(config.seed, "init"), len(data.find(config.task).classes)
-    return ModelSpec(config.model, config.tune, config.dtype, seed, config.head, classes)
+    return ModelSpec(config.model, config.tune, config.dtype, seed, config.head, classes, config.base)
 
 
 def _open(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:

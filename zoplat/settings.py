@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from zoplat.device import LOSSES, Device, Head, Tuning
+from zoplat.device import LOSSES, Base, Device, Head, Tuning
 from zoplat.errors import ZoplatError, unknown
 from zoplat.estimator import Estimator
 from zoplat.plugins import Catalogue, catalogue
@@ -38,6 +38,7 @@ class RunConfig:
         data: folder with train, dev and test.jsonl; None for the packaged rows.
         dtype: of the model's weights; "auto" lets the device choose.
         seed: every random stream of the run is derived from it.
+        base: how frozen weights are held: "plain" in `dtype`, or linear layers in "int8".
         head: what the model makes of a text; "auto" for what its configuration says.
         template: how a row becomes text: "prompt", "plain" for the same without words of instruction, "chat" for a
             prompt as the turn of a user; "auto" for what suits the head.
@@ -60,6 +61,7 @@ class RunConfig:
     task: str = "sentiment"
     data: str | None = None
     dtype: str = "auto"
+    base: Base = "plain"
     head: Head = "auto"
     template: Literal["auto", "prompt", "plain", "chat"] = "auto"
     objective: str = "auto"

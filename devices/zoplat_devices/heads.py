@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from zoplat.device import Head
+from zoplat.device import Base, Head
 from zoplat.errors import ZoplatError
 
 KINDS: dict[Head, tuple[str, str]] = {
@@ -52,7 +52,9 @@ def reads_on(config: Any) -> bool:
     return "causal" in known and "masked" not in known
 
 
-def opened(source: str, config: Any, head: Head, dtype: Any, classes: int, seed: int) -> tuple[Any, frozenset[str]]:
+def opened(
+    source: str, config: Any, head: Head, dtype: Any, classes: int, seed: int, base: Base = "plain"
+) -> tuple[Any, frozenset[str]]:
     """(model, names of its parameters that are not in the checkpoint), on the host.
 
     Only a classifier may have new parameters; they come from `seed`, the global random state is left alone.
@@ -69,7 +71,7 @@ def opened(source: str, config: Any, head: Head, dtype: Any, classes: int, seed:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, report = auto.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **_held_as(base)
         )
     missing = frozenset(report["missing_keys"])
     backbone = f"{model.base_model_prefix}."
@@ -84,6 +86,18 @@ def opened(source: str, config: Any, head: Head, dtype: Any, classes: int, seed:
             f"It was saved as {(config.architectures or ['a model without a head'])[0]}."
         )
     return model, missing
+
+
+def _held_as(base: Base) -> dict[str, Any]:
+    if base == "plain":
+        return {}
+    from transformers import TorchAoConfig
+
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig
+    except ImportError:
+        raise ZoplatError("--base int8 needs a package that is not installed: pip install 'zoplat[quant]'") from None
+    return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
 
 
 def _set_classes(config: Any, classes: int) -> None:

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zoplat.device import Head
+from zoplat.device import Base, Head
 from zoplat.errors import ZoplatError, unknown
 from zoplat.paths import cache_folder
 from zoplat_devices.heads import KINDS, head_of, opened
@@ -96,6 +96,7 @@ def load(
     head: Head = "auto",
     classes: int = 0,
     seed: int = 0,
+    base: Base = "plain",
 ) -> Loaded:
     """Load a model of text on the host, in evaluation mode, nothing trainable.
 
@@ -106,6 +107,7 @@ def load(
         head: what it should make of a text; "auto" for what its configuration says.
         classes: of a new classification head.
         seed: where the weights of a new head come from.
+        base: how weights are held.
 
     Raises:
         ZoplatError: it is not there, has no safetensors weights, has not that head, or can't be read.
@@ -118,8 +120,8 @@ def load(
         config = AutoConfig.from_pretrained(source)
         kind = head_of(config, head)
         chosen = dtype(kind) if callable(dtype) else dtype
-        _check_fits(name, config, kind, chosen)
-        loaded, new = opened(source, config, kind, chosen, classes, seed)
+        _check_fits(name, config, kind, chosen, base)
+        loaded, new = opened(source, config, kind, chosen, classes, seed, base)
         tokenizer = AutoTokenizer.from_pretrained(source)
     loaded.eval()
     for parameter in loaded.parameters():
@@ -127,13 +129,13 @@ def load(
     return Loaded(loaded, tokenizer, name, _identity(source), kind, new)
 
 
-def _check_fits(name: str, config: Any, head: Head, dtype: Any) -> None:
+def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base) -> None:
     """Refuse a model whose weights are more than the memory that is free, before any of them is read."""
     import psutil
     import torch
     import transformers
 
-    if getattr(config, "quantization_config", None):
+    if base != "plain" or getattr(config, "quantization_config", None):
         return
     with torch.device("meta"):
         model = getattr(transformers, KINDS[head][0]).from_config(config)

@@ -107,7 +107,7 @@ class PyTorchSession(Session):
         def dtype(head: Head) -> Any:
             return getattr(torch, _dtype(spec, device.kind, head))
 
-        self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed)
+        self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed, spec.base)
         self.head = loaded.head
         self.target = torch.device(device.kind)
         self.model = tuned(loaded, spec).to(self.target)
@@ -136,6 +136,7 @@ class PyTorchSession(Session):
             "model": loaded.name,
             "model_identity": loaded.identity,
             "head": self.head,
+            "base": spec.base,
             "dtype": _dtype(spec, device.kind, self.head),
             "trainable_dtype": ", ".join(kinds),
             "restore": restore,
@@ -349,7 +350,11 @@ def _pad(loaded: Loaded) -> int:
 
 
 def _bytes(model: Any) -> int:
-    tensors = {tensor.data_ptr(): int(tensor.nbytes) for tensor in [*model.parameters(), *model.buffers()]}
+    tensors: dict[int, int] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        held = tensor.data
+        names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []  # packed, with its scales
+        tensors |= {part.data_ptr(): int(part.nbytes) for part in [getattr(held, name) for name in names] or [held]}
     return sum(tensors.values())
 
 

@@ -47,6 +47,8 @@ class Reference(Device):
                 f"Device 'reference' has only its own bag-of-words model; it can't open '{spec.model}'. "
                 "Leave --model out, or use --device cpu."
             )
+        if spec.base != "plain":
+            raise ZoplatError("Device 'reference' has no frozen weights to hold as int8. Leave --base out.")
         return ReferenceSession(self, spec)
 
 

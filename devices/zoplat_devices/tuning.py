@@ -33,14 +33,22 @@ def tuned(loaded: Loaded, spec: ModelSpec) -> Any:
     parameters = dict(loaded.model.named_parameters())
     chosen = _group(loaded, spec.tune.name)
     for name in chosen:
-        if not parameters[name].is_floating_point():
-            kind = str(parameters[name].dtype).removeprefix("torch.")
+        if kind := _packed(parameters[name]):
             raise ZoplatError(
                 f"--tune {spec.tune.name} selects {name}, whose numbers are packed as {kind} and can't move by small "
                 f"steps. Use an adapter ({', '.join(ADAPTERS)}), or a regular expression that leaves it out."
             )
         parameters[name].requires_grad_(True)
     return loaded.model
+
+
+def _packed(parameter: Any) -> str:
+    """What a parameter's numbers are packed as; "" where they are plain."""
+    import torch
+
+    if type(parameter.data) is not torch.Tensor:
+        return type(parameter.data).__name__
+    return "" if parameter.is_floating_point() else str(parameter.dtype).removeprefix("torch.")
 
 
 def blocks(device: Device, model: Any) -> list[Block]:

@@ -113,6 +113,7 @@ def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
         "task": "sst2",
         "data": "data",
         "dtype": "float16",
+        "base": "plain",
         "head": "auto",
         "template": "auto",
         "objective": "auto",

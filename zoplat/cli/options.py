@@ -24,6 +24,7 @@ WORK = [
     click.option(
         "--data", type=click.Path(path_type=Path), help="Folder with train, dev and test .jsonl, .csv or .parquet."
     ),
+    click.option("--base", metavar="plain|int8", help="How frozen weights are held."),
     click.option("--head", metavar="KIND", help="causal, masked, seq2seq, classifier or auto."),
     click.option("--template", metavar="KIND", help="How a row becomes text: prompt, plain, chat or auto."),
     click.option("--tune", metavar="full|lora|…|REGEX", help="Which weights move: full, lora, prefix, head, …"),
