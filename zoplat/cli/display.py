@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from zoplat.device import Session
 from zoplat.engine import Observer
 from zoplat.learner import Progress as RunProgress
 from zoplat.plugins import catalogue
+from zoplat.profiling import Suggestion
 from zoplat.results import Result, read_lines
 from zoplat.settings import RunConfig, law_of
 
+MIB = 1 << 20
 EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -167,3 +170,32 @@ def memory_table(result: Result) -> Table:
 def mebibytes(count: int) -> str:
     """A number of bytes for people."""
     return f"{count / 2**20:,.0f} MiB"
+
+
+def print_profile(told: dict[str, Any]) -> None:
+    """Phases and owners of a few steps."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{told['estimator']} on {told['model']} ({told['device']}, {told['dtype']}, restore {told['restore']}): "
+        f"{told['seconds_a_step']:.3f} s and {told['forward_passes_a_step']:g} forward passes a step"
+    )
+    table = Table("phase", "seconds", "of", "peak MiB, host", "device", box=None)
+    for row in told["phases"]:
+        device = "–" if row["device_peak"] is None else f"{row['device_peak'] / MIB:,.0f}"
+        table.add_row(row["phase"], f"{row['seconds']:.3f}", row["of"], f"{row['host_peak'] / MIB:,.0f}", device)
+    console.print(table)
+    owners = Table("owner", "MiB", box=None)
+    for name, size in told["owners"].items():
+        owners.add_row(name, f"{size / MIB:,.1f}")
+    console.print(owners)
+
+
+def print_radii(found: Suggestion) -> None:
+    """The radii that were tried, and the suggested one."""
+    console = Console(highlight=False)
+    table = Table("ε", "slopes differ from those at the next ε by", box=None)
+    for eps, error in found.error.items():
+        mark = "  ← suggested" if eps == found.eps else ""
+        table.add_row(f"{eps:.1e}", f"{100 * error:.1f} %{mark}" if math.isfinite(error) else "not finite")
+    console.print(table)
+    console.print(f"--eps {found.eps:.1e}   noise of a loss {found.noise:.1e}, {found.passes} forward passes")
