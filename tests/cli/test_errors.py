@@ -331,7 +331,8 @@ class TestModels:
     ) -> None:
         Path("model").mkdir()
         for name in files:
-            Path("model", name).write_text('{"model_type": "llama"}' if name == "config.json" else "x")
+            small = '{"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 64}'
+            Path("model", name).write_text(small if name == "config.json" else "x")
         message = zoplat.refused("run", "--device", "cpu", "--model", "model")
         assert all(word in message for word in ("--model model", *words)), message
 

@@ -1,6 +1,7 @@
 """What a model makes of a text: every head and family against plain transformers, one unpadded sequence at a time."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -423,13 +424,13 @@ class TestWriting:
 
 
 def test_a_model_larger_than_memory_is_refused_before_its_weights_are_read(
-    checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from types import SimpleNamespace
 
     import psutil
 
-    folder = checkpoint("llama")
+    folder = Path(shutil.copytree(checkpoint("llama"), tmp_path / "damaged"))
     size = sum(p.numel() for p in plain(folder, "CausalLM")[0].parameters()) * 4
     for weights in folder.glob("*.safetensors"):
         weights.write_bytes(b"")
