@@ -13,7 +13,8 @@ SOURCES = {
     "zoplat_plugins": ROOT / "plugins" / "zoplat_plugins",
     "zoplat_devices": ROOT / "devices" / "zoplat_devices",
 }
-VOCABULARY = {"direction", "space", "oracle", "estimator", "sampler", "rule", "device", "errors", "rounding"}
+VOCABULARY = {"blocks", "direction", "drift", "rounding", "space"}
+VOCABULARY |= {"device", "errors", "estimator", "oracle", "rule", "sampler"}
 HEAVY = {"torch", "transformers", "peft", "tokenizers"}
 ARRAYS = {"numpy", "scipy", "safetensors", "numba"}
 TERMINAL = {"click", "rich"}

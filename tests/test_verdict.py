@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from zoplat.engine import Observer, overhead, train, verdict
+from zoplat.engine import Observer, train
 from zoplat.settings import resolve
+from zoplat.verdict import overhead, verdict
 
 
 def test_a_verdict_needs_twenty_losses() -> None:

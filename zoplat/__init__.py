@@ -5,6 +5,7 @@ These are the names a plugin author needs, and `run`; everything else is reached
 
 from typing import TYPE_CHECKING, Any
 
+from zoplat.blocks import Block, Buffer, Part, Tile
 from zoplat.device import Device, Example, MemoryReading, ModelSpec, Row, Session
 from zoplat.direction import ZERO, Direction, Key
 from zoplat.errors import SkipStep, ZoplatError
@@ -14,7 +15,7 @@ from zoplat.oracle import Oracle
 from zoplat.preset import Preset, read_presets
 from zoplat.rule import Cost, Schedule, Scheduled, StepRule, numbers
 from zoplat.sampler import Noise, Sampler, held
-from zoplat.space import Block, Buffer, ParameterSpace, Part, Tile
+from zoplat.space import ParameterSpace
 
 if TYPE_CHECKING:
     from zoplat.results import Result

@@ -19,7 +19,7 @@ from zoplat.errors import ZoplatError
 from zoplat.evaluation import Way
 from zoplat.paths import replace_text
 from zoplat.plugins import catalogue
-from zoplat.published import published_score
+from zoplat.published import Published
 from zoplat.results import RunDirectory
 from zoplat.settings import RunConfig, read_toml, resolve
 
@@ -192,12 +192,12 @@ def table(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((_row(*name, group) for name, group in groups.items()), key=lambda row: -row["score"])
 
 
-def markdown(rows: Sequence[dict[str, Any]], published: str | None = None) -> str:
+def markdown(rows: Sequence[dict[str, Any]], published: Published | None = None) -> str:
     """The table as Markdown: one row a method with its costs, or, of several tasks, a score for each.
 
     Args:
         rows: of `table`.
-        published: model whose published scores stand beside those of several tasks.
+        published: scores of a model that stand beside those of several tasks.
     """
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     if len(tasks) > 1:
@@ -205,23 +205,25 @@ def markdown(rows: Sequence[dict[str, Any]], published: str | None = None) -> st
     return _lines(list(COLUMNS.values()), [cells(row) for row in rows])
 
 
-def _grid(rows: Sequence[dict[str, Any]], tasks: Sequence[str], model: str | None) -> str:
+def _grid(rows: Sequence[dict[str, Any]], tasks: Sequence[str], published: Published | None) -> str:
     """Methods against tasks, in the order of their mean; published scores in a column beside ours."""
     by_method: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_method.setdefault(row["estimator"], {})[row["task"]] = row
     head, body = ["method"], []
     for task in tasks:
-        head += [Path(task).stem] + ([model] if model else [])
+        head += [Path(task).stem] + ([published.model] if published else [])
     for method, own in sorted(by_method.items(), key=lambda item: -mean(row["score"] for row in item[1].values())):
         line = [method]
         for task in tasks:
             line.append(cells(own[task])[1] if task in own else "–")
-            if model:
-                known = published_score(model, method, task)
+            if published:
+                known = published.score(method, task)
                 line.append("–" if known is None else f"{known:.1f}")
         body.append(line)
-    return _lines([*head, "runs"], [[*line, str(max(r["runs"] for r in by_method[line[0]].values()))] for line in body])
+    body = [[*line, str(max(row["runs"] for row in by_method[line[0]].values()))] for line in body]
+    told = ["", *(f"- {published.model}, {line}" for line in published.sources(by_method))] if published else []
+    return _lines([*head, "runs"], body) + "".join(f"{line}\n" for line in told)
 
 
 def _lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -238,7 +240,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [str(shown[name]) for name in COLUMNS]
 
 
-def write(out: Path, rows: Sequence[dict[str, Any]], failed: Sequence[Failed], published: str | None = None) -> None:
+def write(
+    out: Path, rows: Sequence[dict[str, Any]], failed: Sequence[Failed], published: Published | None = None
+) -> None:
     """comparison.md and comparison.json in `out`."""
     told = {"rows": list(rows), "failed": [vars(run) for run in failed]}
     replace_text(out / "comparison.json", json.dumps(told, indent=1) + "\n")

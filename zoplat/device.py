@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+from zoplat.blocks import Block, Part
 from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
-from zoplat.space import Block, ParameterSpace, Part
+from zoplat.space import ParameterSpace
 
 Loss = Literal["options", "tokens"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
@@ -40,8 +41,12 @@ class Example:
 
     @property
     def right(self) -> tuple[str, ...]:
-        """All texts that count as right."""
-        return self.answers or (self.options[self.label],)
+        """All texts that count as right, without blanks around them."""
+        return tuple(text.strip() for text in self.answers or (self.options[self.label],))
+
+    def best(self, scores: Sequence[float]) -> str:
+        """The option of the highest score, the first of equals, without blanks around it."""
+        return self.options[scores.index(max(scores))].strip()
 
     @property
     def is_open(self) -> bool:
@@ -107,7 +112,7 @@ class ModelSpec:
         tune: the trainable weights.
         dtype: "float32", "bfloat16", "float16", or "auto".
         seed: of the run; initial adapter weights come from it.
-        head: what the model makes of a text: one of `HEADS`; "auto" for what its configuration says.
+        head: what the model makes of a text: "auto" for what its configuration says.
         classes: of the task, for a classification head.
         base: frozen weights "plain", or of linear layers as "int8" with one scale a row.
     """

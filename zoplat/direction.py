@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from zoplat.blocks import Block, Buffer, Part
     from zoplat.sampler import Sampler
-    from zoplat.space import Block, Buffer, Part
 
 
 FLOAT32_MAX = 3.4e38

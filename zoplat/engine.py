@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from zoplat.batches import Batches, by_length, derived_seed
@@ -25,6 +24,7 @@ from zoplat.profiler import INFERENCE, TRAINING, Profiler
 from zoplat.results import Result, RunDirectory, fresh
 from zoplat.settings import RunConfig, law_of
 from zoplat.tasks import data
+from zoplat.verdict import overhead, verdict
 
 SKIPS = 20  # steps in a row without a finite loss before the run is given up
 YARDSTICKS = 16  # steps before which a bare forward pass is timed on the same batch
@@ -99,7 +99,9 @@ def restored(directory: RunDirectory) -> tuple[RunConfig, Session]:
     journal = _journal(directory)
     learner = Learner(config, session)
     if journal is None or not directory.load(session, learner.states, len(journal.steps)):
-        raise ZoplatError(f"{directory.path} has no checkpoint yet. `zoplat run --resume --out` goes on with it.")
+        raise ZoplatError(
+            f"{directory.path} has no checkpoint yet. `zoplat run --resume --out {directory.path}` goes on with it."
+        )
     return config, session
 
 
@@ -267,7 +269,7 @@ class _Run:
         """The peak that inference alone has, on the longest rows of each split, before anything else ran."""
         with self.profiler.phase("inference"):
             for rows in self.rows.values():
-                longest = by_length(rows, self.config.micro_batch_size or self.config.batch_size)[0]
+                longest = by_length(rows, self.config.read_at_once)[0]
                 self.session.forward([rows[i] for i in longest])
 
     def _baseline(self, split: str) -> float:
@@ -298,7 +300,7 @@ class _Run:
         began = time.perf_counter()
         self.session.space.settle()
         with self.profiler.phase(phase):
-            told = answered(self.session, rows, self.config.micro_batch_size or self.config.batch_size)
+            told = answered(self.session, rows, self.config.read_at_once)
         score = metric(self.task.metric)(told, [row.example.right for row in rows])
         return self._record(split, step, score, time.perf_counter() - began)
 
@@ -327,7 +329,7 @@ class _Run:
         return {
             **facts,
             "noise": self.session.space.noise.name,
-            "road": "walk" if self.config.is_judged else self.session.road,
+            "road": self.learner.road,
             "seed": self.config.seed,
             "estimator": self.config.estimator_name,
             "start_digest": self.start_digest,
@@ -382,25 +384,6 @@ class _Run:
 def replays(config: RunConfig) -> bool:
     """Whether the journal of a run is enough to rebuild its weights."""
     return "gradient" not in config.estimator.asks
-
-
-def overhead(steps: Sequence[tuple[float, float, int]]) -> float | None:
-    """Seconds of a step over passes × seconds of a bare forward pass on its batch; median of the sampled steps."""
-    ratios = [taken / (bare * passes) for taken, bare, passes in steps if passes]
-    return round(median(ratios), 4) if ratios else None
-
-
-def verdict(losses: Sequence[float]) -> str:
-    """One of "falling", "flat" and "rising": first against last fifth of the losses seen, two standard errors apart."""
-    part = len(losses) // 5
-    if part < 4:
-        return "too short to say"
-    first, last = losses[:part], losses[-part:]
-    means = [sum(group) / part for group in (first, last)]
-    squares = [sum((x - m) ** 2 for x in g) / (part - 1) for g, m in zip((first, last), means, strict=True)]
-    error = math.sqrt(sum(squares) / part)
-    difference = means[1] - means[0]
-    return "flat" if abs(difference) <= 2 * error else "falling" if difference < 0 else "rising"
 
 
 def _rows(config: RunConfig) -> dict[str, data.Rows]:

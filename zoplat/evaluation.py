@@ -66,22 +66,22 @@ def evaluate(config: RunConfig, session: Session, splits: dict[str, data.Rows], 
     """
     task, began = data.find(config.task), time.perf_counter()
     asking = Asking(config, session, tuple(_chosen(splits["train"], way.shots, config.seed)))
-    rows = asking.rows(splits[split])
+    examples = [asking.example(row, where) for where, row in splits[split]]
     if way.probe:
-        told = _probed(asking, splits["train"], rows)
+        told = _probed(asking, splits["train"], asking.encoded(examples))
     elif way.calibrate:
         told = _calibrated(asking, splits[split])
     else:
-        told = answered(session, rows, asking.size)
+        told = answered(session, asking.encoded(examples), config.read_at_once)
     return {
         "status": "done",
         "way": way.name,
         "task": config.task,
         "split": split,
-        "rows": len(rows),
+        "rows": len(examples),
         "shots": way.shots,
         "metric": task.metric,
-        "score": metric(task.metric)(told, [row.example.right for row in rows]),
+        "score": metric(task.metric)(told, [example.right for example in examples]),
         "seconds": round(time.perf_counter() - began, 3),
         **{name: session.facts.get(name) for name in ("model", "device", "dtype", "head")},
         "seed": config.seed,
@@ -110,11 +110,6 @@ class Asking:
     config: RunConfig
     session: Session
     shown: Sequence[tuple[str, dict[str, Any]]] = ()
-
-    @property
-    def size(self) -> int:
-        """Rows that the model reads at a time."""
-        return self.config.micro_batch_size or self.config.batch_size
 
     def rows(self, raw: data.Rows) -> list[Row]:
         """Encoded, in their order."""
@@ -166,14 +161,14 @@ def _calibrated(asking: Asking, raw: data.Rows) -> list[str]:
     for example, blank, scores in zip(real, bare, _scores(asking, real), strict=True):
         expected = known[replace(blank, label=0, answers=())]
         gains = [score - without for score, without in zip(scores, expected, strict=True)]
-        told.append(example.options[gains.index(max(gains))])
+        told.append(example.best(gains))
     return told
 
 
 def _scores(asking: Asking, examples: Sequence[Example]) -> list[list[float]]:
     rows = asking.encoded(examples)
     told: list[list[float]] = [[] for _ in rows]
-    for batch in by_length(rows, asking.size):
+    for batch in by_length(rows, asking.config.read_at_once):
         for i, scores in zip(batch, asking.session.scores([rows[i] for i in batch]), strict=True):
             told[i] = scores
     return told
@@ -189,12 +184,12 @@ def _probed(asking: Asking, training: data.Rows, rows: Sequence[Row]) -> list[st
     known = asking.rows(training)
     labels = [row.example.label for row in known]
     classes = probe.fit_and_predict(_features(asking, known), labels, _features(asking, rows))
-    return [row.example.options[number] for row, number in zip(rows, classes, strict=True)]
+    return [row.example.options[number].strip() for row, number in zip(rows, classes, strict=True)]
 
 
 def _features(asking: Asking, rows: Sequence[Row]) -> list[list[float]]:
     told: list[list[float]] = [[] for _ in rows]
-    for batch in by_length(rows, asking.size):
+    for batch in by_length(rows, asking.config.read_at_once):
         for i, features in zip(batch, asking.session.features([rows[i] for i in batch]), strict=True):
             told[i] = features
     return told

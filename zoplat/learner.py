@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoplat.batches import Batches, derived_seed
+from zoplat.blocks import Part
 from zoplat.device import Row, Session
 from zoplat.direction import Direction, Key
 from zoplat.errors import SkipStep, ZoplatError
@@ -16,7 +17,7 @@ from zoplat.objective import Objective
 from zoplat.oracle import Oracle, Recorded, Source, in_blocks
 from zoplat.profiler import Profiler
 from zoplat.settings import RunConfig
-from zoplat.space import ParameterSpace, Part
+from zoplat.space import ParameterSpace
 
 
 @dataclass

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from zoplat.blocks import Part
 from zoplat.device import Row, Session
 from zoplat.direction import Direction
 from zoplat.metrics import Metric
-from zoplat.space import Part
 
 LONGEST = 50
 """Tokens of a generated answer at most (arXiv:2305.17333, Appendix E)."""
@@ -20,8 +20,7 @@ def answers(session: Session, rows: Sequence[Row]) -> list[str]:
     """What the model answers to a batch: its best option, the first of equals, or the text it writes."""
     if rows[0].example.is_open:
         return session.generate(rows, LONGEST, "\n")
-    told = zip(rows, session.scores(rows), strict=True)
-    return [row.example.options[scores.index(max(scores))] for row, scores in told]
+    return [row.example.best(scores) for row, scores in zip(rows, session.scores(rows), strict=True)]
 
 
 @dataclass(frozen=True)

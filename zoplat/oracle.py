@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from zoplat.blocks import Buffer, Part
 from zoplat.direction import Direction, Key
 from zoplat.errors import NonFinite, ZoplatError
 from zoplat.sampler import Sampler, held
-from zoplat.space import Buffer, ParameterSpace, Part
+from zoplat.space import ParameterSpace
 
 if TYPE_CHECKING:
     Array: TypeAlias = Any

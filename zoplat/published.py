@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import tomllib
-from functools import cache
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from zoplat.errors import ZoplatError, unknown
+from zoplat.errors import unknown
 
 
-def published_score(model: str, method: str, task: str) -> float | None:
-    """Score in per cent that a publication has for a method on a task; None where there is none.
+@dataclass(frozen=True)
+class Published:
+    """What publications say of a model.
 
-    Raises:
-        ZoplatError: nothing is known of the model.
+    Attributes:
+        model: its name in tables.
+        rows: by method, its source and its scores in per cent by task.
     """
-    known = rows()
-    models = sorted({row["model"] for row in known})
-    if model not in models:
-        raise unknown("published model", model, models, "(--published)")
-    for row in known:
-        if (row["model"], row["method"]) == (model, method) and Path(task).stem in row["scores"]:
-            return float(row["scores"][Path(task).stem])
-    return None
 
+    model: str
+    rows: dict[str, dict[str, Any]]
 
-def sources(model: str) -> list[str]:
-    """Where the scores of a model are from, one line a method."""
-    return [f"{row['method']}: {row['source']}" for row in rows() if row["model"] == model]
+    @classmethod
+    def of(cls, model: str) -> Published:
+        """All that is known of a model; raises ZoplatError where that is nothing."""
+        known = tomllib.loads(resources.files("zoplat").joinpath("published.toml").read_text(encoding="utf-8"))["row"]
+        rows = {row["method"]: row for row in known if row["model"] == model}
+        if not rows:
+            raise unknown("published model", model, sorted({row["model"] for row in known}), "(--published)")
+        return cls(model, rows)
 
+    def score(self, method: str, task: str) -> float | None:
+        """In per cent, of a method on a task or its file; None where there is none."""
+        found = self.rows.get(method, {"scores": {}})["scores"].get(Path(task).stem)
+        return None if found is None else float(found)
 
-@cache
-def rows() -> list[dict[str, Any]]:
-    """All that is known: model, method, source and scores by task."""
-    text = resources.files("zoplat").joinpath("published.toml").read_text(encoding="utf-8")
-    found = tomllib.loads(text)["row"]
-    if not isinstance(found, list):
-        raise ZoplatError("published.toml has no rows.")
-    return found
+    def sources(self, methods: Iterable[str]) -> list[str]:
+        """Where the scores of these methods are from: one line a source."""
+        by_source: dict[str, list[str]] = {}
+        for method in methods:
+            if method in self.rows:
+                by_source.setdefault(self.rows[method]["source"], []).append(method)
+        return [f"{', '.join(names)}: {source}" for source, names in by_source.items()]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from zoplat.blocks import Buffer, Part, Tile
 from zoplat.direction import Direction, Key
-from zoplat.space import Buffer, ParameterSpace, Part, Tile
+from zoplat.space import ParameterSpace
 
 if TYPE_CHECKING:
     Array: TypeAlias = Any  # whatever the device computes with: numpy arrays, torch tensors

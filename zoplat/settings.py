@@ -108,6 +108,11 @@ class RunConfig:
             )
 
     @property
+    def read_at_once(self) -> int:
+        """Rows that the model reads at a time."""
+        return self.micro_batch_size or self.batch_size
+
+    @property
     def is_judged(self) -> bool:
         """Whether the loss is made from a score, which has no derivative."""
         return self.objective not in ("auto", *LOSSES)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from zoplat.blocks import Block, Buffer, Part, Tile
 from zoplat.direction import ZERO, Direction, Draw, Key
+from zoplat.drift import DriftMeter
 from zoplat.errors import NonFinite, ZoplatError
 from zoplat.rounding import NARROW, Rounding, round_by_chance
 
@@ -25,116 +26,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = Any
 
-TILE = 1 << 18
-"""Entries of a tile, about: whole rows, at least one. Small enough for a core's own cache."""
-
 Restore: TypeAlias = Literal["in-place", "exact"]
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """A named weight array.
-
-    Attributes:
-        name: unique, stable; part of every noise address.
-        array: the device's own array, edited in place; (n,) or (rows, columns), contiguous.
-        dtype: "float32", "bfloat16", "float16" or "float64".
-        layer: index of the layer it belongs to, or None.
-        decays: whether weight decay applies; by structure (matrices do, vectors don't), never by spelling.
-    """
-
-    name: str
-    array: Array
-    dtype: str = "float32"
-    layer: int | None = None
-    decays: bool = True
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """(n,) or (rows, columns)."""
-        return tuple(self.array.shape)
-
-    @cached_property
-    def size(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
-    def tiles(self, entries: int = TILE) -> Iterator[Tile]:
-        """The block cut into runs of whole rows of about `entries` entries."""
-        return Tile(self, 0, self.shape[0]).tiles(entries)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some blocks of a space, by name: `block in part`, `part & other`, `part - other`."""
-
-    names: frozenset[str]
-
-    def __contains__(self, block: Block) -> bool:
-        return block.name in self.names
-
-    def __and__(self, other: Part) -> Part:
-        return Part(self.names & other.names)
-
-    def __sub__(self, other: Part) -> Part:
-        return Part(self.names - other.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-@dataclass(frozen=True, eq=False)
-class Tile:
-    """Rows `start` to `stop` of a block; how a block is cut never changes a number."""
-
-    block: Block
-    start: int
-    stop: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the piece."""
-        return (self.stop - self.start, *self.block.shape[1:])
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether the block has rows and columns."""
-        return len(self.block.shape) == 2
-
-    def tiles(self, entries: int = TILE) -> Iterator[Tile]:
-        """The tile cut likewise."""
-        stride = max(1, entries // (self.block.size // self.block.shape[0]))
-        for start in range(self.start, self.stop, stride):
-            yield Tile(self.block, start, min(self.stop, start + stride))
-
-    def of(self, array: Array) -> Array:
-        """The same rows of an array laid out like the block; an array of one row stands for all rows."""
-        return array if array.shape[0] == 1 else array[self.start : self.stop]
-
-
-@dataclass(frozen=True, eq=False)
-class Buffer:
-    """One more array per block, such as a momentum; booked in the ledger under its owner.
-
-    Attributes:
-        owner: who asked for it.
-        arrays: by name of the block; rows are those of the block.
-        is_mapped: whether the arrays are files that the system reads and writes as it sees fit.
-    """
-
-    owner: str
-    arrays: dict[str, Array]
-    is_mapped: bool = False
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of its arrays."""
-        return sum(int(array.nbytes) for array in self.arrays.values())
 
 
 Kernel: TypeAlias = "Callable[..., None]"
@@ -205,7 +97,7 @@ class ParameterSpace:
         """
         self._keep, self._shift, self._plain, self.overlay = 1.0, ZERO, ZERO, ZERO
         self._renew_masters()
-        self._drift = _DriftMeter(self)
+        self._drift = DriftMeter(self.blocks, self._theta_of, self.entries, self._empty)
 
     def add(self, direction: Direction, decay: float = 0.0) -> None:
         """θ ← (1 − decay)·θ + direction, decay on the blocks that decay. Remembered, not performed."""
@@ -651,52 +543,3 @@ def _from_bits(bits: int, dtype: str) -> float:
     """The number of a type with this bit pattern."""
     whole, number = ("<I", "<f") if dtype == "float32" else ("<Q", "<d")
     return float(struct.unpack(number, struct.pack(whole, bits))[0])
-
-
-class _DriftMeter:
-    """θ in float64 on a few rows of a few blocks, moved by every update and by no probe; and those rows at a mark."""
-
-    BLOCKS, ENTRIES = 8, 2048
-
-    def __init__(self, space: ParameterSpace) -> None:
-        self.space = space
-        self.shadows: dict[str, tuple[Tile, Array]] = {}
-        self.marks: dict[str, Array] = {}
-        for block in space.blocks[:: max(1, len(space.blocks) // self.BLOCKS)]:
-            tile = next(block.tiles(self.ENTRIES))
-            shadow = space._empty(tile.shape, "float64")
-            shadow[:] = tile.of(space._theta_of(block))
-            self.shadows[block.name] = (tile, shadow)
-            self.marks[block.name] = space._empty(tile.shape, block.dtype)
-        self.mark()
-
-    def add(self, direction: Direction, decay: float) -> None:
-        for tile, shadow in self.shadows.values():
-            if tile.block.decays and decay:
-                shadow *= 1 - decay
-            shadow += self.space.entries(direction, tile)
-
-    def before(self, tile: Tile, theta: Array) -> Array | None:
-        known = self.shadows.get(tile.block.name)
-        return None if known is None or tile.start else 1.0 * theta[: known[0].stop]
-
-    def after(self, tile: Tile, theta: Array, before: Array | None) -> None:
-        if before is not None:
-            sample, shadow = self.shadows[tile.block.name]
-            shadow += theta[: sample.stop] - before
-
-    def measure(self) -> float:
-        off = norm = 0.0
-        for tile, shadow in self.shadows.values():
-            difference = (tile.of(self.space._theta_of(tile.block)) - shadow).reshape(-1)
-            off += float(difference @ difference)
-            norm += float(shadow.reshape(-1) @ shadow.reshape(-1))
-        return math.sqrt(off / norm) if norm else 0.0
-
-    def mark(self) -> None:
-        for name, (tile, _) in self.shadows.items():
-            self.marks[name][:] = tile.of(tile.block.array)
-
-    def changed(self) -> float:
-        others = sum(int((tile.of(tile.block.array) != self.marks[n]).sum()) for n, (tile, _) in self.shadows.items())
-        return others / sum(tile.size for tile, _ in self.shadows.values())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from zoplat.blocks import Buffer, Part
 from zoplat.direction import Direction, Draw, Key
 from zoplat.sampler import Held, Sampler
 from zoplat.settings import describe, made
-from zoplat.space import Buffer, ParameterSpace, Part
+from zoplat.space import ParameterSpace
 
 
 def pack(state: Any, space: ParameterSpace) -> Any:

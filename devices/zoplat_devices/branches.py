@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from zoplat.blocks import Block, Tile
 from zoplat.device import Row
 from zoplat.direction import ZERO, Direction, Draw
 from zoplat.errors import ZoplatError
-from zoplat.space import Block, ParameterSpace, Tile
+from zoplat.space import ParameterSpace
 from zoplat_devices.scoring import Scorer
 
-TOKENS = 1024
+TOKENS = 512
 """Of a stack, about: products of matrices gain nothing from more rows, and activations cost memory. Batches of so
 many tokens are asked one point after the other."""
 

@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+from zoplat.blocks import Block, Part
 from zoplat.direction import Direction
 from zoplat.errors import NonFinite, ZoplatError
-from zoplat.space import Block, ParameterSpace, Part
+from zoplat.space import ParameterSpace
 
 
 class Derivatives:

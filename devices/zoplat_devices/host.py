@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from zoplat.blocks import Block, Part, Tile
 from zoplat.direction import Direction, Draw
 from zoplat.rounding import Rounding
 from zoplat.sampler import Held, Noise, Stream, stream
-from zoplat.space import Block, ParameterSpace, Part, Points, Restore, Tile
+from zoplat.space import ParameterSpace, Points, Restore
 from zoplat_devices.native import DTYPES, FROM_FLOAT32, JOB, KINDS, TERM
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from zoplat.blocks import Block
 from zoplat.errors import ZoplatError
-from zoplat.space import Block, ParameterSpace
+from zoplat.space import ParameterSpace
 
 HOLDERS = ("ParameterDict", "ParameterList", "ModuleDict", "ModuleList")
 """Modules that hold others and are never run; what they hold is used by the module around them."""

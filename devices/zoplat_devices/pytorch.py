@@ -14,13 +14,14 @@ from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from zoplat.blocks import Block, Part
 from zoplat.device import Device, Example, Head, MemoryReading, ModelSpec, Row, Session
 from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
 from zoplat.rounding import Rounding
 from zoplat.sampler import Noise, Stream
-from zoplat.space import Block, ParameterSpace, Part, Restore
+from zoplat.space import ParameterSpace, Restore
 from zoplat_devices.memory import HostMemory, mapped
 
 if TYPE_CHECKING:

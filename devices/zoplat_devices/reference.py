@@ -13,11 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
+from zoplat.blocks import Block
 from zoplat.device import Device, Example, MemoryReading, ModelSpec, Row, Session
 from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
 from zoplat.rounding import Rounding
-from zoplat.space import Block, ParameterSpace, Restore
+from zoplat.space import ParameterSpace, Restore
 
 WORDS, WIDTH = 512, 24
 SHAPES = {"words": (WORDS, WIDTH), "hidden": (WIDTH, WIDTH), "hidden_bias": (WIDTH,), "options": (WORDS, WIDTH)}

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from zoplat.blocks import Block
 from zoplat.device import Device, ModelSpec, Tuning
 from zoplat.errors import ZoplatError
-from zoplat.space import Block
 from zoplat_devices.heads import head_modules
 from zoplat_devices.models import Loaded
 from zoplat_devices.pytorch import ADAPTERS

@@ -72,6 +72,7 @@ def test_several_tasks_and_ways_to_ask_make_a_grid_with_published_scores(zoplat:
     assert (shown["zero-shot"][2], shown["zero-shot"][5]) == ("58.8", "1"), "nothing in it hangs on the seed"
     assert (shown["icl-2"][2], shown["icl-2"][5]) == ("–", "2")
     own = json.loads(zoplat("eval", *SHORT[:4], "--task", "rte", "--data", "data/rte", "--json").stdout)
+    assert "- opt-13b, zero-shot, mezo: arXiv:2305.17333, Table 1" in lines
     assert shown["zero-shot"][3] == f"{100 * own['score']:.1f}"
     before = zoplat.files()
     again = zoplat(*arguments, "--seeds", "0,1", *SHORT, "--out", "all", "--published", "opt-13b")

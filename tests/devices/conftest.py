@@ -1,6 +1,6 @@
 """Checkpoint folders of a few kilobytes: a handful of architectures, two tokenizers, random weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,22 @@ TEXT = (
     "yes or no ? Does this mean that it is true ? Yes or No ? awful wonderful boring fine nice poor plot actor"
 )
 PLACES = 64
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder and a cache of the test's own, and one thread; the kernels are at hand already."""
+    import torch
+
+    from zoplat_devices import native
+
+    native.library()
+    monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

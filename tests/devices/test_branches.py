@@ -1,7 +1,7 @@
 """The batched road: the losses of walking, from one pass over a stack, with the weights left alone."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from zoplat import ZERO, Direction, Example, Key, ModelSpec, Oracle, Sampler, ZoplatError
 from zoplat.cli import main
 from zoplat.device import Tuning
-from zoplat_devices import native
 from zoplat_devices.pytorch import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
@@ -19,6 +18,7 @@ from zoplat_plugins.rademacher import Rademacher
 from zoplat_plugins.sphere import Sphere
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("place")
 
 Make = Callable[..., Path]
 KINDS = ["llama", "opt", "gpt2", "gemma", "qwen2"]
@@ -29,18 +29,6 @@ EXAMPLES = [
     Example("It was", (" terrible", " great"), 1),
 ]
 EPS = 0.02
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, and a cache of the test's own for first scores; the kernels are at hand already."""
-    native.library()
-    monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=["all ahead", "in tiles"])

@@ -1,6 +1,6 @@
 """Exact derivatives by PyTorch, held against plain torch on the models of a few kilobytes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from zoplat import Direction, Example, Key, ModelSpec, Oracle, ZoplatError
+from zoplat.blocks import Part
 from zoplat.device import Row, Tuning
 from zoplat.errors import NonFinite
 from zoplat.oracle import Source, in_blocks
-from zoplat.space import ParameterSpace, Part
+from zoplat.space import ParameterSpace
 from zoplat.testing import Plain, quadratic, train
-from zoplat_devices import native
 from zoplat_devices.pytorch import PyTorch
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.gaussian import Gaussian
@@ -22,6 +22,7 @@ from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.sgd import Backpropagation
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("place")
 
 Make = Callable[..., Path]
 KINDS = ["llama", "opt", "gpt2"]
@@ -34,17 +35,6 @@ EXAMPLES = [
         ("the plot was boring and the actor was poor and we would go again . It was", 0),
     )
 ]
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread; the kernels are at hand already."""
-    native.library()
-    monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def opened(folder: Path, tune: str = "full", dtype: str = "float32", **device: Any) -> Any:

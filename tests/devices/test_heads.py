@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import pytest
 
 from zoplat import Example, Key, ModelSpec, ZoplatError
 from zoplat.device import Tuning
-from zoplat.objective import Objective
-from zoplat_devices import native
+from zoplat.evaluation import Asking
+from zoplat.metrics import accuracy
+from zoplat.objective import Objective, answers
+from zoplat.settings import resolve
 from zoplat_devices.pytorch import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("place")
 
 Make = Callable[..., Path]
 PLACES = 64
@@ -30,17 +33,6 @@ EXAMPLES = [
 ]
 OTHERS = [replace(example, options=WORDS, label=example.label % 2) for example in EXAMPLES]
 LONG = " ".join(["the film was great and the food was nice ."] * 12)
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread; the kernels are at hand already."""
-    native.library()
-    monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def opened(folder: Path, head: Any = "auto", seed: int = 0, classes: int = 2, **device: Any) -> Any:
@@ -212,6 +204,16 @@ class TestTokens:
         assert row.tokens.inputs[0].count(0) == 1
         assert row.tokens.inputs[0][0] == 0
         assert session.encoder.prompts([row], 0)[0].count(0) == 1
+
+    @pytest.mark.parametrize("template", ["prompt", "chat"])
+    def test_what_is_told_and_what_is_right_are_written_alike(self, checkpoint: Make, template: str) -> None:
+        row = {"premise": "the film was bad .", "choice1": "the plot was poor .", "choice2": "the food was good ."}
+        row |= {"question": "cause"}
+        config = resolve({"task": "copa", "template": template, "model": str(checkpoint("vicuna"))})
+        session = opened(checkpoint("vicuna"))
+        rows = Asking(config, session).rows([("one", {**row, "label": 0}), ("two", {**row, "label": 1})])
+        told = answers(session, rows)
+        assert accuracy(told, [row.example.right for row in rows]) == 0.5, "one of the two is right"
 
     def test_a_model_without_a_chat_template_says_so(self, checkpoint: Make) -> None:
         with pytest.raises(ZoplatError, match="has no chat template"):

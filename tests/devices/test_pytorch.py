@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("place")
 
 Make = Callable[..., Path]
 PLACES = 64
@@ -40,18 +41,6 @@ EXAMPLES = [
     )
 ]
 LONG = Example(" ".join(["the film was great and the food was nice ."] * 9) + " It was", OPTIONS, 1)
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, and a cache of the test's own for first scores; the kernels are at hand already."""
-    native.library()
-    monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def opened(folder: Path, tune: str = "full", dtype: str = "float32", **device: Any) -> Any:

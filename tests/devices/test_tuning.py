@@ -1,6 +1,6 @@
 """Which weights move: how many, no others, and that plain peft and transformers load what comes out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ import pytest
 
 from zoplat import Example, Key, ModelSpec, ZoplatError
 from zoplat.device import Tuning
-from zoplat_devices import native
 from zoplat_devices.pytorch import PyTorch
 from zoplat_devices.virtual import TEXT
 from zoplat_plugins.gaussian import Gaussian
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("place")
 peft = pytest.importorskip("peft")
 
 Make = Callable[..., Path]
@@ -68,17 +68,6 @@ CASES = [
     ("t5", "auto", "head", None),
     ("t5", "classifier", "bitfit", 32 * 33 + 2 * 33),
 ]
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread; the kernels are at hand already."""
-    native.library()
-    monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def opened(folder: Path, tune: Tuning | str, head: Any = "auto", dtype: str = "float32", **device: Any) -> Any:

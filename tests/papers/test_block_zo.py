@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from zoplat import Estimate, Key, ParameterSpace, StepRule, ZoplatError
-from zoplat.space import Block, Restore
+from zoplat.blocks import Block
+from zoplat.space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
 from zoplat_devices.noise import ReferenceNoise
 from zoplat_plugins import block_zo

@@ -9,10 +9,11 @@ import pytest
 
 from zoplat import ZERO, Direction, Estimator, Key, Oracle, ParameterSpace, ZoplatError, held
 from zoplat.batches import Batches
+from zoplat.blocks import Block, Part
 from zoplat.device import Example, Row
 from zoplat.errors import NonFinite
 from zoplat.oracle import Source
-from zoplat.space import Block, Part, Restore
+from zoplat.space import Restore
 from zoplat.states import pack, unpack
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
 from zoplat.testing.toys import Asked

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from zoplat import Key, ParameterSpace, StepRule, ZoplatError
-from zoplat.space import Block, Restore
+from zoplat.blocks import Block
+from zoplat.space import Restore
 from zoplat.states import pack, unpack
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
 from zoplat_devices.noise import ReferenceNoise

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Direction, Estimate, Key, Noise, Tile, ZoplatError
-from zoplat.space import Part, Restore
+from zoplat.blocks import Part
+from zoplat.space import Restore
 from zoplat.states import pack, unpack
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
 from zoplat_devices.noise import ReferenceNoise

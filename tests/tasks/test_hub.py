@@ -109,7 +109,7 @@ def test_answers_of_every_form_arrive(tmp_path: Path, name: str, columns: dict[s
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "dev": 2, "test": 4}
     where, row = splits["test"][0]
     example = task.example(row, where)
-    assert example.right[0].endswith(right[0])
+    assert example.right[0].endswith(right[0].strip())
     assert len(example.right) == len(right)
 
 

@@ -215,7 +215,7 @@ def test_words_belong_to_names_of_classes_and_not_to_numbers() -> None:
 
 def test_every_gold_answer_counts_and_the_first_is_trained_towards() -> None:
     story = find("record").example(STORY, "here")
-    assert story.right == (" She told Rome of Rome's luck", " She told Bob of Bob's luck")
+    assert story.right == ("She told Rome of Rome's luck", "She told Bob of Bob's luck")
     assert story.label == 2
     assert find("squad").example(SQUAD, "here").right == ("1788", "in 1788")
     for answers in (["7", "seven"], {"spans": ["7", "seven"], "types": ["number", "span"]}):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from zoplat import ZERO, Block, Direction, Key, Noise, ParameterSpace, Sampler, Tile
-from zoplat_devices import host, native
+from zoplat_devices import host
 from zoplat_devices.host import HostNoise, HostSpace
 from zoplat_devices.noise import ReferenceNoise
 from zoplat_plugins.gaussian import Gaussian
@@ -21,15 +21,6 @@ from zoplat_plugins.uniform import Uniform
 
 LAWS = [Gaussian(), Rademacher(), Uniform(), Sphere(), LowRank(rank=1), LowRank(rank=3, interval=2)]
 SHAPES = [(37, 29), (1, 700), (130, 5), (1025,), (3,), (512,)]
-
-
-@pytest.fixture(scope="module")
-def library() -> ctypes.CDLL:
-    """The kernels."""
-    found = native.library()
-    if found is None:
-        pytest.skip("no C compiler here: neither `ziglang` nor `cc`, or ZOPLAT_KERNELS=numpy")
-    return found
 
 
 def empty_numpy(shape: tuple[int, ...], dtype: str) -> Any:

@@ -21,7 +21,7 @@ from zoplat.results import RunDirectory
 from zoplat.rounding import NARROW, Rounding, round_by_chance
 from zoplat.testing import Plain, Toy, linear, train, two_layers
 from zoplat.testing.toys import Sweeping
-from zoplat_devices import host, native
+from zoplat_devices import host
 from zoplat_devices.host import HostSpace
 from zoplat_devices.noise import ReferenceNoise
 from zoplat_plugins.gaussian import Gaussian
@@ -57,15 +57,6 @@ class TorchNoise(Noise):
 
     def numbers(self, law: str, stream: tuple[int, int], first: int, shape: tuple[int, ...]) -> Any:
         return torch.from_numpy(ReferenceNoise().numbers(law, stream, first, shape).copy())
-
-
-@pytest.fixture(scope="module")
-def library() -> ctypes.CDLL:
-    """The kernels."""
-    found = native.library()
-    if found is None:
-        pytest.skip("no C compiler here: neither `ziglang` nor `cc`, or ZOPLAT_KERNELS=numpy")
-    return found
 
 
 def empty_numpy(shape: tuple[int, ...], dtype: str) -> Any:

@@ -36,10 +36,9 @@ def compare(
     A run that is already in --out is not made again, so an interrupted comparison goes on where it was.
     """
     from zoplat import compare as comparing
-    from zoplat.published import published_score
+    from zoplat.published import Published
 
-    if published:
-        published_score(published, "", "")
+    beside = Published.of(published) if published else None
     if bool(runs) == bool(estimators):
         raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
     failed: list[comparing.Failed] = []
@@ -52,11 +51,11 @@ def compare(
     rows = comparing.table(summaries)
     if not runs:
         out.mkdir(parents=True, exist_ok=True)
-        comparing.write(out, rows, failed, published)
+        comparing.write(out, rows, failed, beside)
     if as_json:
         click.echo(json.dumps({"rows": rows, "failed": [vars(run) for run in failed]}))
     else:
-        click.echo(comparing.markdown(rows, published), nl=False)
+        click.echo(comparing.markdown(rows, beside), nl=False)
         for run in failed:
             click.echo(f"{run.estimator}, {run.task}, seed {run.seed}: {run.reason}", err=True)
     if failed:

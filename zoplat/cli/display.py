@@ -21,7 +21,6 @@ from zoplat.profiling import Suggestion
 from zoplat.results import Result, read_lines
 from zoplat.settings import RunConfig, law_of
 
-MIB = 1 << 20
 EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -179,14 +178,14 @@ def print_profile(told: dict[str, Any]) -> None:
         f"{told['estimator']} on {told['model']} ({told['device']}, {told['dtype']}, restore {told['restore']}): "
         f"{told['seconds_a_step']:.3f} s and {told['forward_passes_a_step']:g} forward passes a step"
     )
-    table = Table("phase", "seconds", "of", "peak MiB, host", "device", box=None)
+    table = Table("phase", "seconds", "of", "peak, host", "device", box=None)
     for row in told["phases"]:
-        device = "–" if row["device_peak"] is None else f"{row['device_peak'] / MIB:,.0f}"
-        table.add_row(row["phase"], f"{row['seconds']:.3f}", row["of"], f"{row['host_peak'] / MIB:,.0f}", device)
+        device = "–" if row["device_peak"] is None else mebibytes(row["device_peak"])
+        table.add_row(row["phase"], f"{row['seconds']:.3f}", row["of"], mebibytes(row["host_peak"]), device)
     console.print(table)
-    owners = Table("owner", "MiB", box=None)
+    owners = Table("owner", "memory", box=None)
     for name, size in told["owners"].items():
-        owners.add_row(name, f"{size / MIB:,.1f}")
+        owners.add_row(name, mebibytes(size))
     console.print(owners)
 
 

@@ -27,14 +27,14 @@ def evaluate(
     from zoplat.results import RunDirectory
     from zoplat.settings import resolve
 
-    way, settings = Way(shots, calibrate, probe), as_settings(given)
-    chosen = {name: value for name, value in settings.items() if value}
-    if run and chosen:
-        raise ZoplatError(f"{run} has its own settings; leave --{next(iter(chosen)).replace('_', '-')} out.")
+    way = Way(shots, calibrate, probe)
+    settings = {name: value for name, value in as_settings(given).items() if value not in (None, {})}
+    if run and settings:
+        raise ZoplatError(f"{run} has its own settings; leave --{next(iter(settings)).replace('_', '-')} out.")
     if run:
         config, session = restored(RunDirectory.existing(run))
     else:
-        config, session = resolve({"tune": "full", **{k: v for k, v in settings.items() if v is not None}}), None
+        config, session = resolve({"tune": "full", **settings}), None
     found = ask(config, way, split, session)
     if as_json:
         click.echo(json.dumps(found))

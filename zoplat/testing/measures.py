@@ -13,11 +13,12 @@ from unittest import SkipTest
 import numpy as np
 import numpy.typing as npt
 
+from zoplat.blocks import Part
 from zoplat.direction import Direction, Key
 from zoplat.estimator import Estimator
 from zoplat.oracle import Oracle, Source
 from zoplat.rule import StepRule
-from zoplat.space import ParameterSpace, Part
+from zoplat.space import ParameterSpace
 from zoplat.states import pack, unpack
 from zoplat.testing.parts import changed, foreign, with_rate
 from zoplat.testing.toys import Asked, Plain, Run, Toy

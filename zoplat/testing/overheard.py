@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from zoplat.blocks import Part, Tile
 from zoplat.direction import ZERO, Direction, Key
 from zoplat.errors import SkipStep
 from zoplat.estimator import Estimator
 from zoplat.oracle import Oracle
 from zoplat.sampler import Held, Noise, Sampler, Stream
-from zoplat.space import Part, Tile
 from zoplat.testing.toys import Asked, Run, Toy, Vector
 
 Address: TypeAlias = tuple[Key | str, ...]

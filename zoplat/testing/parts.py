@@ -15,12 +15,13 @@ from unittest import SkipTest
 
 import numpy as np
 
+from zoplat.blocks import Buffer
 from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
 from zoplat.estimator import Estimator
 from zoplat.rule import Schedule, StepRule
 from zoplat.sampler import Sampler
-from zoplat.space import Buffer, ParameterSpace
+from zoplat.space import ParameterSpace
 
 PARTS = (Estimator, Sampler, StepRule)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from zoplat.blocks import TILE, Block, Part, Tile
 from zoplat.direction import Direction, Key
 from zoplat.errors import SkipStep
 from zoplat.estimator import Estimate, Estimator
@@ -20,7 +21,7 @@ from zoplat.oracle import Oracle, Recorded, Source, in_blocks
 from zoplat.rounding import Rounding
 from zoplat.rule import Cost, Schedule
 from zoplat.sampler import Stream
-from zoplat.space import TILE, Block, ParameterSpace, Part, Restore, Tile
+from zoplat.space import ParameterSpace, Restore
 from zoplat_devices.noise import ReferenceNoise
 
 Vector: TypeAlias = npt.NDArray[np.float64]
