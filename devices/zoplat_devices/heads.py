@@ -7,6 +7,7 @@ from typing import Any
 
 from zoplat.device import Base, Head
 from zoplat.errors import ZoplatError
+from zoplat_devices.quiet import quiet
 
 KINDS: dict[Head, tuple[str, str]] = {
     "classifier": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"),
@@ -94,7 +95,8 @@ def _held_as(base: Base) -> dict[str, Any]:
     from transformers import TorchAoConfig
 
     try:
-        from torchao.quantization import Int8WeightOnlyConfig
+        with quiet():
+            from torchao.quantization import Int8WeightOnlyConfig
     except ImportError:
         raise ZoplatError("--base int8 needs a package that is not installed: pip install 'zoplat[quant]'") from None
     return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}

@@ -17,6 +17,7 @@ from zoplat.device import Base, Head
 from zoplat.errors import ZoplatError, unknown
 from zoplat.paths import cache_folder
 from zoplat_devices.heads import KINDS, head_of, opened
+from zoplat_devices.quiet import quiet
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -114,7 +115,7 @@ def load(
     """
     name = model or DEFAULT
     source = _source(name, notice)
-    with _quiet(), _explained(name):
+    with quiet(), _explained(name):
         from transformers import AutoConfig, AutoTokenizer
 
         config = AutoConfig.from_pretrained(source)
@@ -197,7 +198,7 @@ def _converted(path: Path, stem: str, notice: Callable[[str], None]) -> Path:
 def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
     """Read a GGUF file through transformers once and keep it as a plain float32 checkpoint."""
     notice(f"reading {gguf.name} once and keeping it as safetensors in {target}")
-    with _quiet(), _explained(str(gguf)):
+    with quiet(), _explained(str(gguf)):
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
         folder = str(gguf.parent)
@@ -215,7 +216,7 @@ def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=target.parent))
     try:
-        with _quiet():
+        with quiet():
             model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
         beside.rename(target)
@@ -247,22 +248,6 @@ def _identity(source: str) -> str | None:
     files = sorted(file for file in folder.iterdir() if file.is_file())
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return sha256(repr(facts).encode()).hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no advice from transformers; errors still come through."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from zoplat.blocks import Block
@@ -15,6 +13,7 @@ from zoplat.errors import ZoplatError
 from zoplat_devices.heads import head_modules
 from zoplat_devices.models import Loaded
 from zoplat_devices.pytorch import ADAPTERS
+from zoplat_devices.quiet import quiet
 from zoplat_devices.virtual import set_start, shapes
 
 VIRTUAL = ("prefix", "prompt")
@@ -147,13 +146,14 @@ GROUPS: dict[str, tuple[Callable[[Loaded], Iterator[str]], str]] = {
 
 def _adapted(loaded: Loaded, spec: ModelSpec) -> Any:
     import torch
-    from peft import get_peft_model
 
     if spec.tune.name in VIRTUAL and loaded.head == "classifier" and loaded.model.config.is_encoder_decoder:
         name = type(loaded.model).__name__
         raise ZoplatError(f"--tune {spec.tune.name}: {name} takes no virtual tokens. Use --tune lora.")
     try:
-        with torch.random.fork_rng(), _silent():
+        with torch.random.fork_rng(), quiet():
+            from peft import get_peft_model
+
             torch.manual_seed(spec.seed)
             model = get_peft_model(loaded.model, _config(loaded, spec.tune))
     except ValueError as problem:
@@ -191,12 +191,3 @@ def _config(loaded: Loaded, tune: Tuning) -> Any:
     config = peft.PrefixTuningConfig(num_virtual_tokens=tune.tokens, num_layers=layers, **common)
     config.token_dim, config.num_attention_heads = heads * size, heads
     return config
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Warnings that are peft's own business with transformers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        yield
