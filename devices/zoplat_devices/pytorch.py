@@ -97,6 +97,7 @@ class PyTorchSession(Session):
         from zoplat_devices.encoding import Encoder
         from zoplat_devices.heads import reads_on
         from zoplat_devices.models import load
+        from zoplat_devices.pages import onto_large_pages
         from zoplat_devices.probes import Probes
         from zoplat_devices.scoring import Scorer
         from zoplat_devices.tuning import blocks, tuned
@@ -112,6 +113,8 @@ class PyTorchSession(Session):
         self.head = loaded.head
         self.target = torch.device(device.kind)
         self.model = tuned(loaded, spec).to(self.target)
+        if device.kind == "cpu":
+            onto_large_pages(self.model)
         trained = blocks(device, self.model)
         kinds = sorted({block.dtype for block in trained})
         restore: Restore = "exact" if {"float16", "bfloat16"} & {*kinds} else "in-place"
