@@ -137,8 +137,8 @@ class HostSpace(ParameterSpace):
         for tile in block.tiles():
             entries = self.entries(direction, tile)
             start = tile.start * (block.size // block.shape[0])
-            values = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0)
-            terms = np.array([values, (0, 0, *chances, 0.0, 0, 0, 0)], TERM)
+            values = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0, 0, 0)
+            terms = np.array([values, (0, 0, *chances, 0.0, 0, 0, 0, 0, 0)], TERM)
             jobs = _jobs(self, block, start, start + tile.size)
             jobs["terms"], jobs["count"], jobs["keep"], jobs["by_chance"] = terms.ctypes.data, 1, keep, by_chance
             if target is not None:
@@ -352,16 +352,17 @@ class _Drawn:
 
     def _term(self, space: HostSpace, draw: Draw, tile: Tile) -> tuple[Any, ...] | None:
         sampler, key = draw.sampler, draw.key
-        if draw.scales:
+        scale = _scale(draw, tile.block)
+        if scale is None:
             return None
         if isinstance(sampler, Held):
             array = sampler.buffer.arrays.get(tile.block.name)
-            return None if array is None else (KINDS["values"], 0, 0, 0, 0.0, 0, address(array), 0)
+            return None if array is None else (KINDS["values"], 0, 0, 0, 0.0, 0, address(array), 0, *scale)
         factors = sampler.factors(tile, key, space.noise)
         if factors is not None:
             u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
             self.held += [u, v]
-            return (KINDS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v))
+            return (KINDS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v), *scale)
         sink = _Sink()
         try:
             sampler.fill(sink, tile, key, _NOTES)
@@ -370,7 +371,19 @@ class _Drawn:
         note = sink.note
         if note is None or (note.first, note.shape) != (0, tile.shape):
             return None
-        return (KINDS[note.law], 0, *note.stream, 0.0, 0, 0, 0)
+        return (KINDS[note.law], 0, *note.stream, 0.0, 0, 0, 0, *scale)
+
+
+def _scale(draw: Draw, block: Block) -> tuple[int, int] | None:
+    """Where the scale of a draw is on a block, and whether its root divides; None where the kernels have no way."""
+    if not draw.scales:
+        return 0, 0
+    [(buffer, power), *others] = draw.scales
+    array = buffer.arrays.get(block.name)
+    plain = array is not None and tuple(array.shape) == block.shape and str(array.dtype).endswith("float32")
+    if others or not plain or power not in (1.0, -0.5):
+        return None
+    return address(array), int(power == -0.5)
 
 
 class _Notes(Noise):

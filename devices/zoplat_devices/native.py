@@ -37,6 +37,8 @@ TERM = np.dtype(
         ("columns", np.int32),
         ("u", np.intp),
         ("v", np.intp),
+        ("scale", np.intp),
+        ("by_root", np.int64),
     ]
 )
 """`Term` of kernels.c."""
