@@ -18,7 +18,7 @@
 #endif
 
 enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES, COARSE };
-enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16 }; /* the last two: from float32, apart */
+enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16, SUM }; /* TO_: from float32, apart; SUM: terms alone */
 
 typedef struct {            /* coefficient times one random vector */
     int32_t kind;
@@ -262,7 +262,8 @@ static void store(const Job *job, int64_t first, int64_t n, const float *restric
     case FLOAT16:
         if (here) IN_PLACE(uint16_t, from_half, to_half(f)) else APART(uint16_t, uint16_t, from_half, to_half) break;
     case TO_BFLOAT16: APART(float, uint16_t, same, to_bfloat) break;
-    default: APART(float, uint16_t, same, to_half)
+    case TO_FLOAT16: APART(float, uint16_t, same, to_half) break;
+    default: for (int64_t i = 0; i < n; i++) ((float *)job->target)[first + i] = sum[i];
     }
 }
 
