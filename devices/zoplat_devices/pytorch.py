@@ -83,21 +83,26 @@ class PyTorch(Device):
 
 
 class PyTorchSession(Session):
-    """A model of transformers, opened."""
+    """A model of transformers, opened.
 
-    def __init__(self, device: PyTorch, spec: ModelSpec) -> None:
+    Args:
+        device: its settings.
+        spec: which model, and what of it is trained.
+        load: called in place of `models.load`, for weights that are in no file.
+    """
+
+    def __init__(self, device: PyTorch, spec: ModelSpec, load: Callable[..., Loaded] | None = None) -> None:
         self.host = HostMemory()
         import torch
 
         if device.threads:
             torch.set_num_threads(device.threads)
         torch.backends.cuda.matmul.allow_tf32 = device.tf32
-        from zoplat_devices import virtual
+        from zoplat_devices import models, virtual
         from zoplat_devices.branches import Branches
         from zoplat_devices.derivatives import Derivatives
         from zoplat_devices.encoding import Encoder
         from zoplat_devices.heads import reads_on
-        from zoplat_devices.models import load
         from zoplat_devices.pages import onto_large_pages
         from zoplat_devices.probes import Probes
         from zoplat_devices.scoring import Scorer
@@ -110,6 +115,7 @@ class PyTorchSession(Session):
         def dtype(head: Head) -> Any:
             return getattr(torch, _dtype(spec, device.kind, head))
 
+        load = load or models.load
         self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed, spec.base)
         self.head = loaded.head
         self.target = torch.device(device.kind)
