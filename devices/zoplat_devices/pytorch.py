@@ -22,7 +22,7 @@ from zoplat.hookspecs import hookimpl
 from zoplat.rounding import Rounding
 from zoplat.sampler import Noise, Stream
 from zoplat.space import ParameterSpace, Restore
-from zoplat_devices.memory import HostMemory, mapped
+from zoplat_devices.memory import HostMemory
 
 if TYPE_CHECKING:
     from zoplat_devices.models import Loaded
@@ -40,8 +40,9 @@ class PyTorch(Device):
             a layer while it runs, so that the weights stay at θ; "auto" is exact for 16-bit weights.
         rounding: of updates to 16-bit weights: "nearest"; "stochastic", up or down by chance, so that small ones
             add up; "master", from a float32 copy of what is trained. The latter two need exact restore.
-        road: how several losses that are asked together are found: "walk" from point to point, or "batch", by one
-            forward pass over as many copies of the batch; "auto" takes the latter for adapters.
+        road: how several losses that are asked together are found: "walk" from point to point; "batch", by one
+            forward pass over as many copies of the batch; "auto" takes the latter for adapters. "stream" keeps the
+            weights in files and goes layer by layer, for models larger than memory; on the processor only.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
     """
@@ -53,9 +54,20 @@ class PyTorch(Device):
     kind: Literal["cpu", "cuda", "mps"] = field(default="cpu", metadata={"setting": False})
     restore: Literal["auto", "in-place", "exact"] = "auto"
     rounding: Rounding = "nearest"
-    road: Literal["auto", "walk", "batch"] = "auto"
+    road: Literal["auto", "walk", "batch", "stream"] = "auto"
     threads: int = 0
     tf32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.road == "stream" and self.kind != "cpu":
+            raise ZoplatError(f"road=stream is for --device cpu; '{self.kind}' can't do it  (-o device.road=…)")
+        if self.road == "stream" and self.restore == "in-place":
+            raise ZoplatError("road=stream never writes a probe into the weights. Leave -o device.restore=in-place out.")
+        if self.road == "stream" and self.rounding == "master":
+            raise ZoplatError(
+                "road=stream keeps no copy of the weights in memory, which rounding=master would need. "
+                "Use -o device.rounding=stochastic, or --dtype float32."
+            )
 
     @property
     def summary(self) -> str:
@@ -96,9 +108,11 @@ class PyTorchSession(Session):
         from zoplat_devices.derivatives import Derivatives
         from zoplat_devices.encoding import Encoder
         from zoplat_devices.heads import reads_on
+        from zoplat_devices.mapped import let_go, move_to_files
         from zoplat_devices.models import load
         from zoplat_devices.probes import Probes
         from zoplat_devices.scoring import Scorer
+        from zoplat_devices.streaming import Streaming
         from zoplat_devices.tuning import blocks, tuned
         from zoplat_devices.writing import Writer
 
@@ -108,17 +122,21 @@ class PyTorchSession(Session):
         def dtype(head: Head) -> Any:
             return getattr(torch, _dtype(spec, device.kind, head))
 
-        self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed, spec.base)
+        streamed = device.road == "stream"
+        self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed, spec.base, streamed)
         self.head = loaded.head
         self.target = torch.device(device.kind)
         self.model = tuned(loaded, spec).to(self.target)
+        if streamed:
+            move_to_files(self.model)
         trained = blocks(device, self.model)
         kinds = sorted({block.dtype for block in trained})
-        restore: Restore = "exact" if {"float16", "bfloat16"} & {*kinds} else "in-place"
+        restore: Restore = "exact" if streamed or {"float16", "bfloat16"} & {*kinds} else "in-place"
         if device.restore != "auto":
             restore = device.restore
         self.kernels = -self.host.now()
         self.space = _space(trained, device, restore, self.empty, self.mapped, spec.seed)
+        self.space.let_go = let_go if streamed else None
         self.kernels += self.host.now()
         if device.kind != "cuda":
             self.kernels -= sum(buffer.bytes for buffer in self.space.buffers)
@@ -131,6 +149,8 @@ class PyTorchSession(Session):
         self.writer = Writer(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self.stacked = Branches(self.model, self.space, self.scorer)
+        streams = streamed and self.probes is not None
+        self.streaming = Streaming(self.model, self.space, self.scorer, self.probes) if streams else None
         self.road = self._usual_road(spec) if device.road == "auto" else device.road
         self.facts = {
             "device": device.kind,
@@ -158,7 +178,9 @@ class PyTorchSession(Session):
 
     def mapped(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A tensor of the host in a file without a name."""
-        return self.torch.from_numpy(mapped(shape, dtype))
+        from zoplat_devices.mapped import mapped
+
+        return mapped(shape, getattr(self.torch, dtype))
 
     def _usual_road(self, spec: ModelSpec) -> Literal["walk", "batch"]:
         """By batches where all that is trained is small beside the model, if the model's uses of it can be followed."""
@@ -178,6 +200,8 @@ class PyTorchSession(Session):
             return self.scorer.loss(rows)
 
     def branches(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+        if self.streaming:
+            return self.streaming.losses(rows, directions)
         if self.head == "seq2seq":
             raise ZoplatError("The batched road can't follow seq2seq models. Use -o device.road=walk.")
         return self.stacked.losses(rows, directions)
@@ -229,10 +253,12 @@ class PyTorchSession(Session):
 
     def ledger(self) -> dict[str, int]:
         trainable = sum(int(block.array.nbytes) for block in self.space.blocks)
+        where = ", in files" if self.streaming else ""
         return {
             "python, torch and transformers": self.before,
-            "trainable weights": trainable,
-            "frozen weights": self.facts["model_bytes"] - trainable,
+            f"trainable weights{where}": trainable,
+            f"frozen weights{where}": self.facts["model_bytes"] - trainable,
+            **({"window of the streaming road": self.streaming.bytes} if self.streaming else {}),
             "noise kernels": max(0, self.kernels),
             **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
             "scratch": self.space.scratch_bytes + (self.probes.bytes if self.probes else 0) + self.stacked.bytes,
@@ -242,6 +268,7 @@ class PyTorchSession(Session):
         digest = sha256()
         for block in self.space.blocks:
             digest.update(block.array.reshape(-1).view(self.torch.uint8).cpu().numpy().data)
+            self.space.leave(block)
         return f"sha256:{digest.hexdigest()}"
 
     def write(self, path: Path, arrays: dict[str, Any]) -> None:
