@@ -74,6 +74,7 @@ class ParameterSpace:
         self.overlay: Direction = ZERO
         self.watch: Callable[[str], AbstractContextManager[Any]] = lambda phase: nullcontext()
         self.let_go: Callable[[Array], None] | None = None
+        self._keep, self._shift, self._plain = 1.0, ZERO, ZERO
         self._settled: set[str] = set()
         self._empty = empty
         self._mapped = mapped
@@ -361,6 +362,8 @@ class ParameterSpace:
         return sum(int(array.nbytes) for array in self._scratch.values())
 
     def _go(self, direction: Direction) -> None:
+        if self._settled and direction:
+            self._go(ZERO)
         decayed, plain = self._shift + direction, self._plain + direction
         if decayed or plain or self._keep != 1.0:
             with self.watch("move"):

@@ -62,7 +62,9 @@ class PyTorch(Device):
         if self.road == "stream" and self.kind != "cpu":
             raise ZoplatError(f"road=stream is for --device cpu; '{self.kind}' can't do it  (-o device.road=…)")
         if self.road == "stream" and self.restore == "in-place":
-            raise ZoplatError("road=stream never writes a probe into the weights. Leave -o device.restore=in-place out.")
+            raise ZoplatError(
+                "road=stream never writes a probe into the weights. Leave -o device.restore=in-place out."
+            )
         if self.road == "stream" and self.rounding == "master":
             raise ZoplatError(
                 "road=stream keeps no copy of the weights in memory, which rounding=master would need. "
@@ -149,8 +151,9 @@ class PyTorchSession(Session):
         self.writer = Writer(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self.stacked = Branches(self.model, self.space, self.scorer)
-        streams = streamed and self.probes is not None
-        self.streaming = Streaming(self.model, self.space, self.scorer, self.probes) if streams else None
+        self.streaming = None
+        if streamed and self.probes:
+            self.streaming = Streaming(self.model, self.space, self.scorer, self.probes)
         self.road = self._usual_road(spec) if device.road == "auto" else device.road
         self.facts = {
             "device": device.kind,
@@ -271,10 +274,16 @@ class PyTorchSession(Session):
             self.space.leave(block)
         return f"sha256:{digest.hexdigest()}"
 
+    def _leave(self) -> None:
+        """All weights were read."""
+        for block in self.space.blocks:
+            self.space.leave(block)
+
     def write(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
         save_file(arrays, path)
+        self._leave()
 
     def read(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors import safe_open
@@ -282,6 +291,7 @@ class PyTorchSession(Session):
         with safe_open(path, framework="pt") as file:
             for name, array in arrays.items():
                 array.copy_(file.get_tensor(name))
+        self._leave()
 
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)

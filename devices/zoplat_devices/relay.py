@@ -42,7 +42,9 @@ class Relay:
                 self._problem = self._problem or problem
             self._hand_on(number, END)
 
-        threads = [threading.Thread(target=work, args=(number,), name=f"zoplat-{number}") for number in range(self.count)]
+        threads = [
+            threading.Thread(None, work, f"point {number}", (number,), daemon=True) for number in range(self.count)
+        ]
         for thread in threads:
             thread.start()
         self._batons[0].release()

@@ -89,7 +89,7 @@ class Streaming:
             ZoplatError: a trained weight is used outside of the layer that holds it, or not at all.
         """
         before = self.visits.copy()
-        self._relay, self._inside, self._left, self._last = Relay(len(directions), self._take(directions)), 0, 0, None
+        self._relay, self._inside, self._left = Relay(len(directions), self._take(directions)), 0, 0
         try:
             with self.probes.active() if any(directions) else nullcontext():
                 told = self._relay.run([partial(self.scorer.loss, rows)] * len(directions))
@@ -99,8 +99,8 @@ class Streaming:
         missed = [block.name for block in self.space.blocks if block.name not in met]
         if missed:
             raise ZoplatError(
-                f"No layer that runs holds {missed[0]}, so the streaming road can't follow what the model does with it. "
-                "Use -o device.road=walk, or leave it out of --tune."
+                f"No layer that runs holds {missed[0]}, so the streaming road can't follow what the model does with "
+                "it. Use -o device.road=walk, or leave it out of --tune."
             )
         return told
 
