@@ -125,7 +125,7 @@ def load(
         chosen = dtype(kind) if callable(dtype) else dtype
         _check_fits(name, config, kind, chosen, base, streamed)
         loaded, new = opened(source, config, kind, "auto" if streamed else chosen, classes, seed, base)
-        if loaded.dtype != chosen:
+        if streamed and loaded.dtype != chosen:
             raise ZoplatError(
                 f"--model {name}: its weights are saved in {_plain(loaded.dtype)}, and road=stream uses them as they "
                 f"are in their files. Use --dtype {_plain(loaded.dtype)}, or save the model in {_plain(chosen)} first."
