@@ -146,7 +146,7 @@ class Session(ABC):
 
     Attributes:
         space: its trainable weights.
-        road: how several losses that are asked together are found: "walk" or "batch".
+        road: how several losses that are asked together are found: "walk", "batch" or "stream".
         head: what the model makes of a text.
         facts: model, dtype, restore, trainable_parameters, model_bytes, versions, threads, …: plain values.
         ledger: bytes by owner of what the session itself holds, such as its weights.
@@ -166,7 +166,10 @@ class Session(ABC):
         """Mean loss of a batch at the weights as they stand, in float32 or better. Counts nothing."""
 
     def branches(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
-        """Mean loss of a batch at θ + d for each d by one forward pass; the arrays hold θ and are left alone."""
+        """Mean loss of a batch at θ + d for each d by one forward pass; the arrays hold θ and are left alone.
+
+        Where the road is "stream", a block is settled when it is first met.
+        """
         raise NotImplementedError
 
     def jvp(self, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:

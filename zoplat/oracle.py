@@ -28,8 +28,8 @@ class Source(ABC):
     """Where answers come from: a session and a batch, or a journal. Weights are where the caller brought them.
 
     Attributes:
-        road: how several losses that are asked together are found: "walk" from point to point, or "batch", by
-            one forward pass that leaves the weights at θ.
+        road: how several losses that are asked together are found: "walk" from point to point; "batch", by one
+            forward pass that leaves the weights at θ; or "stream", layer by layer, where a layer is first brought to θ.
     """
 
     road: str = "walk"
@@ -39,7 +39,7 @@ class Source(ABC):
         """Loss of the batch at the weights as they stand."""
 
     def branches(self, directions: Sequence[Direction]) -> list[float]:
-        """L(θ + d) for each d, the weights being at θ and staying there."""
+        """L(θ + d) for each d, the weights being at θ and staying there; by streaming, they get there on the way."""
         raise NotImplementedError
 
     def jvp(self, direction: Direction) -> tuple[float, float]:
@@ -121,10 +121,13 @@ class Oracle:
         Raises:
             NonFinite: a loss is infinite or not a number; the engine skips the step.
         """
-        if self._source.road == "walk" or len(directions) == 1:
+        road = self._source.road
+        if road == "walk" or (road == "batch" and len(directions) == 1):
             return [self._walk(direction) for direction in directions]
-        self.space.settle()
+        if road == "batch":
+            self.space.settle()
         told = self._source.branches(directions)
+        self.space.settle()  # what the answers did not need, all of it where they come from a journal
         self._note(told, len(told), losses=len(told))
         for direction, answer in zip(directions, told, strict=True):
             self._check(direction, answer)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -47,6 +47,10 @@ class ParameterSpace:
             latter two need exact restore.
         seed: of the chances.
 
+    Attributes:
+        let_go: where the arrays are files that memory has no room for all at once: is told of an array that nobody
+            needs for a while. Buffers are then files too, and passes go from block to block.
+
     Raises:
         ZoplatError: 16-bit weights are to be rounded otherwise than to nearest, and probes are written into them.
     """
@@ -69,6 +73,9 @@ class ParameterSpace:
         self.passes = 0.0
         self.overlay: Direction = ZERO
         self.watch: Callable[[str], AbstractContextManager[Any]] = lambda phase: nullcontext()
+        self.let_go: Callable[[Array], None] | None = None
+        self._keep, self._shift, self._plain = 1.0, ZERO, ZERO
+        self._settled: set[str] = set()
         self._empty = empty
         self._mapped = mapped
         self._scratch: dict[str, Array] = {}
@@ -95,7 +102,8 @@ class ParameterSpace:
 
         A master copy keeps the entries that still round to what the arrays hold.
         """
-        self._keep, self._shift, self._plain, self.overlay = 1.0, ZERO, ZERO, ZERO
+        self.overlay = ZERO
+        self._stands_at(ZERO)
         self._renew_masters()
         self._drift = DriftMeter(self.blocks, self._theta_of, self.entries, self._empty)
 
@@ -103,6 +111,8 @@ class ParameterSpace:
         """θ ← (1 − decay)·θ + direction, decay on the blocks that decay. Remembered, not performed."""
         if not (direction.is_finite and math.isfinite(decay)):
             raise NonFinite("The update has a coefficient that is not finite.")
+        if self._settled:
+            self.settle()
         self._keep *= 1 - decay
         self._shift = (1 - decay) * self._shift + direction
         self._plain = self._plain + direction
@@ -123,6 +133,25 @@ class ParameterSpace:
         self.overlay = ZERO
         self._go(ZERO)
 
+    def settle_block(self, block: Block) -> None:
+        """Make the array of one block hold θ, and leave it to `settle` to do the rest of that pass."""
+        if block.name in self._settled or not self._is_behind:
+            return
+        with self.watch("move"):
+            if not self._settled:
+                self._begin_pass(self._shift, self._plain)
+            self._settled.add(block.name)
+            if self._moves(block, self._shift, self._plain):
+                self._move([block], self._keep, self._shift, self._plain)
+
+    def leave(self, block: Block) -> None:
+        """Let the memory of a block and of its rows of buffers go, where that can be had back from a file."""
+        if self.let_go:
+            self.let_go(block.array)
+            for buffer in self.buffers:
+                if buffer.is_mapped and block.name in buffer.arrays:
+                    self.let_go(buffer.arrays[block.name])
+
     def sweep(
         self,
         kernel: Kernel,
@@ -137,14 +166,13 @@ class ParameterSpace:
         buffers' rows, changed in place; None for a buffer that does not cover the block. With `factored` the
         kernel gets (U, V), g = U Vᵀ, in place of g where all terms have factors, and the tile as its last argument.
         """
-        if on is not None:
+        if on is not None or self._settled:
             self.settle()
         self.overlay = ZERO
-        blocks = [block for block in self.blocks if on is None or block in on]
         with self.watch("rule"):
-            self.passes += self._share(blocks)
+            self.passes += self._share([block for block in self.blocks if on is None or block in on])
             self._begin_write()
-            for block in blocks:
+            for block in self._visited(on):
                 for tile in block.tiles():
                     theta = self._at_theta(tile)
                     g = self._factors(direction, tile) if factored else None
@@ -154,7 +182,7 @@ class ParameterSpace:
                     kernel(theta, *arguments, *((tile,) if factored else ()))
                     self._drift.after(tile, theta, before)
                     self._write(tile, theta)
-        self._keep, self._shift, self._plain = 1.0, ZERO, ZERO
+        self._stands_at(ZERO)
 
     def reduce(
         self, count: Callable[..., Any], direction: Direction = ZERO, *buffers: Buffer, on: Part | None = None
@@ -163,20 +191,19 @@ class ParameterSpace:
         self.settle()
         totals = {}
         with self.watch("rule"):
-            for block in self.blocks:
-                if on is None or block in on:
-                    totals[block.name] = _as_float32(
-                        sum(
-                            float(
-                                count(
-                                    self._wide(tile, "theta"),
-                                    self.entries(direction, tile, "gradient"),
-                                    *_rows(buffers, tile),
-                                )
+            for block in self._visited(on):
+                totals[block.name] = _as_float32(
+                    sum(
+                        float(
+                            count(
+                                self._wide(tile, "theta"),
+                                self.entries(direction, tile, "gradient"),
+                                *_rows(buffers, tile),
                             )
-                            for tile in block.tiles()
                         )
+                        for tile in block.tiles()
                     )
+                )
         return totals
 
     def quantiles(
@@ -185,18 +212,17 @@ class ParameterSpace:
         """For each block the least t with score(theta, *buffers) ≤ t on a share of its entries; scores are ≥ 0."""
         self.settle()
         found = {}
-        for block in self.blocks:
-            if on is None or block in on:
-                dtype = _wide_dtype(block)
-                low, high = -1, 0x7F7FFFFF if dtype == "float32" else 0x7FEFFFFFFFFFFFFF  # ordered as the numbers are
-                while high - low > 1:
-                    middle = (low + high) // 2
-                    below = 0
-                    for tile in block.tiles():
-                        scores = score(self._wide(tile, "theta"), *_rows(buffers, tile))
-                        below += int((scores <= _from_bits(middle, dtype)).sum())
-                    low, high = (low, middle) if below >= share * block.size else (middle, high)
-                found[block.name] = _from_bits(high, dtype)
+        for block in self._visited(on):
+            dtype = _wide_dtype(block)
+            low, high = -1, 0x7F7FFFFF if dtype == "float32" else 0x7FEFFFFFFFFFFFFF  # ordered as the numbers are
+            while high - low > 1:
+                middle = (low + high) // 2
+                below = 0
+                for tile in block.tiles():
+                    scores = score(self._wide(tile, "theta"), *_rows(buffers, tile))
+                    below += int((scores <= _from_bits(middle, dtype)).sum())
+                low, high = (low, middle) if below >= share * block.size else (middle, high)
+            found[block.name] = _from_bits(high, dtype)
         return found
 
     def buffer(
@@ -218,6 +244,7 @@ class ParameterSpace:
             dtype: "uint8" for marks; by default float32, float64 beside float64 weights.
             mapped: keep the arrays in files, outside of the process's own memory.
         """
+        mapped = mapped or self.let_go is not None
         make = self._mapped if mapped else self._empty
         if make is None:
             raise ZoplatError(f"'{owner}' is to be mapped from a file, which this device can't do.")
@@ -228,6 +255,8 @@ class ParameterSpace:
                 shape = (block.shape[0], columns) if columns and is_matrix else block.shape
                 arrays[block.name] = make(shape, dtype or _wide_dtype(block))
                 arrays[block.name][:] = fill
+                if self.let_go:
+                    self.let_go(arrays[block.name])
         self.buffers.append(Buffer(owner, arrays, mapped))
         return self.buffers[-1]
 
@@ -249,7 +278,7 @@ class ParameterSpace:
     def copy_to(self, buffer: Buffer) -> None:
         """Write θ, as it is now, into a buffer, on the blocks that it covers."""
         self.settle()
-        for block in self.blocks:
+        for block in self._visited():
             if block.name in buffer.arrays:
                 buffer.arrays[block.name][:] = self._theta_of(block)
 
@@ -334,13 +363,41 @@ class ParameterSpace:
         return sum(int(array.nbytes) for array in self._scratch.values())
 
     def _go(self, direction: Direction) -> None:
+        if self._settled and direction:
+            self._go(ZERO)
         decayed, plain = self._shift + direction, self._plain + direction
         if decayed or plain or self._keep != 1.0:
             with self.watch("move"):
-                self.passes += self._share([block for block in self.blocks if self._moves(block, decayed, plain)])
-                self._begin_write()
-                self._move(self._keep, decayed, plain)
+                if not self._settled:
+                    self._begin_pass(decayed, plain)
+                blocks = [b for b in self.blocks if b.name not in self._settled and self._moves(b, decayed, plain)]
+                for some in [[block] for block in blocks] if self.let_go else [blocks]:
+                    self._move(some, self._keep, decayed, plain)
+                    for block in some:
+                        self.leave(block)
+        self._stands_at(direction)
+
+    def _stands_at(self, direction: Direction) -> None:
+        """Note that the arrays hold θ + direction."""
         self._keep, self._shift, self._plain = 1.0, -direction, -direction
+        self._settled = set()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether there is something that `settle` has to perform."""
+        return bool(self._shift or self._plain) or self._keep != 1.0
+
+    def _begin_pass(self, decayed: Direction, plain: Direction) -> None:
+        """Count a pass that moves θ, and let it have its own chances."""
+        self.passes += self._share([block for block in self.blocks if self._moves(block, decayed, plain)])
+        self._begin_write()
+
+    def _visited(self, on: Part | None = None) -> Iterator[Block]:
+        """The blocks of a part, one after the other; each is left before the next one comes."""
+        for block in self.blocks:
+            if on is None or block in on:
+                yield block
+                self.leave(block)
 
     def form(self, block: Block, direction: Direction, target: Array) -> None:
         """Write θ + direction on one block to `target`, the arrays untouched; θ must be settled.
@@ -356,16 +413,15 @@ class ParameterSpace:
         """θ + d for several d, to be formed tile by tile."""
         return Points(self, directions)
 
-    def _move(self, keep: float, decayed: Direction, plain: Direction) -> None:
-        """W ← keep·W + decayed on the blocks that decay, W ← W + plain on the others.
+    def _move(self, blocks: Sequence[Block], keep: float, decayed: Direction, plain: Direction) -> None:
+        """W ← keep·W + decayed on those of some blocks that decay, W ← W + plain on the others of them.
 
         A device may replace this method, `form` and `points` by something that draws and adds in registers;
         entries are W' = keep·W + s with s as in `entries`, rounded once more to the block's dtype as `_write` does.
         """
-        for block in self.blocks:
-            if self._moves(block, decayed, plain):
-                for tile in block.tiles():
-                    self._write(tile, self._moved(tile, keep, decayed, plain))
+        for block in blocks:
+            for tile in block.tiles():
+                self._write(tile, self._moved(tile, keep, decayed, plain))
 
     def _set_up_rounding(self) -> None:
         """Allocate what the rounding keeps."""

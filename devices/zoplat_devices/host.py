@@ -62,8 +62,6 @@ class HostSpace(ParameterSpace):
         self._cuts: dict[tuple[int, int, int], _Cut] = {}
         super().__init__(blocks, HostNoise(library, empty), empty, restore, mapped, rounding, seed)
         self._place = {block.name: place for place, block in enumerate(self.blocks)}
-        self._everywhere = np.arange(len(self.blocks))
-        self._decaying = np.array([block.decays for block in self.blocks], bool)
 
     @property
     def scratch_bytes(self) -> int:
@@ -110,14 +108,16 @@ class HostSpace(ParameterSpace):
         jobs["terms"], jobs["count"], jobs["dtype"], jobs["keep"] = address(terms), len(terms), kind, keep
         self._run(jobs)
 
-    def _move(self, keep: float, decayed: Direction, plain: Direction) -> None:
+    def _move(self, blocks: Sequence[Block], keep: float, decayed: Direction, plain: Direction) -> None:
+        places = np.array([self._place[block.name] for block in blocks], int)
+        decays = np.array([block.decays for block in blocks], bool)
         if keep == 1.0 and decayed == plain:
-            self._pass(self._everywhere, 1.0, plain)
+            self._pass(places, 1.0, plain)
         else:
-            self._pass(self._everywhere[self._decaying], keep, decayed)
-            self._pass(self._everywhere[~self._decaying], 1.0, plain)
-        for block in self.blocks:
-            if block.name in self._masters and self._moves(block, decayed, plain):
+            self._pass(places[decays], keep, decayed)
+            self._pass(places[~decays], 1.0, plain)
+        for block in blocks:
+            if block.name in self._masters:
                 block.array[:] = self._masters[block.name]
 
     def _pass(self, places: np.ndarray, keep: float, direction: Direction, target: Any = None) -> None:

@@ -1,16 +1,21 @@
 """Host memory of this process: resident bytes now and at peak; and arrays that need none of it for long."""
 
 import math
+import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from zoplat.errors import ZoplatError
 from zoplat.paths import cache_folder
 
+MIB = 1 << 20
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -75,8 +80,25 @@ def mapped(shape: tuple[int, ...], dtype: str) -> Any:
     """A numpy array in a file without a name, zero at first; the system keeps in memory what it has room for."""
     import numpy as np
 
+    with reserved(max(1, math.prod(shape)) * np.dtype(dtype).itemsize) as file:
+        return np.memmap(file.file, dtype, mode="r+", shape=shape)
+
+
+@contextmanager
+def reserved(size: int) -> Iterator[Any]:
+    """A file of zeros on the cache's disk, which has room for all of them; it loses its name when this is left.
+
+    Raises:
+        ZoplatError: the disk is full.
+    """
     folder = cache_folder() / "mapped"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(max(1, math.prod(shape)) * np.dtype(dtype).itemsize)
-        return np.memmap(file, dtype, mode="r+", shape=shape)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+        except OSError as problem:
+            raise ZoplatError(
+                f"No room for an array of {size / MIB:.0f} MiB in {folder}: {problem.strerror}. "
+                "Make room, or let ZOPLAT_CACHE name a folder on another disk."
+            ) from None
+        yield file

@@ -98,6 +98,7 @@ def load(
     classes: int = 0,
     seed: int = 0,
     base: Base = "plain",
+    streamed: bool = False,
 ) -> Loaded:
     """Load a model of text on the host, in evaluation mode, nothing trainable.
 
@@ -109,6 +110,7 @@ def load(
         classes: of a new classification head.
         seed: where the weights of a new head come from.
         base: how weights are held.
+        streamed: leave them in the checkpoint's files until they are used.
 
     Raises:
         ZoplatError: it is not there, has no safetensors weights, has not that head, or can't be read.
@@ -121,8 +123,13 @@ def load(
         config = AutoConfig.from_pretrained(source)
         kind = head_of(config, head)
         chosen = dtype(kind) if callable(dtype) else dtype
-        _check_fits(name, config, kind, chosen, base)
-        loaded, new = opened(source, config, kind, chosen, classes, seed, base)
+        _check_fits(name, config, kind, chosen, base, streamed)
+        loaded, new = opened(source, config, kind, "auto" if streamed else chosen, classes, seed, base)
+        if streamed and loaded.dtype != chosen:
+            raise ZoplatError(
+                f"--model {name}: its weights are saved in {_plain(loaded.dtype)}, and road=stream uses them as they "
+                f"are in their files. Use --dtype {_plain(loaded.dtype)}, or save the model in {_plain(chosen)} first."
+            )
         tokenizer = AutoTokenizer.from_pretrained(source)
     loaded.eval()
     for parameter in loaded.parameters():
@@ -130,23 +137,41 @@ def load(
     return Loaded(loaded, tokenizer, name, _identity(source), kind, new)
 
 
-def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base) -> None:
-    """Refuse a model whose weights are more than the memory that is free, before any of them is read."""
+def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base, streamed: bool) -> None:
+    """Refuse a model whose weights are more than the memory that is free, before any of them is read.
+
+    Streamed, it takes its largest piece twice: as it is, and as it is probed.
+    """
     import psutil
     import torch
     import transformers
 
+    from zoplat_devices.streaming import pieces
+
+    if streamed and base != "plain":
+        raise ZoplatError(f"road=stream reads weights as they are in their files. Leave --base {base} out.")
     if base != "plain" or getattr(config, "quantization_config", None):
         return
     with torch.device("meta"):
         model = getattr(transformers, KINDS[head][0]).from_config(config)
-    size, free = sum(p.numel() for p in model.parameters()) * dtype.itemsize, psutil.virtual_memory().available
+    parts = [2 * _entries(piece) for _, piece in pieces(model)] if streamed else [_entries(model)]
+    size, free = max(parts) * dtype.itemsize, psutil.virtual_memory().available
     if size > free:
-        kind = str(dtype).removeprefix("torch.")
+        what = "two copies of its largest layer" if streamed else "its weights"
+        others = ["--dtype bfloat16"] * (dtype.itemsize > 2)
+        others += [] if streamed else ["-o device.road=stream, which leaves weights on disk"]
         raise ZoplatError(
-            f"--model {name}: its weights take {size / GIB:.1f} GiB in {kind}, and {free / GIB:.1f} GiB of memory are "
-            f"free. Use a smaller model{', or --dtype bfloat16' if dtype.itemsize > 2 else ''}."
+            f"--model {name}: {what} take {size / GIB:.1f} GiB in {_plain(dtype)}, and {free / GIB:.1f} GiB of memory "
+            f"are free. Use a smaller model{''.join(f', or {other}' for other in others)}."
         )
+
+
+def _entries(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _plain(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _source(name: str, notice: Callable[[str], None]) -> str:

@@ -59,6 +59,7 @@ class Probes:
             for parameter, block in owned:
                 depth = self.depth[block.name] = self.depth.get(block.name, 0) + 1
                 if depth == 1:  # a module inside another may own the same tensor
+                    self.space.settle_block(block)
                     scratch = self._take(parameter)
                     self.space.form(block, self.space.overlay, scratch.view(block.shape))
                     self.formed.add(block.name)

@@ -22,7 +22,7 @@ from zoplat.hookspecs import hookimpl
 from zoplat.rounding import Rounding
 from zoplat.sampler import Noise, Stream
 from zoplat.space import ParameterSpace, Restore
-from zoplat_devices.memory import HostMemory, mapped
+from zoplat_devices.memory import HostMemory
 
 if TYPE_CHECKING:
     from zoplat_devices.models import Loaded
@@ -41,8 +41,9 @@ class PyTorch(Device):
         rounding: of updates to 16-bit weights: "nearest"; "stochastic", up or down by chance, so that small ones
             add up; "master", from a float32 copy of what is trained. The latter two need exact restore; "auto" is
             stochastic where restore is exact.
-        road: how several losses that are asked together are found: "walk" from point to point, or "batch", by one
-            forward pass over as many copies of the batch; "auto" takes the latter for adapters.
+        road: how several losses that are asked together are found: "walk" from point to point; "batch", by one
+            forward pass over as many copies of the batch; "auto" takes the latter for adapters. "stream" keeps the
+            weights in files and goes layer by layer, for models larger than memory; on the processor only.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
     """
@@ -54,9 +55,22 @@ class PyTorch(Device):
     kind: Literal["cpu", "cuda", "mps"] = field(default="cpu", metadata={"setting": False})
     restore: Literal["auto", "in-place", "exact"] = "auto"
     rounding: Literal["auto", "nearest", "stochastic", "master"] = "auto"
-    road: Literal["auto", "walk", "batch"] = "auto"
+    road: Literal["auto", "walk", "batch", "stream"] = "auto"
     threads: int = 0
     tf32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.road == "stream" and self.kind != "cpu":
+            raise ZoplatError(f"road=stream is for --device cpu; '{self.kind}' can't do it  (-o device.road=…)")
+        if self.road == "stream" and self.restore == "in-place":
+            raise ZoplatError(
+                "road=stream never writes a probe into the weights. Leave -o device.restore=in-place out."
+            )
+        if self.road == "stream" and self.rounding == "master":
+            raise ZoplatError(
+                "road=stream keeps no copy of the weights in memory, which rounding=master would need. "
+                "Use -o device.rounding=stochastic, or --dtype float32."
+            )
 
     @property
     def summary(self) -> str:
@@ -103,9 +117,11 @@ class PyTorchSession(Session):
         from zoplat_devices.derivatives import Derivatives
         from zoplat_devices.encoding import Encoder
         from zoplat_devices.heads import reads_on
+        from zoplat_devices.mapped import let_go, move_to_files
         from zoplat_devices.pages import onto_large_pages
         from zoplat_devices.probes import Probes
         from zoplat_devices.scoring import Scorer
+        from zoplat_devices.streaming import Streaming
         from zoplat_devices.tuning import blocks, tuned
         from zoplat_devices.writing import Writer
 
@@ -115,17 +131,20 @@ class PyTorchSession(Session):
         def dtype(head: Head) -> Any:
             return getattr(torch, _dtype(spec, device.kind, head))
 
+        streamed = device.road == "stream"
         load = load or models.load
-        self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed, spec.base)
+        self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed, spec.base, streamed)
         self.head = loaded.head
         self.target = torch.device(device.kind)
         self.model = tuned(loaded, spec).to(self.target)
-        if device.kind == "cpu":
+        if streamed:
+            move_to_files(self.model)
+        elif device.kind == "cpu":
             onto_large_pages(self.model)
         trained = blocks(device, self.model)
         kinds = sorted({block.dtype for block in trained})
         narrow = bool({"float16", "bfloat16"} & {*kinds})
-        restore: Restore = "exact" if narrow else "in-place"
+        restore: Restore = "exact" if streamed or narrow else "in-place"
         if device.restore != "auto":
             restore = device.restore
         rounding: Rounding = "stochastic" if narrow and restore == "exact" else "nearest"
@@ -133,6 +152,7 @@ class PyTorchSession(Session):
             rounding = device.rounding
         self.kernels = -self.host.now()
         self.space = _space(trained, device.kind, restore, rounding, self.empty, self.mapped, spec.seed)
+        self.space.let_go = let_go if streamed else None
         self.kernels += self.host.now()
         if device.kind != "cuda":
             self.kernels -= sum(buffer.bytes for buffer in self.space.buffers)
@@ -145,6 +165,9 @@ class PyTorchSession(Session):
         self.writer = Writer(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self.stacked = Branches(self.model, self.space, self.scorer)
+        self.streaming = None
+        if streamed and self.probes:
+            self.streaming = Streaming(self.model, self.space, self.scorer, self.probes)
         self.road = self._usual_road(spec) if device.road == "auto" else device.road
         self.facts = {
             "device": device.kind,
@@ -172,7 +195,9 @@ class PyTorchSession(Session):
 
     def mapped(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A tensor of the host in a file without a name."""
-        return self.torch.from_numpy(mapped(shape, dtype))
+        from zoplat_devices.mapped import mapped
+
+        return mapped(shape, getattr(self.torch, dtype))
 
     def _usual_road(self, spec: ModelSpec) -> Literal["walk", "batch"]:
         """By batches where all that is trained is small beside the model, if the model's uses of it can be followed."""
@@ -192,6 +217,8 @@ class PyTorchSession(Session):
             return self.scorer.loss(rows)
 
     def branches(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+        if self.streaming:
+            return self.streaming.losses(rows, directions)
         if self.head == "seq2seq":
             raise ZoplatError("The batched road can't follow seq2seq models. Use -o device.road=walk.")
         return self.stacked.losses(rows, directions)
@@ -243,10 +270,12 @@ class PyTorchSession(Session):
 
     def ledger(self) -> dict[str, int]:
         trainable = sum(int(block.array.nbytes) for block in self.space.blocks)
+        where = ", in files" if self.streaming else ""
         return {
             "python, torch and transformers": self.before,
-            "trainable weights": trainable,
-            "frozen weights": self.facts["model_bytes"] - trainable,
+            f"trainable weights{where}": trainable,
+            f"frozen weights{where}": self.facts["model_bytes"] - trainable,
+            **({"window of the streaming road": self.streaming.bytes} if self.streaming else {}),
             "noise kernels": max(0, self.kernels),
             **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
             "scratch": self.space.scratch_bytes + (self.probes.bytes if self.probes else 0) + self.stacked.bytes,
@@ -256,12 +285,19 @@ class PyTorchSession(Session):
         digest = sha256()
         for block in self.space.blocks:
             digest.update(block.array.reshape(-1).view(self.torch.uint8).cpu().numpy().data)
+            self.space.leave(block)
         return f"sha256:{digest.hexdigest()}"
+
+    def _leave(self) -> None:
+        """All weights were read."""
+        for block in self.space.blocks:
+            self.space.leave(block)
 
     def write(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
         save_file(arrays, path)
+        self._leave()
 
     def read(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors import safe_open
@@ -269,6 +305,7 @@ class PyTorchSession(Session):
         with safe_open(path, framework="pt") as file:
             for name, array in arrays.items():
                 array.copy_(file.get_tensor(name))
+        self._leave()
 
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)

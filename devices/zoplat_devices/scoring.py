@@ -8,6 +8,7 @@ token that follow the same prompt are scored from one sequence.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,7 +69,7 @@ class Scorer:
         inner = base(model)
         self.accepts = set(inspect.signature(inner.forward).parameters)
         self._last: tuple[list[Row], bool, Batch] | None = None
-        self._masks: Any = None
+        self._here = threading.local()  # several passes may be under way, each in a thread of its own
         words = inner.get_output_embeddings() if head != "classifier" else None
         if words is not None:
             words.register_forward_pre_hook(self._few)
@@ -129,11 +130,11 @@ class Scorer:
     def _taken(self, batch: Batch) -> Any:
         """Log-probability of each token that is scored."""
         torch = self.torch
-        self._masks = batch.masks
+        self._here.masks = batch.masks
         try:
             logits = virtual.run(self.model, batch.inputs, batch.owner).logits
         finally:
-            self._masks = None
+            self._here.masks = None
         logits = logits[:, -batch.keep :]
         logs = torch.log_softmax(logits[batch.sequence, batch.position].float(), dim=-1)
         return logs[torch.arange(len(logs), device=self.device), batch.token]
@@ -144,8 +145,9 @@ class Scorer:
         The last positions are a view with gaps, and a bfloat16 product with it copies the whole head once a row.
         """
         hidden = inputs[0]
-        if self._masks is not None:
-            places = self._masks + (virtual.count(self.model) if virtual.kind(self.model) == "prompt" else 0)
+        masks = getattr(self._here, "masks", None)
+        if masks is not None:
+            places = masks + (virtual.count(self.model) if virtual.kind(self.model) == "prompt" else 0)
             hidden = hidden[self.torch.arange(len(hidden), device=self.device), places][:, None]
         return (hidden.contiguous(), *inputs[1:])
 

@@ -31,7 +31,7 @@ actions = st.lists(
     st.one_of(
         st.tuples(st.just("add"), directions, st.sampled_from([0.0, 0.0, 0.1, 0.5])),
         st.tuples(st.just("at"), directions, st.just(0.0)),
-        st.tuples(st.just("settle"), st.just(ZERO), st.just(0.0)),
+        st.tuples(st.sampled_from(["settle", "settle some"]), st.just(ZERO), st.just(0.0)),
     ),
     max_size=8,
 )
@@ -46,7 +46,7 @@ class Plainly:
     def do(self, action: str, direction: Direction, decay: float) -> None:
         if action == "add":
             self.theta = np.where(MATRIX, 1 - decay, 1.0) * self.theta + self.toy.entries(direction)
-        else:
+        elif action != "settle some":
             self.probe = self.toy.entries(direction)
 
 
@@ -56,8 +56,27 @@ def perform(space: ParameterSpace, action: str, direction: Direction, decay: flo
         space.add(direction, decay)
     elif action == "at":
         space.at(direction)
-    else:
+    elif action == "settle":
         space.settle()
+    else:
+        for block in space.blocks[::2]:
+            space.settle_block(block)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_blocks_settled_one_by_one_hold_what_one_pass_gives_and_count_as_one(rounding: Any) -> None:
+    held = []
+    for one_by_one in (True, False):
+        toy = quadratic(dtype="float16", restore="exact").anew(rounding=rounding)
+        z, y = (toy.space.draw(law, Key(0, 0, i)) for i, law in enumerate(LAWS[:2]))
+        for move in (z, 0.5 * y - z):
+            toy.space.add(0.01 * move, decay=0.1)
+            for block in toy.space.blocks[::-1] if one_by_one else ():
+                toy.space.settle_block(block)
+            toy.space.settle()
+        held.append((toy.held.tolist(), toy.space.passes))
+    assert held[0] == held[1]
+    assert held[0][1] == 2.0
 
 
 @settings(max_examples=40, deadline=None)
@@ -68,7 +87,7 @@ def test_any_sequence_of_moves_ends_where_plain_arithmetic_ends(moves: list[Any]
     for move in moves:
         perform(toy.space, *move)
         plainly.do(*move)
-        if move[0] != "add":
+        if move[0] in ("at", "settle"):
             np.testing.assert_allclose(toy.held, plainly.theta + plainly.probe, rtol=0, atol=1e-12)
     np.testing.assert_allclose(toy.theta, plainly.theta, rtol=0, atol=1e-12)
 
@@ -81,7 +100,7 @@ def test_exact_restore_ends_at_the_same_theta_with_the_arrays_never_probed(moves
     for move in moves:
         perform(toy.space, *move)
         plainly.do(*move)
-        if move[0] != "add":
+        if move[0] in ("at", "settle"):
             np.testing.assert_allclose(toy.held, plainly.theta, rtol=0, atol=1e-12)
             seen = toy.held + toy.entries(toy.space.overlay)
             np.testing.assert_allclose(seen, plainly.theta + plainly.probe, rtol=0, atol=1e-12)

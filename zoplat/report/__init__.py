@@ -38,7 +38,8 @@ MEANING = {
 }
 LIBRARIES = {"python, torch and transformers", "noise kernels"}
 """Owners of host memory, wherever the weights are."""
-WEIGHTS = {"weights", "trainable weights", "frozen weights"}
+WEIGHTS = {"weights", "trainable weights", "frozen weights", "window of the streaming road"}
+WEIGHTS |= {"trainable weights, in files", "frozen weights, in files"}
 """Owners that inference has as well."""
 REST = "forward pass and allocator"
 POINTS = 1000  # losses drawn one by one; more are thinned

@@ -84,9 +84,8 @@ class Backwards(ParameterSpace):
         with self._turned():
             super().sweep(*args, **kwargs)
 
-    def _move(self, *args: Any) -> None:
-        with self._turned():
-            super()._move(*args)
+    def _move(self, blocks: Sequence[Block], *args: Any) -> None:
+        super()._move(blocks[::-1], *args)
 
     @contextmanager
     def _turned(self) -> Iterator[None]:

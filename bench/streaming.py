@@ -1,0 +1,184 @@
+"""Training a model that is larger than the memory it is given, beside the same steps in memory.
+
+    python bench/streaming.py [--layers 36] [--share 0.4] [--steps 3] [--rows 4] [--free] [--folder DIR] [--json]
+
+A random model of the LLaMA kind in float32 is written to DIR (1.7 GiB with 36 layers). Two-sided MeZO trains all of its
+weights in processes of their own: walking in memory; streamed under a limit of `share` of the model's bytes, page
+cache included, that a memory cgroup of the system enforces; and with --free streamed with as much memory as it likes.
+All must end with the same weights. The cost factor is the median time of a step after the first, over that of walking.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+WORDS = ["the", "film", "was", "great", "terrible", "but", "a", "good", "bad", "day", "for", "it", "is", "yes", "no"]
+GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.swap.max"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+)
+
+
+def main() -> None:
+    """Write the model, train it in each way, print what they took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=36)
+    parser.add_argument("--share", type=float, default=0.4)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--free", action="store_true")
+    parser.add_argument("--folder", type=Path, default=None, help="on a disk with room for the model three times")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--part", choices=["model", "walk", "stream"], help="be one of the processes")
+    arguments = parser.parse_args()
+    if arguments.part == "model":
+        write(arguments.folder, arguments.layers)
+    elif arguments.part:
+        print(json.dumps(trained(arguments.folder, arguments.part, arguments.steps, arguments.rows)))
+    else:
+        told = compared(arguments)
+        print(json.dumps(told) if arguments.json else table(told))
+
+
+def compared(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the processes took."""
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        given = ["--folder", folder, "--layers", str(arguments.layers)]
+        given += ["--steps", str(arguments.steps), "--rows", str(arguments.rows)]
+        output([*given, "--part", "model"])
+        size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+        limit = int(arguments.share * size)
+        told: dict[str, Any] = {"model_bytes": size, "limit_bytes": limit, "rows": arguments.rows}
+        with group(limit) as place:
+            hungry = subprocess.run([sys.executable, "-c", f"b'x' * {limit}"], check=False, preexec_fn=joining(place))
+            told["bites"] = hungry.returncode < 0
+            forget(Path(folder))
+            told["limited"] = json.loads(output([*given, "--part", "stream"], place))
+            told["limited"] |= {"group_peak": peak(place)}
+        told["walk"] = json.loads(output([*given, "--part", "walk"]))
+        if arguments.free:
+            told["stream"] = json.loads(output([*given, "--part", "stream"]))
+    for way in ("limited", "stream"):
+        if way in told:
+            told[way]["factor"] = told[way]["seconds"] / told["walk"]["seconds"]
+    return told
+
+
+def table(told: dict[str, Any]) -> str:
+    """For people."""
+    lines = [
+        f"model {told['model_bytes'] / 2**20:.0f} MiB, limit {told['limit_bytes'] / 2**20:.0f} MiB, 2 passes a step"
+    ]
+    for way in ("walk", "stream", "limited"):
+        one = told.get(way)
+        if one is None:
+            continue
+        lines.append(
+            f"{way:8} {one['seconds']:7.2f} s a step, × {one.get('factor', 1.0):.2f}, "
+            f"peak {one['peak'] / 2**20:6.0f} MiB resident, {one['digest'][:19]}"
+        )
+    return "\n".join(lines)
+
+
+def trained(folder: Path, road: str, steps: int, rows: int) -> dict[str, Any]:
+    """The weights and the time of a few steps."""
+    from zoplat.batches import Batches
+    from zoplat.engine import prepared
+    from zoplat.learner import Learner
+    from zoplat.settings import build
+
+    device = {"name": "cpu", "road": road, "restore": "exact"}
+    settings = {"model": str(folder), "tune": {"name": "full"}, "dtype": "float32", "estimator": {"name": "mezo"}}
+    config = build([{**settings, "device": device, "steps": steps, "batch_size": rows, "limit": 4 * rows}])
+    session, profiler, encoded = prepared(config)
+    learner, batches = Learner(config, session), Batches(encoded, rows, 0)
+    seconds, answers = [], []
+    for _ in range(steps):
+        began = time.perf_counter()
+        answers += learner.advance(batches, profiler).answers
+        seconds.append(time.perf_counter() - began)
+    session.space.settle()
+    return {
+        "digest": session.digest(),
+        "seconds": statistics.median(seconds[1:]),
+        "peak": profiler.peak.host_peak,
+        "answers": answers,
+    }
+
+
+def write(folder: Path, layers: int) -> None:
+    """A checkpoint with random weights, and a tokenizer of a few words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": layers, "num_attention_heads": 16}
+    LlamaForCausalLM(LlamaConfig(vocab_size=4096, **sizes)).save_pretrained(folder, max_shard_size="500MB")
+    known = {word: number for number, word in enumerate(dict.fromkeys(["<unk>", "</s>", *WORDS]))}
+    words = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>").save_pretrained(folder)
+
+
+@contextmanager
+def group(limit: int) -> Iterator[Path]:
+    """A cgroup whose processes may take so many bytes, page cache included.
+
+    Raises:
+        SystemExit: the system lets us have none.
+    """
+    for root, name, swap in GROUPS:
+        place = root / f"zoplat-{os.getpid()}"
+        try:
+            place.mkdir()
+        except OSError:
+            continue
+        try:
+            if (place / name).exists():
+                (place / name).write_text(str(limit))
+                if (place / swap).exists():
+                    (place / swap).write_text("0" if swap.endswith("max") else str(limit))
+                yield place
+                return
+        finally:
+            place.rmdir()
+    raise SystemExit("no memory cgroup can be made here: it takes root, and a mounted memory controller")
+
+
+def forget(folder: Path) -> None:
+    """Have the system drop what it keeps of files, so that they are read on the account of whoever comes next."""
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def joining(place: Path) -> Callable[[], Any]:
+    """What a new process does to belong to a cgroup."""
+    return lambda: (place / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def peak(place: Path) -> int:
+    """Most bytes that a cgroup had."""
+    names = ("memory.peak", "memory.max_usage_in_bytes")
+    return max((int((place / name).read_text()) for name in names if (place / name).exists()), default=0)
+
+
+def output(arguments: list[str], place: Path | None = None) -> str:
+    """What a process of this program prints, inside a cgroup or not."""
+    command, join = [sys.executable, __file__, *arguments], joining(place) if place else None
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=join).stdout
+
+
+if __name__ == "__main__":
+    main()

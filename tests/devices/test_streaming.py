@@ -1,0 +1,358 @@
+"""The streaming road: the bits of walking, each layer visited once for all points of a question."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from zoplat import ZERO, Direction, Example, Key, ModelSpec, ZoplatError
+from zoplat.cli import main
+from zoplat.device import Tuning
+from zoplat.engine import Observer, train
+from zoplat.oracle import Oracle, Source
+from zoplat.settings import build
+from zoplat_devices.pytorch import PyTorch
+from zoplat_devices.relay import Relay
+from zoplat_plugins.gaussian import Gaussian
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("place")
+
+Make = Callable[..., Path]
+EXAMPLES = [
+    Example("the film was great . It was", (" terrible", " great"), 1),
+    Example("the plot was boring and the actor was poor . It was", (" terrible", " great"), 0),
+]
+MEZO = ("--estimator", "mezo", "--lr", 1e-3, "-o", "rule.decay=0.1")
+FZOO = ("--estimator", "fzoo", "--eps", 1e-2)
+LOZO = ("--estimator", "lozo", "--lr", 1e-3)
+ADAM = ("--estimator", "zo-adam", "--lr", 1e-3)
+BFLOAT16 = ("--dtype", "bfloat16")
+RUNS = [
+    ("llama", {}, MEZO),
+    ("llama", {"tied": False}, FZOO),
+    ("llama", {"dtype": "bfloat16"}, (*LOZO, *BFLOAT16)),
+    ("llama", {}, (*LOZO, "--tune", "lora")),
+    ("llama", {}, (*MEZO, "--micro-batch-size", 2)),
+    ("opt", {}, LOZO),
+    ("opt", {"tied": False}, (*MEZO, "--tune", r"layers\.1|lm_head")),
+    ("gpt2", {}, FZOO),
+    ("gpt2", {"dtype": "bfloat16"}, (*MEZO, *BFLOAT16, "-o", "device.rounding=stochastic")),
+    ("gemma", {"tied": False}, MEZO),
+    ("gemma", {}, ADAM),
+    ("t5", {}, FZOO),
+    ("roberta", {}, MEZO),
+    ("bert", {}, ("--estimator", "hizoo", "--lr", 1e-3)),
+    ("llama", {}, ("--estimator", "forward-grad", "--lr", 1e-3)),
+    ("llama", {}, ("--estimator", "mezo", "--eps", 0.3, "--lr", 1e-2, "--objective", "accuracy")),
+]
+
+
+def command(*arguments: Any) -> dict[str, Any]:
+    """What a command of the program tells a machine."""
+    done = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    return dict(json.loads(done.stdout))
+
+
+def run(folder: Path, road: str, *more: Any, restore: str = "exact") -> tuple[dict[str, Any], list[list[float]]]:
+    """The summary of a few steps, and the answers of each."""
+    arguments = ["--model", folder, "--steps", 4, "--limit", 8, "--batch-size", 4, "--evaluate-every", 3]
+    arguments += ["--device", "cpu", "-o", f"device.road={road}", "-o", f"device.restore={restore}", "--quiet"]
+    more = more if "--dtype" in more else (*more, "--dtype", "float32")
+    summary = command("run", *arguments, *more)
+    lines = Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()
+    return summary, [json.loads(line)["answers"] for line in lines[1:]]
+
+
+def opened(folder: Path, tune: str = "full", dtype: str = "float32", **settings: Any) -> Any:
+    device: Any = PyTorch(**{"road": "stream", **settings})
+    return device.open(ModelSpec(str(folder), Tuning(tune), dtype, 0))
+
+
+def resident(unit: Any) -> int:
+    """KiB in memory of the files that hold a unit's trained weights."""
+    addresses, total, counts = [block.array.data_ptr() for block in unit.blocks], 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line[0].islower() or line[0].isdigit():
+            start, stop = (int(end, 16) for end in line.split()[0].split("-"))
+            counts = any(start <= address < stop for address in addresses)
+        elif counts and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+def asked(session: Any, step: int = 0) -> list[float]:
+    """The losses at three points, and a move that is remembered."""
+    z = session.space.draw(Gaussian(), Key(3, step, 0))
+    losses = session.branches(session.encode(EXAMPLES), [0.02 * z, -0.02 * z, ZERO])
+    session.space.settle()
+    session.space.add(-0.1 * z)
+    return list(losses)
+
+
+@pytest.mark.parametrize(("kind", "how", "more"), RUNS, ids=lambda value: str(value))
+def test_a_run_ends_with_the_bits_of_walking(checkpoint: Make, kind: str, how: Any, more: tuple[Any, ...]) -> None:
+    folder = checkpoint(kind, **how)
+    streamed, answers = run(folder, "stream", *more)
+    walked, expected = run(folder, "walk", *more)
+    assert answers == expected
+    same = ("weights_digest", "dev_after", "test_after", "forward_passes", "passes_over_weights", "drift")
+    assert {name: streamed[name] for name in same} == {name: walked[name] for name in same}
+    assert streamed["weights_digest"] != streamed["start_digest"] == walked["start_digest"]
+
+
+def test_two_threads_of_the_processor_give_the_bits_of_walking_with_two(checkpoint: Make) -> None:
+    told = [run(checkpoint(), road, *FZOO, "-o", "device.threads=2") for road in ("stream", "walk")]
+    assert told[0][0]["weights_digest"] == told[1][0]["weights_digest"]
+    assert told[0][1] == told[1][1]
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt", "gpt2", "bert"])
+def test_each_unit_is_visited_once_for_all_points_of_a_question(checkpoint: Make, kind: str) -> None:
+    session = opened(checkpoint(kind))
+    for question in (1, 2, 3):
+        asked(session, question)
+        assert {*session.streaming.visits.values()} == {question}
+    inside = {id(p) for unit in session.streaming.units for p in unit.module.parameters()}
+    assert inside == {id(p) for p in session.model.parameters()}
+    assert len([unit for unit in session.streaming.units if unit.name.endswith((".0", ".1"))]) == 2
+
+
+def test_remembered_moves_are_made_on_the_way_and_count_as_one_pass(checkpoint: Make) -> None:
+    session = opened(checkpoint())
+    asked(session)
+    start, seen = session.digest(), []
+    session.space.watch = lambda phase: seen.append(phase) or session.torch.no_grad()
+    layer = session.model.model.layers[1]
+    before = layer.mlp.up_proj.weight.clone()
+    layer.register_forward_pre_hook(lambda *_: seen.append(bool((layer.mlp.up_proj.weight == before).all())))
+    asked(session, 1)
+    assert session.space.passes == 1.0
+    assert session.digest() != start
+    assert seen.index(False) < len(seen) - 1 - seen[::-1].index("move"), "layer 1 moved before the layers behind it"
+    assert True not in seen
+
+
+@pytest.mark.parametrize("more", [MEZO, FZOO, ADAM], ids=["mezo", "fzoo", "zo-adam"])
+def test_a_streamed_run_replays_without_a_model(checkpoint: Make, more: tuple[Any, ...]) -> None:
+    summary, _ = run(checkpoint(), "stream", *more)
+    header = json.loads(Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()[0])
+    assert header["road"] == "stream"
+    assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
+
+
+def test_a_streamed_run_that_was_interrupted_goes_on_with_the_same_bits(checkpoint: Make, tmp_path: Path) -> None:
+    class Impatient(Observer):
+        def stepped(self, state: Any, loss: float | None) -> None:
+            if state.step == 5:
+                raise KeyboardInterrupt
+
+    table = {"model": str(checkpoint()), "estimator": {"name": "zo-adam"}, "device": {"name": "cpu", "road": "stream"}}
+    table |= {"steps": 8, "limit": 8, "batch_size": 4, "evaluate_every": 3, "dtype": "float32"}
+    config = build([table])
+    whole = train(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "torn", observer=Impatient())
+    resumed = train(config, tmp_path / "torn", resume=True)
+    assert resumed.summary["weights_digest"] == whole.summary["weights_digest"]
+
+
+class TestErrors:
+    def test_an_error_in_the_pass_of_one_point_stops_all_and_says_what_it_said(self, checkpoint: Make) -> None:
+        session, other = opened(checkpoint()), opened(checkpoint())
+        attention, calls = session.model.model.layers[1].self_attn, []
+
+        def fails(module: Any, inputs: Any) -> None:
+            calls.append(module)
+            if len(calls) == 2:
+                raise ValueError("the second point is bad")
+
+        hook = attention.register_forward_pre_hook(fails)
+        with pytest.raises(ValueError, match="the second point is bad"):
+            asked(session)
+        hook.remove()
+        assert len(calls) == 2
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("point ")]
+        assert asked(session) == asked(other)
+        assert asked(session, 1) == asked(other, 1)
+
+    def test_points_that_take_different_ways_are_refused(self, checkpoint: Make) -> None:
+        session = opened(checkpoint())
+        calls: list[Any] = []
+        layers, norm = session.model.model.layers, session.model.model.norm
+        layers[0].register_forward_hook(lambda *_: calls.append(1) or (norm(_[2]) if len(calls) == 2 else None))
+        with pytest.raises(ZoplatError, match="different ways at different points: to model"):
+            asked(session)
+
+    def test_a_weight_that_no_layer_runs_with_is_refused(self, checkpoint: Make) -> None:
+        session = opened(checkpoint())
+        session.model.model.norm.forward, norm = None, session.model.model.norm
+        session.model.model._modules["norm"] = torch.nn.Identity()
+        assert norm.weight.requires_grad
+        with pytest.raises(ZoplatError, match=r"model\.norm\.weight"):
+            asked(session)
+
+    def test_a_trained_weight_of_what_holds_the_layers_is_refused_at_once(self, checkpoint: Make) -> None:
+        from zoplat_devices.streaming import pieces
+
+        model = opened(checkpoint()).model
+        model.model.scale = torch.nn.Parameter(torch.ones(3))
+        block = SimpleNamespace(name="model.scale")
+        assert len([*pieces(model)]) == 5
+        with pytest.raises(ZoplatError, match=r"model\.scale belongs to what holds them all.*device.road=walk"):
+            [*pieces(model, {model.model.scale.data_ptr(): block})]  # type: ignore[dict-item]
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"kind": "cuda"}, "road=stream is for --device cpu"),
+            ({"restore": "in-place"}, "never writes a probe into the weights"),
+            ({"rounding": "master"}, "rounding=stochastic"),
+        ],
+    )
+    def test_settings_that_do_not_go_with_it_are_refused(self, settings: dict[str, Any], words: str) -> None:
+        with pytest.raises(ZoplatError, match=words):
+            PyTorch(road="stream", **settings)
+
+    def test_other_numbers_than_the_files_have_are_refused(self, checkpoint: Make) -> None:
+        with pytest.raises(ZoplatError, match=r"saved in bfloat16.*Use --dtype bfloat16"):
+            opened(checkpoint(dtype="bfloat16"))
+        with pytest.raises(ZoplatError, match="Leave --base int8 out"):
+            PyTorch(road="stream").open(ModelSpec(str(checkpoint()), Tuning("lora"), "float32", 0, base="int8"))
+
+    def test_a_model_larger_than_memory_is_sent_to_this_road_which_needs_less(
+        self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import psutil
+
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16_000))
+        with pytest.raises(ZoplatError, match=r"or -o device\.road=stream, which leaves weights on disk"):
+            opened(checkpoint(), road="walk")
+        asked(opened(checkpoint()))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
+        with pytest.raises(ZoplatError, match="two copies of its largest layer take"):
+            opened(checkpoint())
+
+
+class TestRelay:
+    def test_jobs_meet_at_every_station_and_never_run_together(self) -> None:
+        relay, told = Relay(3, lambda number: told.append(f"take {number}")), []
+
+        def job(number: int) -> float:
+            for station in ("a", "b"):
+                relay.meet(station)
+                told.append(f"{station}{number}")
+            return float(number)
+
+        assert relay.run([lambda number=n: job(number) for n in range(3)]) == [0.0, 1.0, 2.0]
+        assert [word for word in told if "take" not in word] == ["a0", "a1", "a2", "b0", "b1", "b2"]
+        assert told[-2:] == ["take 2", "b2"]
+
+    def test_a_job_that_ends_early_is_an_error_and_no_deadlock(self) -> None:
+        relay = Relay(2, lambda number: None)
+        jobs: list[Callable[[], float]] = [lambda: 0.0, lambda: relay.meet("a") or 1.0]
+        with pytest.raises(ZoplatError, match="to a and the end"):
+            relay.run(jobs)
+
+
+class TestFiles:
+    def test_a_tensor_that_was_let_go_takes_no_memory_and_keeps_its_numbers(self) -> None:
+        from zoplat_devices.mapped import let_go, mapped
+        from zoplat_devices.memory import HostMemory
+
+        host, tensor = HostMemory(), mapped((1 << 23,), torch.float32)
+        tensor.copy_(torch.arange(1 << 23))
+        full = host.now()
+        let_go(tensor)
+        assert full - host.now() > 31 << 20
+        assert bool((tensor == torch.arange(1 << 23)).all())
+
+    def test_weights_stay_at_their_place_of_a_cache_line_on_which_rounding_depends(self, checkpoint: Make) -> None:
+        streamed, walked = ([*opened(checkpoint(), road=road).model.parameters()] for road in ("stream", "walk"))
+        places = [p.data_ptr() % 64 for p in walked]
+        assert [p.data_ptr() % 64 for p in streamed] == places
+        assert {*places} != {0}
+
+    @pytest.mark.parametrize("tune", ["full", "lora"])
+    def test_a_layer_leaves_memory_before_the_next_but_one_comes(self, checkpoint: Make, tune: str) -> None:
+        session = opened(checkpoint(), tune=tune)
+        units = {unit.name.rpartition("model.")[2]: unit for unit in session.streaming.units}
+        first, second, held = units["layers.0"], units["layers.1"], []
+        second.module.register_forward_pre_hook(lambda *_: held.append([resident(first), resident(second)]))
+        asked(session)
+        session.scores(session.encode(EXAMPLES))
+        assert len(held) == 4
+        assert {before for before, _ in held} == {0}
+        asked(session, 1)
+        assert session.digest()
+        assert {name: resident(unit) for name, unit in units.items()} == dict.fromkeys(units, 0)
+        first.module.self_attn.q_proj(torch.ones(1, 1, 16))
+        assert resident(first) > 0
+
+    def test_a_full_disk_is_told_before_anything_is_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from zoplat_devices.mapped import mapped
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.posix_fallocate", full)
+        with pytest.raises(ZoplatError, match=r"No room for an array of 32 MiB.*ZOPLAT_CACHE"):
+            mapped((1 << 23,), torch.float32)
+
+    def test_what_is_frozen_stays_in_the_checkpoints_files(self, checkpoint: Make) -> None:
+        from zoplat_devices.mapped import files, lies_in
+
+        session = opened(checkpoint(), tune="lora")
+        frozen = [p for p in session.model.parameters() if not p.requires_grad]
+        assert sum(len(unit.frozen) for unit in session.streaming.units) >= len(frozen)
+        assert all(lies_in(files(), p) for p in session.model.parameters())
+        assert [owner for owner in session.ledger() if "stream" in owner or "files" in owner] == [
+            "trainable weights, in files",
+            "frozen weights, in files",
+            "window of the streaming road",
+        ]
+
+
+def test_one_direction_alone_is_streamed_too_and_a_journal_answers_like_a_model(checkpoint: Make) -> None:
+    session = opened(checkpoint())
+    rows = session.encode(EXAMPLES)
+
+    class Asked(Source):
+        road = session.road
+
+        def forward(self) -> float:
+            raise AssertionError("walked")
+
+        def branches(self, directions: Any) -> list[float]:
+            return list(session.branches(rows, directions))
+
+    z: Direction = session.space.draw(Gaussian(), Key(0, 0, 0))
+    session.space.add(0.1 * z)
+    Oracle(session.space, Key(0, 0, -1), None, Asked()).losses(0.01 * z)
+    assert {*session.streaming.visits.values()} == {1}
+    assert session.space.passes == 1.0
+
+
+@pytest.mark.slow
+def test_a_model_trains_with_two_fifths_of_its_bytes_to_the_weights_it_has_in_memory(tmp_path: Path) -> None:
+    """The limit is the system's, for the process and the page cache together; see bench/streaming.py."""
+    bench = Path(__file__).parents[2] / "bench" / "streaming.py"
+    command = [sys.executable, str(bench), "--folder", str(tmp_path), "--steps", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "no memory cgroup can be made here" in done.stderr:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["model_bytes"] > 1 << 30
+    assert told["bites"], "a process that took the limit was left alone"
+    assert told["limited"]["group_peak"] <= told["limit_bytes"] == int(0.4 * told["model_bytes"])
+    assert told["limited"]["digest"] == told["walk"]["digest"]
+    assert told["limited"]["answers"] == told["walk"]["answers"]
