@@ -54,7 +54,7 @@ def measured(arguments: argparse.Namespace, command: str) -> Iterator[tuple[Row,
         print(*labels, *map(passes.label, types), sep="\n")
         return
     yield from Bench("cpu", arguments.rounds, arguments.seconds).run(tasks, command)
-    inference = {model: memory.measured(model, memory.INFERENCE) for model in dict.fromkeys(model for model, _ in ways)}
+    inference = {model: memory.inference(model) for model in dict.fromkeys(model for model, _ in ways)}
     for model, way in ways:
         yield run_of(command), [memory.row(model, way, inference[model])]
     for dtype in types:
