@@ -16,8 +16,8 @@ import numpy as np
 
 from zoplat import Block, Direction, Key, Sampler
 from zoplat.plugins import catalogue
-from zoplat_devices.host import HostSpace
-from zoplat_devices.native import library
+from zoplat_devices import native
+from zoplat_devices.fused import FusedSpace
 
 COLUMNS = 576
 LAWS = ("rademacher", "gaussian", "low-rank")
@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     theta = np.full((arguments.millions * 1_000_000 // COLUMNS, COLUMNS), 0.01, np.float32)
-    kernels = library()
+    kernels = native.kernels()
     if kernels is None:
         raise SystemExit("no compiler is at hand, so there are no kernels to measure")
-    space = HostSpace([Block("w", theta)], kernels, np.empty, "in-place")
+    space = FusedSpace([Block("w", theta)], kernels, np.empty, "in-place")
     works: dict[str, Callable[[], None]] = {"floor": floor(theta)}
     for name in LAWS:
         for terms in (1, 2):
@@ -60,7 +60,7 @@ def floor(theta: np.ndarray) -> Callable[[], None]:
     return work
 
 
-def pass_of(space: HostSpace, law: Sampler, terms: int) -> Callable[[], None]:
+def pass_of(space: FusedSpace, law: Sampler, terms: int) -> Callable[[], None]:
     """One pass that adds `terms` draws of a law; the same draws each time, as a probe comes back."""
     direction = sum((1e-6 * space.draw(law, Key(0, 0, draw)) for draw in range(terms)), Direction())
 

@@ -14,8 +14,8 @@ import torch
 
 from zoplat import Block, Key, Sampler
 from zoplat.rounding import Rounding
-from zoplat_devices.host import HostSpace
-from zoplat_devices.native import library
+from zoplat_devices import native
+from zoplat_devices.fused import FusedSpace
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.rademacher import Rademacher
@@ -44,9 +44,9 @@ def main() -> None:
         print(f"{type(law).__name__:<12}" + "".join(cells))
 
 
-def space(rounding: Rounding) -> HostSpace:
+def space(rounding: Rounding) -> FusedSpace:
     """The same weights every time."""
-    kernels = library()
+    kernels = native.kernels()
     assert kernels, "needs the kernels: pip install ziglang"
     generator = torch.Generator().manual_seed(0)
     blocks = []
@@ -57,7 +57,7 @@ def space(rounding: Rounding) -> HostSpace:
     def empty(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
         return torch.empty(shape, dtype=getattr(torch, dtype))
 
-    return HostSpace(blocks, kernels, empty, "exact", rounding=rounding)
+    return FusedSpace(blocks, kernels, empty, "exact", rounding=rounding)
 
 
 if __name__ == "__main__":
