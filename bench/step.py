@@ -65,9 +65,9 @@ def measure(session: Session, shape: tuple[int, int], rounds: int) -> dict[str, 
         for name, step in steps.items():
             session.space.settle()
             step()  # brings the remembered moves into the state they have within a run
-            before = seconds(lambda: session.forward(rows))
+            before = seconds(lambda: float(session.forward(rows)))
             taken = seconds(step)
-            after = seconds(lambda: session.forward(rows))
+            after = seconds(lambda: float(session.forward(rows)))
             bare += [before, after]
             ratios[name].append(taken / (before + after))
     return {
@@ -120,9 +120,9 @@ def published(session: Session, rows: list[Row], lr: float = 1e-6, eps: float = 
     def step() -> None:
         seed = int(torch.randint(10**9, (1,)))
         pass_over(eps, seed)
-        up = session.forward(rows)
+        up = float(session.forward(rows))
         pass_over(-2 * eps, seed)
-        down = session.forward(rows)
+        down = float(session.forward(rows))
         pass_over(eps, seed)
         pass_over(-lr * (up - down) / (2 * eps), seed)
 

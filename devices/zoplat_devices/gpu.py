@@ -92,7 +92,7 @@ class TritonKernels(Kernels):
 
         word = np.int64 if rows.dtype.fields else rows.dtype
         flat = np.ascontiguousarray(rows).reshape(-1).view(word)
-        return torch.from_numpy(flat).to(self.device)
+        return torch.from_numpy(flat).to(self.device, non_blocking=True)
 
 
 class _Sent:
