@@ -21,7 +21,7 @@ from zoplat.device import Tuning
 from zoplat.learner import Learner
 from zoplat.profiler import Profiler
 from zoplat.settings import resolve
-from zoplat_devices.scoring import Tokens
+from zoplat_devices.encoding import Tokens
 
 SHAPES = {(16, 64): 1, (4, 64): 2, (1, 32): 4}
 """(rows, tokens) of a batch, and how many rounds more than the longest it gets."""

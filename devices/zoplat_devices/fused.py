@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from zoplat.direction import Direction, Draw
 from zoplat.rounding import Rounding
 from zoplat.sampler import Held, Noise, Stream, stream
 from zoplat.space import ParameterSpace, Points, Restore
-from zoplat_devices.tables import DTYPES, FROM_FLOAT32, JOB, KINDS, TERM, Jobs, Kernels, Sums
+from zoplat_devices.tables import DTYPES, FROM_FLOAT32, JOB, KINDS, SUM, TERM, Jobs, Kernels, Sums
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
 PIECE = 1 << 16  # of one job where blocks are formed beside the weights, a few at a time
@@ -85,6 +85,34 @@ class FusedSpace(ParameterSpace):
     def points(self, directions: Sequence[Direction]) -> Points:
         return FusedPoints(self, directions)
 
+    def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
+        terms = [*direction]
+        sums = self._sums_on(terms, tile.block)
+        if not sums.fused[0]:
+            return super().entries(terms, tile, purpose)
+        out = self._space_for(tile, purpose)
+        self._to_scratch(tile, out, sums, out, SUM, 1.0)
+        return out
+
+    def _moved(self, tile: Tile, keep: float, decayed: Direction, plain: Direction) -> Any:
+        theta, (direction, factor) = self._theta_of(tile.block), (decayed, keep) if tile.block.decays else (plain, 1.0)
+        sums = self._sums_on([*direction], tile.block)
+        if not sums.fused[0] or not str(theta.dtype).endswith("float32"):
+            return super()._moved(tile, keep, decayed, plain)
+        out = self._space_for(tile, "theta")
+        self._to_scratch(tile, out, sums, tile.of(theta), DTYPES["float32"], factor)
+        return out
+
+    def _to_scratch(self, tile: Tile, out: Any, sums: Sums, source: Any, dtype: int, keep: float) -> None:
+        """Out ← keep·source + terms on a tile, or the terms alone, which are numbered as the block's entries."""
+        start = tile.start * (tile.size // tile.shape[0])
+        starts = np.arange(start, start + tile.size, PIECE)
+        rows = np.zeros(len(starts), JOB)
+        rows["source"], rows["target"] = address(source) - 4 * start, address(out) - 4 * start
+        rows["start"], rows["stop"] = starts, np.minimum(starts + PIECE, start + tile.size)
+        rows["dtype"] = dtype
+        self.kernels.run(Jobs(rows), sums, keep)
+
     def _move(self, keep: float, decayed: Direction, plain: Direction) -> None:
         if keep == 1.0 and decayed == plain:
             self._pass(self._everywhere, 1.0, plain)
@@ -107,7 +135,11 @@ class FusedSpace(ParameterSpace):
         for place in places[moves & ~sums.fused]:
             self._tile_by_tile(self.blocks[place], keep, direction)
 
-    def _sums(self, places: np.ndarray, direction: Direction) -> Sums:
+    def _sums_on(self, terms: Sequence[tuple[Draw, float]], block: Block) -> Sums:
+        """A direction on one block."""
+        return self._sums(np.array([self._place[block.name]]), terms)
+
+    def _sums(self, places: np.ndarray, direction: Direction | Sequence[tuple[Draw, float]]) -> Sums:
         """A direction on some blocks, a line each; with room for the stream of the chances."""
         sums = Sums(len(places), len(direction) + self._by_chance)
         for draw, c in direction:
@@ -142,7 +174,7 @@ class FusedSpace(ParameterSpace):
         for tile in block.tiles():
             entries = self.entries(direction, tile)
             start = tile.start * (block.size // block.shape[0])
-            sums.terms[0, 0] = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0)
+            sums.terms[0, 0] = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0, 0, 0)
             sums.counts[0] = 1
             rows = _jobs(self, block, start, start + tile.size)
             if target is not None:
@@ -334,16 +366,17 @@ class _Drawn:
 
     def _term(self, space: FusedSpace, draw: Draw, tile: Tile) -> tuple[Any, ...] | None:
         sampler, key = draw.sampler, draw.key
-        if draw.scales:
+        scale = _scale(draw, tile.block)
+        if scale is None:
             return None
         if isinstance(sampler, Held):
             array = sampler.buffer.arrays.get(tile.block.name)
-            return None if array is None else (KINDS["values"], 0, 0, 0, 0.0, 0, address(array), 0)
+            return None if array is None else (KINDS["values"], 0, 0, 0, 0.0, 0, address(array), 0, *scale)
         factors = sampler.factors(tile, key, space.noise)
         if factors is not None:
             u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
             self.held += [u, v]
-            return (KINDS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v))
+            return (KINDS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v), *scale)
         sink = _Sink()
         try:
             sampler.fill(sink, tile, key, _NOTES)
@@ -352,7 +385,19 @@ class _Drawn:
         note = sink.note
         if note is None or (note.first, note.shape) != (0, tile.shape):
             return None
-        return (KINDS[note.law], 0, *note.stream, 0.0, 0, 0, 0)
+        return (KINDS[note.law], 0, *note.stream, 0.0, 0, 0, 0, *scale)
+
+
+def _scale(draw: Draw, block: Block) -> tuple[int, int] | None:
+    """Where the scale of a draw is on a block, and whether its root divides; None where the kernels have no way."""
+    if not draw.scales:
+        return 0, 0
+    [(buffer, power), *others] = draw.scales
+    array = buffer.arrays.get(block.name)
+    plain = array is not None and tuple(array.shape) == block.shape and str(array.dtype).endswith("float32")
+    if others or not plain or power not in (1.0, -0.5):
+        return None
+    return address(array), int(power == -0.5)
 
 
 class _Notes(Noise):

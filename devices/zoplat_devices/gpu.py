@@ -45,8 +45,8 @@ class TritonKernels(Kernels):
         if jobs.copy is None:
             jobs.copy = [self._sent(jobs.rows, dtype) for dtype in np.unique(jobs.rows["dtype"])]
         if sums.copy is None:
-            sums.copy = self._words(sums.terms), self._words(sums.counts), self._kind(sums)
-        terms, counts, kind = sums.copy
+            sums.copy = self._words(sums.terms), self._words(sums.counts), *self._kind(sums)
+        terms, counts, kind, has_scales = sums.copy
         for sent in jobs.copy:
             first, count = sent.range_of(which)
             if count:
@@ -60,6 +60,7 @@ class TritonKernels(Kernels):
                     keep,
                     base,
                     kind,
+                    has_scales,
                     sent.dtype,
                     by_chance and sent.dtype in NARROW,
                     sent.is_aligned and base % 16 == 0,
@@ -80,11 +81,12 @@ class TritonKernels(Kernels):
         is_aligned = not ((some["source"] | some["target"]) % 16).any()
         return _Sent(self._words(some), int(dtype), slices, is_aligned, places)
 
-    def _kind(self, sums: Sums) -> int:
-        """The one that all terms have, or `MIXED`."""
+    def _kind(self, sums: Sums) -> tuple[int, bool]:
+        """The one that all terms have, or `MIXED`; and whether some are scaled."""
         is_used = np.arange(sums.terms.shape[1]) < (sums.counts * sums.fused)[:, None]
-        found = np.unique(sums.terms["kind"][is_used])
-        return int(found[0]) if len(found) == 1 else int(self._programs.MIXED.value)
+        used = sums.terms[is_used]
+        found = np.unique(used["kind"])
+        return int(found[0]) if len(found) == 1 else int(self._programs.MIXED.value), bool(used["scale"].any())
 
     def _words(self, rows: np.ndarray) -> Any:
         """Records as a tensor of the device, in words of 64 bits where they have some."""

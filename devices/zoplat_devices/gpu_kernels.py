@@ -10,11 +10,13 @@ that is how pairs of normals come. To be launched without fusion: only what is w
 import triton
 import triton.language as tl
 
+from zoplat_devices import tables
 from zoplat_devices.tables import DTYPES, FROM_FLOAT32, KINDS
 
 NORMAL, SIGN, UNIFORM = (tl.constexpr(KINDS[law]) for law in ("normal", "sign", "uniform"))
 LOW_RANK, VALUES, COARSE = (tl.constexpr(KINDS[law]) for law in ("low-rank", "values", "coarse"))
 FLOAT32, BFLOAT16, FLOAT16 = (tl.constexpr(DTYPES[name]) for name in ("float32", "bfloat16", "float16"))
+SUM = tl.constexpr(tables.SUM)
 MIXED = tl.constexpr(-1)
 TO_BFLOAT16, TO_FLOAT16 = (tl.constexpr(FROM_FLOAT32[name]) for name in ("bfloat16", "float16"))
 
@@ -22,8 +24,8 @@ GROUP = tl.constexpr(512)
 HALF = tl.constexpr(256)
 ROWS = tl.constexpr(4)  # groups that a program holds at a time
 SLICE = tl.constexpr(32)  # groups of one program
-TERM_WORDS = tl.constexpr(5)
-JOB_WORDS = tl.constexpr(5)
+TERM_WORDS = tl.constexpr(tables.TERM.itemsize // 8)
+JOB_WORDS = tl.constexpr(tables.JOB.itemsize // 8)
 
 
 @triton.jit
@@ -200,6 +202,17 @@ def entries(kind: tl.constexpr, term, entry, group, lane, place, begin, end):
 
 
 @triton.jit
+def scaled(z, term, entry, place, begin, end):
+    """A vector times its scale or over the root of it, if it has one; rounded before the coefficient comes."""
+    scale = tl.load(term + 5)
+    if scale != 0:
+        inside = (place >= begin) & (place < end)
+        s = tl.load(scale.to(tl.pointer_type(tl.float32)) + entry + place, mask=inside, other=1.0)
+        z = z * tl.where(tl.load(term + 6) != 0, tl.div_rn(1.0, tl.sqrt_rn(s)), s)
+    return z
+
+
+@triton.jit
 def to_bfloat(bits):
     """A float32 rounded to nearest, ties to even."""
     is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
@@ -234,16 +247,17 @@ def chance_half(bits, k):
 def moved(source, target, place, begin, end, whole, keep, total, chances, dtype: tl.constexpr, by_chance: tl.constexpr):
     """Target ← keep·source + total on half of some groups."""
     inside = (place >= begin) & (place < end)
-    if whole:  # no mask, so that loads are wide
-        held = tl.load(source + place)
-    else:
-        held = tl.load(source + place, mask=inside)
-    if dtype == BFLOAT16:
-        held = held.to(tl.uint32) << 16
-        held = held.to(tl.float32, bitcast=True)
-    total = keep * held.to(tl.float32) + total
+    if dtype != SUM:
+        if whole:  # no mask, so that loads are wide
+            held = tl.load(source + place)
+        else:
+            held = tl.load(source + place, mask=inside)
+        if dtype == BFLOAT16:
+            held = held.to(tl.uint32) << 16
+            held = held.to(tl.float32, bitcast=True)
+        total = keep * held.to(tl.float32) + total
     bits = total.to(tl.uint32, bitcast=True)
-    if dtype == FLOAT32:
+    if dtype == FLOAT32 or dtype == SUM:
         result = total
     elif dtype == BFLOAT16 or dtype == TO_BFLOAT16:
         result = chance_bfloat(bits, chances) if by_chance else to_bfloat(bits)
@@ -266,6 +280,7 @@ def move(
     keep,
     base: tl.int64,
     kind: tl.constexpr,
+    has_scales: tl.constexpr,
     dtype: tl.constexpr,
     by_chance: tl.constexpr,
     aligned: tl.constexpr,
@@ -279,7 +294,11 @@ def move(
     line_terms = terms + line * most * TERM_WORDS
     source_type = tl.float16 if dtype == FLOAT16 else tl.uint16 if dtype == BFLOAT16 else tl.float32
     target_type = (
-        tl.float32 if dtype == FLOAT32 else tl.float16 if dtype == FLOAT16 or dtype == TO_FLOAT16 else tl.uint16
+        tl.float32
+        if dtype == FLOAT32 or dtype == SUM
+        else tl.float16
+        if dtype == FLOAT16 or dtype == TO_FLOAT16
+        else tl.uint16
     )
     source = tl.load(job).to(tl.pointer_type(source_type))
     target = (tl.load(job + 1) + base).to(tl.pointer_type(target_type))
@@ -301,6 +320,9 @@ def move(
             term = line_terms + k * TERM_WORDS
             c = tl.load(term.to(tl.pointer_type(tl.float32)) + 4)
             z, other = entries(kind, term, entry, group, lane, place, begin, end)
+            if has_scales:
+                z = scaled(z, term, entry, place, begin, end)
+                other = scaled(other, term, entry, place + HALF, begin, end)
             left = tl.where(k == 0, c * z, left + c * z)
             right = tl.where(k == 0, c * other, right + c * other)
         chances, others = lane, lane

@@ -40,7 +40,8 @@ class PyTorch(Device):
         restore: "in-place" writes probes into the weights and takes them back; "exact" forms the probed weights of
             a layer while it runs, so that the weights stay at θ; "auto" is exact for 16-bit weights.
         rounding: of updates to 16-bit weights: "nearest"; "stochastic", up or down by chance, so that small ones
-            add up; "master", from a float32 copy of what is trained. The latter two need exact restore.
+            add up; "master", from a float32 copy of what is trained. The latter two need exact restore; "auto" is
+            stochastic where restore is exact.
         road: how several losses that are asked together are found: "walk" from point to point, or "batch", by one
             forward pass over as many copies of the batch; "auto" takes the latter for adapters.
         threads: of the processor; 0 for all that the process may use.
@@ -53,7 +54,7 @@ class PyTorch(Device):
 
     kind: Literal["cpu", "cuda", "mps"] = field(default="cpu", metadata={"setting": False})
     restore: Literal["auto", "in-place", "exact"] = "auto"
-    rounding: Rounding = "nearest"
+    rounding: Literal["auto", "nearest", "stochastic", "master"] = "auto"
     road: Literal["auto", "walk", "batch"] = "auto"
     threads: int = 0
     tf32: bool = False
@@ -98,6 +99,7 @@ class PyTorchSession(Session):
         from zoplat_devices.encoding import Encoder
         from zoplat_devices.heads import reads_on
         from zoplat_devices.models import load
+        from zoplat_devices.pages import onto_large_pages
         from zoplat_devices.probes import Probes
         from zoplat_devices.scoring import Scorer
         from zoplat_devices.tuning import blocks, tuned
@@ -113,13 +115,19 @@ class PyTorchSession(Session):
         self.head = loaded.head
         self.target = torch.device(device.kind)
         self.model = tuned(loaded, spec).to(self.target)
+        if device.kind == "cpu":
+            onto_large_pages(self.model)
         trained = blocks(device, self.model)
         kinds = sorted({block.dtype for block in trained})
-        restore: Restore = "exact" if {"float16", "bfloat16"} & {*kinds} else "in-place"
+        narrow = bool({"float16", "bfloat16"} & {*kinds})
+        restore: Restore = "exact" if narrow else "in-place"
         if device.restore != "auto":
             restore = device.restore
+        rounding: Rounding = "stochastic" if narrow and restore == "exact" else "nearest"
+        if device.rounding != "auto":
+            rounding = device.rounding
         self.kernels = -self.host.now()
-        self.space = _space(trained, device, restore, self.empty, self.mapped, spec.seed)
+        self.space = _space(trained, device.kind, restore, rounding, self.empty, self.mapped, spec.seed)
         self.kernels += self.host.now()
         if device.kind != "cuda":
             self.kernels -= sum(buffer.bytes for buffer in self.space.buffers)
@@ -142,7 +150,7 @@ class PyTorchSession(Session):
             "dtype": _dtype(spec, device.kind, self.head),
             "trainable_dtype": ", ".join(kinds),
             "restore": restore,
-            "rounding": device.rounding,
+            "rounding": rounding,
             "trainable_parameters": self.space.size,
             "model_bytes": _bytes(self.model),
             "threads": torch.get_num_threads(),
@@ -282,8 +290,9 @@ class TorchNoise(Noise):
 
 def _space(
     blocks: list[Block],
-    device: PyTorch,
+    kind: str,
     restore: Restore,
+    rounding: Rounding,
     empty: Callable[..., Any],
     mapped: Callable[..., Any],
     seed: int,
@@ -293,17 +302,17 @@ def _space(
     from zoplat_devices.fused import FusedNoise, FusedSpace
     from zoplat_devices.noise import ReferenceNoise
 
-    kernels = _kernels(device.kind)
+    kernels = _kernels(kind)
     if kernels and all(block.dtype != "float64" for block in blocks):
-        return FusedSpace(blocks, kernels, empty, restore, mapped, device.rounding, seed)
+        return FusedSpace(blocks, kernels, empty, restore, mapped, rounding, seed)
 
     def on_host(shape: tuple[int, ...], dtype: str) -> Any:
         return torch.empty(shape, dtype=getattr(torch, dtype))
 
     native = _kernels("cpu")
     inner = FusedNoise(native, on_host) if native else ReferenceNoise()
-    noise = TorchNoise(inner, device.kind, torch)
-    return ParameterSpace(blocks, noise, empty, restore, mapped, device.rounding, seed)
+    noise = TorchNoise(inner, kind, torch)
+    return ParameterSpace(blocks, noise, empty, restore, mapped, rounding, seed)
 
 
 def _kernels(kind: str) -> Kernels | None:

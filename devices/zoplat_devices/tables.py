@@ -20,6 +20,8 @@ TERM = np.dtype(
         ("columns", np.int32),
         ("u", np.int64),
         ("v", np.int64),
+        ("scale", np.int64),
+        ("by_root", np.int64),
     ]
 )
 """`Term` of kernels.c."""
@@ -39,6 +41,8 @@ JOB = np.dtype(
 KINDS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
+SUM = 5
+"""In the place of a dtype: the terms alone, in float32."""
 
 
 class Jobs:
