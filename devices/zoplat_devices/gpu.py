@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 from types import ModuleType
 from typing import Any
 
@@ -127,19 +126,31 @@ def kernels(device: Any) -> TritonKernels | None:
     """Those for a device of torch; None where Triton is not installed.
 
     Raises:
-        Broken: a trial failed; Triton needs a C compiler and the headers of Python, once for each kernel.
+        Broken: Triton can't make a kernel, for which it needs a C compiler and the headers of Python, or a kernel that
+            makes the numbers of the definition.
     """
     if importlib.util.find_spec("triton") is None:
         return None
+    try:
+        from zoplat_devices import gpu_kernels
+
+        made = TritonKernels(device, gpu_kernels)
+        agrees = _agrees(made)
+    except Exception as problem:  # whatever Triton, its compiler or its driver may throw
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[-1]
+        raise Broken(f"Triton is installed but makes no kernels here: {reason}") from problem
+    if not agrees:
+        raise Broken("Triton's kernels make other numbers here than the definition.")
+    return made
+
+
+def _agrees(made: TritonKernels) -> bool:
+    """Whether two groups of normals have the bits of the definition."""
     import torch
 
-    from zoplat_devices import gpu_kernels
+    from zoplat_devices.noise import ReferenceNoise
 
-    made = TritonKernels(device, gpu_kernels)
-    trial = torch.empty(4, device=device)
-    try:
-        made.numbers(trial.data_ptr(), "uniform", (1, 2), 0, 4)
-    except (RuntimeError, OSError, subprocess.SubprocessError, ImportError) as problem:
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise Broken(f"Triton is installed but makes no kernels here: {reason}") from problem
-    return made
+    trial = torch.empty(1024, device=made.device)
+    made.numbers(trial.data_ptr(), "normal", (1, 2), 0, len(trial))
+    expected = ReferenceNoise().numbers("normal", (1, 2), 0, (len(trial),))
+    return trial.cpu().numpy().tobytes() == expected.tobytes()
