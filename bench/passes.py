@@ -18,8 +18,8 @@ from bench.timing import clocked, collected, settled, summary
 from zoplat import Block, Direction, Key, Sampler, ZoplatError
 from zoplat.plugins import catalogue
 from zoplat.rounding import Rounding
-from zoplat_devices.host import HostSpace
-from zoplat_devices.native import library
+from zoplat_devices.fused import FusedSpace
+from zoplat_devices.native import kernels as native_kernels
 
 LAWS = ("rademacher", "gaussian", "low-rank")
 COLUMNS = 576
@@ -55,7 +55,7 @@ def rows(dtype: str, rounds: int, millions: float = 100) -> list[dict[str, Any]]
 def wide(count: int) -> dict[str, Callable[[], None]]:
     """Moves along one and two draws of each law, and the floor."""
     theta = np.full((count, COLUMNS), 0.01, np.float32)
-    moved = HostSpace([Block("w", theta)], kernels(), np.empty, "in-place")
+    moved = FusedSpace([Block("w", theta)], kernels(), np.empty, "in-place")
     works = {FLOOR: floor(theta)}
     for name in LAWS:
         for terms in (1, 2):
@@ -72,7 +72,7 @@ def narrow(count: int) -> dict[str, Callable[[], None]]:
     works: dict[str, Callable[[], None]] = {}
     for rounding in ROUNDINGS:
         theta = (0.02 * torch.randn(count, COLUMNS)).bfloat16()
-        moved = HostSpace([Block("w", theta, "bfloat16")], kernels(), empty, "exact", rounding=rounding)
+        moved = FusedSpace([Block("w", theta, "bfloat16")], kernels(), empty, "exact", rounding=rounding)
         works |= {f"{name}, {rounding}": move(moved, law(name), 1) for name in LAWS}
     return dict(sorted(works.items(), key=lambda item: LAWS.index(item[0].split(", ")[0])))
 
@@ -87,7 +87,7 @@ def floor(theta: Any) -> Callable[[], None]:
     return work
 
 
-def move(space: HostSpace, sampler: Sampler, terms: int) -> Callable[[], None]:
+def move(space: FusedSpace, sampler: Sampler, terms: int) -> Callable[[], None]:
     """One pass that adds so many draws of a law; the same ones each time, as a probe comes back."""
     direction = sum((1e-6 * space.draw(sampler, Key(0, 0, draw)) for draw in range(terms)), Direction())
 
@@ -106,7 +106,7 @@ def law(name: str) -> Sampler:
 
 def kernels() -> Any:
     """The compiled kernels."""
-    found = library()
+    found = native_kernels()
     if found is None:
         raise ZoplatError("There are no kernels to measure, for no C compiler is at hand. pip install ziglang")
     return found

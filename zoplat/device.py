@@ -162,8 +162,11 @@ class Session(ABC):
         """Tokenise; raises ZoplatError naming the example that can't be."""
 
     @abstractmethod
-    def forward(self, rows: Sequence[Row]) -> float:
-        """Mean loss of a batch at the weights as they stand, in float32 or better. Counts nothing."""
+    def forward(self, rows: Sequence[Row]) -> Any:
+        """Mean loss of a batch at the weights as they stand, in float32 or better. Counts nothing.
+
+        A float, or an array of one float64 that the device is still at work on: `float()` waits for it.
+        """
 
     def branches(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
         """Mean loss of a batch at θ + d for each d by one forward pass; the arrays hold θ and are left alone.

@@ -35,8 +35,8 @@ class Objective:
     metric: Metric | None = None
     at_once: int | None = None
 
-    def loss(self, session: Session, rows: Sequence[Row]) -> float:
-        """Loss of a batch at the weights as they stand."""
+    def loss(self, session: Session, rows: Sequence[Row]) -> Any:
+        """Loss of a batch at the weights as they stand; a number as `Session.forward` gives it."""
         if self.metric:
             told = [answer for part in self._parts(rows) for answer in answers(session, part)]
             return 1.0 - self.metric(told, [row.example.right for row in rows])
@@ -79,7 +79,7 @@ class Objective:
         size = self.at_once or len(rows)
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def _mean(self, rows: Sequence[Row], ask: Callable[[Sequence[Row]], Sequence[float]]) -> list[float]:
+    def _mean(self, rows: Sequence[Row], ask: Callable[[Sequence[Row]], Sequence[Any]]) -> list[Any]:
         """Means over the batch from means over its parts."""
         parts = self._parts(rows)
         told = [ask(part) for part in parts]

@@ -19,6 +19,9 @@ from zoplat.space import ParameterSpace
 if TYPE_CHECKING:
     Array: TypeAlias = Any
 
+Number: TypeAlias = Any
+"""A float, or what a device will make one of: its own array of one number, which `float()` waits for."""
+
 JVP_PASSES, GRADIENT_PASSES, RECOMPUTED_PASSES = 2, 3, 4
 """What a derivative counts for in forward passes: a pass of pairs; a pass and a backward one of twice its work;
 the same with every layer run once more."""
@@ -35,8 +38,12 @@ class Source(ABC):
     road: str = "walk"
 
     @abstractmethod
-    def forward(self) -> float:
+    def forward(self) -> Number:
         """Loss of the batch at the weights as they stand."""
+
+    def known(self, answers: Sequence[Number]) -> list[float]:
+        """Answers of `forward` as floats, once the device has found them all."""
+        return [float(answer) for answer in answers]
 
     def branches(self, directions: Sequence[Direction]) -> list[float]:
         """L(θ + d) for each d, the weights being at θ and staying there; by streaming, they get there on the way."""
@@ -123,12 +130,13 @@ class Oracle:
         """
         road = self._source.road
         if road == "walk" or (road == "batch" and len(directions) == 1):
-            return [self._walk(direction) for direction in directions]
-        if road == "batch":
-            self.space.settle()
-        told = self._source.branches(directions)
-        self.space.settle()  # what the answers did not need, all of it where they come from a journal
-        self._note(told, len(told), losses=len(told))
+            told = self._walk(directions)
+        else:
+            if road == "batch":
+                self.space.settle()
+            told = self._source.branches(directions)
+            self.space.settle()  # what the answers did not need, all of it where they come from a journal
+            self._note(told, len(told), losses=len(told))
         for direction, answer in zip(directions, told, strict=True):
             self._check(direction, answer)
         return told
@@ -173,12 +181,17 @@ class Oracle:
     def _fresh(self) -> Key:
         return Key(self._key.seed, self.step, next(self._names))
 
-    def _walk(self, direction: Direction) -> float:
-        self.space.at(direction)
-        answer = self._source.forward()
-        self._note([answer], 1, losses=1)
-        self._check(direction, answer)
-        return answer
+    def _walk(self, directions: Sequence[Direction]) -> list[float]:
+        """All points are asked for before the first answer is waited for, whatever the answers will be."""
+        asked: list[Number] = []
+        try:
+            for direction in directions:
+                self.space.at(direction)
+                asked.append(self._source.forward())
+        finally:
+            told = self._source.known(asked)
+            self._note(told, len(told), losses=len(told))
+        return told
 
     def _note(self, answers: Sequence[float], passes: int, losses: int) -> None:
         self.answers += answers

@@ -65,7 +65,7 @@ def suggest_eps(config: RunConfig, session: Session, rows: Sequence[Row], object
 
     def loss(direction: Direction) -> float:
         space.at(direction)
-        return objective.loss(session, rows)
+        return float(objective.loss(session, rows))
 
     slopes: dict[float, list[float]] = {}
     for eps in GRID:

@@ -191,7 +191,7 @@ class _Stack:
             if branch not in self.probed[block.name]:
                 return plain
             whole = torch.empty_like(plain)
-            self.space.form(block, self.directions[branch], whole.view(block.shape))
+            self.points.write([Tile(block, 0, block.shape[0])], [branch], whole.view(1, -1))
             return whole
 
         plain = parameter.detach()

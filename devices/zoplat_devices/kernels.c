@@ -26,22 +26,28 @@ typedef struct {            /* coefficient times one random vector */
     uint32_t key0, key1;    /* of the stream */
     float coefficient;
     int32_t columns;
-    const float *u;         /* LOW_RANK: (rows, rank) of the whole block; VALUES: entries, numbered as the block's */
-    const float *v;         /* LOW_RANK: (rank, columns) */
-    const float *scale;     /* entries that multiply the vector, or none */
+    int64_t u;              /* LOW_RANK: (rows, rank) of the whole block; VALUES: entries, numbered as the block's */
+    int64_t v;              /* LOW_RANK: (rank, columns) */
+    int64_t scale;          /* entries that multiply the vector, or none */
     int64_t by_root;        /* whether they divide it by their roots instead */
 } Term;
 
 typedef struct {            /* entries start to stop of one block: source -> target <- keep * source + terms */
-    const void *source;
-    void *target;
+    int64_t source;
+    int64_t target;         /* from the base of the call */
     int64_t start, stop;
-    const Term *terms;
-    int32_t count;
+    int32_t line;           /* of terms */
     int32_t dtype;
-    float keep;
-    int32_t by_chance;      /* whether 16-bit results are rounded by the stream of the term after the last */
 } Job;
+
+typedef struct {            /* what the jobs of one call share */
+    const Term *terms;      /* `most` of them a line */
+    const int32_t *counts;  /* terms of each line */
+    int64_t base;           /* added to all targets */
+    int32_t most;
+    float keep;
+    int32_t by_chance;      /* whether 16-bit results are rounded by the stream of the term after the last of a line */
+} Call;
 
 static inline float as_float(uint32_t bits) { union { uint32_t bits; float value; } c = { bits }; return c.value; }
 static inline uint32_t as_bits(float value) { union { float value; uint32_t bits; } c = { value }; return c.bits; }
@@ -149,13 +155,15 @@ ALWAYS_INLINE void coarse(float *out, uint64_t group, const Term *term, float c,
     for (int i = 0; i < GROUP; i++) PUT(out[i], share(k[i]));
 }
 
+static inline const float *at(int64_t address) { return (const float *)(intptr_t)address; }
+
 /* Rows of U times V, added up in the order of their columns; z holds one stretch of a row. */
 ALWAYS_INLINE void outer(float *out, int64_t first, int64_t last, const Term *term, float c, int add) {
     float z[GROUP];
     while (first < last) {
         int64_t row = first / term->columns, column = first % term->columns;
         int64_t n = term->columns - column < last - first ? term->columns - column : last - first;
-        const float *u = term->u + row * term->rank, *v = term->v + column;
+        const float *u = at(term->u) + row * term->rank, *v = at(term->v) + column;
         if (term->rank == 1) {
             for (int64_t j = 0; j < n; j++) PUT(out[j], u[0] * v[j]);
         } else if (term->rank == 2) {
@@ -177,7 +185,7 @@ ALWAYS_INLINE void outer(float *out, int64_t first, int64_t last, const Term *te
 }
 
 ALWAYS_INLINE void values(float *out, int64_t first, int64_t last, const Term *term, float c, int add) {
-    for (int64_t i = first; i < last; i++) PUT(out[i - first], term->u[i]);
+    for (int64_t i = first; i < last; i++) PUT(out[i - first], at(term->u)[i]);
 }
 
 /* Entries first to last of a term, at their places within the group that holds them. */
@@ -199,7 +207,7 @@ static void draw_plain(float *restrict sum, int64_t first, int64_t last, const T
 /* The vector times its scale, rounded before the coefficient comes. */
 static void draw_scaled(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, int add) {
     float z[GROUP], c = term->coefficient;
-    const float *restrict s = term->scale + first, *restrict from = z + first % GROUP;
+    const float *restrict s = at(term->scale) + first, *restrict from = z + first % GROUP;
     float *restrict to = sum + first % GROUP;
     draw_plain(z, first, last, term, 1.0f, 0);
     if (term->by_root) for (int64_t i = 0; i < last - first; i++) PUT(to[i], from[i] * (1.0f / __builtin_sqrtf(s[i])));
@@ -242,20 +250,21 @@ static inline float from_bfloat(uint16_t b) { return as_float((uint32_t)b << 16)
 /* target <- keep * source + sum, in place or apart; telling the compiler which is what lets it use vectors. */
 #define IN_PLACE(type, load, ...)                                                                   \
     {                                                                                               \
-        type *t = (type *)job->target + first;                                                      \
+        type *t = (type *)target + first;                                                           \
         for (int64_t i = 0; i < n; i++) { float f = keep * load(t[i]) + sum[i]; t[i] = __VA_ARGS__; } \
     }
 #define APART(from, type, load, save)                                                               \
     {                                                                                               \
-        const from *restrict w = (const from *)job->source + first;                                 \
-        type *restrict t = (type *)job->target + first;                                             \
+        const from *restrict w = (const from *)source + first;                                      \
+        type *restrict t = (type *)target + first;                                                  \
         for (int64_t i = 0; i < n; i++) t[i] = save(keep * load(w[i]) + sum[i]);                    \
     }
 
-static void store(const Job *job, int64_t first, int64_t n, const float *restrict sum) {
-    float keep = job->keep;
-    int here = job->source == job->target;
-    switch (job->dtype) {
+static void store(
+    int32_t dtype, intptr_t source, intptr_t target, float keep, int64_t first, int64_t n, const float *restrict sum
+) {
+    int here = source == target;
+    switch (dtype) {
     case FLOAT32: if (here) IN_PLACE(float, same, f) else APART(float, float, same, same) break;
     case BFLOAT16:
         if (here) IN_PLACE(uint16_t, from_bfloat, to_bfloat(f)) else APART(uint16_t, uint16_t, from_bfloat, to_bfloat) break;
@@ -263,46 +272,50 @@ static void store(const Job *job, int64_t first, int64_t n, const float *restric
         if (here) IN_PLACE(uint16_t, from_half, to_half(f)) else APART(uint16_t, uint16_t, from_half, to_half) break;
     case TO_BFLOAT16: APART(float, uint16_t, same, to_bfloat) break;
     case TO_FLOAT16: APART(float, uint16_t, same, to_half) break;
-    default: for (int64_t i = 0; i < n; i++) ((float *)job->target)[first + i] = sum[i];
+    default: for (int64_t i = 0; i < n; i++) ((float *)target)[first + i] = sum[i];
     }
 }
 
 /* The same in place, for 16-bit weights; k holds the chances. */
 static void store_by_chance(
-    const Job *job, int64_t first, int64_t n, const float *restrict sum, const uint32_t *restrict k
+    int32_t dtype, intptr_t target, float keep, int64_t first, int64_t n, const float *restrict sum,
+    const uint32_t *restrict k
 ) {
-    float keep = job->keep;
-    if (job->dtype == BFLOAT16) IN_PLACE(uint16_t, from_bfloat, chance_bfloat(f, k[i]))
+    if (dtype == BFLOAT16) IN_PLACE(uint16_t, from_bfloat, chance_bfloat(f, k[i]))
     else IN_PLACE(uint16_t, from_half, chance_half(f, k[i]))
 }
 
-static void run(const Job *job) {
+static void run(const Job *job, const Call *call) {
     float sum[GROUP];
-    uint32_t k[GROUP];
+    uint32_t chances[GROUP];
     int wide = job->dtype != BFLOAT16 && job->dtype != FLOAT16;
+    intptr_t source = (intptr_t)job->source, target = (intptr_t)(job->target + call->base);
+    const Term *terms = call->terms + (int64_t)job->line * call->most;
+    int32_t count = call->counts[job->line];
     for (int i = 0; i < GROUP; i++) sum[i] = 0.0f;
     for (int64_t first = job->start; first < job->stop;) {
         int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
-        const char *ahead = (const char *)job->source + (first + 2 * GROUP) * (wide ? 4 : 2);
+        const char *ahead = (const char *)source + (first + 2 * GROUP) * (wide ? 4 : 2);
         for (int i = 0; i < GROUP * 4; i += 64) __builtin_prefetch(ahead + i, 1);
-        for (int32_t k = 0; k < job->count; k++) draw(sum, first, last, job->terms + k, k);
-        if (job->by_chance && !wide) {
-            halves(k, first / GROUP, job->terms + job->count);
-            store_by_chance(job, first, last - first, sum + first % GROUP, k + first % GROUP);
+        for (int32_t k = 0; k < count; k++) draw(sum, first, last, terms + k, k);
+        const float *from = sum + first % GROUP;
+        if (call->by_chance && !wide) {
+            halves(chances, first / GROUP, terms + count);
+            store_by_chance(job->dtype, target, call->keep, first, last - first, from, chances + first % GROUP);
         } else {
-            store(job, first, last - first, sum + first % GROUP);
+            store(job->dtype, source, target, call->keep, first, last - first, from);
         }
         first = last;
     }
 }
 
 /* Take jobs until none is left; called by several threads with one shared counter. */
-void zoplat_run(const Job *jobs, int32_t count, int32_t *next) {
+void zoplat_run(const Job *jobs, int32_t count, const Call *call, int32_t *next) {
     for (;;) {
         int32_t i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
         if (i >= count) return;
-        run(jobs + i);
+        run(jobs + i, call);
     }
 }
 

@@ -13,55 +13,69 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
 from zoplat.paths import cache_folder
+from zoplat.sampler import Stream
+from zoplat_devices.tables import KINDS, Jobs, Kernels, Sums
 
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")
 
 
-TERM = np.dtype(
-    [
-        ("kind", np.int32),
-        ("rank", np.int32),
-        ("key0", np.uint32),
-        ("key1", np.uint32),
-        ("coefficient", np.float32),
-        ("columns", np.int32),
-        ("u", np.intp),
-        ("v", np.intp),
-        ("scale", np.intp),
-        ("by_root", np.int64),
-    ]
-)
-"""`Term` of kernels.c."""
+class Call(ctypes.Structure):
+    """`Call` of kernels.c."""
 
-JOB = np.dtype(
-    [
-        ("source", np.intp),
-        ("target", np.intp),
-        ("start", np.int64),
-        ("stop", np.int64),
-        ("terms", np.intp),
-        ("count", np.int32),
-        ("dtype", np.int32),
-        ("keep", np.float32),
-        ("by_chance", np.int32),
+    _fields_ = [
+        ("terms", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("base", ctypes.c_int64),
+        ("most", ctypes.c_int32),
+        ("keep", ctypes.c_float),
+        ("by_chance", ctypes.c_int32),
     ]
-)
-"""`Job` of kernels.c."""
 
-KINDS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5}
-DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
-FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
-SUM = 5
+
+class NativeKernels(Kernels):
+    """Those of the processor; all cores share the jobs of one call."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="zoplat")
+
+    def run(
+        self,
+        jobs: Jobs,
+        sums: Sums,
+        keep: float = 1.0,
+        base: int = 0,
+        by_chance: bool = False,
+        which: slice | None = None,
+    ) -> None:
+        rows = jobs.rows if which is None else jobs.rows[which]
+        taken = ctypes.c_int32(0)
+        call = Call(sums.terms.ctypes.data, sums.counts.ctypes.data, base, sums.terms.shape[1], keep, by_chance)
+        arguments = (rows.ctypes.data, len(rows), ctypes.addressof(call), ctypes.addressof(taken))
+        helpers = min(self._threads, len(rows)) - 1
+        others = [self._pool.submit(self.library.zoplat_run, *arguments) for _ in range(helpers)]
+        self.library.zoplat_run(*arguments)
+        for other in others:
+            other.result()
+
+    def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
+        self.library.zoplat_numbers(out, KINDS[law], *stream, first, count)
+
+
+def kernels() -> NativeKernels | None:
+    """Those of `library`, or None likewise."""
+    found = library()
+    return NativeKernels(found) if found else None
 
 
 @cache
@@ -117,7 +131,7 @@ def _processor() -> str:
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, i32, u32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64
-    library.zoplat_run.argtypes = [pointer, i32, pointer]
+    library.zoplat_run.argtypes = [pointer, i32, pointer, pointer]
     library.zoplat_run.restype = None
     library.zoplat_numbers.argtypes = [pointer, i32, u32, u32, i64, i64]
     library.zoplat_numbers.restype = None

@@ -57,8 +57,8 @@ def normal(stream: Stream, first: int, count: int) -> np.ndarray:
     radius = np.sqrt(_minus_log(a))
     angle = b.view(np.int32).astype(np.float32) * np.float32(ANGLE)
     square = angle * angle
-    cos = _fma(_polynomial(COS, square), square, np.float32(1))
-    sin = _fma(_polynomial(SIN, square), square * angle, angle)
+    cos = fma(_polynomial(COS, square), square, np.float32(1))
+    sin = fma(_polynomial(SIN, square), square * angle, angle)
     bits = np.stack([radius * (cos - sin), radius * (cos + sin)]).view(np.uint32)
     bits ^= np.stack([b << np.uint32(31), (b & np.uint32(2)) << np.uint32(30)])
     z = bits.view(np.float32).reshape(2, -1, GROUP // 2).transpose(1, 0, 2).reshape(-1)
@@ -99,19 +99,19 @@ def _minus_log(word: np.ndarray) -> np.ndarray:
     bits = (word | np.uint32(1)).astype(np.float32).view(np.uint32) - np.uint32(HALF_ROOT_2 + (32 << 23))
     exponent = bits.view(np.int32) >> np.int32(23)
     m = ((bits & np.uint32(0x007FFFFF)) + np.uint32(HALF_ROOT_2)).view(np.float32) - np.float32(1)
-    log = _fma(_polynomial(LOG, m), m * m, m)
-    return _fma(exponent.astype(np.float32), np.float32(-LN2), -log)
+    log = fma(_polynomial(LOG, m), m * m, m)
+    return fma(exponent.astype(np.float32), np.float32(-LN2), -log)
 
 
 def _polynomial(coefficients: list[float], x: np.ndarray) -> np.ndarray:
     """c₀ + x(c₁ + x(c₂ + …)), each multiply-add fused."""
     total = np.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
-        total = _fma(total, x, np.float32(c))
+        total = fma(total, x, np.float32(c))
     return total
 
 
-def _fma(a: np.ndarray, b: Any, c: Any) -> np.ndarray:
+def fma(a: np.ndarray, b: Any, c: Any) -> np.ndarray:
     """a·b + c in float32 with one rounding.
 
     The product is exact in float64. Its sum with c is rounded to odd there, by the error that the sum leaves, so

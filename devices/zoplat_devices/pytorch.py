@@ -26,6 +26,7 @@ from zoplat_devices.memory import HostMemory
 
 if TYPE_CHECKING:
     from zoplat_devices.models import Loaded
+    from zoplat_devices.tables import Kernels
 
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
 
@@ -182,7 +183,7 @@ class PyTorchSession(Session):
             "trainable_parameters": self.space.size,
             "model_bytes": _bytes(self.model),
             "threads": torch.get_num_threads(),
-            "kernels": type(self.space).__name__,
+            "kernels": type(getattr(self.space, "kernels", self.space)).__name__,
             "memory_counter": self.host.method,
             "versions": _versions(),
             "accelerator": _accelerator(device.kind),
@@ -341,22 +342,37 @@ def _space(
 ) -> ParameterSpace:
     import torch
 
-    from zoplat_devices.host import HostNoise, HostSpace
-    from zoplat_devices.native import library
+    from zoplat_devices.fused import FusedNoise, FusedSpace
     from zoplat_devices.noise import ReferenceNoise
 
-    kernels = library()
-    if kernels is None:
-        _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
-    if kernels and kind == "cpu" and all(block.dtype != "float64" for block in blocks):
-        return HostSpace(blocks, kernels, empty, restore, mapped, rounding, seed)
+    kernels = _kernels(kind)
+    if kernels and all(block.dtype != "float64" for block in blocks):
+        return FusedSpace(blocks, kernels, empty, restore, mapped, rounding, seed)
 
     def on_host(shape: tuple[int, ...], dtype: str) -> Any:
         return torch.empty(shape, dtype=getattr(torch, dtype))
 
-    inner = HostNoise(kernels, on_host) if kernels else ReferenceNoise()
+    native = _kernels("cpu")
+    inner = FusedNoise(native, on_host) if native else ReferenceNoise()
     noise = TorchNoise(inner, kind, torch)
     return ParameterSpace(blocks, noise, empty, restore, mapped, rounding, seed)
+
+
+def _kernels(kind: str) -> Kernels | None:
+    """Those that move weights on a kind of device, if there are any."""
+    from zoplat_devices import gpu, native
+
+    found: Kernels | None = None
+    if kind == "cuda":
+        try:
+            found = gpu.kernels(kind)
+        except gpu.Broken as problem:
+            _say(f"{problem} The processor makes the random numbers, the same but slowly")
+    elif kind == "cpu":
+        found = native.kernels()
+        if found is None:
+            _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
+    return found
 
 
 def _say(text: str) -> None:

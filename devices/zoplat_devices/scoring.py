@@ -31,6 +31,7 @@ class Batch:
         keep: logits that are computed, counted from the end; 0 for all.
         masks: position of the mask in each sequence of a masked model.
         owner: row of each sequence of a decoder; None where each row has one.
+        labels: index of the right option of each row.
     """
 
     inputs: dict[str, Any]
@@ -44,6 +45,7 @@ class Batch:
     keep: int = 0
     masks: Any = None
     owner: Any = None
+    labels: Any = None
 
 
 class Scorer:
@@ -74,10 +76,11 @@ class Scorer:
         if words is not None:
             words.register_forward_pre_hook(self._few)
 
-    def loss(self, rows: Sequence[Row]) -> float:
-        """Mean loss of a batch, float32."""
+    def loss(self, rows: Sequence[Row]) -> Any:
+        """Mean loss of a batch, found in float32: a float, or on CUDA a tensor that waits to be one."""
         with self.torch.inference_mode():
-            return float(self.mean_loss(rows))
+            loss = self.mean_loss(rows)
+            return loss.double() if loss.is_cuda else float(loss)
 
     def mean_loss(self, rows: Sequence[Row]) -> Any:
         """The same as a tensor, under whatever mode of differentiation the caller has set."""
@@ -86,7 +89,7 @@ class Scorer:
     def losses(self, rows: Sequence[Row], copies: int) -> list[float]:
         """Mean loss of each of several copies of a batch, stacked one after the other."""
         each = self._each([*rows] * copies).view(copies, -1).sum(dim=1) / sum(row.weight for row in rows)
-        return [float(loss) for loss in each]
+        return [float(loss) for loss in each.tolist()]
 
     def sequences(self, rows: Sequence[Row]) -> int:
         """Sequences that the model reads for the loss of a batch."""
@@ -115,7 +118,7 @@ class Scorer:
             return self.torch.zeros(len(rows), device=self.device).index_add(
                 0, self.torch.div(batch.slot, batch.options, rounding_mode="floor"), -self._taken(batch)
             )
-        labels = self.torch.tensor([row.example.label for row in rows], device=self.device)
+        labels = self._batch(rows, False).labels
         return self.torch.nn.functional.cross_entropy(self._scores(rows), labels, reduction="none")
 
     def _scores(self, rows: Sequence[Row]) -> Any:
@@ -161,7 +164,8 @@ class Scorer:
         same = last is not None and last[1] == right and len(last[0]) == len(rows)
         if last is None or not same or any(a is not b for a, b in zip(last[0], rows, strict=True)):
             with self.torch.inference_mode(False):
-                self._last = last = ([*rows], right, self._made(rows, right))
+                labels = self._tensor([row.example.label for row in rows])
+                self._last = last = ([*rows], right, replace(self._made(rows, right), labels=labels))
         return last[2]
 
     def _made(self, rows: Sequence[Row], right: bool) -> Batch:

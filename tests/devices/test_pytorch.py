@@ -310,7 +310,7 @@ class TestRuns:
         monkeypatch.setattr(native, "library", lambda: None)
         plain = self.run(checkpoint(), *more, "--queries", 2)
         environments = [json.loads(Path(s["run_dir"], "environment.json").read_text()) for s in (compiled, plain)]
-        assert [e["kernels"] for e in environments] == ["HostSpace", "ParameterSpace"]
+        assert [e["kernels"] for e in environments] == ["NativeKernels", "ParameterSpace"]
         assert plain["weights_digest"] == compiled["weights_digest"]
         assert self.replayed(compiled) == compiled["weights_digest"]
 

@@ -15,7 +15,7 @@ from scipy import fft, special, stats
 from zoplat import Key
 from zoplat.sampler import stream
 from zoplat_devices import native
-from zoplat_devices.host import HostNoise
+from zoplat_devices.fused import FusedNoise
 
 N = 2**26
 CHUNK = 2**20
@@ -26,15 +26,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def noise() -> HostNoise:
+def noise() -> FusedNoise:
     """The noise of the compiled kernels."""
-    library = native.library()
+    library = native.kernels()
     if library is None:
         pytest.skip("no C compiler here: neither `ziglang` nor `cc`, or ZOPLAT_KERNELS=numpy")
-    return HostNoise(library, np.empty)
+    return FusedNoise(library, np.empty)
 
 
-def chunks(noise: HostNoise, law: str, of: tuple[int, int] = BASE, n: int = N) -> Iterator[np.ndarray]:
+def chunks(noise: FusedNoise, law: str, of: tuple[int, int] = BASE, n: int = N) -> Iterator[np.ndarray]:
     """n numbers of a stream as float64, a chunk at a time."""
     for first in range(0, n, CHUNK):
         yield noise.numbers(law, of, first, (CHUNK,)).astype(np.float64)
@@ -55,7 +55,7 @@ def likely(p: float, what: str) -> None:
     assert RARE / 2 <= p <= 1 - RARE / 2, f"{what}: p = {p:.3g}"
 
 
-def test_normals_have_the_moments_of_the_normal_law(noise: HostNoise) -> None:
+def test_normals_have_the_moments_of_the_normal_law(noise: FusedNoise) -> None:
     """Mean, variance, third and fourth moment (3), and the sixth (15) for the tails."""
     powers, exact = (1, 2, 3, 4, 6), {1: 0, 2: 1, 3: 0, 4: 3, 6: 15, 8: 105, 12: 10395}
     sums = dict.fromkeys(powers, 0.0)
@@ -69,7 +69,7 @@ def test_normals_have_the_moments_of_the_normal_law(noise: HostNoise) -> None:
         fair((sums[power] / N - exact[power]) / error, f"moment {power}")
 
 
-def test_normals_pass_kolmogorov_and_smirnov_and_have_the_right_tails(noise: HostNoise) -> None:
+def test_normals_pass_kolmogorov_and_smirnov_and_have_the_right_tails(noise: FusedNoise) -> None:
     """The distance on all 2²⁶ by a fine histogram, then counts beyond 1 to 6."""
     edges = np.linspace(-7, 7, 2**16 + 1)
     counts = np.zeros(2**16, np.int64)
@@ -89,7 +89,7 @@ def test_normals_pass_kolmogorov_and_smirnov_and_have_the_right_tails(noise: Hos
     likely(float(stats.chi2.sf(score, 4095)), "chi-square, 4096 cells of normals in [-4, 4]")
 
 
-def counts_between(noise: HostNoise, low: float, high: float, cells: int) -> np.ndarray:
+def counts_between(noise: FusedNoise, low: float, high: float, cells: int) -> np.ndarray:
     """A histogram of 2²⁶ normals."""
     counts = np.zeros(cells, np.int64)
     for z in chunks(noise, "normal"):
@@ -98,7 +98,7 @@ def counts_between(noise: HostNoise, low: float, high: float, cells: int) -> np.
     return counts
 
 
-def test_elements_of_a_stream_are_uncorrelated_at_every_lag(noise: HostNoise) -> None:
+def test_elements_of_a_stream_are_uncorrelated_at_every_lag(noise: FusedNoise) -> None:
     """Of z and z², at lags 1 … 1024 and at powers of two, by way of the spectrum."""
     lags = np.r_[1:1025, 2048, 4096, 8192, 65536, 2**18]
     totals = {"z": np.zeros(len(lags)), "z²": np.zeros(len(lags))}
@@ -111,7 +111,7 @@ def test_elements_of_a_stream_are_uncorrelated_at_every_lag(noise: HostNoise) ->
         fair(total / pairs**0.5, f"lag correlations of {name}")
 
 
-def test_members_of_a_pair_are_uncorrelated_and_so_are_their_squares(noise: HostNoise) -> None:
+def test_members_of_a_pair_are_uncorrelated_and_so_are_their_squares(noise: FusedNoise) -> None:
     sums = np.zeros(4)
     for z in chunks(noise, "normal"):
         one, other = z.reshape(-1, 2, 256).transpose(1, 0, 2)
@@ -120,7 +120,7 @@ def test_members_of_a_pair_are_uncorrelated_and_so_are_their_squares(noise: Host
     fair(sums / (N / 2) ** 0.5, "pair members: z·z', squares, mixed")
 
 
-def test_neighbouring_seeds_steps_draws_and_tensors_are_uncorrelated(noise: HostNoise) -> None:
+def test_neighbouring_seeds_steps_draws_and_tensors_are_uncorrelated(noise: FusedNoise) -> None:
     """All pairs among 64 streams: 16 in each direction from one address, 2¹⁸ numbers each, z and z²."""
     keys = [Key(k, 0, 0) for k in range(16)] + [Key(0, k, 0) for k in range(1, 17)]
     addresses: list[tuple[Key, str]] = [(key, "w") for key in keys + [Key(0, 0, k) for k in range(1, 17)]]
@@ -134,7 +134,7 @@ def test_neighbouring_seeds_steps_draws_and_tensors_are_uncorrelated(noise: Host
 
 
 @pytest.mark.parametrize("key", [0, 1])
-def test_streams_whose_keys_differ_in_one_bit_have_unrelated_words(noise: HostNoise, key: int) -> None:
+def test_streams_whose_keys_differ_in_one_bit_have_unrelated_words(noise: FusedNoise, key: int) -> None:
     """No address comes that close but by chance; the mixing is tried on its own, bit by bit of the words."""
     base, scores = words_of(noise, BASE, 2**19), []
     for bit in range(32):
@@ -143,7 +143,7 @@ def test_streams_whose_keys_differ_in_one_bit_have_unrelated_words(noise: HostNo
     fair(np.concatenate(scores), f"bits of words under keys one bit of key {key} apart")
 
 
-def test_streams_that_share_one_key_have_unrelated_words(noise: HostNoise) -> None:
+def test_streams_that_share_one_key_have_unrelated_words(noise: FusedNoise) -> None:
     """Any two streams of a run share it at some lag: the first key only says where the count begins."""
     base, scores = words_of(noise, BASE, 2**18), []
     for other in np.random.default_rng(0).integers(2**32, size=200).tolist():
@@ -157,7 +157,7 @@ def bit_scores(flips: np.ndarray) -> np.ndarray:
     return (ones - flips.size / 2) / (flips.size / 4) ** 0.5
 
 
-def test_words_change_in_half_their_bits_when_the_counter_changes_in_one(noise: HostNoise) -> None:
+def test_words_change_in_half_their_bits_when_the_counter_changes_in_one(noise: FusedNoise) -> None:
     made = words_of(noise, BASE, 2**20)
     scores = []
     for bit in range(20):
@@ -166,13 +166,13 @@ def test_words_change_in_half_their_bits_when_the_counter_changes_in_one(noise: 
     fair(np.concatenate(scores), "bits of words whose counters are one bit apart")
 
 
-def words_of(noise: HostNoise, of: tuple[int, int], count: int) -> np.ndarray:
+def words_of(noise: FusedNoise, of: tuple[int, int], count: int) -> np.ndarray:
     """The raw words of a stream, put together again from its signs."""
     signs = noise.numbers("sign", of, 0, (count * 32,))
     return np.packbits(np.signbit(signs), bitorder="little").view("<u4")
 
 
-def test_runs_above_and_below_the_median_are_as_many_as_chance_makes(noise: HostNoise) -> None:
+def test_runs_above_and_below_the_median_are_as_many_as_chance_makes(noise: FusedNoise) -> None:
     """Wald and Wolfowitz on signs of normals and on the sign law; then runs up and down of uniforms."""
     for law in ("normal", "sign"):
         changes = sum(int((np.signbit(z[1:]) != np.signbit(z[:-1])).sum()) for z in chunks(noise, law))
@@ -188,7 +188,7 @@ def test_runs_above_and_below_the_median_are_as_many_as_chance_makes(noise: Host
 
 
 @pytest.mark.parametrize("law", ["normal", "sign", "uniform", "coarse"])
-def test_the_spectrum_is_flat(noise: HostNoise, law: str) -> None:
+def test_the_spectrum_is_flat(noise: FusedNoise, law: str) -> None:
     """Mean periodogram of 64 stretches of 2²⁰: each ordinate, bands of 1024, and the law of the first."""
     is_even = law in ("uniform", "coarse")
     scale, shift = (12**0.5, 0.5) if is_even else (1.0, 0.0)
@@ -207,7 +207,7 @@ def test_the_spectrum_is_flat(noise: HostNoise, law: str) -> None:
     likely(float(stats.kstest(first, "expon").pvalue), f"{law}: ordinates of the first stretch are exponential")
 
 
-def test_bits_of_sign_words_are_balanced_and_uncorrelated(noise: HostNoise) -> None:
+def test_bits_of_sign_words_are_balanced_and_uncorrelated(noise: FusedNoise) -> None:
     """Per bit position, per pair of positions, and at lags of signs from 1 to 4096."""
     ones, together, total = np.zeros(32), np.zeros((32, 32)), 0
     lagged = np.zeros(4096)
@@ -225,7 +225,7 @@ def test_bits_of_sign_words_are_balanced_and_uncorrelated(noise: HostNoise) -> N
     fair(lagged / pairs**0.5, "signs at lags 1 … 4096")
 
 
-def test_uniforms_are_even_alone_in_pairs_and_in_their_low_bits(noise: HostNoise) -> None:
+def test_uniforms_are_even_alone_in_pairs_and_in_their_low_bits(noise: FusedNoise) -> None:
     """Chi-square in 2¹⁶ cells: by high bits, by low bits, by the high bytes of two numbers some way apart.
 
     The words of a stream are a permutation of all 2³², so 2²⁶ of them fill cells more evenly than words drawn
@@ -248,7 +248,7 @@ def test_uniforms_are_even_alone_in_pairs_and_in_their_low_bits(noise: HostNoise
         likely(float(stats.chi2.sf(score, 2**16 - 1)), f"chi-square of uniforms, {name}")
 
 
-def test_coarse_numbers_are_even_alone_and_in_pairs(noise: HostNoise) -> None:
+def test_coarse_numbers_are_even_alone_and_in_pairs(noise: FusedNoise) -> None:
     """Chi-square in all 2¹⁶ values; in the high and in the low bytes of two numbers some way apart."""
     lags = (1, 128, 256)
     tables = {name: np.zeros(2**16, np.int64) for name in ("values", *(f"{h} at {n}" for h in "01" for n in lags))}
@@ -265,7 +265,7 @@ def test_coarse_numbers_are_even_alone_and_in_pairs(noise: HostNoise) -> None:
         likely(float(stats.chi2.sf(score, 2**16 - 1)), f"chi-square of coarse numbers, {name}")
 
 
-def test_sums_over_rows_columns_and_blocks_are_normal(noise: HostNoise) -> None:
+def test_sums_over_rows_columns_and_blocks_are_normal(noise: FusedNoise) -> None:
     """What a matrix sees of z: sums over rows and columns of (8192, 8192), scored against their law."""
     columns, rows = np.zeros(8192), []
     for first in range(0, N, CHUNK):
@@ -278,7 +278,7 @@ def test_sums_over_rows_columns_and_blocks_are_normal(noise: HostNoise) -> None:
         likely(float(stats.kstest(scores, "norm").pvalue), f"sums over {name} are normal")
 
 
-def test_the_number_of_steps_between_like_streams_shows_no_pattern(noise: HostNoise) -> None:
+def test_the_number_of_steps_between_like_streams_shows_no_pattern(noise: FusedNoise) -> None:
     """The first number of 2¹⁶ steps, as one sequence: what a bias of a weight is perturbed by over a run."""
     z = np.array([noise.numbers("normal", stream(Key(0, step, 0), "bias"), 0, (1,))[0] for step in range(2**16)])
     likely(float(stats.kstest(z, "norm").pvalue), "one weight over 65536 steps is normal")

@@ -7,15 +7,15 @@ import pytest
 
 from zoplat import Noise
 from zoplat_devices import native
-from zoplat_devices.host import HostNoise
+from zoplat_devices.fused import FusedNoise
 from zoplat_devices.noise import ReferenceNoise
 
 
 @pytest.fixture(scope="session")
 def noise() -> Noise:
     """The platform's numbers, made by the kernels where there is a compiler."""
-    library = native.library()
-    return HostNoise(library, np.empty) if library else ReferenceNoise()
+    library = native.kernels()
+    return FusedNoise(library, np.empty) if library else ReferenceNoise()
 
 
 @pytest.fixture(scope="session")

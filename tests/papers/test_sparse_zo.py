@@ -14,7 +14,7 @@ from zoplat.states import pack, unpack
 from zoplat.testing import Plain, SamplerContract, Toy, linear, quadratic, train, two_layers
 from zoplat.testing.toys import Asked
 from zoplat_devices import native
-from zoplat_devices.host import HostSpace
+from zoplat_devices.fused import FusedSpace
 from zoplat_devices.noise import ReferenceNoise
 from zoplat_plugins import sparse_zo
 from zoplat_plugins.adam import Adam
@@ -299,11 +299,11 @@ def test_a_run_taken_up_again_within_an_interval_ends_where_the_unbroken_one_end
     assert resumed.bits == unbroken.bits
 
 
-@pytest.mark.skipif(native.library() is None, reason="no C compiler is at hand")
+@pytest.mark.skipif(native.kernels() is None, reason="no C compiler is at hand")
 @pytest.mark.parametrize(("scores", "keep"), WAYS)
 def test_the_host_space_makes_the_same_masks_and_moves(scores: Scores, keep: Keep) -> None:
     plain, fast = quadratic(dtype="float32"), quadratic(dtype="float32")
-    fast.space = HostSpace(fast.space.blocks, native.library(), np.empty, "in-place")  # type: ignore[arg-type]
+    fast.space = FusedSpace(fast.space.blocks, native.kernels(), np.empty, "in-place")  # type: ignore[arg-type]
     plain.space = ParameterSpace(plain.space.blocks, ReferenceNoise(), np.empty)
     for toy in (plain, fast):
         train(toy, estimator(scores, keep), steps=16)

@@ -32,6 +32,30 @@ def test_losses_are_those_of_theta_plus_each_direction_in_order(restore: str) ->
     assert oracle.answers == told
 
 
+def test_all_points_of_a_question_are_asked_for_before_an_answer_is_waited_for() -> None:
+    happened: list[str] = []
+
+    class Later:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __float__(self) -> float:
+            happened.append(f"waited for {self.number}")
+            return float(self.number)
+
+    class Busy(Recorded):
+        def forward(self) -> Later:  # type: ignore[override]
+            happened.append("asked")
+            return Later(int(super().forward()))
+
+    oracle = Oracle(linear().space, Key(0, 0, 0), None, Busy(0, [3.0, 5.0]))
+    [z] = oracle.draw(Gaussian(), 1)
+    assert oracle.losses(z, -z) == [3.0, 5.0]
+    assert happened == ["asked", "asked", "waited for 3", "waited for 5"]
+    assert oracle.answers == [3.0, 5.0]
+    assert all(type(answer) is float for answer in oracle.answers)
+
+
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_loss_that_is_not_finite_is_noted_and_named(bad: float) -> None:
     toy = linear()
@@ -53,10 +77,11 @@ def test_a_recorded_oracle_repeats_answers_and_makes_the_same_moves() -> None:
 
 
 def test_a_recorded_answer_that_is_not_finite_skips_the_step_again() -> None:
-    oracle = Oracle(linear().space, Key(0, 0, 0), None, Recorded(0, [1.0, math.nan]))
+    oracle = Oracle(linear().space, Key(0, 0, 0), None, Recorded(0, [math.nan, 1.0]))
     [z] = oracle.draw(Gaussian(), 1)
     with pytest.raises(NonFinite):
         oracle.losses(z, -z)
+    assert str(oracle.answers) == "[nan, 1.0]", "the second was asked for before the first was known"
 
 
 def test_too_few_recorded_answers_are_an_error_that_says_what_to_think() -> None:

@@ -12,13 +12,13 @@ from zoplat.space import ParameterSpace
 from zoplat.states import pack, unpack
 from zoplat.testing import Toy, linear
 from zoplat_devices import native
-from zoplat_devices.host import HostSpace
+from zoplat_devices.fused import FusedSpace
 from zoplat_devices.noise import ReferenceNoise
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 
 MATRICES = 4 * 5 + 1 * 7 + 20 * 2
-LIBRARY = native.library()
+LIBRARY = native.kernels()
 
 
 def z(toy: Toy, draw: int = 0, law: Sampler = Gaussian()) -> Direction:  # noqa: B008
@@ -212,7 +212,7 @@ def test_a_state_survives_a_trip_through_json() -> None:
 def test_the_host_space_moves_parts_scaled_and_held_vectors_as_the_definition_does(decay: float) -> None:
     plain, fast = linear(dtype="float32"), linear(dtype="float32")
     plain.space = ParameterSpace(plain.space.blocks, ReferenceNoise(), np.empty)
-    fast.space = HostSpace(fast.space.blocks, LIBRARY, np.empty, "in-place")  # type: ignore[arg-type]
+    fast.space = FusedSpace(fast.space.blocks, LIBRARY, np.empty, "in-place")  # type: ignore[arg-type]
     for toy in (plain, fast):
         m = toy.space.buffer("test/m", fill=3.0)
         n = toy.space.buffer("test/n", fill=0.5, on=toy.space.part(lambda block: block.layer is None))

@@ -1,6 +1,5 @@
 """16-bit weights that keep what small updates add up to: by chance, or beside a float32 master."""
 
-import ctypes
 import json
 import math
 import shutil
@@ -21,9 +20,10 @@ from zoplat.results import RunDirectory
 from zoplat.rounding import NARROW, Rounding, round_by_chance
 from zoplat.testing import Plain, Toy, linear, train, two_layers
 from zoplat.testing.toys import Sweeping
-from zoplat_devices import host
-from zoplat_devices.host import HostSpace
+from zoplat_devices import fused
+from zoplat_devices.fused import FusedSpace
 from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.tables import Kernels
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.mezo import MeZO
@@ -59,26 +59,25 @@ class TorchNoise(Noise):
         return torch.from_numpy(ReferenceNoise().numbers(law, stream, first, shape).copy())
 
 
-def empty_numpy(shape: tuple[int, ...], dtype: str) -> Any:
-    return np.empty(shape, dtype)
-
-
-def empty_torch(shape: tuple[int, ...], dtype: str) -> Any:
-    return torch.empty(shape, dtype=getattr(torch, dtype))
-
-
 def space_of(
-    arrays: list[Any], dtype: str, runtime: str, rounding: Rounding, kernels: ctypes.CDLL | None = None, seed: int = 0
+    arrays: list[Any], dtype: str, runtime: str, rounding: Rounding, kernels: Kernels | None = None, seed: int = 0
 ) -> ParameterSpace:
-    """A space over copies of float64 arrays."""
-    blocks = []
+    """A space over copies of float64 arrays, on the device of the kernels."""
+    device, blocks = str(getattr(kernels, "device", "cpu")), []
+    if hasattr(kernels, "device") and runtime == "numpy":
+        pytest.skip("Triton moves tensors")
+
+    def empty(shape: tuple[int, ...], dtype: str) -> Any:
+        if runtime == "numpy":
+            return np.empty(shape, dtype)
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+
     for index, numbers in enumerate(arrays):
-        array: Any = torch.tensor(numbers).to(getattr(torch, dtype))
+        array: Any = torch.tensor(numbers).to(device, getattr(torch, dtype))
         array = array if runtime == "torch" else array.numpy()
         blocks.append(Block(f"block{index}", array, dtype, decays=len(array.shape) == 2))
-    empty = empty_torch if runtime == "torch" else empty_numpy
     if kernels:
-        return HostSpace(blocks, kernels, empty, "exact", rounding=rounding, seed=seed)
+        return FusedSpace(blocks, kernels, empty, "exact", rounding=rounding, seed=seed)
     noise = TorchNoise() if runtime == "torch" else ReferenceNoise()
     return ParameterSpace(blocks, noise, empty, "exact", rounding=rounding, seed=seed)
 
@@ -91,13 +90,13 @@ def some(scale: float = 0.05) -> list[Any]:
 
 def held(space: ParameterSpace) -> Any:
     """What the arrays hold, float64, all blocks one after the other."""
-    return torch.cat([torch.as_tensor(block.array).double().reshape(-1) for block in space.blocks]).numpy()
+    return torch.cat([torch.as_tensor(block.array).double().cpu().reshape(-1) for block in space.blocks]).numpy()
 
 
 def bits(space: ParameterSpace) -> bytes:
     """What the arrays and the buffers hold, to the bit."""
     arrays = [*(b.array for b in space.blocks), *(a for b in space.buffers for a in b.arrays.values())]
-    return b"".join(torch.as_tensor(a).contiguous().view(torch.uint8).numpy().tobytes() for a in arrays)
+    return b"".join(torch.as_tensor(a).cpu().contiguous().view(torch.uint8).numpy().tobytes() for a in arrays)
 
 
 def rounded(values: Any, dtype: str, step: int = 0) -> Any:
@@ -156,12 +155,12 @@ def test_numbers_of_the_type_stay_and_nothing_finite_becomes_infinite(dtype: str
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_updates_of_a_thousandth_of_a_gap_add_up_by_chance_and_are_lost_to_nearest(
-    library: ctypes.CDLL, dtype: str, runtime: str, compiled: bool
+    processor_kernels: Kernels, dtype: str, runtime: str, compiled: bool
 ) -> None:
     start, steps, share = [np.ones((300, 700))], 24, 1 / 1024
     ends = {}
     for rounding in ("nearest", "stochastic", "master"):
-        space = space_of(start, dtype, runtime, rounding, library if compiled else None)  # type: ignore[arg-type]
+        space = space_of(start, dtype, runtime, rounding, processor_kernels if compiled else None)  # type: ignore[arg-type]
         for step in range(steps):
             space.add(share * GAPS[dtype] * space.draw(Ones(), Key(0, step, 0)))
             space.settle()
@@ -173,13 +172,13 @@ def test_updates_of_a_thousandth_of_a_gap_add_up_by_chance_and_are_lost_to_neare
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_200_small_updates_against_those_of_float32(library: ctypes.CDLL, dtype: str) -> None:
+def test_200_small_updates_against_those_of_float32(processor_kernels: Kernels, dtype: str) -> None:
     """Steps of up to 0.4 of a gap that agree in direction: to nearest none of them leaves a trace."""
     start = [torch.tensor(array).to(getattr(torch, dtype)).double().numpy() + 0.0 for array in some(0.0)]
     start = [array + 1.5 for array in start]
     ends: dict[str, Any] = {}
     for name, kind, rounding in [("float32", "float32", "nearest"), *((r, dtype, r) for r in ("nearest", *CAREFUL))]:
-        space = space_of(start, kind, "torch", rounding, library)  # type: ignore[arg-type]
+        space = space_of(start, kind, "torch", rounding, processor_kernels)  # type: ignore[arg-type]
         along = space.draw(Rademacher(), Key(7, 0, 0))
         for step in range(200):
             space.at(1e-3 * space.draw(Gaussian(), Key(0, step, 0)))
@@ -250,10 +249,10 @@ def bits_of_buffers(toy: Toy) -> list[bytes]:
 @pytest.mark.parametrize("rounding", ["nearest", *CAREFUL])
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 def test_the_kernels_leave_the_bits_of_the_definition(
-    library: ctypes.CDLL, dtype: str, runtime: str, rounding: Rounding, monkeypatch: pytest.MonkeyPatch
+    kernels: Kernels, dtype: str, runtime: str, rounding: Rounding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "ENTRIES", 700)
-    spaces = [space_of(some(), dtype, runtime, rounding, kernels, seed=5) for kernels in (None, library)]
+    monkeypatch.setattr(fused, "ENTRIES", 700)
+    spaces = [space_of(some(), dtype, runtime, rounding, made, seed=5) for made in (None, kernels)]
     for step, law in enumerate([Gaussian(), Rademacher(), LowRank(rank=3), SameRow(), Gaussian()]):
         for space in spaces:
             z, m = space.draw(law, Key(2, step, 0)), space.draw(Gaussian(), Key(2, step, 1))
@@ -270,11 +269,11 @@ def test_the_kernels_leave_the_bits_of_the_definition(
 @pytest.mark.parametrize("rounding", CAREFUL)
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 def test_probed_weights_are_theta_and_probe_rounded_to_nearest(
-    library: ctypes.CDLL, dtype: str, runtime: str, rounding: Rounding
+    kernels: Kernels, dtype: str, runtime: str, rounding: Rounding
 ) -> None:
     written = []
-    for kernels in (None, library):
-        space = space_of(some(), dtype, runtime, rounding, kernels)
+    for made in (None, kernels):
+        space = space_of(some(), dtype, runtime, rounding, made)
         space.add(1e-4 * space.draw(Gaussian(), Key(0, 0, 0)))
         space.settle()
         before = bits(space)
@@ -292,19 +291,19 @@ def test_probed_weights_are_theta_and_probe_rounded_to_nearest(
                 sums = theta + torch.as_tensor(space.entries(probe, Tile(block, 0, block.shape[0])))
                 assert torch.equal(torch.as_tensor(target), sums.to(getattr(torch, dtype)))
             begin += block.size
-        written.append(torch.as_tensor(lines).float())
+        written.append(torch.as_tensor(lines).float().cpu())
         assert bits(space) == before
     assert torch.equal(*written)
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_the_kernels_round_any_sum_as_the_definition_does(library: ctypes.CDLL, dtype: str) -> None:
+def test_the_kernels_round_any_sum_as_the_definition_does(kernels: Kernels, dtype: str) -> None:
     """Every finite number of the type, moved by everything from nothing to what is out of its range."""
     kind = getattr(torch, dtype)
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(kind)
     every = every[every.isfinite()].double().numpy()
     for scale in (1e-45, 1e-41, 1e-9, 1e-6, 1e-3, 1.0, 1e4, 1e30, 3e37):
-        spaces = [space_of([every], dtype, "torch", "stochastic", kernels) for kernels in (None, library)]
+        spaces = [space_of([every], dtype, "torch", "stochastic", made) for made in (None, kernels)]
         z = spaces[0].draw(Gaussian(), Key(0, 0, 0))
         for space in spaces:
             space.add(scale * z)

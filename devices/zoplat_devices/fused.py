@@ -1,11 +1,10 @@
-"""Weights in host memory: the space and the noise at memory speed, for whatever runtime reads those weights."""
+"""Moves at memory speed, drawn, scaled and added in registers: the space and the noise for any kind of kernels."""
 
-import ctypes
+from __future__ import annotations
+
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,30 +14,31 @@ from zoplat.direction import Direction, Draw
 from zoplat.rounding import Rounding
 from zoplat.sampler import Held, Noise, Stream, stream
 from zoplat.space import ParameterSpace, Points, Restore
-from zoplat_devices.native import DTYPES, FROM_FLOAT32, JOB, KINDS, SUM, TERM
+from zoplat_devices.tables import DTYPES, FROM_FLOAT32, JOB, KINDS, SUM, TERM, Jobs, Kernels, Sums
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
 PIECE = 1 << 16  # of one job where blocks are formed beside the weights, a few at a time
 REMEMBERED = 2  # draws whose factors are kept: a probe comes back when it is turned round, restored and applied
 NOTED = 64  # draws whose terms are kept where these are a few kilobytes
+READY = 4  # directions whose terms on all blocks are kept while the blocks are formed one after the other
 
 
-class HostNoise(Noise):
-    """The numbers of `ReferenceNoise`, made by the kernels, in arrays that `empty` makes."""
+class FusedNoise(Noise):
+    """The numbers of `ReferenceNoise`, made by kernels, in arrays that `empty` makes."""
 
-    def __init__(self, library: ctypes.CDLL, empty: Callable[[tuple[int, ...], str], Any]) -> None:
-        self.library = library
+    def __init__(self, kernels: Kernels, empty: Callable[[tuple[int, ...], str], Any]) -> None:
+        self.kernels = kernels
         self.empty = empty
 
     def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
         """Numbers `first`, `first` + 1, … of a stream, float32 of `shape`."""
         out = self.empty(shape, "float32")
-        self.library.zoplat_numbers(address(out), KINDS[law], *stream, first, math.prod(shape))
+        self.kernels.numbers(address(out), law, stream, first, math.prod(shape))
         return out
 
 
-class HostSpace(ParameterSpace):
-    """A parameter space whose moves are drawn, scaled and added in registers by all cores.
+class FusedSpace(ParameterSpace):
+    """A parameter space whose moves are drawn, scaled and added in registers, wherever its kernels run.
 
     A law that only names numbers (`out[:] = noise.normal(...)`) or factors is fused; any other is filled tile
     by tile and added by the same kernel. The arithmetic is that of `ParameterSpace`, bit for bit.
@@ -47,66 +47,70 @@ class HostSpace(ParameterSpace):
     def __init__(
         self,
         blocks: Sequence[Block],
-        library: ctypes.CDLL,
+        kernels: Kernels,
         empty: Callable[[tuple[int, ...], str], Any],
         restore: Restore,
         mapped: Callable[[tuple[int, ...], str], Any] | None = None,
         rounding: Rounding = "nearest",
         seed: int = 0,
     ) -> None:
-        self._library = library
-        self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="zoplat")
+        self.kernels = kernels
         self._drawn: OrderedDict[Draw, _Drawn] = OrderedDict()
         self._plans: dict[bytes, _Plan] = {}
         self._cuts: dict[tuple[int, int, int], _Cut] = {}
-        super().__init__(blocks, HostNoise(library, empty), empty, restore, mapped, rounding, seed)
+        self._ready: OrderedDict[int, tuple[Direction, Sums]] = OrderedDict()
+        super().__init__(blocks, FusedNoise(kernels, empty), empty, restore, mapped, rounding, seed)
         self._place = {block.name: place for place, block in enumerate(self.blocks)}
+        self._everywhere = np.arange(len(self.blocks))
 
     @property
     def scratch_bytes(self) -> int:
         return super().scratch_bytes + sum(drawn.bytes for drawn in self._drawn.values())
 
     def form(self, block: Block, direction: Direction, target: Any) -> None:
-        self._pass(np.array([self._place[block.name]]), 1.0, direction, target)
+        place = self._place[block.name]
+        places, line = self._everywhere, place
+        if any(isinstance(draw.sampler, Held) for draw, _ in direction):  # its arrays may be others next time
+            places, line = np.array([place]), 0
+            sums = self._sums(places, direction)
+        else:
+            sums = self._ready_sums(direction)
+        if sums.fused[line]:
+            plan = self._plan(places)
+            self.kernels.run(plan.apart, sums, base=address(target), which=plan.of_line(line))
+        else:
+            self._tile_by_tile(block, 1.0, direction, target)
 
     def points(self, directions: Sequence[Direction]) -> Points:
-        return HostPoints(self, directions)
+        return FusedPoints(self, directions)
 
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
         terms = [*direction]
-        line = self._line(terms, tile.block)
-        if line is None:
+        sums = self._sums_on(terms, tile.block)
+        if not sums.fused[0]:
             return super().entries(terms, tile, purpose)
         out = self._space_for(tile, purpose)
-        self._to_scratch(tile, out, line, out, SUM, 1.0)
+        self._to_scratch(tile, out, sums, out, SUM, 1.0)
         return out
 
     def _moved(self, tile: Tile, keep: float, decayed: Direction, plain: Direction) -> Any:
         theta, (direction, factor) = self._theta_of(tile.block), (decayed, keep) if tile.block.decays else (plain, 1.0)
-        line = self._line(direction, tile.block)
-        if line is None or not str(theta.dtype).endswith("float32"):
+        sums = self._sums_on([*direction], tile.block)
+        if not sums.fused[0] or not str(theta.dtype).endswith("float32"):
             return super()._moved(tile, keep, decayed, plain)
         out = self._space_for(tile, "theta")
-        self._to_scratch(tile, out, line, tile.of(theta), DTYPES["float32"], factor)
+        self._to_scratch(tile, out, sums, tile.of(theta), DTYPES["float32"], factor)
         return out
 
-    def _line(self, direction: Iterable[tuple[Draw, float]], block: Block) -> np.ndarray | None:
-        """The terms of a direction on one block; None where the kernels can't draw one of them."""
-        made = _Lines(1, len(terms := [(draw, c) for draw, c in direction if draw.part is None or block in draw.part]))
-        for draw, c in terms:
-            made.add(0, *self._terms_of(draw._replace(part=None)).at(self._place[block.name]), c)
-        return made.terms[0] if made.fused[0] else None
-
-    def _to_scratch(self, tile: Tile, out: Any, terms: np.ndarray, source: Any, kind: int, keep: float) -> None:
+    def _to_scratch(self, tile: Tile, out: Any, sums: Sums, source: Any, dtype: int, keep: float) -> None:
         """Out ← keep·source + terms on a tile, or the terms alone, which are numbered as the block's entries."""
         start = tile.start * (tile.size // tile.shape[0])
         starts = np.arange(start, start + tile.size, PIECE)
-        jobs = np.zeros(len(starts), JOB)
-        jobs["source"], jobs["target"] = address(source) - 4 * start, address(out) - 4 * start
-        jobs["start"], jobs["stop"] = starts, np.minimum(starts + PIECE, start + tile.size)
-        jobs["terms"], jobs["count"], jobs["dtype"], jobs["keep"] = address(terms), len(terms), kind, keep
-        self._run(jobs)
+        rows = np.zeros(len(starts), JOB)
+        rows["source"], rows["target"] = address(source) - 4 * start, address(out) - 4 * start
+        rows["start"], rows["stop"] = starts, np.minimum(starts + PIECE, start + tile.size)
+        rows["dtype"] = dtype
+        self.kernels.run(Jobs(rows), sums, keep)
 
     def _move(self, blocks: Sequence[Block], keep: float, decayed: Direction, plain: Direction) -> None:
         places = np.array([self._place[block.name] for block in blocks], int)
@@ -120,71 +124,66 @@ class HostSpace(ParameterSpace):
             if block.name in self._masters:
                 block.array[:] = self._masters[block.name]
 
-    def _pass(self, places: np.ndarray, keep: float, direction: Direction, target: Any = None) -> None:
-        """The blocks at some places ← keep·block + direction, or into `target` where there is one block."""
-        if all(draw.part is None for draw, _ in direction):
-            self._uniform_pass(places, keep, [*direction], target)
-            return
-        present = np.array([self._within(draw.part)[places] for draw, _ in direction])
-        patterns, which = np.unique(present, axis=1, return_inverse=True)
-        for index, pattern in enumerate(patterns.T):
-            terms = [
-                (draw._replace(part=None), c) for (draw, c), is_in in zip(direction, pattern, strict=True) if is_in
-            ]
-            if terms or keep != 1.0 or target is not None:
-                self._uniform_pass(places[which.reshape(-1) == index], keep, terms, target)
+    def _pass(self, places: np.ndarray, keep: float, direction: Direction) -> None:
+        """The blocks at some places ← keep·block + direction."""
+        plan, sums = self._plan(places), self._sums(places, direction)
+        if self._by_chance and len(places):
+            chances = [stream(self._chances, self.blocks[place].name, "rounding") for place in places]
+            lines = np.arange(len(places))
+            sums.terms["key0"][lines, sums.counts], sums.terms["key1"][lines, sums.counts] = zip(*chances, strict=True)
+        moves = sums.counts > 0 if keep == 1.0 else np.ones(len(places), bool)
+        self.kernels.run(plan.on(moves & sums.fused), sums, keep, by_chance=self._by_chance)
+        for place in places[moves & ~sums.fused]:
+            self._tile_by_tile(self.blocks[place], keep, direction)
 
-    def _within(self, part: Part | None) -> np.ndarray:
-        """For each block, whether it belongs to a part."""
-        return np.array([part is None or block in part for block in self.blocks])
+    def _sums_on(self, terms: Sequence[tuple[Draw, float]], block: Block) -> Sums:
+        """A direction on one block."""
+        return self._sums(np.array([self._place[block.name]]), terms)
 
-    def _uniform_pass(
-        self, places: np.ndarray, keep: float, direction: Sequence[tuple[Draw, float]], target: Any
-    ) -> None:
-        """A pass whose terms are the same for all its blocks."""
+    def _sums(self, places: np.ndarray, direction: Direction | Sequence[tuple[Draw, float]]) -> Sums:
+        """A direction on some blocks, a line each; with room for the stream of the chances."""
+        sums = Sums(len(places), len(direction) + self._by_chance)
+        for draw, c in direction:
+            lines, drawn = self._within(draw.part, places), self._terms_of(draw._replace(part=None))
+            sums.add(lines, *drawn.on(places[lines]), c)
+            sums.held.append(drawn)
+        return sums
+
+    def _within(self, part: Part | None, places: np.ndarray) -> np.ndarray:
+        """Which of some blocks belong to a part."""
+        return np.flatnonzero([part is None or self.blocks[place] in part for place in places])
+
+    def _ready_sums(self, direction: Direction) -> Sums:
+        """The same on all blocks, kept for the next of them."""
+        if id(direction) not in self._ready:
+            self._ready[id(direction)] = direction, self._sums(self._everywhere, direction)
+            if len(self._ready) > READY:
+                self._ready.popitem(last=False)
+        return self._ready[id(direction)][1]
+
+    def _plan(self, places: np.ndarray) -> _Plan:
         name = places.tobytes()
         if name not in self._plans:
             self._plans[name] = _Plan(self, places)
-        plan = self._plans[name]
-        parts = [(self._terms_of(draw), c) for draw, c in direction]
-        by_chance = self._by_chance and target is None
-        terms = np.zeros((len(plan.places), len(parts) + by_chance), TERM)
-        fused = np.ones(len(plan.places), bool)
-        for k, (drawn, c) in enumerate(parts):
-            terms[:, k], can_fuse = drawn.on(plan.places)
-            terms["coefficient"][:, k] = c
-            fused &= can_fuse
-        if by_chance:
-            for line, place in zip(terms, plan.places, strict=True):
-                line["key0"][-1], line["key1"][-1] = self._chances_of(self.blocks[place])
-        jobs = plan.jobs[fused[plan.owner]]
-        jobs["keep"], jobs["count"], jobs["by_chance"] = keep, len(parts), by_chance
-        jobs["terms"] = terms.ctypes.data + plan.owner[fused[plan.owner]] * terms.strides[0]
-        if target is not None:
-            _aim(jobs, self.blocks[plan.places[0]], self, target)
-        self._run(jobs)
-        for place in plan.places[~fused]:
-            self._tile_by_tile(self.blocks[place], keep, direction, target)
+        return self._plans[name]
 
-    def _tile_by_tile(self, block: Block, keep: float, direction: Sequence[tuple[Draw, float]], target: Any) -> None:
+    def _tile_by_tile(self, block: Block, keep: float, direction: Direction, target: Any = None) -> None:
         by_chance = self._by_chance and target is None
-        chances = self._chances_of(block) if by_chance else (0, 0)
+        sums = Sums(1, 2)
+        if by_chance:
+            sums.terms["key0"][0, 1], sums.terms["key1"][0, 1] = stream(self._chances, block.name, "rounding")
         for tile in block.tiles():
             entries = self.entries(direction, tile)
             start = tile.start * (block.size // block.shape[0])
-            values = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0, 0, 0)
-            terms = np.array([values, (0, 0, *chances, 0.0, 0, 0, 0, 0, 0)], TERM)
-            jobs = _jobs(self, block, start, start + tile.size)
-            jobs["terms"], jobs["count"], jobs["keep"], jobs["by_chance"] = terms.ctypes.data, 1, keep, by_chance
+            sums.terms[0, 0] = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0, 0, 0)
+            sums.counts[0] = 1
+            rows = _jobs(self, block, start, start + tile.size)
             if target is not None:
-                _aim(jobs, block, self, target)
-            self._run(jobs)
+                rows["target"], rows["dtype"] = address(target), _formed(self, block)
+            sums.copy = None
+            self.kernels.run(Jobs(rows), sums, keep, by_chance=by_chance)
 
-    def _chances_of(self, block: Block) -> Stream:
-        """The stream that rounds a block in the pass that goes on."""
-        return stream(self._chances, block.name, "rounding")
-
-    def _cut(self, tiles: Sequence[Tile]) -> "_Cut":
+    def _cut(self, tiles: Sequence[Tile]) -> _Cut:
         """How some tiles are written; kept where it is one tile, which comes again at every question."""
         if len(tiles) > 1:
             return _Cut(self, tiles)
@@ -193,7 +192,7 @@ class HostSpace(ParameterSpace):
             self._cuts[name] = _Cut(self, tiles)
         return self._cuts[name]
 
-    def _terms_of(self, draw: Draw) -> "_Drawn":
+    def _terms_of(self, draw: Draw) -> _Drawn:
         """The terms of one draw on every block, kept for the next few passes; arrays are never kept alive."""
         if isinstance(draw.sampler, Held):
             return _Drawn(self, draw)
@@ -208,130 +207,116 @@ class HostSpace(ParameterSpace):
         with_factors = [draw for draw, drawn in self._drawn.items() if drawn.held]
         for draw in with_factors[: max(0, len(with_factors) - REMEMBERED + 1)]:
             del self._drawn[draw]
+            self._ready.clear()
         while len(self._drawn) >= NOTED:
             self._drawn.popitem(last=False)
-
-    def _run(self, jobs: np.ndarray) -> None:
-        taken = ctypes.c_int32(0)
-        arguments = (jobs.ctypes.data, len(jobs), ctypes.addressof(taken))
-        helpers = min(self._threads, len(jobs)) - 1
-        others = [self._pool.submit(self._library.zoplat_run, *arguments) for _ in range(helpers)]
-        self._library.zoplat_run(*arguments)
-        for other in others:
-            other.result()
 
 
 class _Plan:
     """Some blocks of a space and the jobs that cover them.
 
     Attributes:
-        places: indices of the blocks.
-        jobs: without terms.
-        owner: for each job, the index into `places` of its block.
+        inside: the jobs in place.
+        apart: those that write beside the weights, targets counted from where a block's own begins.
+        owner: for each job, the number of its block.
     """
 
-    def __init__(self, space: HostSpace, places: np.ndarray) -> None:
+    def __init__(self, space: FusedSpace, places: np.ndarray) -> None:
         made = [_jobs(space, space.blocks[place], 0, space.blocks[place].size) for place in places]
-        self.places = places
-        self.jobs = np.concatenate(made) if made else np.zeros(0, JOB)
+        rows = np.concatenate(made) if made else np.zeros(0, JOB)
         self.owner = np.repeat(np.arange(len(made)), [len(jobs) for jobs in made])
+        rows["line"] = self.owner
+        self.inside, self.apart = Jobs(rows), Jobs(rows.copy())
+        self.apart.rows["target"] = 0
+        self.apart.rows["dtype"] = np.array([_formed(space, space.blocks[place]) for place in places])[self.owner]
+        self._first = np.searchsorted(self.owner, np.arange(len(made) + 1))
+        self._chosen: dict[bytes, Jobs] = {}
+
+    def of_line(self, line: int) -> slice:
+        """The jobs of one block."""
+        return slice(int(self._first[line]), int(self._first[line + 1]))
+
+    def on(self, lines: np.ndarray) -> Jobs:
+        """Those in place on some of the blocks, given by a mask."""
+        if lines.all():
+            return self.inside
+        name = lines.tobytes()
+        if name not in self._chosen:
+            self._chosen[name] = Jobs(self.inside.rows[lines[self.owner]])
+        return self._chosen[name]
 
 
-class HostPoints(Points):
-    """Points that are drawn, scaled and added in registers, all of them in one go of all cores."""
+class FusedPoints(Points):
+    """Points that are drawn, scaled and added in registers, all of them in one go."""
 
-    def __init__(self, space: HostSpace, directions: Sequence[Direction]) -> None:
+    def __init__(self, space: FusedSpace, directions: Sequence[Direction]) -> None:
         super().__init__(space, directions)
-        self.host = space
+        self.fused = space
         self._terms = [[(draw.part, space._terms_of(draw._replace(part=None)), c) for draw, c in d] for d in directions]
         self._most = max((len(terms) for terms in self._terms), default=0)
-        self._lines: dict[int, _Lines] = {}
+        self._lines: dict[int, Sums] = {}
 
     def write(self, tiles: Sequence[Tile], chosen: Sequence[int], target: Any) -> None:
-        cut = self.host._cut(tiles)
-        lines = [self._line(self.host._place[tile.block.name]) for tile in tiles]
-        numbers, owner = np.array(chosen), cut.owner
-        jobs = np.repeat(cut.jobs[:, None], len(numbers), axis=1)  # piece by piece: θ is read from memory once for all
-        jobs["target"] += address(target) + np.arange(len(numbers)) * cut.bytes
-        jobs["terms"] = np.array([line.address for line in lines])[owner, None]
-        jobs["terms"] += numbers * (self._most * TERM.itemsize)
-        jobs["count"] = np.array([line.counts[numbers] for line in lines])[owner]
-        if all(line.all_fused for line in lines):
-            self.host._run(jobs.reshape(-1))
-            return
-        fused = np.array([line.fused[numbers] for line in lines])
-        self.host._run(jobs[fused[owner]])
+        cut, n = self.fused._cut(tiles), len(self.directions)
+        parts = [self._sums(self.fused._place[tile.block.name]) for tile in tiles]
+        sums = parts[0] if len(parts) == 1 else Sums.stacked(parts)
+        jobs = cut.jobs(n, tuple(chosen))
+        fused = sums.fused.reshape(len(tiles), n)[:, list(chosen)]
+        if not fused.all():
+            jobs = Jobs(jobs.rows[sums.fused[jobs.rows["line"]]])
+        self.fused.kernels.run(jobs, sums, base=address(target))
         for k, i in np.argwhere(~fused):
             super().write([tiles[k]], [chosen[i]], [target[i][cut.begins[k] : cut.begins[k] + tiles[k].size]])
 
-    def _line(self, place: int) -> "_Lines":
-        """The terms of every direction on one block."""
+    def _sums(self, place: int) -> Sums:
+        """The terms on one block, a line for each direction."""
         if place not in self._lines:
-            block, made = self.host.blocks[place], _Lines(len(self.directions), self._most)
+            block = self.fused.blocks[place]
+            made = self._lines[place] = Sums(len(self.directions), self._most)
             for number, terms in enumerate(self._terms):
                 for part, drawn, c in terms:
                     if part is None or block in part:
                         made.add(number, *drawn.at(place), c)
-            self._lines[place] = made
-            made.all_fused = bool(made.fused.all())
         return self._lines[place]
 
 
 class _Cut:
-    """Some tiles cut into jobs that write them one after the other.
+    """Some tiles cut into pieces that are written one after the other.
 
     Attributes:
-        jobs: their targets numbered from 0, without terms.
-        owner: for each job, the number of its tile.
         begins: for each tile, the entries before it.
-        bytes: of all tiles.
     """
 
-    def __init__(self, space: HostSpace, tiles: Sequence[Tile]) -> None:
+    def __init__(self, space: FusedSpace, tiles: Sequence[Tile]) -> None:
         block = tiles[0].block
         width = np.array([tile.block.size // tile.block.shape[0] for tile in tiles])
         start, stop = (np.array([getattr(tile, end) for tile in tiles]) * width for end in ("start", "stop"))
         pieces = -(-(stop - start) // PIECE)
         self.begins = np.cumsum(stop - start) - (stop - start)
-        self.bytes = int((stop - start).sum()) * block.array.itemsize
-        self.owner = np.repeat(np.arange(len(tiles)), pieces)
-        first = start[self.owner] + (np.arange(len(self.owner)) - (np.cumsum(pieces) - pieces)[self.owner]) * PIECE
-        self.jobs = np.zeros(len(self.owner), JOB)
-        self.jobs["source"] = np.array([address(space._theta_of(tile.block)) for tile in tiles])[self.owner]
-        self.jobs["target"] = (self.begins - start)[self.owner] * block.array.itemsize
-        self.jobs["start"], self.jobs["stop"] = first, np.minimum(first + PIECE, stop[self.owner])
-        self.jobs["dtype"], self.jobs["keep"] = _formed(space, block), 1.0
+        self._bytes = int((stop - start).sum()) * block.array.itemsize
+        owner = np.repeat(np.arange(len(tiles)), pieces)
+        first = start[owner] + (np.arange(len(owner)) - (np.cumsum(pieces) - pieces)[owner]) * PIECE
+        self._pieces = np.zeros(len(owner), JOB)
+        self._pieces["source"] = np.array([address(space._theta_of(tile.block)) for tile in tiles])[owner]
+        self._pieces["target"] = (self.begins - start)[owner] * block.array.itemsize
+        self._pieces["start"], self._pieces["stop"] = first, np.minimum(first + PIECE, stop[owner])
+        self._pieces["line"], self._pieces["dtype"] = owner, _formed(space, block)
+        self._jobs: dict[tuple[int, ...], Jobs] = {}
+
+    def jobs(self, points: int, chosen: tuple[int, ...]) -> Jobs:
+        """Those that write some of so many points, each behind the other; lines are counted tile by tile."""
+        name = (points, *chosen)
+        if name not in self._jobs:
+            numbers = np.array(chosen)
+            rows = np.repeat(self._pieces[:, None], len(numbers), axis=1)  # θ is read from memory once for all
+            rows["target"] += np.arange(len(numbers)) * self._bytes
+            rows["line"] = rows["line"] * points + numbers
+            self._jobs[name] = Jobs(rows.reshape(-1))
+        return self._jobs[name]
 
 
-class _Lines:
-    """Terms of one block, a line for each of several directions.
-
-    Attributes:
-        terms: (directions, most terms of one).
-        address: where they begin.
-        counts: terms of each line.
-        fused: whether the kernels can draw all of a line.
-        all_fused: whether they can draw all lines.
-    """
-
-    def __init__(self, directions: int, most: int) -> None:
-        self.terms = np.zeros((directions, most), TERM)
-        self.address = address(self.terms)
-        self.counts = np.zeros(directions, np.int32)
-        self.fused = np.ones(directions, bool)
-        self.all_fused = False
-
-    def add(self, number: int, term: Any, is_fused: bool, c: float) -> None:
-        """One more term."""
-        place = self.counts[number]
-        self.terms[number, place] = term
-        self.terms["coefficient"][number, place] = c
-        self.fused[number] &= is_fused
-        self.counts[number] += 1
-
-
-def _jobs(space: HostSpace, block: Block, start: int, stop: int) -> np.ndarray:
-    """Jobs over entries `start` to `stop` of θ on a block, in place, without terms."""
+def _jobs(space: FusedSpace, block: Block, start: int, stop: int) -> np.ndarray:
+    """Jobs over entries `start` to `stop` of θ on a block, in place, for the first line."""
     starts = np.arange(start, stop, ENTRIES)
     jobs = np.zeros(len(starts), JOB)
     jobs["source"] = jobs["target"] = address(space._theta_of(block))
@@ -340,12 +325,7 @@ def _jobs(space: HostSpace, block: Block, start: int, stop: int) -> np.ndarray:
     return jobs
 
 
-def _aim(jobs: np.ndarray, block: Block, space: HostSpace, target: Any) -> None:
-    """Have jobs on a block write to an array of the block's dtype beside it."""
-    jobs["target"], jobs["dtype"] = address(target), _formed(space, block)
-
-
-def _formed(space: HostSpace, block: Block) -> int:
+def _formed(space: FusedSpace, block: Block) -> int:
     """How the kernels call the way from θ on a block to an array of the block's dtype."""
     return FROM_FLOAT32[block.dtype] if block.name in space._masters else DTYPES[block.dtype]
 
@@ -357,7 +337,7 @@ class _Drawn:
         held: the arrays that terms point to.
     """
 
-    def __init__(self, space: HostSpace, draw: Draw) -> None:
+    def __init__(self, space: FusedSpace, draw: Draw) -> None:
         self.held: list[Any] = []
         self._space, self._draw = space, draw
         self._terms = np.zeros(len(space.blocks), TERM)
@@ -385,7 +365,7 @@ class _Drawn:
         """Memory of the factors."""
         return sum(int(array.nbytes) for array in self.held)
 
-    def _term(self, space: HostSpace, draw: Draw, tile: Tile) -> tuple[Any, ...] | None:
+    def _term(self, space: FusedSpace, draw: Draw, tile: Tile) -> tuple[Any, ...] | None:
         sampler, key = draw.sampler, draw.key
         scale = _scale(draw, tile.block)
         if scale is None:

@@ -1,0 +1,123 @@
+"""What the fused kernels are told: jobs over stretches of weights, and the terms that they add up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from zoplat.sampler import Stream
+
+TERM = np.dtype(
+    [
+        ("kind", np.int32),
+        ("rank", np.int32),
+        ("key0", np.uint32),
+        ("key1", np.uint32),
+        ("coefficient", np.float32),
+        ("columns", np.int32),
+        ("u", np.int64),
+        ("v", np.int64),
+        ("scale", np.int64),
+        ("by_root", np.int64),
+    ]
+)
+"""`Term` of kernels.c."""
+
+JOB = np.dtype(
+    [
+        ("source", np.int64),
+        ("target", np.int64),
+        ("start", np.int64),
+        ("stop", np.int64),
+        ("line", np.int32),
+        ("dtype", np.int32),
+    ]
+)
+"""`Job` of kernels.c."""
+
+KINDS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5}
+DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
+SUM = 5
+"""In the place of a dtype: the terms alone, in float32."""
+
+
+class Jobs:
+    """Jobs that come again, pass after pass.
+
+    Attributes:
+        rows: of `JOB`.
+        copy: what kernels have made of them for their device.
+    """
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+        self.copy: Any = None
+
+
+class Sums:
+    """Terms that are added up: a line for each block, or for each of several points of one.
+
+    Attributes:
+        terms: (lines, most) of `TERM`.
+        counts: terms of each line.
+        fused: for each line, whether the kernels can draw all of it.
+        held: whoever has the arrays that terms point to.
+        copy: what kernels have made of them for their device.
+    """
+
+    def __init__(self, lines: int, most: int) -> None:
+        self.terms = np.zeros((lines, most), TERM)
+        self.counts = np.zeros(lines, np.int32)
+        self.fused = np.ones(lines, bool)
+        self.held: list[Any] = []
+        self.copy: Any = None
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Sums]) -> Sums:
+        """The lines of several one after the other."""
+        made = cls(0, 0)
+        made.terms = np.concatenate([part.terms for part in parts])
+        made.counts = np.concatenate([part.counts for part in parts])
+        made.fused = np.concatenate([part.fused for part in parts])
+        return made
+
+    def add(self, lines: Any, terms: Any, are_fused: Any, c: float) -> None:
+        """One more term on some lines."""
+        places = self.counts[lines]
+        self.terms[lines, places] = terms
+        self.terms["coefficient"][lines, places] = c
+        self.fused[lines] &= are_fused
+        self.counts[lines] += 1
+
+
+class Kernels(ABC):
+    """Whoever draws, scales and adds in registers, on the arrays of one kind of device."""
+
+    @abstractmethod
+    def run(
+        self,
+        jobs: Jobs,
+        sums: Sums,
+        keep: float = 1.0,
+        base: int = 0,
+        by_chance: bool = False,
+        which: slice | None = None,
+    ) -> None:
+        """Target ← keep·source + the sum of a job's line.
+
+        Args:
+            jobs: to be done in any order.
+            sums: their lines.
+            keep: factor of what is there.
+            base: address from which targets are counted.
+            by_chance: whether 16-bit weights are rounded by the stream of the term after the last of a line.
+            which: some jobs of one dtype that follow one another; all when None.
+        """
+
+    @abstractmethod
+    def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
+        """Write numbers `first` to `first` + `count` of a stream, float32, to an address."""
