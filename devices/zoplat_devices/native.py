@@ -42,11 +42,17 @@ class Call(ctypes.Structure):
 
 
 class NativeKernels(Kernels):
-    """Those of the processor; all cores share the jobs of one call."""
+    """Those of the processor; several threads share the jobs of one call.
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    Args:
+        library: of the kernels.
+        threads: how many; as many as the process has cores when 0.
+    """
+
+    def __init__(self, library: ctypes.CDLL, threads: int = 0) -> None:
         self.library = library
-        self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._threads = threads or cores
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="zoplat")
 
     def run(
@@ -72,10 +78,10 @@ class NativeKernels(Kernels):
         self.library.zoplat_numbers(out, KINDS[law], *stream, first, count)
 
 
-def kernels() -> NativeKernels | None:
+def kernels(threads: int = 0) -> NativeKernels | None:
     """Those of `library`, or None likewise."""
     found = library()
-    return NativeKernels(found) if found else None
+    return NativeKernels(found, threads) if found else None
 
 
 @cache

@@ -360,6 +360,8 @@ def _space(
 
 def _kernels(kind: str) -> Kernels | None:
     """Those that move weights on a kind of device, if there are any."""
+    import torch
+
     from zoplat_devices import gpu, native
 
     found: Kernels | None = None
@@ -369,7 +371,7 @@ def _kernels(kind: str) -> Kernels | None:
         except gpu.Broken as problem:
             _say(f"{problem} The processor makes the random numbers, the same but slowly")
     elif kind == "cpu":
-        found = native.kernels()
+        found = native.kernels(torch.get_num_threads())
         if found is None:
             _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
     return found

@@ -62,7 +62,7 @@ def test_scores_are_those_of_plain_transformers_on_fifty_rows(session: Any, name
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_evaluated_and_trained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = ["--task", name, "--data", str(DATA / name), "--limit", "8", "--batch-size", "4", "--json"]
+    flags = ["--task", name, "--data", str(DATA / name), "--limit", "4", "--batch-size", "2", "--json"]
     done = CliRunner().invoke(main, ["eval", *flags])
     assert done.exit_code == 0, done.output
     assert 0 <= json.loads(done.stdout)["score"] <= 1
