@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 from zoplat.blocks import Block, Part
 from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
+from zoplat.sampler import Sampler
 from zoplat.space import ParameterSpace
 
 Loss = Literal["options", "tokens"]
@@ -146,7 +147,7 @@ class Session(ABC):
 
     Attributes:
         space: its trainable weights.
-        road: how several losses that are asked together are found: "walk", "batch" or "stream".
+        road: how several losses that are asked together are found unless more is known: "walk", "batch" or "stream".
         head: what the model makes of a text.
         facts: model, dtype, restore, trainable_parameters, model_bytes, versions, threads, …: plain values.
         ledger: bytes by owner of what the session itself holds, such as its weights.
@@ -156,6 +157,10 @@ class Session(ABC):
     road: str = "walk"
     head: Head = "causal"
     facts: dict[str, Any]
+
+    def road_along(self, law: Sampler | None, tokens: float) -> str:
+        """The road for directions of a law and batches of about so many tokens."""
+        return self.road
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Row]:

@@ -152,7 +152,7 @@ def replay(directory: RunDirectory, to: Path | None) -> dict[str, Any]:
         check_writable(to, "--to")
     session = config.device.open(_spec(config))
     _check_start(journal, session, directory)
-    learner = Learner(config, session)
+    learner = Learner(config, session, road=journal.header["road"])
     for record in journal.steps:
         learner.replay(record)
     session.space.settle()
@@ -186,7 +186,7 @@ class _Run:
     def to_the_end(self) -> Result:
         self.observer.opened(self.config, self.session, self.directory.path)
         self._measure_inference()
-        self.learner = Learner(self.config, self.session, self.objective)
+        self.learner = Learner(self.config, self.session, self.objective, road=self._road())
         journal = self._resumed()
         before = {split: self._baseline(split) for split in ("dev", "test")}
         try:
@@ -201,6 +201,14 @@ class _Run:
         summary = self._summary(before, after)
         self.directory.write_summary(summary)
         return Result(summary, self.directory.path)
+
+    def _road(self) -> str:
+        """That of the journal, or else what the session thinks best for this law and these rows."""
+        if journal := _journal(self.directory):
+            return str(journal.header["road"])
+        rows = self.rows["train"]
+        tokens = self.config.read_at_once * sum(row.length for row in rows) / len(rows)
+        return self.session.road_along(law_of(self.config.estimator), tokens)
 
     def _resumed(self) -> JournalWriter:
         """Bring θ to where the journal ends, by checkpoint and replay; begin a journal where there is none."""

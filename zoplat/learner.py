@@ -105,6 +105,8 @@ class Learner:
         session: has θ.
         objective: what training descends.
         progress: how far it is.
+        road: how losses that are asked together are found: what a journal says, or the session's usual one when empty;
+            texts and scores only by walking.
         reason: why the last step that was skipped was.
     """
 
@@ -112,12 +114,14 @@ class Learner:
     session: Session
     objective: Objective = Objective()
     progress: Progress = field(default_factory=Progress)
+    road: str = ""
     reason: str = ""
 
     def __post_init__(self) -> None:
         space, estimator = self.session.space, self.config.estimator
         self.states = {"estimator": estimator.init(space), "rule": estimator.rule.init(space)}
         self.seed = derived_seed(self.config.seed, "noise")
+        self.road = "walk" if self.config.is_judged else self.road or self.session.road
 
     def replay(self, record: StepRecord) -> None:
         """The step of a journal, without its forward passes."""
@@ -134,11 +138,6 @@ class Learner:
         oracle = Oracle(*self._place(), Lesson(self, batches, profiler))
         self._apply(oracle)
         return StepRecord(oracle.step, oracle.answers, self.config.estimator.rule.rate(oracle), oracle.loss)
-
-    @property
-    def road(self) -> str:
-        """How losses that are asked together are found; texts and scores only by walking."""
-        return "walk" if self.config.is_judged else self.session.road
 
     def settles(self) -> bool:
         """Whether weights are read after the step just made: rounding depends on it, so it is a matter of config."""

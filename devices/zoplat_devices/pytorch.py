@@ -8,25 +8,28 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zoplat.blocks import Block, Part
+from zoplat.blocks import Block, Part, Tile
 from zoplat.device import Device, Example, Head, MemoryReading, ModelSpec, Row, Session
-from zoplat.direction import Direction
+from zoplat.direction import Direction, Key
 from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
 from zoplat.rounding import Rounding
-from zoplat.sampler import Noise, Stream
+from zoplat.sampler import Noise, Sampler, Stream
 from zoplat.space import ParameterSpace, Restore
 from zoplat_devices.memory import HostMemory
 
 if TYPE_CHECKING:
     from zoplat_devices.models import Loaded
     from zoplat_devices.tables import Kernels
+
+FEW = 128
+"""Tokens of a batch up to which low-rank side terms cost less than passes over all weights."""
 
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
 
@@ -43,7 +46,8 @@ class PyTorch(Device):
             add up; "master", from a float32 copy of what is trained. The latter two need exact restore; "auto" is
             stochastic where restore is exact.
         road: how several losses that are asked together are found: "walk" from point to point; "batch", by one
-            forward pass over as many copies of the batch; "auto" takes the latter for adapters. "stream" keeps the
+            forward pass over as many copies of the batch; "auto" takes the latter for adapters, and for low-rank
+            directions on batches of up to 128 tokens. "stream" keeps the
             weights in files and goes layer by layer, for models larger than memory; on the processor only.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
@@ -169,7 +173,10 @@ class PyTorchSession(Session):
         self.streaming = None
         if streamed and self.probes:
             self.streaming = Streaming(self.model, self.space, self.scorer, self.probes)
-        self.road = self._usual_road(spec) if device.road == "auto" else device.road
+        self.may_choose = device.road == "auto" and self.head != "seq2seq"
+        self.road: str = "walk" if device.road == "auto" else device.road
+        if self.may_choose and spec.tune.name in ADAPTERS and self.can_batch:
+            self.road = "batch"
         self.facts = {
             "device": device.kind,
             "model": loaded.name,
@@ -200,15 +207,25 @@ class PyTorchSession(Session):
 
         return mapped(shape, getattr(self.torch, dtype))
 
-    def _usual_road(self, spec: ModelSpec) -> Literal["walk", "batch"]:
-        """By batches where all that is trained is small beside the model, if the model's uses of it can be followed."""
-        if spec.tune.name not in ADAPTERS or self.head == "seq2seq":
-            return "walk"
+    @cached_property
+    def can_batch(self) -> bool:
+        """Whether all uses of what is trained can be followed, by a trial on a small batch."""
         try:
             self.stacked.check(self.encode([Example("It was", (" good", " bad"), 0, suffix=" .")]))
         except ZoplatError:
-            return "walk"
-        return "batch"
+            return False
+        return True
+
+    def road_along(self, law: Sampler | None, tokens: float) -> str:
+        """Also by batches where directions have factors and rows are few: then moving the weights costs more.
+
+        Adapters go by batches whatever is asked. Figures are in docs/explanation/roads.md.
+        """
+        matrices = [block for block in self.space.blocks if len(block.shape) == 2 and block.dtype == "float32"]
+        if not (self.may_choose and self.target.type == "cpu" and law and matrices and tokens <= FEW):
+            return self.road
+        factors = law.factors(Tile(matrices[0], 0, 1), Key(0, 0, 0), self.space.noise)
+        return "batch" if factors is not None and self.can_batch else self.road
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         return self.encoder.encode(examples)

@@ -323,3 +323,30 @@ def test_batches_are_the_usual_road_where_adapters_can_be_followed(
     spec = ModelSpec(str(checkpoint(kind)), Tuning(tune), "float32", 0)
     assert PyTorch().open(spec).road == road
     assert PyTorch(road="walk").open(spec).road == "walk"
+
+
+@pytest.mark.parametrize(
+    ("law", "tokens", "device", "dtype", "road"),
+    [
+        (LowRank(), 128, {}, "float32", "batch"),
+        (LowRank(), 129, {}, "float32", "walk"),
+        (LowRank(), 32, {"road": "walk"}, "float32", "walk"),
+        (LowRank(), 32, {}, "bfloat16", "walk"),
+        (Gaussian(), 32, {}, "float32", "walk"),
+        (None, 32, {}, "float32", "walk"),
+    ],
+)
+def test_low_rank_directions_go_by_batches_where_rows_are_few(
+    checkpoint: Make, law: Any, tokens: float, device: dict[str, Any], dtype: str, road: str
+) -> None:
+    session = PyTorch(**device).open(ModelSpec(str(checkpoint("llama")), Tuning("full"), dtype, 0))
+    assert session.road_along(law, tokens) == road
+
+
+def test_the_road_of_the_first_steps_is_that_of_the_rest(checkpoint: Make, tmp_path: Path) -> None:
+    """Rows decide about the road of a run, and a replay or another day may not see them."""
+    given = ("--model", checkpoint("llama"), "--tune", "full", "--batch-size", 1, "--limit", 4, "--evaluate-every", 2)
+    told = command("run", *given, "--estimator", "lozo", "--lr", 1e-3, "--steps", 4, "--out", tmp_path / "run")
+    header = json.loads((tmp_path / "run" / "journal.jsonl").read_text().partition("\n")[0])
+    assert header["road"] == "batch"
+    assert command("replay", tmp_path / "run")["weights_digest"] == told["weights_digest"]
