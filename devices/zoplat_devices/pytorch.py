@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from zoplat_devices.models import Loaded
     from zoplat_devices.tables import Kernels
 
+COMPILER = "inductor"
+"""Of torch.compile."""
+
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
 
 
@@ -46,6 +49,8 @@ class PyTorch(Device):
             forward pass over as many copies of the batch; "auto" takes the latter for adapters.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
+        compile: whether torch.compile makes the forward pass; for in-place restore, walking.
+        graphs: whether CUDA records the forward pass of each shape of batch and plays it again; likewise.
     """
 
     answers: ClassVar[frozenset[str]] = frozenset(
@@ -58,6 +63,8 @@ class PyTorch(Device):
     road: Literal["auto", "walk", "batch"] = "auto"
     threads: int = 0
     tf32: bool = False
+    compile: bool = False
+    graphs: bool = False
 
     @property
     def summary(self) -> str:
@@ -80,7 +87,24 @@ class PyTorch(Device):
         return None if present else f"torch {torch.__version__} finds no '{self.kind}' here. Use --device cpu."
 
     def open(self, spec: ModelSpec) -> PyTorchSession:
+        self._check_forward()
         return PyTorchSession(self, spec)
+
+    def _check_forward(self) -> None:
+        """Raise ZoplatError where a forward pass can't be made as it is asked for."""
+        if self.graphs and self.kind != "cuda":
+            raise ZoplatError(
+                f"-o device.graphs=true records CUDA graphs, and device '{self.kind}' has none. Leave it out, or use "
+                "--device cuda."
+            )
+        if self.graphs and self.compile:
+            raise ZoplatError(
+                "-o device.graphs=true and -o device.compile=true don't go together. Leave one of them out."
+            )
+        if (asked := _fixed_pass(self)) and self.road == "batch":
+            raise ZoplatError(
+                f"{asked} can't follow the batched road, which changes what layers do. Use -o device.road=walk."
+            )
 
 
 class PyTorchSession(Session):
@@ -123,6 +147,11 @@ class PyTorchSession(Session):
         restore: Restore = "exact" if narrow else "in-place"
         if device.restore != "auto":
             restore = device.restore
+        if (asked := _fixed_pass(device)) and restore == "exact":
+            raise ZoplatError(
+                f"{asked} can't see weights that are formed while a layer runs, as restore=exact does, which is usual "
+                f"for {kinds[0]} weights. Use -o device.restore=in-place."
+            )
         rounding: Rounding = "stochastic" if narrow and restore == "exact" else "nearest"
         if device.rounding != "auto":
             rounding = device.rounding
@@ -137,10 +166,13 @@ class PyTorchSession(Session):
         self.encoder = Encoder(loaded.tokenizer, limit, self.head, start, config.num_labels)
         left = self.head == "causal" or (self.head == "classifier" and reads_on(config))
         self.scorer = Scorer(self.model, self.target, self.head, _pad(loaded), left)
+        self._prepare_forward(device)
         self.writer = Writer(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self.stacked = Branches(self.model, self.space, self.scorer)
-        self.road = self._usual_road(spec) if device.road == "auto" else device.road
+        self.road = device.road
+        if device.road == "auto":
+            self.road = "walk" if _fixed_pass(device) else self._usual_road(spec)
         self.facts = {
             "device": device.kind,
             "model": loaded.name,
@@ -151,6 +183,8 @@ class PyTorchSession(Session):
             "trainable_dtype": ", ".join(kinds),
             "restore": restore,
             "rounding": rounding,
+            "compile": device.compile,
+            "graphs": device.graphs,
             "trainable_parameters": self.space.size,
             "model_bytes": _bytes(self.model),
             "threads": torch.get_num_threads(),
@@ -168,6 +202,15 @@ class PyTorchSession(Session):
     def mapped(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A tensor of the host in a file without a name."""
         return self.torch.from_numpy(mapped(shape, dtype))
+
+    def _prepare_forward(self, device: PyTorch) -> None:
+        """Compile or record what finds the loss, if that is asked for."""
+        if device.compile:
+            self.scorer.run = self.torch.compile(self.scorer.run, backend=COMPILER)
+        if device.graphs:
+            from zoplat_devices.graphs import CudaRecorder, Graphs
+
+            self.scorer.mean = Graphs(self.scorer.mean, CudaRecorder())
 
     def _usual_road(self, spec: ModelSpec) -> Literal["walk", "batch"]:
         """By batches where all that is trained is small beside the model, if the model's uses of it can be followed."""
@@ -198,6 +241,10 @@ class PyTorchSession(Session):
         return self.derivatives.backward(part, recompute, lambda: self.scorer.mean_loss(rows))
 
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
+        with self.scorer.plainly():
+            return self._input_norms(rows)
+
+    def _input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         if self.head == "causal":
             return self.derivatives.input_norms(self.scorer.present(rows), lambda: self.scorer.loss(rows))
         if self.head == "seq2seq":
@@ -330,6 +377,11 @@ def _kernels(kind: str) -> Kernels | None:
         if found is None:
             _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
     return found
+
+
+def _fixed_pass(device: PyTorch) -> str:
+    """The setting that has the forward pass made beforehand; empty where none does."""
+    return "-o device.compile=true" if device.compile else "-o device.graphs=true" if device.graphs else ""
 
 
 def _say(text: str) -> None:
