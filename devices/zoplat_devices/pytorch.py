@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 FEW = 128
 """Tokens of a batch up to which low-rank side terms cost less than passes over all weights."""
 
+COMPILER = "inductor"
+"""Of torch.compile."""
+
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
 
 
@@ -51,6 +54,8 @@ class PyTorch(Device):
             weights in files and goes layer by layer, for models larger than memory; on the processor only.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
+        compile: whether torch.compile makes the forward pass; for in-place restore, walking.
+        graphs: whether CUDA records the forward pass of each shape of batch and plays it again; likewise.
     """
 
     answers: ClassVar[frozenset[str]] = frozenset(
@@ -63,6 +68,8 @@ class PyTorch(Device):
     road: Literal["auto", "walk", "batch", "stream"] = "auto"
     threads: int = 0
     tf32: bool = False
+    compile: bool = False
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.road == "stream" and self.kind != "cpu":
@@ -98,7 +105,24 @@ class PyTorch(Device):
         return None if present else f"torch {torch.__version__} finds no '{self.kind}' here. Use --device cpu."
 
     def open(self, spec: ModelSpec) -> PyTorchSession:
+        self._check_forward()
         return PyTorchSession(self, spec)
+
+    def _check_forward(self) -> None:
+        """Raise ZoplatError where a forward pass can't be made as it is asked for."""
+        if self.graphs and self.kind != "cuda":
+            raise ZoplatError(
+                f"-o device.graphs=true records CUDA graphs, and device '{self.kind}' has none. Leave it out, or use "
+                "--device cuda."
+            )
+        if self.graphs and self.compile:
+            raise ZoplatError(
+                "-o device.graphs=true and -o device.compile=true don't go together. Leave one of them out."
+            )
+        if (asked := _fixed_pass(self)) and self.road in ("batch", "stream"):
+            raise ZoplatError(
+                f"{asked} can't follow road={self.road}, which changes what layers do. Use -o device.road=walk."
+            )
 
 
 class PyTorchSession(Session):
@@ -152,6 +176,11 @@ class PyTorchSession(Session):
         restore: Restore = "exact" if streamed or narrow else "in-place"
         if device.restore != "auto":
             restore = device.restore
+        if (asked := _fixed_pass(device)) and restore == "exact":
+            raise ZoplatError(
+                f"{asked} can't see weights that are formed while a layer runs, as restore=exact does, which is usual "
+                f"for {kinds[0]} weights. Use -o device.restore=in-place."
+            )
         rounding: Rounding = "stochastic" if narrow and restore == "exact" else "nearest"
         if device.rounding != "auto":
             rounding = device.rounding
@@ -167,13 +196,14 @@ class PyTorchSession(Session):
         self.encoder = Encoder(loaded.tokenizer, limit, self.head, start, config.num_labels)
         left = self.head == "causal" or (self.head == "classifier" and reads_on(config))
         self.scorer = Scorer(self.model, self.target, self.head, _pad(loaded), left)
+        self._prepare_forward(device)
         self.writer = Writer(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self.stacked = Branches(self.model, self.space, self.scorer)
         self.streaming = None
         if streamed and self.probes:
             self.streaming = Streaming(self.model, self.space, self.scorer, self.probes)
-        self.may_choose = device.road == "auto" and self.head != "seq2seq"
+        self.may_choose = device.road == "auto" and self.head != "seq2seq" and not _fixed_pass(device)
         self.road: str = "walk" if device.road == "auto" else device.road
         if self.may_choose and spec.tune.name in ADAPTERS and self.can_batch:
             self.road = "batch"
@@ -187,6 +217,8 @@ class PyTorchSession(Session):
             "trainable_dtype": ", ".join(kinds),
             "restore": restore,
             "rounding": rounding,
+            "compile": device.compile,
+            "graphs": device.graphs,
             "trainable_parameters": self.space.size,
             "model_bytes": _bytes(self.model),
             "threads": torch.get_num_threads(),
@@ -206,6 +238,15 @@ class PyTorchSession(Session):
         from zoplat_devices.mapped import mapped
 
         return mapped(shape, getattr(self.torch, dtype))
+
+    def _prepare_forward(self, device: PyTorch) -> None:
+        """Compile or record what finds the loss, if that is asked for."""
+        if device.compile:
+            self.scorer.run = self.torch.compile(self.scorer.run, backend=COMPILER)
+        if device.graphs:
+            from zoplat_devices.graphs import CudaRecorder, Graphs
+
+            self.scorer.mean = Graphs(self.scorer.mean, CudaRecorder())
 
     @cached_property
     def can_batch(self) -> bool:
@@ -248,6 +289,10 @@ class PyTorchSession(Session):
         return self.derivatives.backward(part, recompute, lambda: self.scorer.mean_loss(rows))
 
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
+        with self.scorer.plainly():
+            return self._input_norms(rows)
+
+    def _input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         if self.head == "causal":
             return self.derivatives.input_norms(self.scorer.present(rows), lambda: self.scorer.loss(rows))
         if self.head == "seq2seq":
@@ -392,6 +437,11 @@ def _kernels(kind: str) -> Kernels | None:
         if found is None:
             _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
     return found
+
+
+def _fixed_pass(device: PyTorch) -> str:
+    """The setting that has the forward pass made beforehand; empty where none does."""
+    return "-o device.compile=true" if device.compile else "-o device.graphs=true" if device.graphs else ""
 
 
 def _say(text: str) -> None:

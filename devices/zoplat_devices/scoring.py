@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,9 @@ class Batch:
         masks: position of the mask in each sequence of a masked model.
         owner: row of each sequence of a decoder; None where each row has one.
         labels: index of the right option of each row.
+        rows: how many.
+        weight: what they count for together.
+        by_tokens: whether the loss is that of all tokens of the right options.
     """
 
     inputs: dict[str, Any]
@@ -46,6 +50,9 @@ class Batch:
     masks: Any = None
     owner: Any = None
     labels: Any = None
+    rows: int = 0
+    weight: int = 0
+    by_tokens: bool = False
 
 
 class Scorer:
@@ -70,6 +77,8 @@ class Scorer:
         self.left = left
         inner = base(model)
         self.accepts = set(inspect.signature(inner.forward).parameters)
+        self.run: Callable[..., Any] = virtual.run
+        self.mean: Callable[[Batch], Any] = self._mean
         self._last: tuple[list[Row], bool, Batch] | None = None
         self._here = threading.local()  # several passes may be under way, each in a thread of its own
         words = inner.get_output_embeddings() if head != "classifier" else None
@@ -79,16 +88,27 @@ class Scorer:
     def loss(self, rows: Sequence[Row]) -> Any:
         """Mean loss of a batch, found in float32: a float, or on CUDA a tensor that waits to be one."""
         with self.torch.inference_mode():
-            loss = self.mean_loss(rows)
+            loss = self.mean(self._for_loss(rows))
             return loss.double() if loss.is_cuda else float(loss)
 
     def mean_loss(self, rows: Sequence[Row]) -> Any:
         """The same as a tensor, under whatever mode of differentiation the caller has set."""
-        return self._each(rows).sum() / sum(row.weight for row in rows)
+        with self.plainly():
+            return self._mean(self._for_loss(rows))
+
+    @contextmanager
+    def plainly(self) -> Iterator[None]:
+        """The model runs as it is, neither compiled nor recorded: its hooks are heard, its derivatives known."""
+        before = self.run, self.mean
+        self.run, self.mean = virtual.run, self._mean
+        try:
+            yield
+        finally:
+            self.run, self.mean = before
 
     def losses(self, rows: Sequence[Row], copies: int) -> list[float]:
         """Mean loss of each of several copies of a batch, stacked one after the other."""
-        each = self._each([*rows] * copies).view(copies, -1).sum(dim=1) / sum(row.weight for row in rows)
+        each = self._each(self._for_loss([*rows] * copies)).view(copies, -1).sum(dim=1) / sum(r.weight for r in rows)
         return [float(loss) for loss in each.tolist()]
 
     def sequences(self, rows: Sequence[Row]) -> int:
@@ -108,26 +128,29 @@ class Scorer:
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         """Score of every option of each row, float32."""
         with self.torch.inference_mode():
-            told = self._scores(rows).tolist()
+            told = self._scores(self._batch(rows, False)).tolist()
         return [scores[: len(row.example.options)] for row, scores in zip(rows, told, strict=True)]
 
-    def _each(self, rows: Sequence[Row]) -> Any:
+    def _for_loss(self, rows: Sequence[Row]) -> Batch:
+        return self._batch(rows, self.head != "classifier" and rows[0].example.loss == "tokens")
+
+    def _mean(self, batch: Batch) -> Any:
+        return self._each(batch).sum() / batch.weight
+
+    def _each(self, batch: Batch) -> Any:
         """What each row adds to the loss: its cross-entropy, or that of all tokens of its right option."""
-        if self.head != "classifier" and rows[0].example.loss == "tokens":
-            batch = self._batch(rows, True)
-            return self.torch.zeros(len(rows), device=self.device).index_add(
+        if batch.by_tokens:
+            return self.torch.zeros(batch.rows, device=self.device).index_add(
                 0, self.torch.div(batch.slot, batch.options, rounding_mode="floor"), -self._taken(batch)
             )
-        labels = self._batch(rows, False).labels
-        return self.torch.nn.functional.cross_entropy(self._scores(rows), labels, reduction="none")
+        return self.torch.nn.functional.cross_entropy(self._scores(batch), batch.labels, reduction="none")
 
-    def _scores(self, rows: Sequence[Row]) -> Any:
+    def _scores(self, batch: Batch) -> Any:
         """(rows, options), −∞ past the options of a row."""
-        batch = self._batch(rows, False)
         if self.head == "classifier":
-            return virtual.run(self.model, batch.inputs).logits.float()
-        flat = self.torch.zeros(len(rows) * batch.options, device=self.device)
-        scores = flat.index_add(0, batch.slot, self._taken(batch) * batch.share).view(len(rows), batch.options)
+            return self.run(self.model, batch.inputs).logits.float()
+        flat = self.torch.zeros(batch.rows * batch.options, device=self.device)
+        scores = flat.index_add(0, batch.slot, self._taken(batch) * batch.share).view(batch.rows, batch.options)
         return scores if batch.absent is None else scores.masked_fill(batch.absent, float("-inf"))
 
     def _taken(self, batch: Batch) -> Any:
@@ -135,7 +158,7 @@ class Scorer:
         torch = self.torch
         self._here.masks = batch.masks
         try:
-            logits = virtual.run(self.model, batch.inputs, batch.owner).logits
+            logits = self.run(self.model, batch.inputs, batch.owner).logits
         finally:
             self._here.masks = None
         logits = logits[:, -batch.keep :]
@@ -159,13 +182,19 @@ class Scorer:
 
         Those of the last batch are kept, for each is asked for several times.
         """
-        right = right and any(_right_only(row) for row in rows)
+        by_tokens, right = right, right and any(_right_only(row) for row in rows)
         last = self._last
-        same = last is not None and last[1] == right and len(last[0]) == len(rows)
+        same = last is not None and last[1] == by_tokens and len(last[0]) == len(rows)
         if last is None or not same or any(a is not b for a, b in zip(last[0], rows, strict=True)):
             with self.torch.inference_mode(False):
-                labels = self._tensor([row.example.label for row in rows])
-                self._last = last = ([*rows], right, replace(self._made(rows, right), labels=labels))
+                found = replace(
+                    self._made(rows, right),
+                    labels=self._tensor([row.example.label for row in rows]),
+                    rows=len(rows),
+                    weight=sum(row.weight for row in rows),
+                    by_tokens=by_tokens,
+                )
+                self._last = last = ([*rows], by_tokens, found)
         return last[2]
 
     def _made(self, rows: Sequence[Row], right: bool) -> Batch:

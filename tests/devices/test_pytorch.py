@@ -199,7 +199,7 @@ class TestOneStep:
     def test_losses_are_float32_in_every_precision(self, checkpoint: Make, dtype: str) -> None:
         session = opened(checkpoint(), dtype=dtype)
         rows = session.encode(EXAMPLES)
-        assert session.scorer._scores(rows).dtype == torch.float32
+        assert session.scorer._scores(session.scorer._batch(rows, False)).dtype == torch.float32
         assert isinstance(session.forward(rows), float)
         assert {str(p.dtype) for p in session.model.parameters()} == {f"torch.{dtype}"}
         full = opened(checkpoint())

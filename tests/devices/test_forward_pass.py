@@ -1,0 +1,116 @@
+"""Forward passes that are compiled or recorded: the losses of plain ones, also after weights were edited in place."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoplat import ZERO, Example, Key, ModelSpec, ZoplatError
+from zoplat.device import Tuning
+from zoplat_devices import pytorch
+from zoplat_devices.pytorch import PyTorch
+from zoplat_plugins.gaussian import Gaussian
+
+torch = pytest.importorskip("torch")
+
+Make = Callable[..., Path]
+OPTIONS = (" terrible", " great")
+EXAMPLES = [Example("the film was great . It was", OPTIONS, 1), Example("the food was terrible . It was", OPTIONS, 0)]
+OTHERS = [Example("a good day . It was", OPTIONS, 1), Example("a bad movie . It was", OPTIONS, 0)]
+
+
+def opened(folder: Path, kind: str = "cpu", tune: str = "full", dtype: str = "float32", **device: Any) -> Any:
+    return PyTorch(kind, **device).open(ModelSpec(str(folder), Tuning(tune), dtype, 7))
+
+
+def losses(session: Any) -> list[float]:
+    """At several points near θ, of batches of two shapes, each of them more than once."""
+    found = []
+    batches = [session.encode(examples) for examples in (EXAMPLES, OTHERS, EXAMPLES[::-1], EXAMPLES[:1])]
+    z = 0.1 * session.space.draw(Gaussian(), Key(0, 0, 0))
+    for direction in (ZERO, z, -z):
+        session.space.at(direction)
+        found += [float(session.forward(rows)) for rows in batches]
+    session.space.settle()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "roberta"])
+def test_a_compiled_pass_sees_weights_that_are_edited_in_place(
+    checkpoint: Make, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a backend that traces and compiles nothing; what is traced is what matters here."""
+    monkeypatch.setattr(pytorch, "COMPILER", "aot_eager")
+    plain, compiled = opened(checkpoint(kind)), opened(checkpoint(kind), compile=True)
+    assert compiled.facts["compile"]
+    torch._dynamo.utils.counters.clear()
+    assert losses(compiled) == pytest.approx(losses(plain), abs=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert len({round(loss, 4) for loss in losses(plain)[::4]}) == 3, "the three points differ"
+
+
+@pytest.mark.slow
+def test_a_compiled_adapter_walks_and_its_hooks_are_heard(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "COMPILER", "aot_eager")
+    plain, compiled = opened(checkpoint(), tune="lora"), opened(checkpoint(), tune="lora", compile=True)
+    assert (plain.road, compiled.road) == ("batch", "walk")
+    rows, same = plain.encode(EXAMPLES), compiled.encode(EXAMPLES)
+    assert compiled.forward(same) == pytest.approx(plain.forward(rows), abs=1e-5)
+    assert compiled.input_norms(same) == plain.input_norms(rows)
+    z = compiled.space.draw(Gaussian(), Key(0, 0, 0))
+    assert compiled.jvp(same, z) == plain.jvp(rows, z)
+
+
+REFUSED = [
+    ({"compile": True, "restore": "exact"}, "float32", "compile=true can't see .*-o device.restore=in-place"),
+    ({"compile": True}, "bfloat16", "usual for bfloat16 weights. Use -o device.restore=in-place"),
+    ({"compile": True, "road": "batch"}, "float32", "compile=true can.t follow road=batch.*-o device.road=walk"),
+    ({"graphs": True}, "float32", "device 'cpu' has none. Leave it out, or use --device cuda"),
+    ({"graphs": True, "compile": True, "kind": "cuda"}, "float32", "don't go together. Leave one of them out"),
+    ({"graphs": True, "road": "batch", "kind": "cuda"}, "float32", "graphs=true can.t follow road=batch"),
+]
+
+
+@pytest.mark.parametrize(("device", "dtype", "message"), REFUSED)
+def test_what_does_not_go_together_is_refused_with_a_way_out(
+    checkpoint: Make, device: dict[str, Any], dtype: str, message: str
+) -> None:
+    with pytest.raises(ZoplatError, match=message):
+        opened(checkpoint(dtype=dtype), dtype=dtype, **device)
+
+
+@pytest.mark.parametrize("kind", ["llama", "roberta", "t5"])
+def test_a_recording_is_fed_with_each_batch_of_its_shape_and_sees_edited_weights(checkpoint: Make, kind: str) -> None:
+    """With a recorder that plays by running again, on what the recording holds."""
+    from zoplat_devices.graphs import Graphs
+
+    runs: list[str] = []
+
+    def record(run: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
+        loss = run().clone()
+        runs.append("recorded")
+
+        def replay() -> None:
+            runs.append("played")
+            loss.copy_(run())
+
+        return loss, replay
+
+    plain, recorded = opened(checkpoint(kind)), opened(checkpoint(kind))
+    recorded.scorer.mean = Graphs(recorded.scorer.mean, record)
+    assert losses(recorded) == losses(plain)
+    shapes = runs.count("recorded")
+    assert 2 <= shapes <= 4
+    assert runs.count("played") == 12 - shapes, "the first of each shape is run as ever"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("setting", ["graphs", "compile"])
+@pytest.mark.parametrize("kind", ["llama", "roberta", "t5"])
+def test_recorded_and_compiled_passes_on_a_gpu_have_the_losses_of_plain_ones(
+    checkpoint: Make, gpu_kernels: Any, kind: str, setting: str
+) -> None:
+    plain, other = opened(checkpoint(kind), "cuda"), opened(checkpoint(kind), "cuda", **{setting: True})
+    assert losses(other) == pytest.approx(losses(plain), abs=1e-4)
