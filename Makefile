@@ -1,12 +1,13 @@
 # make run    the main job on the packaged model and data
 # make test   everything that CI checks
-# Both set up .venv themselves and can be repeated.
+# make bench  the figures of docs/performance.md, some 25 minutes on two quiet cores; bench-gpu those of a GPU
+# All set up .venv themselves and can be repeated.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow bench-step bench-road bench-memory docs format
+.PHONY: run test test-slow bench bench-gpu docs format
 
 run: $(VENV)/ready
 	$(BIN)/zoplat run --estimator lozo
@@ -21,14 +22,13 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready
 	$(BIN)/pytest
 
-bench-step: $(VENV)/ready
-	$(BIN)/python bench/step.py
+bench: $(VENV)/ready
+	$(BIN)/python bench/cpu.py
+	$(BIN)/python docs/generate.py
 
-bench-road: $(VENV)/ready
-	$(BIN)/python bench/road.py
-
-bench-memory: $(VENV)/ready
-	$(BIN)/python bench/memory.py
+bench-gpu: $(VENV)/ready
+	$(BIN)/python bench/gpu.py
+	$(BIN)/python docs/generate.py
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/generate.py

@@ -1,81 +1,105 @@
-"""Peak memory of a full-parameter run beside that of inference alone, each in a process of its own.
+"""Peak memory of steps above that of forward passes, each in a process of its own.
 
-    python bench/memory.py [--estimator mezo] [--steps N] [--limit N]
-
-The inference process loads the same model, encodes the same rows and makes forward passes on the same batches;
-it never loads our kernels. Both figures are the kernel's own counter of peak resident memory.
+The peak is the kernel's own counter of resident memory, begun anew when the model is open. A process that only
+infers loads the same model, makes forward passes on the same batch, and nothing of zoplat's spaces and kernels.
 """
 
-import argparse
+from __future__ import annotations
+
+import gc
 import json
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from zoplat.results import read_lines
+from bench.cases import FOUR, Setup, Way, cpu, usual
+
+SHAPE = FOUR
+STEPS = 3
+INFERENCE = Way("inference")
+OWN = ("python, torch and transformers", "trainable weights", "frozen weights")
+"""Owners that a process of inference has too."""
 
 
-def main() -> None:
-    """Run both processes and print every owner of the difference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--estimator", default="mezo")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--limit", type=int, default=64)
-    parser.add_argument("--inference", action="store_true", help="be the inference process")
-    arguments = parser.parse_args()
-    if arguments.inference:
-        print(json.dumps({"peak": inference(arguments.steps, arguments.limit)}))
-        return
-    given = ["--steps", str(arguments.steps), "--limit", str(arguments.limit)]
-    alone = json.loads(output([sys.executable, __file__, "--inference", *given]))["peak"]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "run")
-        command = [sys.executable, "-m", "zoplat", "run", "--estimator", arguments.estimator, "--tune", "full"]
-        command += ["--dtype", "float32", "--device", "cpu", *given, "--out", str(out), "--json", "--quiet"]
-        summary: dict[str, Any] = json.loads(output(command))
-        memory = read_lines(out / "memory.jsonl")
-    run = summary["peak_bytes"]["host"]
-    print(f"{summary['model']}, all {summary['trainable_parameters']:,} weights, float32, {summary['estimator']}")
-    print(f"inference process {alone / 2**20:8.1f} MiB")
-    print(f"training process  {run / 2**20:8.1f} MiB   {run / alone:.4f} × inference")
-    for row in memory:
-        if row["kind"] == "phase":
-            print(f"  phase {row['phase']:<12} {row['host_peak'] / 2**20:8.1f} MiB")
-    for row in memory:
-        if row["kind"] == "owner":
-            print(f"  owner {row['owner']:<32} {row['bytes'] / 2**20:8.1f} MiB")
+def chosen(model: str, every: bool) -> list[Way]:
+    """The ways that a model's table of memory has."""
+    pairs = [pair for pair in usual(cpu(model), every) if pair.setup == Setup(model)]
+    return [way for pair in pairs for way in pair.ways]
 
 
-def inference(steps: int, limit: int) -> int:
-    """Forward passes on the batches that the run has; returns the peak in bytes."""
+def label(model: str, way: Way) -> str:
+    """What --only is matched against."""
+    return f"memory/{model}/{way.name}"
+
+
+def measured(model: str, way: Way) -> dict[str, Any]:
+    """What a process of its own says."""
+    command = [sys.executable, __file__, model, way.name]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def row(model: str, way: Way, inference: dict[str, Any]) -> dict[str, Any]:
+    """A row of the results."""
+    told = measured(model, way)
+    owners = {name: size for name, size in told["owners"].items() if name not in OWN and size}
+    peaks = {"peak": told["peak"], "inference": inference["peak"], "weights": told["weights"]}
+    return {"kind": "memory", "model": model, "step": way.name, "shape": list(SHAPE), **peaks, "owners": owners}
+
+
+def main(model: str, name: str) -> None:
+    """Be the process that is measured: model and name of the way, or "inference"."""
+    ways = [INFERENCE, *chosen(model, True)]
+    [way] = [way for way in ways if way.name == name]
+    told = alone(model, way) if way is INFERENCE or way.published else stepping(model, way)
+    print(json.dumps(told))
+
+
+def alone(model: str, way: Way) -> dict[str, Any]:
+    """Inference or a published step: a model of transformers, its loss, and nothing else."""
     import torch
 
-    from zoplat.batches import Batches, by_length
-    from zoplat.tasks import data
-    from zoplat_devices.encoding import Encoder
+    from bench.models import batch, loader, source
+    from bench.published import STEPS as PUBLISHED
+    from bench.published import Problem
+    from bench.steps import vocabulary
     from zoplat_devices.memory import HostMemory
-    from zoplat_devices.models import load
     from zoplat_devices.scoring import Scorer
 
-    loaded = load(None, torch.float32, lambda text: None)
-    encoder, scorer = Encoder(loaded.tokenizer, 2048), Scorer(loaded.model, torch.device("cpu"))
-    task = data.find("sentiment")
-    splits = data.load(task, "sentiment", None, limit)
-    rows = {split: encoder.encode([task.example(row, at) for at, row in part]) for split, part in splits.items()}
-    batches = Batches(rows["train"], 16, 0)
-    for step in range(steps):
-        scorer.loss(batches.at(step))
-    for split in ("dev", "test"):
-        for indices in by_length(rows[split], 16):
-            scorer.scores([rows[split][i] for i in indices])
-    return HostMemory.peak_of_process()
+    loaded = loader(model, "cpu")(source(model), torch.float32, print, "causal")
+    scorer = Scorer(loaded.model, torch.device("cpu"))
+    rows = batch(vocabulary(loaded.model), SHAPE)
+    problem = Problem(loaded.model, partial(scorer.mean_loss, rows))
+    weights = sum(w.nbytes for w in problem.weights)
+
+    gc.collect()
+    memory = HostMemory()
+    memory.reset()
+    step = PUBLISHED[way.published](problem).step if way.published else problem.value
+    for _ in range(STEPS):
+        step()
+    return {"peak": memory.read()[1], "weights": weights, "owners": {}}
 
 
-def output(command: list[str]) -> str:
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+def stepping(model: str, way: Way) -> dict[str, Any]:
+    """A step of zoplat as the engine makes it."""
+    from bench.models import batch, opened
+    from bench.steps import Ours, vocabulary
+
+    setup = Setup(model)
+    session = opened(setup, "cpu")
+    rows = batch(vocabulary(session.model), SHAPE)
+    gc.collect()
+    session.reset_peak()
+    step = Ours(session, setup, way, rows)
+    step.before()
+    for _ in range(STEPS - 1):
+        step()
+    peak = step.profiler.peak.host_peak
+    return {"peak": peak, "weights": session.facts["model_bytes"], "owners": session.ledger()}
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

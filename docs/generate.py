@@ -1,6 +1,7 @@
-"""Writes docs/reference and the marked places of docs/methods: `python docs/generate.py`.
+"""Writes docs/reference and the marked places of other pages: `python docs/generate.py`.
 
-The reference comes from the code, the results from docs/methods/comparison.json, which `zoplat compare` made.
+The reference comes from the code, the results of methods from docs/methods/comparison.json, which `zoplat compare`
+made, the figures of docs/performance.md from bench/results, which `make bench` made.
 With --check it only says what is stale.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import click
 
+from bench.page import Page
 from zoplat import hookspecs
 from zoplat.cli import main
 from zoplat.cli.show import cost
@@ -24,6 +26,7 @@ from zoplat.settings import setting_fields
 
 FOLDER = Path(__file__).parent / "reference"
 METHODS = Path(__file__).parent / "methods"
+PERFORMANCE = Path(__file__).parent / "performance.md"
 NOTE = "<!-- Made by `python docs/generate.py`; change the code, not this page. -->\n\n"
 
 
@@ -96,6 +99,14 @@ def methods() -> dict[Path, str]:
     return pages
 
 
+def performance() -> str:
+    """The page of figures with its marked places filled in."""
+    text = PERFORMANCE.read_text(encoding="utf-8")
+    for mark, content in Page().places.items():
+        text = filled(text, mark, content)
+    return text
+
+
 def overview(own: dict[str, Entry]) -> str:
     """Every method with what a step costs."""
     head = "| method | in a line | passes | over θ | bytes a weight |\n| --- | --- | ---: | ---: | ---: |\n"
@@ -139,7 +150,7 @@ def filled(text: str, mark: str, content: str) -> str:
 
 
 if __name__ == "__main__":
-    pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), **methods()}
+    pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), **methods(), PERFORMANCE: performance()}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:
         if stale:

@@ -185,11 +185,16 @@ def everyone(settings: dict[str, Any]) -> list[str]:
 
 
 def table(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a method and task: means over its runs, best test score first; `score_sd` is their standard deviation."""
+    """One row a method and task, task by task, best test score first.
+
+    Scores are means over runs, `score_sd` their standard deviation.
+    """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for summary in summaries:
         groups.setdefault((summary["estimator"], summary["task"]), []).append(summary)
-    return sorted((_row(*name, group) for name, group in groups.items()), key=lambda row: -row["score"])
+    tasks = list(dict.fromkeys(task for _, task in groups))
+    rows = (_row(*name, group) for name, group in groups.items())
+    return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
 
 
 def markdown(rows: Sequence[dict[str, Any]], published: Published | None = None) -> str:

@@ -289,7 +289,8 @@ class ParameterSpace:
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Array:
         """The direction's entries on a tile, float32 in scratch: valid until the next call with this purpose.
 
-        Defined term by term: s₁ = c₁z₁, sₖ = sₖ₋₁ + cₖzₖ, each product and sum rounded to float32.
+        Defined term by term: s₁ = c₁z₁, sₖ = sₖ₋₁ + cₖzₖ, each product and sum rounded to float32; z times its
+        scales before, one after the other, b^−½ as 1/√b.
         """
         total, begun = self._space_for(tile, purpose), False
         for draw, c in direction:
@@ -299,7 +300,7 @@ class ParameterSpace:
             self._fill(draw.sampler, z, tile, draw.key)
             for buffer, power in draw.scales:
                 scale = tile.of(buffer.arrays[tile.block.name])
-                z *= scale if power == 1.0 else scale**power
+                z *= scale if power == 1.0 else 1.0 / scale**0.5 if power == -0.5 else scale**power
             z *= c
             if begun:
                 total += z

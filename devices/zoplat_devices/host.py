@@ -4,7 +4,7 @@ import ctypes
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +15,7 @@ from zoplat.direction import Direction, Draw
 from zoplat.rounding import Rounding
 from zoplat.sampler import Held, Noise, Stream, stream
 from zoplat.space import ParameterSpace, Points, Restore
-from zoplat_devices.native import DTYPES, FROM_FLOAT32, JOB, KINDS, TERM
+from zoplat_devices.native import DTYPES, FROM_FLOAT32, JOB, KINDS, SUM, TERM
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
 PIECE = 1 << 16  # of one job where blocks are formed beside the weights, a few at a time
@@ -72,6 +72,41 @@ class HostSpace(ParameterSpace):
 
     def points(self, directions: Sequence[Direction]) -> Points:
         return HostPoints(self, directions)
+
+    def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
+        terms = [*direction]
+        line = self._line(terms, tile.block)
+        if line is None:
+            return super().entries(terms, tile, purpose)
+        out = self._space_for(tile, purpose)
+        self._to_scratch(tile, out, line, out, SUM, 1.0)
+        return out
+
+    def _moved(self, tile: Tile, keep: float, decayed: Direction, plain: Direction) -> Any:
+        theta, (direction, factor) = self._theta_of(tile.block), (decayed, keep) if tile.block.decays else (plain, 1.0)
+        line = self._line(direction, tile.block)
+        if line is None or not str(theta.dtype).endswith("float32"):
+            return super()._moved(tile, keep, decayed, plain)
+        out = self._space_for(tile, "theta")
+        self._to_scratch(tile, out, line, tile.of(theta), DTYPES["float32"], factor)
+        return out
+
+    def _line(self, direction: Iterable[tuple[Draw, float]], block: Block) -> np.ndarray | None:
+        """The terms of a direction on one block; None where the kernels can't draw one of them."""
+        made = _Lines(1, len(terms := [(draw, c) for draw, c in direction if draw.part is None or block in draw.part]))
+        for draw, c in terms:
+            made.add(0, *self._terms_of(draw._replace(part=None)).at(self._place[block.name]), c)
+        return made.terms[0] if made.fused[0] else None
+
+    def _to_scratch(self, tile: Tile, out: Any, terms: np.ndarray, source: Any, kind: int, keep: float) -> None:
+        """Out ← keep·source + terms on a tile, or the terms alone, which are numbered as the block's entries."""
+        start = tile.start * (tile.size // tile.shape[0])
+        starts = np.arange(start, start + tile.size, PIECE)
+        jobs = np.zeros(len(starts), JOB)
+        jobs["source"], jobs["target"] = address(source) - 4 * start, address(out) - 4 * start
+        jobs["start"], jobs["stop"] = starts, np.minimum(starts + PIECE, start + tile.size)
+        jobs["terms"], jobs["count"], jobs["dtype"], jobs["keep"] = address(terms), len(terms), kind, keep
+        self._run(jobs)
 
     def _move(self, blocks: Sequence[Block], keep: float, decayed: Direction, plain: Direction) -> None:
         places = np.array([self._place[block.name] for block in blocks], int)
@@ -137,8 +172,8 @@ class HostSpace(ParameterSpace):
         for tile in block.tiles():
             entries = self.entries(direction, tile)
             start = tile.start * (block.size // block.shape[0])
-            values = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0)
-            terms = np.array([values, (0, 0, *chances, 0.0, 0, 0, 0)], TERM)
+            values = (KINDS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0, 0, 0)
+            terms = np.array([values, (0, 0, *chances, 0.0, 0, 0, 0, 0, 0)], TERM)
             jobs = _jobs(self, block, start, start + tile.size)
             jobs["terms"], jobs["count"], jobs["keep"], jobs["by_chance"] = terms.ctypes.data, 1, keep, by_chance
             if target is not None:
@@ -352,16 +387,17 @@ class _Drawn:
 
     def _term(self, space: HostSpace, draw: Draw, tile: Tile) -> tuple[Any, ...] | None:
         sampler, key = draw.sampler, draw.key
-        if draw.scales:
+        scale = _scale(draw, tile.block)
+        if scale is None:
             return None
         if isinstance(sampler, Held):
             array = sampler.buffer.arrays.get(tile.block.name)
-            return None if array is None else (KINDS["values"], 0, 0, 0, 0.0, 0, address(array), 0)
+            return None if array is None else (KINDS["values"], 0, 0, 0, 0.0, 0, address(array), 0, *scale)
         factors = sampler.factors(tile, key, space.noise)
         if factors is not None:
             u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
             self.held += [u, v]
-            return (KINDS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v))
+            return (KINDS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v), *scale)
         sink = _Sink()
         try:
             sampler.fill(sink, tile, key, _NOTES)
@@ -370,7 +406,19 @@ class _Drawn:
         note = sink.note
         if note is None or (note.first, note.shape) != (0, tile.shape):
             return None
-        return (KINDS[note.law], 0, *note.stream, 0.0, 0, 0, 0)
+        return (KINDS[note.law], 0, *note.stream, 0.0, 0, 0, 0, *scale)
+
+
+def _scale(draw: Draw, block: Block) -> tuple[int, int] | None:
+    """Where the scale of a draw is on a block, and whether its root divides; None where the kernels have no way."""
+    if not draw.scales:
+        return 0, 0
+    [(buffer, power), *others] = draw.scales
+    array = buffer.arrays.get(block.name)
+    plain = array is not None and tuple(array.shape) == block.shape and str(array.dtype).endswith("float32")
+    if others or not plain or power not in (1.0, -0.5):
+        return None
+    return address(array), int(power == -0.5)
 
 
 class _Notes(Noise):

@@ -18,7 +18,7 @@
 #endif
 
 enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES, COARSE };
-enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16 }; /* the last two: from float32, apart */
+enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16, SUM }; /* TO_: from float32, apart; SUM: terms alone */
 
 typedef struct {            /* coefficient times one random vector */
     int32_t kind;
@@ -28,6 +28,8 @@ typedef struct {            /* coefficient times one random vector */
     int32_t columns;
     const float *u;         /* LOW_RANK: (rows, rank) of the whole block; VALUES: entries, numbered as the block's */
     const float *v;         /* LOW_RANK: (rank, columns) */
+    const float *scale;     /* entries that multiply the vector, or none */
+    int64_t by_root;        /* whether they divide it by their roots instead */
 } Term;
 
 typedef struct {            /* entries start to stop of one block: source -> target <- keep * source + terms */
@@ -189,10 +191,24 @@ ALWAYS_INLINE void values(float *out, int64_t first, int64_t last, const Term *t
     default: values(sum + first % GROUP, first, last, term, c, add);                                \
     }
 
-static void draw(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, int adds) {
-    float c = term->coefficient;
+static void draw_plain(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, float c, int adds) {
     if (adds) DRAW(1)
     else DRAW(0)
+}
+
+/* The vector times its scale, rounded before the coefficient comes. */
+static void draw_scaled(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, int add) {
+    float z[GROUP], c = term->coefficient;
+    const float *restrict s = term->scale + first, *restrict from = z + first % GROUP;
+    float *restrict to = sum + first % GROUP;
+    draw_plain(z, first, last, term, 1.0f, 0);
+    if (term->by_root) for (int64_t i = 0; i < last - first; i++) PUT(to[i], from[i] * (1.0f / __builtin_sqrtf(s[i])));
+    else for (int64_t i = 0; i < last - first; i++) PUT(to[i], from[i] * s[i]);
+}
+
+static void draw(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, int adds) {
+    if (term->scale) draw_scaled(sum, first, last, term, adds);
+    else draw_plain(sum, first, last, term, term->coefficient, adds);
 }
 
 static inline float from_half(uint16_t h) { union { uint16_t bits; _Float16 value; } c = { h }; return (float)c.value; }
@@ -246,7 +262,8 @@ static void store(const Job *job, int64_t first, int64_t n, const float *restric
     case FLOAT16:
         if (here) IN_PLACE(uint16_t, from_half, to_half(f)) else APART(uint16_t, uint16_t, from_half, to_half) break;
     case TO_BFLOAT16: APART(float, uint16_t, same, to_bfloat) break;
-    default: APART(float, uint16_t, same, to_half)
+    case TO_FLOAT16: APART(float, uint16_t, same, to_half) break;
+    default: for (int64_t i = 0; i < n; i++) ((float *)job->target)[first + i] = sum[i];
     }
 }
 
@@ -292,7 +309,7 @@ void zoplat_run(const Job *jobs, int32_t count, int32_t *next) {
 /* Numbers first to first + count of a stream. */
 void zoplat_numbers(float *out, int32_t kind, uint32_t key0, uint32_t key1, int64_t first, int64_t count) {
     float z[GROUP];
-    Term term = { kind, 0, key0, key1, 1.0f, 0, 0, 0 };
+    Term term = { kind, 0, key0, key1, 1.0f, 0, 0, 0, 0, 0 };
     for (int64_t stop = first + count; first < stop;) {
         int64_t last = (first / GROUP + 1) * GROUP, from = first % GROUP;
         if (last > stop) last = stop;

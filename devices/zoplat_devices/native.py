@@ -37,6 +37,8 @@ TERM = np.dtype(
         ("columns", np.int32),
         ("u", np.intp),
         ("v", np.intp),
+        ("scale", np.intp),
+        ("by_root", np.int64),
     ]
 )
 """`Term` of kernels.c."""
@@ -59,6 +61,7 @@ JOB = np.dtype(
 KINDS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
+SUM = 5
 
 
 @cache

@@ -39,7 +39,8 @@ class PyTorch(Device):
         restore: "in-place" writes probes into the weights and takes them back; "exact" forms the probed weights of
             a layer while it runs, so that the weights stay at θ; "auto" is exact for 16-bit weights.
         rounding: of updates to 16-bit weights: "nearest"; "stochastic", up or down by chance, so that small ones
-            add up; "master", from a float32 copy of what is trained. The latter two need exact restore.
+            add up; "master", from a float32 copy of what is trained. The latter two need exact restore; "auto" is
+            stochastic where restore is exact.
         road: how several losses that are asked together are found: "walk" from point to point; "batch", by one
             forward pass over as many copies of the batch; "auto" takes the latter for adapters. "stream" keeps the
             weights in files and goes layer by layer, for models larger than memory; on the processor only.
@@ -53,7 +54,7 @@ class PyTorch(Device):
 
     kind: Literal["cpu", "cuda", "mps"] = field(default="cpu", metadata={"setting": False})
     restore: Literal["auto", "in-place", "exact"] = "auto"
-    rounding: Rounding = "nearest"
+    rounding: Literal["auto", "nearest", "stochastic", "master"] = "auto"
     road: Literal["auto", "walk", "batch", "stream"] = "auto"
     threads: int = 0
     tf32: bool = False
@@ -96,22 +97,28 @@ class PyTorch(Device):
 
 
 class PyTorchSession(Session):
-    """A model of transformers, opened."""
+    """A model of transformers, opened.
 
-    def __init__(self, device: PyTorch, spec: ModelSpec) -> None:
+    Args:
+        device: its settings.
+        spec: which model, and what of it is trained.
+        load: called in place of `models.load`, for weights that are in no file.
+    """
+
+    def __init__(self, device: PyTorch, spec: ModelSpec, load: Callable[..., Loaded] | None = None) -> None:
         self.host = HostMemory()
         import torch
 
         if device.threads:
             torch.set_num_threads(device.threads)
         torch.backends.cuda.matmul.allow_tf32 = device.tf32
-        from zoplat_devices import virtual
+        from zoplat_devices import models, virtual
         from zoplat_devices.branches import Branches
         from zoplat_devices.derivatives import Derivatives
         from zoplat_devices.encoding import Encoder
         from zoplat_devices.heads import reads_on
         from zoplat_devices.mapped import let_go, move_to_files
-        from zoplat_devices.models import load
+        from zoplat_devices.pages import onto_large_pages
         from zoplat_devices.probes import Probes
         from zoplat_devices.scoring import Scorer
         from zoplat_devices.streaming import Streaming
@@ -124,20 +131,26 @@ class PyTorchSession(Session):
         def dtype(head: Head) -> Any:
             return getattr(torch, _dtype(spec, device.kind, head))
 
-        streamed = device.road == "stream"
+        load, streamed = load or models.load, device.road == "stream"
         self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed, spec.base, streamed)
         self.head = loaded.head
         self.target = torch.device(device.kind)
         self.model = tuned(loaded, spec).to(self.target)
         if streamed:
             move_to_files(self.model)
+        elif device.kind == "cpu":
+            onto_large_pages(self.model)
         trained = blocks(device, self.model)
         kinds = sorted({block.dtype for block in trained})
-        restore: Restore = "exact" if streamed or {"float16", "bfloat16"} & {*kinds} else "in-place"
+        narrow = bool({"float16", "bfloat16"} & {*kinds})
+        restore: Restore = "exact" if streamed or narrow else "in-place"
         if device.restore != "auto":
             restore = device.restore
+        rounding: Rounding = "stochastic" if narrow and restore == "exact" else "nearest"
+        if device.rounding != "auto":
+            rounding = device.rounding
         self.kernels = -self.host.now()
-        self.space = _space(trained, device, restore, self.empty, self.mapped, spec.seed)
+        self.space = _space(trained, device.kind, restore, rounding, self.empty, self.mapped, spec.seed)
         self.space.let_go = let_go if streamed else None
         self.kernels += self.host.now()
         if device.kind != "cuda":
@@ -164,7 +177,7 @@ class PyTorchSession(Session):
             "dtype": _dtype(spec, device.kind, self.head),
             "trainable_dtype": ", ".join(kinds),
             "restore": restore,
-            "rounding": device.rounding,
+            "rounding": rounding,
             "trainable_parameters": self.space.size,
             "model_bytes": _bytes(self.model),
             "threads": torch.get_num_threads(),
@@ -318,8 +331,9 @@ class TorchNoise(Noise):
 
 def _space(
     blocks: list[Block],
-    device: PyTorch,
+    kind: str,
     restore: Restore,
+    rounding: Rounding,
     empty: Callable[..., Any],
     mapped: Callable[..., Any],
     seed: int,
@@ -333,15 +347,15 @@ def _space(
     kernels = library()
     if kernels is None:
         _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
-    if kernels and device.kind == "cpu" and all(block.dtype != "float64" for block in blocks):
-        return HostSpace(blocks, kernels, empty, restore, mapped, device.rounding, seed)
+    if kernels and kind == "cpu" and all(block.dtype != "float64" for block in blocks):
+        return HostSpace(blocks, kernels, empty, restore, mapped, rounding, seed)
 
     def on_host(shape: tuple[int, ...], dtype: str) -> Any:
         return torch.empty(shape, dtype=getattr(torch, dtype))
 
     inner = HostNoise(kernels, on_host) if kernels else ReferenceNoise()
-    noise = TorchNoise(inner, device.kind, torch)
-    return ParameterSpace(blocks, noise, empty, restore, mapped, device.rounding, seed)
+    noise = TorchNoise(inner, kind, torch)
+    return ParameterSpace(blocks, noise, empty, restore, mapped, rounding, seed)
 
 
 def _say(text: str) -> None:

@@ -84,7 +84,7 @@ class TestScores:
         for row, own in zip(rows, expected, strict=True):
             np.testing.assert_allclose(session.scorer.scores([row]), [own], atol=1e-5)
         assert answers(session, rows) == [
-            e.options[int(np.argmax(own))] for e, own in zip(EXAMPLES, expected, strict=True)
+            e.options[int(np.argmax(own))].strip() for e, own in zip(EXAMPLES, expected, strict=True)
         ]
 
     @pytest.mark.parametrize("kind", ["llama", "opt"])

@@ -113,6 +113,29 @@ def test_merged_terms_of_all_laws_with_decay_leave_the_same_bits(
     assert differing(one, other) == []
 
 
+@pytest.mark.parametrize("power", [1.0, -0.5, -1.0])
+@pytest.mark.parametrize(("dtype", "runtime"), KINDS)
+def test_scaled_terms_of_all_laws_leave_the_same_bits(
+    library: ctypes.CDLL, dtype: str, runtime: str, power: float
+) -> None:
+    one, other = pair(library, dtype, runtime)
+    for space in (one, other):
+        scale = space.buffer("test/scale")
+        for block in space.blocks:
+            numbers = np.random.default_rng(block.size).uniform(0.1, 7, block.shape).astype(np.float32)
+            scale.arrays[block.name][:] = torch.from_numpy(numbers) if runtime == "torch" else numbers
+        total = space.draw(Gaussian(), Key(2, 0, 99))
+        for index, law in enumerate(LAWS):
+            total += (-1) ** index * 0.01 * (index + 1) * space.draw(law, Key(2, 0, index)).scaled(scale, power)
+        space.at(total)
+        space.add(0.3 * total, decay=0.05)
+        for array in scale.arrays.values():
+            array *= 1.5
+        space.at(0.5 * space.draw(Gaussian(), Key(2, 0, 0)).scaled(scale, power).scaled(scale, power))
+    assert differing(one, other) == []
+    assert power == -1.0 or all(line.on(np.array([0]))[1][0] for line in [*other._drawn.values()][:3]), "in registers"
+
+
 def test_blocks_shared_among_threads_leave_the_same_bits(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "ENTRIES", 1024)
     one, other = pair(library, "float32", "numpy")

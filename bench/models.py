@@ -1,0 +1,93 @@
+"""Models by their shape alone, with random weights made where they are needed, and sessions of zoplat on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import models as kinds
+
+from bench.cases import Setup, Shape
+from zoplat import Example, ModelSpec, Row
+from zoplat.batches import Batches
+from zoplat.device import Tuning
+from zoplat.plugins import catalogue
+from zoplat_devices.encoding import Tokens
+from zoplat_devices.models import Loaded, load
+from zoplat_devices.pytorch import PyTorchSession
+from zoplat_devices.quiet import quiet
+
+
+def opt(width: int, layers: int, heads: int, **more: Any) -> Any:
+    """A configuration of OPT; without dropout, so that training mode computes what evaluation mode does."""
+    sizes = {"hidden_size": width, "word_embed_proj_dim": width, "ffn_dim": 4 * width, "num_hidden_layers": layers}
+    return transformers.OPTConfig(**sizes, num_attention_heads=heads, dropout=0.0, **more)
+
+
+SHAPES: dict[str, Callable[[], Any]] = {
+    "tiny": partial(opt, 16, 2, 2, vocab_size=64, max_position_embeddings=64),
+    "opt-125m": partial(opt, 768, 12, 12),
+    "opt-1.3b": partial(opt, 2048, 24, 32),
+    "opt-13b": partial(opt, 5120, 40, 40),
+    "llama-7b": transformers.LlamaConfig,
+}
+OPTIONS = ([3], [4])
+"""The tokens of a row's two options."""
+
+
+def loader(model: str, kind: str) -> Callable[..., Loaded]:
+    """What loads a model: of random weights on a device for a shape, from its files for any other."""
+    return partial(_made, kind) if model in SHAPES else load
+
+
+def source(model: str) -> str:
+    """What `zoplat run --model` takes for a model of the table."""
+    return f"packaged:{model}" if model == "smollm2-135m" else model
+
+
+def opened(setup: Setup, kind: str) -> PyTorchSession:
+    """A session of zoplat."""
+    device = replace(catalogue().entry("device", kind).value, **setup.device)
+    spec = ModelSpec(source(setup.model), Tuning(setup.tune), setup.dtype, 0)
+    return PyTorchSession(device, spec, loader(setup.model, kind))
+
+
+def batch(vocabulary: int, shape: Shape) -> list[Row]:
+    """Rows of exactly so many tokens whose two options are single tokens."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, min(vocabulary, 20000), shape, generator=generator).tolist()
+    example = Example("", (" terrible", " great"), 1)
+    return [Row(example, shape[1], Tokens([tokens], [*OPTIONS])) for tokens in ids]
+
+
+class Same(Batches):
+    """The same batch at every step."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        super().__init__(rows, len(rows), 0)
+
+    def at(self, step: int) -> list[Row]:
+        return [*self.rows]
+
+
+def _made(kind: str, model: str, dtype: Any, notice: Any, head: Any, *_: Any) -> Loaded:
+    """A model as `load` gives it; `dtype` may be a function of its head."""
+    config = SHAPES[model]()
+    width = dtype("causal") if callable(dtype) else dtype
+    with quiet(), torch.random.fork_rng(), torch.device(kind):
+        torch.manual_seed(0)
+        made = transformers.AutoModelForCausalLM.from_config(config, dtype=width)
+    return Loaded(made.eval().requires_grad_(False), _tokenizer(), model, None)
+
+
+def _tokenizer() -> Any:
+    """Enough words for the trial by which a session finds its road."""
+    words = ["<s>", "</s>", "<unk>", "It", "was", "good", "bad", "."]
+    tokenizer = Tokenizer(kinds.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")

@@ -1,0 +1,112 @@
+"""What one pass over the weights costs: every law and rounding, beside reading and writing the weights.
+
+The floor of float32 weights is an in-place addition of numpy's, halved between two threads. Moves of bfloat16 weights
+are held against those that round to nearest.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.timing import clocked, collected, settled, summary
+from zoplat import Block, Direction, Key, Sampler, ZoplatError
+from zoplat.plugins import catalogue
+from zoplat.rounding import Rounding
+from zoplat_devices.host import HostSpace
+from zoplat_devices.native import library
+
+LAWS = ("rademacher", "gaussian", "low-rank")
+COLUMNS = 576
+FLOOR = "read and write"
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic", "master")
+DTYPES = ("float32", "bfloat16")
+
+
+def label(dtype: str) -> str:
+    """What --only is matched against."""
+    return f"pass/{dtype}"
+
+
+def rows(dtype: str, rounds: int, millions: float = 100) -> list[dict[str, Any]]:
+    """Rows of the results for weights of one type."""
+    count = int(millions * 1e6) // COLUMNS
+    works = wide(count) if dtype == "float32" else narrow(count)
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    with settled():
+        for _ in range(rounds + 1):
+            for name, work in works.items():
+                with collected():
+                    seconds[name].append(clocked(work)[0])
+    found = []
+    for name, taken in seconds.items():
+        base = FLOOR if dtype == "float32" else f"{name.split(', ')[0]}, nearest"
+        ratios = [a / b for a, b in zip(taken[1:], seconds[base][1:], strict=True)]
+        ns = 1e9 * statistics.median(taken[1:]) / (count * COLUMNS)
+        found.append({"kind": "pass", "dtype": dtype, "step": name, "ns": round(ns, 4), "wall": summary(ratios)})
+    return found
+
+
+def wide(count: int) -> dict[str, Callable[[], None]]:
+    """Moves along one and two draws of each law, and the floor."""
+    theta = np.full((count, COLUMNS), 0.01, np.float32)
+    moved = HostSpace([Block("w", theta)], kernels(), np.empty, "in-place")
+    works = {FLOOR: floor(theta)}
+    for name in LAWS:
+        for terms in (1, 2):
+            works[f"{name}, {terms} {'draws' if terms > 1 else 'draw'}"] = move(moved, law(name), terms)
+    return works
+
+
+def narrow(count: int) -> dict[str, Callable[[], None]]:
+    """Moves along one draw of each law, by rounding."""
+
+    def empty(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        return torch.empty(shape, dtype=getattr(torch, dtype))
+
+    works: dict[str, Callable[[], None]] = {}
+    for rounding in ROUNDINGS:
+        theta = (0.02 * torch.randn(count, COLUMNS)).bfloat16()
+        moved = HostSpace([Block("w", theta, "bfloat16")], kernels(), empty, "exact", rounding=rounding)
+        works |= {f"{name}, {rounding}": move(moved, law(name), 1) for name in LAWS}
+    return dict(sorted(works.items(), key=lambda item: LAWS.index(item[0].split(", ")[0])))
+
+
+def floor(theta: Any) -> Callable[[], None]:
+    """Read and write every weight once."""
+    pool, halves = ThreadPoolExecutor(2), np.array_split(theta, 2)
+
+    def work() -> None:
+        list(pool.map(lambda half: np.add(half, np.float32(1e-3), out=half), halves))
+
+    return work
+
+
+def move(space: HostSpace, sampler: Sampler, terms: int) -> Callable[[], None]:
+    """One pass that adds so many draws of a law; the same ones each time, as a probe comes back."""
+    direction = sum((1e-6 * space.draw(sampler, Key(0, 0, draw)) for draw in range(terms)), Direction())
+
+    def work() -> None:
+        space.add(direction)
+        space.settle()
+
+    return work
+
+
+def law(name: str) -> Sampler:
+    """A law by its registered name."""
+    sampler: Sampler = catalogue().entry("sampler", name).value
+    return sampler
+
+
+def kernels() -> Any:
+    """The compiled kernels."""
+    found = library()
+    if found is None:
+        raise ZoplatError("There are no kernels to measure, for no C compiler is at hand. pip install ziglang")
+    return found

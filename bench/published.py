@@ -1,0 +1,302 @@
+"""The published steps in our own words: fresh tensors, a sweep over the weights for every move.
+
+Each draws its vector anew from a seed whenever it moves, one weight at a time, and gives the weight new storage,
+as the released trainers do; what is left out are their loops. Slips that the releases have and that change no cost
+are not repeated. Steps are tiny, so that a model stays what it was.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from zoplat_devices.quiet import quiet
+
+LR, EPS, DECAY = 1e-9, 1e-3, 0.0
+
+
+class Problem:
+    """A model on a batch.
+
+    Args:
+        model: of transformers.
+        loss: mean loss of the batch, under whatever mode of differentiation the caller has set.
+    """
+
+    def __init__(self, model: Any, loss: Callable[[], Tensor]) -> None:
+        self.model = model
+        self.loss = loss
+        self.weights = list(model.parameters())
+        self.forwards = 0
+
+    def value(self) -> float:
+        """The loss as a number."""
+        with torch.inference_mode():
+            return float(self.tensor())
+
+    def tensor(self) -> Tensor:
+        """The loss as a tensor."""
+        self.forwards += 1
+        return self.loss()
+
+
+class MeZO:
+    """Two sides of one normal vector: up, down, back, and the update. Malladi et al., arXiv:2305.17333."""
+
+    passes: ClassVar[int] = 2
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.weights: Sequence[Tensor] = problem.weights
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Allocate state."""
+
+    def step(self) -> None:
+        """One step."""
+        seed = int(torch.randint(10**9, (1,)))
+        self.update(seed, self.slope(seed))
+
+    def slope(self, seed: int) -> float:
+        """The central difference; the weights are back where they were, up to rounding."""
+        self.move(seed, 1)
+        up = self.problem.value()
+        self.move(seed, -2)
+        down = self.problem.value()
+        self.move(seed, 1)
+        return (up - down) / (2 * EPS)
+
+    def move(self, seed: int, scale: float) -> None:
+        """θ + scale·ε·z."""
+        torch.manual_seed(seed)
+        for i, w in enumerate(self.weights):
+            w.data = w.data + scale * self.z(i, w) * EPS
+
+    def update(self, seed: int, g: float) -> None:
+        """θ − η(g·z + λθ), λ on matrices."""
+        torch.manual_seed(seed)
+        for i, w in enumerate(self.weights):
+            g_z = g * self.z(i, w)
+            w.data = w.data - LR * (g_z + DECAY * w.data if w.dim() > 1 else g_z)
+
+    def z(self, i: int, w: Tensor) -> Tensor:
+        """The next weight's share of the vector."""
+        return torch.normal(mean=0.0, std=1.0, size=w.shape, dtype=w.dtype, device=w.device)
+
+
+class LOZO(MeZO):
+    """z = U Vᵀ on matrices, V kept for 50 steps. Chen et al., arXiv:2410.07698."""
+
+    rank, interval = 2, 50
+
+    def prepare(self) -> None:
+        self.steps = 0
+        self.v: dict[int, Tensor] = {}
+
+    def step(self) -> None:
+        if self.steps % self.interval == 0:
+            matrices = {i: w for i, w in enumerate(self.weights) if w.dim() > 1}
+            self.v = {i: _normal(w, w.shape[1], self.rank) for i, w in matrices.items()}
+        self.steps += 1
+        super().step()
+
+    def z(self, i: int, w: Tensor) -> Tensor:
+        return _normal(w, w.shape[0], self.rank) @ self.v[i].t() if w.dim() > 1 else super().z(i, w)
+
+
+class HiZOO(MeZO):
+    """Directions over the root of a curvature; the release asks a fourth loss. Zhao et al., arXiv:2402.15173."""
+
+    passes = 4
+    smooth = 1e-8
+
+    def prepare(self) -> None:
+        self.curvature = [torch.ones_like(w) for w in self.weights]
+
+    def step(self) -> None:
+        seed = int(torch.randint(10**9, (1,)))
+        self.base = self.problem.value()
+        self.update(seed, self.slope(seed))
+        self.problem.value()
+
+    def slope(self, seed: int) -> float:
+        losses: list[float] = []
+        for scale in (1, -2, 1):
+            self.move(seed, scale)
+            if len(losses) < 2:
+                losses.append(self.problem.value())
+        self.bend = abs(sum(losses) - 2 * self.base)
+        return (losses[0] - losses[1]) / (2 * EPS)
+
+    def move(self, seed: int, scale: float) -> None:
+        torch.manual_seed(seed)
+        for i, w in enumerate(self.weights):
+            w.data = w.data + scale / torch.sqrt(self.curvature[i]) * self.z(i, w) * EPS
+
+    def update(self, seed: int, g: float) -> None:
+        torch.manual_seed(seed)
+        for i, w in enumerate(self.weights):
+            z, h = self.z(i, w), self.curvature[i]
+            seen = self.bend * (h * z * z) * self.smooth / (2 * EPS**2)
+            self.curvature[i] = (1 - self.smooth) * h + seen
+            w.data = w.data - LR * (g * z / torch.sqrt(self.curvature[i]) + DECAY * w.data)
+
+
+class FZOO(MeZO):
+    """Eight one-sided differences along signs, one after the other. Dang et al., arXiv:2506.09034."""
+
+    passes = 9
+    queries = 8
+
+    def step(self) -> None:
+        seeds = torch.randint(10**9, (self.queries,)).tolist()
+        losses = []
+        for seed in seeds:
+            self.move(seed, 1)
+            losses.append(self.problem.value())
+            self.move(seed, -1)
+        base, spread = self.problem.value(), statistics.pstdev(losses) or 1.0
+        for seed, loss in zip(seeds, losses, strict=True):
+            self.update(seed, (loss - base) / (self.queries * spread))
+
+    def z(self, i: int, w: Tensor) -> Tensor:
+        return torch.randint(0, 2, w.shape, dtype=w.dtype, device=w.device) * 2 - 1
+
+
+class ByOptimizer(MeZO):
+    """A two-sided step handed to an optimizer of torch one weight at a time. Zhang et al., arXiv:2402.11592."""
+
+    def prepare(self) -> None:
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.weights, LR)
+
+    def update(self, seed: int, g: float) -> None:
+        torch.manual_seed(seed)
+        for i, w in enumerate(self.weights):
+            w.grad = g * self.z(i, w)
+            self.optimizer.step()
+            w.grad = None
+
+
+class Sign(ByOptimizer):
+    """The sign of the difference along z."""
+
+    def update(self, seed: int, g: float) -> None:
+        super().update(seed, (g > 0) - (g < 0))
+
+
+class Momentum(ByOptimizer):
+    """Heavy ball."""
+
+    def prepare(self) -> None:
+        self.optimizer = torch.optim.SGD(self.weights, LR, momentum=0.9)
+
+
+class Adam(ByOptimizer):
+    """Two running means."""
+
+    def prepare(self) -> None:
+        self.optimizer = torch.optim.Adam(self.weights, LR)
+
+
+class Conservative(ByOptimizer):
+    """The best of staying, stepping and stepping back."""
+
+    passes = 5
+
+    def step(self) -> None:
+        seed, stay = int(torch.randint(10**9, (1,))), self.problem.value()
+        g = self.slope(seed)
+        self.update(seed, g)
+        ahead = self.problem.value()
+        self.update(seed, -2 * g)
+        behind = self.problem.value()
+        if ahead <= stay and ahead < behind:
+            self.update(seed, 2 * g)
+        elif ahead > stay and stay < behind:
+            self.update(seed, g)
+
+
+class Backpropagation:
+    """One forward pass, one backward, and an optimizer of torch on all weights."""
+
+    passes: ClassVar[int] = 1
+    kind: ClassVar[Callable[..., torch.optim.Optimizer]] = torch.optim.SGD
+    recompute = False
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.weights: Sequence[Tensor] = problem.weights
+        self.optimizer = self.kind(self.weights, lr=LR)
+
+    def step(self) -> None:
+        """One step."""
+        needed = [w.requires_grad for w in self.weights]
+        for w in self.weights:
+            w.requires_grad_(True)
+        with torch.enable_grad(), Recomputed(self.problem.model) if self.recompute else nullcontext():
+            self.problem.tensor().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        for w, before in zip(self.weights, needed, strict=True):
+            w.requires_grad_(before)
+
+
+class Recomputed:
+    """A model that keeps the inputs of its layers only; transformers does so in training mode."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        with quiet():
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.train()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.eval()
+        with quiet():
+            self.model.gradient_checkpointing_disable()
+
+
+class RecomputedSGD(Backpropagation):
+    """SGD with the activations of layers computed twice."""
+
+    recompute = True
+
+
+class AdamW(Backpropagation):
+    """Two running means and decay."""
+
+    kind = torch.optim.AdamW
+
+
+class RecomputedAdamW(AdamW):
+    """AdamW with the activations of layers computed twice."""
+
+    recompute = True
+
+
+STEPS: dict[str, Callable[[Problem], MeZO | Backpropagation]] = {
+    "MeZO": MeZO,
+    "LOZO": LOZO,
+    "HiZOO": HiZOO,
+    "FZOO": FZOO,
+    "ZO-SGD-Sign": Sign,
+    "ZO-SGD-MMT": Momentum,
+    "ZO-Adam": Adam,
+    "ZO-SGD-Cons": Conservative,
+    "SGD": Backpropagation,
+    "SGD, recomputed": RecomputedSGD,
+    "AdamW": AdamW,
+    "AdamW, recomputed": RecomputedAdamW,
+}
+
+
+def _normal(like: Tensor, *shape: int) -> Tensor:
+    return torch.randn(shape, dtype=like.dtype, device=like.device)
