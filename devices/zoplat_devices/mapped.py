@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from zoplat_devices.memory import reserved
+from zoplat_devices.pages import movable
 
 LINE = 64
 MAPS = Path("/proc/self/maps")
@@ -25,18 +26,28 @@ def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 def move_to_files(model: Any) -> None:
     """Put each parameter that is trained, or that is no part of a checkpoint's file, into a file of its own.
 
-    It begins at the same place of a cache line as before: how the product of a matrix and one row rounds depends on it.
+    It begins where it would in a cache line if it stayed in memory: how the product of a matrix and one row rounds
+    depends on it.
     """
-    known = files()
+    known, lined = files(), {*movable(model)}
+    moved: dict[int, torch.Tensor] = {}
     for parameter in model.parameters():
+        address = parameter.data_ptr()
         if parameter.numel() and (parameter.requires_grad or not lies_in(known, parameter)):
-            before = parameter.data_ptr() % LINE // parameter.element_size()
-            held = mapped((before + parameter.numel(),), parameter.dtype)[before:].view(parameter.shape)
-            held.copy_(parameter.detach())
+            if address not in moved:
+                moved[address] = _copied(parameter, 0 if address in lined else address % LINE)
             if lies_in(known, parameter):
                 let_go(parameter)
-            parameter.data = held
-            let_go(held)
+            parameter.data = moved[address]
+
+
+def _copied(tensor: torch.Tensor, begin: int) -> torch.Tensor:
+    """The same numbers in a file, from so many bytes into a cache line."""
+    before = begin // tensor.element_size()
+    held = mapped((before + tensor.numel(),), tensor.dtype)[before:].view(tensor.shape)
+    held.copy_(tensor.detach())
+    let_go(held)
+    return held
 
 
 def files() -> list[tuple[int, int]]:

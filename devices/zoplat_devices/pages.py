@@ -19,11 +19,9 @@ def onto_large_pages(model: Any) -> None:
     Every tensor is let go of as soon as it was copied, so the peak grows by one tensor and not by the model. Where
     the system has no large pages, nothing happens.
     """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return
-    tensors = {p.data_ptr(): p.data for p in model.parameters() if p.requires_grad and p.is_contiguous()}
+    tensors = movable(model)
     ends = list(accumulate(-(-tensor.nbytes // 64) * 64 for tensor in tensors.values()))
-    if not ends or ends[-1] < LEAST:
+    if not ends:
         return
     try:
         region = _region(ends[-1])
@@ -37,6 +35,13 @@ def onto_large_pages(model: Any) -> None:
             users.setdefault(parameter.data_ptr(), []).append(parameter)
     for place, owners in users.items():
         _move(owners, region[begins[place] :])
+
+
+def movable(model: Any) -> dict[int, Any]:
+    """By address, the tensors that belong on large pages, where each begins a cache line; none if they are few."""
+    tensors = {p.data_ptr(): p.data for p in model.parameters() if p.requires_grad and p.is_contiguous()}
+    enough = sum(-(-tensor.nbytes // 64) * 64 for tensor in tensors.values()) >= LEAST
+    return tensors if enough and hasattr(mmap, "MADV_HUGEPAGE") else {}
 
 
 def _region(size: int) -> Any:

@@ -50,8 +50,8 @@ class PyTorch(Device):
             stochastic where restore is exact.
         road: how several losses that are asked together are found: "walk" from point to point; "batch", by one
             forward pass over as many copies of the batch; "auto" takes the latter for adapters, and for low-rank
-            directions on batches of up to 128 tokens. "stream" keeps the
-            weights in files and goes layer by layer, for models larger than memory; on the processor only.
+            directions on batches of up to 128 tokens. "stream" keeps the weights in files and goes layer by layer, for
+            models larger than memory; on the processor only.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
         compile: whether torch.compile makes the forward pass; for in-place restore, walking.
@@ -160,8 +160,7 @@ class PyTorchSession(Session):
         def dtype(head: Head) -> Any:
             return getattr(torch, _dtype(spec, device.kind, head))
 
-        streamed = device.road == "stream"
-        load = load or models.load
+        load, streamed = load or models.load, device.road == "stream"
         self.loaded = loaded = load(spec.model, dtype, _say, spec.head, spec.classes, spec.seed, spec.base, streamed)
         self.head = loaded.head
         self.target = torch.device(device.kind)
