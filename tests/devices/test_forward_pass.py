@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 Make = Callable[..., Path]
 OPTIONS = (" terrible", " great")
 EXAMPLES = [Example("the film was great . It was", OPTIONS, 1), Example("the food was terrible . It was", OPTIONS, 0)]
+ALIKE = [Example("the food was bad . It was", OPTIONS, 1), Example("the movie was good . It was", OPTIONS, 1)]
 OTHERS = [Example("a good day . It was", OPTIONS, 1), Example("a bad movie . It was", OPTIONS, 0)]
 
 
@@ -27,7 +28,7 @@ def opened(folder: Path, kind: str = "cpu", tune: str = "full", dtype: str = "fl
 def losses(session: Any) -> list[float]:
     """At several points near θ, of batches of two shapes, each of them more than once."""
     found = []
-    batches = [session.encode(examples) for examples in (EXAMPLES, OTHERS, EXAMPLES[::-1], EXAMPLES[:1])]
+    batches = [session.encode(examples) for examples in (EXAMPLES, OTHERS, ALIKE, EXAMPLES[:1])]
     z = 0.1 * session.space.draw(Gaussian(), Key(0, 0, 0))
     for direction in (ZERO, z, -z):
         session.space.at(direction)
