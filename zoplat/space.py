@@ -309,6 +309,10 @@ class ParameterSpace:
             total[:] = 0.0
         return total
 
+    def factors(self, draw: Draw, block: Block) -> tuple[Array, Array] | None:
+        """(U, V) with z = U Vᵀ on a block; None where the draw has no factors or is scaled."""
+        return None if draw.scales else draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
+
     def norm(self, direction: Direction) -> float:
         """Euclidean length of a direction over all blocks; one pass of noise, no weight is read."""
         total = 0.0

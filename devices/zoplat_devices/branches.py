@@ -375,14 +375,13 @@ class _Stack:
     def _factors(self, block: Block, dtype: torch.dtype) -> tuple[Any, Any] | None:
         """U (n, rows, r) and V (n, columns, r), coefficients in U; None where a probe has no factors here."""
         drawn: dict[Draw, Any] = {}
-        whole = Tile(block, 0, block.shape[0])
         lines: list[list[tuple[float, Any, Any]]] = []
         for direction in self.directions:
             lines.append([])
             for draw, c in direction:
                 if draw.part is None or block in draw.part:
                     if draw not in drawn:
-                        drawn[draw] = None if draw.scales else draw.sampler.factors(whole, draw.key, self.space.noise)
+                        drawn[draw] = self.space.factors(draw, block)
                     if drawn[draw] is None:
                         return None
                     lines[-1].append((c, *drawn[draw]))

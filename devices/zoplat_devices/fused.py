@@ -84,6 +84,15 @@ class FusedSpace(ParameterSpace):
     def points(self, directions: Sequence[Direction]) -> Points:
         return FusedPoints(self, directions)
 
+    def factors(self, draw: Draw, block: Block) -> tuple[Any, Any] | None:
+        name = draw._replace(part=None)
+        full = sum(bool(drawn.held) for drawn in self._drawn.values()) >= REMEMBERED
+        if draw.scales or (full and name not in self._drawn):
+            return super().factors(draw, block)
+        drawn, place = self._terms_of(name), self._place[block.name]
+        drawn.at(place)
+        return drawn.factors.get(place)
+
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
         terms = [*direction]
         sums = self._sums_on(terms, tile.block)
@@ -335,10 +344,12 @@ class _Drawn:
 
     Attributes:
         held: the arrays that terms point to.
+        factors: (U, V) by the place of a block, where there are some.
     """
 
     def __init__(self, space: FusedSpace, draw: Draw) -> None:
         self.held: list[Any] = []
+        self.factors: dict[int, tuple[Any, Any]] = {}
         self._space, self._draw = space, draw
         self._terms = np.zeros(len(space.blocks), TERM)
         self._known = np.zeros(len(space.blocks), bool)
@@ -377,6 +388,7 @@ class _Drawn:
         if factors is not None:
             u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
             self.held += [u, v]
+            self.factors[space._place[tile.block.name]] = u, v.T
             return (KINDS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v), *scale)
         sink = _Sink()
         try:
