@@ -15,7 +15,9 @@ from zoplat.direction import Direction, Draw
 from zoplat.rounding import Rounding
 from zoplat.sampler import Held, Noise, Stream, stream
 from zoplat.space import ParameterSpace, Points, Restore
-from zoplat_devices.native import DTYPES, FROM_FLOAT32, JOB, KINDS, SUM, TERM
+from zoplat_devices.memory import mapped
+from zoplat_devices.native import DTYPES, FROM_FLOAT32, JOB, KINDS, SUM, TERM, library
+from zoplat_devices.noise import ReferenceNoise
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
 PIECE = 1 << 16  # of one job where blocks are formed beside the weights, a few at a time
@@ -219,6 +221,13 @@ class HostSpace(ParameterSpace):
         self._library.zoplat_run(*arguments)
         for other in others:
             other.result()
+
+
+def space_of(blocks: Sequence[Block], seed: int) -> ParameterSpace:
+    """A space of float32 arrays of numpy, moved by the kernels where a compiler is at hand."""
+    if kernels := library():
+        return HostSpace(blocks, kernels, np.empty, "in-place", mapped, seed=seed)
+    return ParameterSpace(blocks, ReferenceNoise(), np.empty, "in-place", mapped, seed=seed)
 
 
 class _Plan:
