@@ -127,21 +127,31 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> d
     return sizes
 
 
-def replay(directory: RunDirectory, to: Path | None) -> dict[str, Any]:
+def replay(directory: RunDirectory, to: Path | None, device: str | None = None) -> dict[str, Any]:
     """Rebuild the final weights from a journal, without a forward pass; write them to `to`.
+
+    Args:
+        directory: of the run.
+        to: a folder for the weights.
+        device: another one than the run's, in the same precision.
 
     Raises:
         ZoplatError: the journal is damaged, was made with other noise, or starts from other weights.
     """
     from zoplat.settings import build, read_toml
 
-    config = build([read_toml(directory.config)])
+    table = read_toml(directory.config)
+    journal = Journal.read(directory.journal)
+    if device:
+        table |= {"device": {"name": device}, "dtype": journal.header["dtype"]}
+    config = build([table])
+    if device:
+        _check_device(config)
     if not replays(config):
         raise ZoplatError(
             f"'{config.estimator_name}' steps along gradients, which a journal of numbers does not hold: the run in "
             f"{directory.path} can't be replayed. Its weights are in {directory.checkpoint}."
         )
-    journal = Journal.read(directory.journal)
     summary = directory.read_summary()
     if len(journal.steps) < summary.get("steps", 0):
         raise ZoplatError(
@@ -151,6 +161,8 @@ def replay(directory: RunDirectory, to: Path | None) -> dict[str, Any]:
     if to:
         check_writable(to, "--to")
     session = config.device.open(_spec(config))
+    if device:
+        session.road = journal.header["road"]
     _check_start(journal, session, directory)
     learner = Learner(config, session, road=journal.header["road"])
     for record in journal.steps:

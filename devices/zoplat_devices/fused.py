@@ -14,6 +14,9 @@ from zoplat.direction import Direction, Draw
 from zoplat.rounding import Rounding
 from zoplat.sampler import Held, Noise, Stream, stream
 from zoplat.space import ParameterSpace, Points, Restore
+from zoplat_devices.memory import mapped
+from zoplat_devices.native import kernels as native_kernels
+from zoplat_devices.noise import ReferenceNoise
 from zoplat_devices.tables import DTYPES, FROM_FLOAT32, JOB, KINDS, SUM, TERM, Jobs, Kernels, Sums
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
@@ -219,6 +222,13 @@ class FusedSpace(ParameterSpace):
             self._ready.clear()
         while len(self._drawn) >= NOTED:
             self._drawn.popitem(last=False)
+
+
+def space_of(blocks: Sequence[Block], seed: int) -> ParameterSpace:
+    """A space of float32 arrays of numpy, moved by the kernels where a compiler is at hand."""
+    if kernels := native_kernels():
+        return FusedSpace(blocks, kernels, np.empty, "in-place", mapped, seed=seed)
+    return ParameterSpace(blocks, ReferenceNoise(), np.empty, "in-place", mapped, seed=seed)
 
 
 class _Plan:

@@ -137,6 +137,22 @@ def load(
     return Loaded(loaded, tokenizer, name, _identity(source), kind, new)
 
 
+def located(name: str, notice: Callable[[str], None]) -> tuple[str, str]:
+    """(a folder or a hub id, what tells its weights from others), without opening a model.
+
+    Raises:
+        ZoplatError: it is not there.
+    """
+    source = _source(name, notice)
+    identity = _identity(source)
+    if identity is None:
+        with quiet(), _explained(name):
+            from transformers import AutoConfig
+
+            identity = f"{source}@{AutoConfig.from_pretrained(source)._commit_hash}"
+    return source, identity
+
+
 def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base, streamed: bool) -> None:
     """Refuse a model whose weights are more than the memory that is free, before any of them is read.
 

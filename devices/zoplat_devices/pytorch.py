@@ -190,7 +190,7 @@ class PyTorchSession(Session):
         if device.kind != "cuda":
             self.kernels -= sum(buffer.bytes for buffer in self.space.buffers)
         self.probes = Probes(self.model, self.space) if restore == "exact" else None
-        config, limit = loaded.model.config, _limit(loaded, virtual.count(self.model))
+        config, limit = loaded.model.config, token_limit(loaded, virtual.count(self.model))
         start = config.decoder_start_token_id if self.head == "seq2seq" else None
         self.encoder = Encoder(loaded.tokenizer, limit, self.head, start, config.num_labels)
         left = self.head == "causal" or (self.head == "classifier" and reads_on(config))
@@ -461,7 +461,7 @@ def _dtype(spec: ModelSpec, kind: str, head: Head) -> str:
     return "bfloat16" if frozen and (cpu or kind == "cuda") else "float32"
 
 
-def _limit(loaded: Loaded, virtual: int) -> int:
+def token_limit(loaded: Loaded, virtual: int) -> int:
     """Tokens that the model can read beside its virtual ones."""
     import torch
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from zoplat.device import Head, Row
 from zoplat_devices import virtual
+from zoplat_devices.layout import Layout, laid_out, right_only
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Scorer:
 
     def sequences(self, rows: Sequence[Row]) -> int:
         """Sequences that the model reads for the loss of a batch."""
-        return sum(1 if _right_only(row) else len(row.tokens.inputs) for row in rows)
+        return sum(1 if right_only(row) else len(row.tokens.inputs) for row in rows)
 
     def present(self, rows: Sequence[Row]) -> Any:
         """(sequences, tokens) of a batch, false where a token is padding; None where none is."""
@@ -182,7 +183,7 @@ class Scorer:
 
         Those of the last batch are kept, for each is asked for several times.
         """
-        by_tokens, right = right, right and any(_right_only(row) for row in rows)
+        by_tokens, right = right, right and any(right_only(row) for row in rows)
         last = self._last
         same = last is not None and last[1] == by_tokens and len(last[0]) == len(rows)
         if last is None or not same or any(a is not b for a, b in zip(last[0], rows, strict=True)):
@@ -198,40 +199,20 @@ class Scorer:
         return last[2]
 
     def _made(self, rows: Sequence[Row], right: bool) -> Batch:
-        sequences: list[list[int]] = []
-        decoder: list[list[int]] = []
-        owner: list[int] = []
-        options = max(len(row.example.options) for row in rows)
-        where: list[tuple[int, int, int, int, float]] = []
-        for index, row in enumerate(rows):
-            tokens, label = row.tokens, row.example.label
-            chosen = [label] if right and _right_only(row) else range(len(tokens.targets))
-            lines = [0] if tokens.is_shared else list(chosen)
-            first = len(decoder) if tokens.decoder else len(sequences)
-            decoder += [tokens.decoder[line] for line in lines] if tokens.decoder else []
-            owner += [index for _ in lines]
-            sequences += tokens.inputs if len(tokens.inputs) == 1 else [tokens.inputs[line] for line in lines]
-            for number, option in enumerate(chosen):
-                target = tokens.targets[option]
-                share = 1.0 if row.example.score == "sum" else 1 / len(target)
-                sequence = first if tokens.is_shared else first + number
-                for place, token in enumerate(target):
-                    at = place - len(target) if self.head == "causal" else place
-                    where.append((sequence, at, token, index * options + option, share))
+        layout = laid_out(rows, self.head, right)
+        inputs = self.filled(layout.sequences)
         if self.head == "classifier":
-            return Batch(self.filled(sequences), options)
-        inputs = self.filled(sequences)
-        if decoder:
+            return Batch(inputs, layout.options)
+        if decoder := layout.decoder:
             width = max(len(ids) for ids in decoder)
             inputs["decoder_input_ids"] = self._tensor([ids + [self.pad] * (width - len(ids)) for ids in decoder])
-        found = self._tensors(rows, inputs, options, where)
-        return replace(found, owner=self._tensor(owner)) if decoder and len(owner) != len(rows) else found
+        found = self._tensors(rows, inputs, layout)
+        own = not decoder or len(layout.owner) == len(rows)
+        return found if own else replace(found, owner=self._tensor(layout.owner))
 
-    def _tensors(
-        self, rows: Sequence[Row], inputs: dict[str, Any], options: int, where: list[tuple[int, int, int, int, float]]
-    ) -> Batch:
-        sequence, position, token, slot, share = (self._tensor(column) for column in zip(*where, strict=True))
-        keep, masks, absent = 0, None, None
+    def _tensors(self, rows: Sequence[Row], inputs: dict[str, Any], layout: Layout) -> Batch:
+        sequence, position, token, slot, share = (self._tensor(column) for column in zip(*layout.places, strict=True))
+        options, keep, masks, absent = layout.options, 0, None, None
         if self.head == "causal":
             keep = -int(position.min())
             position = position + keep
@@ -271,7 +252,3 @@ class Scorer:
 def base(model: Any) -> Any:
     """The model of transformers inside an adapter of peft."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _right_only(row: Row) -> bool:
-    return row.example.loss == "tokens" and bool(row.tokens.targets)

@@ -71,7 +71,7 @@ def prompted(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     ids, tokens = inputs["input_ids"], count(model)
-    places = torch.arange(tokens, device=ids.device).expand(len(ids), tokens)
+    places = torch.arange(tokens, device=ids.device).expand(ids.shape[0], tokens)
     words = model.word_embeddings(ids)
     virtual = model.prompt_encoder[model.active_adapter].embedding(places).to(words.dtype)
     made = {name: value for name, value in inputs.items() if name != "input_ids"}
@@ -84,7 +84,7 @@ def prompted(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 def prefixed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """Inputs with the keys and values of a prefix, which a seq2seq model has before its decoder's."""
     tokens = count(model)
-    made = {**inputs, "past_key_values": model.get_prompt(len(inputs["input_ids"]))}
+    made = {**inputs, "past_key_values": model.get_prompt(inputs["input_ids"].shape[0])}
     if "position_ids" in inputs:
         made["position_ids"] = inputs["position_ids"] + tokens
     return made if "decoder_input_ids" in inputs else _seen(made, tokens)
@@ -94,7 +94,7 @@ def _seen(inputs: dict[str, Any], tokens: int) -> dict[str, Any]:
     """With a mask, if there is one, that shows the virtual tokens too."""
     if "attention_mask" in inputs:
         mask = inputs["attention_mask"]
-        inputs["attention_mask"] = mask.new_ones(len(mask), tokens + mask.shape[1])
+        inputs["attention_mask"] = mask.new_ones(mask.shape[0], tokens + mask.shape[1])
         inputs["attention_mask"][:, tokens:] = mask
     return inputs
 

@@ -280,7 +280,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_drift_is_nothing_with_exact_restore_and_rounding_in_place(self, checkpoint: Make, dtype: str) -> None:
-        common = ("--lr", 0, "--dtype", dtype, "-o")
+        common = ("--lr", 0, "--dtype", dtype, "-o", "device.road=walk", "-o")
         exact = self.run(checkpoint(), *common, "device.restore=exact")
         assert exact["drift"] == 0.0
         assert exact["weights_digest"] == exact["start_digest"]

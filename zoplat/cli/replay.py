@@ -12,13 +12,14 @@ from zoplat.errors import RunFailed
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="Write the weights to this folder.")
+@click.option("--device", metavar="NAME", help="Rebuild them on this device.  [default: the run's own]")
 @JSON
-def replay(run: Path, to: Path | None, as_json: bool) -> None:
+def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> None:
     """Rebuild the final weights of RUN from its journal, without a forward pass."""
     from zoplat.engine import replay as rebuild
     from zoplat.results import RunDirectory
 
-    found = rebuild(RunDirectory.existing(run), to)
+    found = rebuild(RunDirectory.existing(run), to, device)
     if as_json:
         click.echo(json.dumps(found))
     else:

@@ -1,0 +1,251 @@
+"""Device onnx beside PyTorch: the same scores, losses, steps and weights; a kept graph; edits that are ignored."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zoplat import Example, Key, ModelSpec, ZoplatError
+from zoplat.device import Tuning
+from zoplat.engine import replay, train
+from zoplat.results import RunDirectory
+from zoplat.settings import resolve
+from zoplat_devices import ort_proof
+from zoplat_devices.ort import OnnxRuntime
+from zoplat_devices.pytorch import PyTorch
+from zoplat_plugins.gaussian import Gaussian
+
+Make = Callable[..., Path]
+EXAMPLES = [
+    Example("the film was great and the food was terrible but we would go again . It was", (" terrible", " great"), 1),
+    Example("nice", (" a", " wonderful plot", " poor"), 1),
+    Example("It was", (" boring", " fine"), 0, score="sum"),
+]
+TOKENS = [Example(e.prompt, e.options, e.label, loss="tokens") for e in EXAMPLES]
+KINDS = [("llama", "lora"), ("opt", "prefix"), ("gpt2", "full"), ("gpt2", "prompt")]
+
+
+class TestWithoutAGraph:
+    """What needs no export: refusals, and the proof on arrays."""
+
+    @pytest.mark.parametrize("installed", [["onnxruntime", "onnxruntime-gpu"]])
+    def test_two_engines_at_once_are_a_clash_that_is_explained(self, monkeypatch: Any, installed: list[str]) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+        monkeypatch.setattr(metadata, "version", lambda name: "1.0" if name in installed else _absent(name))
+        reason = OnnxRuntime().missing()
+        assert reason is not None
+        assert "onnxruntime and onnxruntime-gpu are both installed" in reason
+        assert "pip uninstall onnxruntime onnxruntime-gpu" in reason
+
+    def test_without_an_engine_the_device_says_what_to_install(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert "pip install 'zoplat[onnx]'" in str(OnnxRuntime().missing())
+
+    def test_another_precision_is_refused(self) -> None:
+        with pytest.raises(ZoplatError, match="computes in float32, not in bfloat16"):
+            OnnxRuntime().open(ModelSpec(None, Tuning(), "bfloat16", 0))
+
+    def test_a_proof_finds_an_edit_that_is_ignored(self) -> None:
+        arrays = {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float32)}
+        copies = {name: array.copy() for name, array in arrays.items()}
+
+        def loss(seen: dict[str, Any] = arrays) -> float:
+            return float((arrays["a"] ** 2).sum() + (seen["b"] ** 2).sum())
+
+        def slopes() -> dict[str, Any]:
+            return {name: 2 * array for name, array in arrays.items()}
+
+        proof = ort_proof.found(arrays, loss, slopes, 0.02, 0.1)
+        assert not proof.unfelt
+        assert proof.check(arrays, loss, "here") < 1e-3
+        with pytest.raises(ZoplatError, match="An edit of b should change the loss"):
+            proof.check(arrays, lambda: loss(copies), "here")
+        assert all((arrays[name] == copy).all() for name, copy in copies.items())
+
+    def test_a_block_that_no_loss_feels_is_told_and_not_tried(self) -> None:
+        arrays = {"a": np.ones(3, np.float32), "unused": np.ones(3, np.float32)}
+        slopes = {"a": 2 * arrays["a"], "unused": np.zeros(3, np.float32)}
+        proof = ort_proof.found(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes, 0.02, 0.1)
+        assert proof.unfelt == ["unused"]
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which graphs are kept for all tests here."""
+    for name in ("onnx", "onnxruntime", "onnxscript", "torch"):
+        pytest.importorskip(name)
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture
+def kept(graphs: Path, place: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same as the cache of this test."""
+    monkeypatch.setenv("ZOPLAT_CACHE", str(graphs))
+    return graphs
+
+
+def opened(device: Any, folder: Path, tune: str = "lora", seed: int = 0, **more: Any) -> Any:
+    return device.open(ModelSpec(str(folder), Tuning(tune), "float32", seed, **more))
+
+
+def both(folder: Path, tune: str = "lora", seed: int = 0) -> list[Any]:
+    return [opened(device, folder, tune, seed) for device in (OnnxRuntime(threads=1), PyTorch(road="walk"))]
+
+
+def ran(folder: Path, device: str, out: str, **more: Any) -> dict[str, Any]:
+    named = {"estimator": "mezo", "tune": "lora", "lr": 1e-2, "steps": 5, "limit": 8, "batch_size": 4} | more
+    options = {"device.road": "walk"} if device == "cpu" else {}
+    settings = {"device": device, "model": str(folder), "dtype": "float32", "options": options, **named}
+    return train(resolve(settings), Path(out)).summary
+
+
+def answers(out: str) -> np.ndarray:
+    lines = Path(out, "journal.jsonl").read_text().splitlines()[1:]
+    return np.array([answer for line in lines for answer in json.loads(line)["answers"]])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kept")
+class TestBesidePyTorch:
+    @pytest.mark.parametrize(("kind", "tune"), KINDS)
+    def test_scores_and_losses_are_those_of_pytorch(self, checkpoint: Make, kind: str, tune: str) -> None:
+        here, there = both(checkpoint(kind, words=False), tune)
+        assert here.digest() == there.digest()
+        assert [block.name for block in here.space.blocks] == [block.name for block in there.space.blocks]
+        for examples in (EXAMPLES, TOKENS):
+            rows, same = here.encode(examples), there.encode(examples)
+            assert [row.tokens for row in rows] == [row.tokens for row in same]
+            np.testing.assert_allclose(here.forward(rows), there.forward(same), atol=1e-5)
+            start = here.forward(rows)
+            for session in (here, there):
+                session.space.at(0.3 * session.space.draw(Gaussian(), Key(0, 0, 0)))
+            np.testing.assert_allclose(here.forward(rows), there.forward(same), atol=1e-5)
+            assert abs(here.forward(rows) - start) > 1e-4
+            for one, other in zip(here.scores(rows), there.scores(same), strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-5)
+            for session in (here, there):
+                session.space.settle()
+
+    @pytest.mark.parametrize("estimator", ["mezo", "lozo", "fzoo"])
+    def test_a_run_has_the_answers_and_the_weights_of_pytorch(self, checkpoint: Make, estimator: str) -> None:
+        folder = checkpoint("llama", words=False)
+        for device in ("onnx", "cpu"):
+            assert ran(folder, device, device, estimator=estimator)["steps"] == 5
+        np.testing.assert_allclose(answers("onnx"), answers("cpu"), atol=1e-5)
+        told = [weights(device) for device in ("onnx", "cpu")]
+        assert told[0].keys() == told[1].keys()
+        for name, array in told[0].items():
+            np.testing.assert_allclose(array, told[1][name], atol=1e-3, err_msg=name)
+
+    def test_a_journal_replays_to_the_same_bits_on_either_device(self, checkpoint: Make) -> None:
+        for device, other in (("onnx", "cpu"), ("cpu", "onnx")):
+            summary = ran(checkpoint("llama", words=False), device, device)
+            for on in (None, other):
+                found = replay(RunDirectory.existing(Path(device)), None, on)
+                assert (found["status"], found["weights_digest"]) == ("done", summary["weights_digest"])
+
+    def test_an_exported_run_is_an_adapter_of_peft(self, checkpoint: Make, tmp_path: Path) -> None:
+        from safetensors.numpy import load_file
+
+        session = opened(OnnxRuntime(), checkpoint("llama", words=False))
+        name, array = next((name, array) for name, array in session.weights.items() if "lora_B" in name)
+        array[...] = 0.25
+        session.export(tmp_path / "adapter")
+        told = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+        assert (told[f"base_model.model.{name}"] == 0.25).all()
+
+    def test_a_model_that_is_not_causal_is_refused(self, checkpoint: Make) -> None:
+        with pytest.raises(ZoplatError, match="runs causal language models"):
+            opened(OnnxRuntime(), checkpoint("roberta"))
+
+    def test_a_base_of_nothing_is_refused(self, checkpoint: Make) -> None:
+        with pytest.raises(ZoplatError, match="with --tune full no weight is frozen"):
+            opened(OnnxRuntime(), checkpoint("llama", words=False), "full", base="int8")
+
+
+@pytest.mark.slow
+class TestKeptGraphs:
+    def test_the_second_opening_needs_neither_torch_nor_transformers(self, checkpoint: Make, kept: Path) -> None:
+        folder = checkpoint("llama", words=False)
+        first = opened(OnnxRuntime(), folder)
+        program = (
+            "import sys; from zoplat.device import ModelSpec, Tuning; from zoplat_devices.ort import OnnxRuntime\n"
+            f"session = OnnxRuntime().open(ModelSpec({str(folder)!r}, Tuning('lora'), 'float32', 0))\n"
+            "print(session.digest(), {'torch', 'transformers', 'peft'} & {*sys.modules})"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [first.digest(), "set()"]
+        assert "making an ONNX graph" not in done.stderr
+
+    def test_another_seed_takes_the_same_graph_from_another_start(self, checkpoint: Make, kept: Path) -> None:
+        folder = checkpoint("llama", words=False)
+        one, other = (opened(OnnxRuntime(), folder, seed=seed) for seed in (0, 1))
+        assert one.folder == other.folder
+        assert one.digest() != other.digest()
+        assert other.digest() == opened(PyTorch(), folder, seed=1).digest()
+
+    def test_another_tuning_takes_another_graph(self, checkpoint: Make, kept: Path) -> None:
+        folder = checkpoint("gpt2", words=False)
+        assert opened(OnnxRuntime(), folder, "full").folder != opened(OnnxRuntime(), folder, "prompt").folder
+
+    @pytest.mark.parametrize("is_dangling", [True, False])
+    def test_a_graph_that_ignores_edits_is_not_opened(
+        self, checkpoint: Make, kept: Path, tmp_path: Path, monkeypatch: Any, is_dangling: bool
+    ) -> None:
+        """A trained input becomes an initialiser of the same numbers; the input goes, or stays and nobody reads it."""
+        folder = checkpoint("llama", words=False)
+        session = opened(OnnxRuntime(), folder)
+        monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "damaged"))
+        shutil.copytree(session.folder, tmp_path / "damaged" / "onnx" / session.folder.name)
+        name = list(session.weights)[3]
+        freeze(tmp_path / "damaged" / "onnx" / session.folder.name, name, session.weights[name], is_dangling)
+        with pytest.raises(ZoplatError, match=f"{name}.*ignored"):
+            opened(OnnxRuntime(), folder)
+
+    def test_facts_tell_how_far_the_graph_is_from_pytorch(self, checkpoint: Make, kept: Path) -> None:
+        facts = opened(OnnxRuntime(), checkpoint("llama", words=False)).facts
+        assert facts["parity"]["largest_difference"] < 1e-5
+        assert facts["parity"]["edits_off_by"] < 0.01
+        assert facts["parity"]["edits_without_effect"] == []
+        assert facts["provider"] == "CPUExecutionProvider"
+
+    def test_a_base_in_int8_scores_nearly_the_same(self, checkpoint: Make, kept: Path) -> None:
+        folder = checkpoint("llama", words=False)
+        here, there = opened(OnnxRuntime(), folder, base="int8"), opened(PyTorch(), folder)
+        assert here.facts["model_bytes"] < there.facts["model_bytes"]
+        assert here.facts["base"] == "int8"
+        rows = here.encode(EXAMPLES)
+        assert 0 < abs(here.forward(rows) - there.forward(rows)) < 0.1
+
+
+def weights(out: str) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    [file] = Path(out, "checkpoint").rglob("*weights*.safetensors")
+    return load_file(file)
+
+
+def freeze(folder: Path, name: str, array: Any, is_dangling: bool) -> None:
+    """Have a graph read an initialiser in the place of an input."""
+    import onnx
+
+    graph = onnx.load(folder / "graph.onnx", load_external_data=False)
+    held = onnx.numpy_helper.from_array(array, f"{name}_held")
+    graph.graph.initializer.append(held)
+    for node in graph.graph.node:
+        node.input[:] = [held.name if value == name else value for value in node.input]
+    if not is_dangling:
+        graph.graph.input.remove(next(value for value in graph.graph.input if value.name == name))
+    onnx.save(graph, folder / "graph.onnx")
+
+
+def _absent(name: str) -> str:
+    raise metadata.PackageNotFoundError(name)
