@@ -48,8 +48,10 @@ class ParameterSpace:
         seed: of the chances.
 
     Attributes:
-        let_go: where the arrays are files that memory has no room for all at once: is told of an array that nobody
-            needs for a while. Buffers are then files too, and passes go from block to block.
+        let_go: is told of an array in a file that nobody needs for a while.
+        weights_in_files: whether the blocks' arrays are files that memory has no room for all at once; passes then go
+            from block to block.
+        state_in_files: whether all buffers are files.
 
     Raises:
         ZoplatError: 16-bit weights are to be rounded otherwise than to nearest, and probes are written into them.
@@ -73,7 +75,8 @@ class ParameterSpace:
         self.passes = 0.0
         self.overlay: Direction = ZERO
         self.watch: Callable[[str], AbstractContextManager[Any]] = lambda phase: nullcontext()
-        self.let_go: Callable[[Array], None] | None = None
+        self.let_go: Callable[[Array], None] = lambda array: None
+        self.weights_in_files = self.state_in_files = False
         self._keep, self._shift, self._plain = 1.0, ZERO, ZERO
         self._settled: set[str] = set()
         self._empty = empty
@@ -146,11 +149,11 @@ class ParameterSpace:
 
     def leave(self, block: Block) -> None:
         """Let the memory of a block and of its rows of buffers go, where that can be had back from a file."""
-        if self.let_go:
+        if self.weights_in_files:
             self.let_go(block.array)
-            for buffer in self.buffers:
-                if buffer.is_mapped and block.name in buffer.arrays:
-                    self.let_go(buffer.arrays[block.name])
+        for buffer in self.buffers:
+            if buffer.is_mapped and block.name in buffer.arrays:
+                self.let_go(buffer.arrays[block.name])
 
     def sweep(
         self,
@@ -244,7 +247,7 @@ class ParameterSpace:
             dtype: "uint8" for marks; by default float32, float64 beside float64 weights.
             mapped: keep the arrays in files, outside of the process's own memory.
         """
-        mapped = mapped or self.let_go is not None
+        mapped = mapped or self.state_in_files
         make = self._mapped if mapped else self._empty
         if make is None:
             raise ZoplatError(f"'{owner}' is to be mapped from a file, which this device can't do.")
@@ -255,7 +258,7 @@ class ParameterSpace:
                 shape = (block.shape[0], columns) if columns and is_matrix else block.shape
                 arrays[block.name] = make(shape, dtype or _wide_dtype(block))
                 arrays[block.name][:] = fill
-                if self.let_go:
+                if mapped:
                     self.let_go(arrays[block.name])
         self.buffers.append(Buffer(owner, arrays, mapped))
         return self.buffers[-1]
@@ -375,7 +378,7 @@ class ParameterSpace:
                 if not self._settled:
                     self._begin_pass(decayed, plain)
                 blocks = [b for b in self.blocks if b.name not in self._settled and self._moves(b, decayed, plain)]
-                for some in [[block] for block in blocks] if self.let_go else [blocks]:
+                for some in [[block] for block in blocks] if self.weights_in_files else [blocks]:
                     self._move(some, self._keep, decayed, plain)
                     for block in some:
                         self.leave(block)

@@ -52,6 +52,8 @@ class PyTorch(Device):
             forward pass over as many copies of the batch; "auto" takes the latter for adapters, and for low-rank
             directions on batches of up to 128 tokens. "stream" keeps the weights in files and goes layer by layer, for
             models larger than memory; on the processor only.
+        state: where methods that keep something for each weight have it, such as momentum or curvature: in "memory", or
+            on "disk", block by block in memory while it is used; the latter on the processor only.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
         compile: whether torch.compile makes the forward pass; for in-place restore, walking.
@@ -66,14 +68,16 @@ class PyTorch(Device):
     restore: Literal["auto", "in-place", "exact"] = "auto"
     rounding: Literal["auto", "nearest", "stochastic", "master"] = "auto"
     road: Literal["auto", "walk", "batch", "stream"] = "auto"
+    state: Literal["memory", "disk"] = "memory"
     threads: int = 0
     tf32: bool = False
     compile: bool = False
     graphs: bool = False
 
     def __post_init__(self) -> None:
-        if self.road == "stream" and self.kind != "cpu":
-            raise ZoplatError(f"road=stream is for --device cpu; '{self.kind}' can't do it  (-o device.road=…)")
+        for name, value in (("road", "stream"), ("state", "disk")):
+            if getattr(self, name) == value and self.kind != "cpu":
+                raise ZoplatError(f"{name}={value} is for --device cpu, not '{self.kind}'  (-o device.{name}=…)")
         if self.road == "stream" and self.restore == "in-place":
             raise ZoplatError(
                 "road=stream never writes a probe into the weights. Leave -o device.restore=in-place out."
@@ -185,7 +189,9 @@ class PyTorchSession(Session):
             rounding = device.rounding
         self.kernels = -self.host.now()
         self.space = _space(trained, device.kind, restore, rounding, self.empty, self.mapped, spec.seed)
-        self.space.let_go = let_go if streamed else None
+        if device.kind == "cpu":
+            self.space.let_go = let_go
+        self.space.weights_in_files, self.space.state_in_files = streamed, streamed or device.state == "disk"
         self.kernels += self.host.now()
         if device.kind != "cuda":
             self.kernels -= sum(buffer.bytes for buffer in self.space.buffers)

@@ -18,6 +18,7 @@ from zoplat.device import Tuning
 from zoplat.engine import Observer, train
 from zoplat.oracle import Oracle, Source
 from zoplat.settings import build
+from zoplat_devices.mapped import files, lies_in
 from zoplat_devices.pytorch import PyTorch
 from zoplat_devices.relay import Relay
 from zoplat_plugins.gaussian import Gaussian
@@ -139,6 +140,19 @@ def test_remembered_moves_are_made_on_the_way_and_count_as_one_pass(checkpoint: 
     assert session.digest() != start
     assert seen.index(False) < len(seen) - 1 - seen[::-1].index("move"), "layer 1 moved before the layers behind it"
     assert True not in seen
+
+
+@pytest.mark.parametrize("more", [ADAM, ("--estimator", "hizoo", "--lr", 1e-3)], ids=["zo-adam", "hizoo"])
+def test_state_on_disk_is_that_of_memory(checkpoint: Make, more: tuple[Any, ...]) -> None:
+    memory, answers = run(checkpoint(), "walk", *more, restore="in-place")
+    disk, same = run(checkpoint(), "walk", *more, "-o", "device.state=disk", restore="in-place")
+    assert (disk["weights_digest"], same) == (memory["weights_digest"], answers)
+    assert command("replay", disk["run_dir"])["weights_digest"] == disk["weights_digest"]
+    session = opened(checkpoint(), road="walk", state="disk")
+    buffer = session.space.buffer("test/m")
+    assert buffer.is_mapped
+    assert all(lies_in(files(), array) for array in buffer.arrays.values())
+    assert not session.space.weights_in_files
 
 
 @pytest.mark.parametrize("more", [MEZO, FZOO, ADAM], ids=["mezo", "fzoo", "zo-adam"])
