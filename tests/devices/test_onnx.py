@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 
 from zoplat import Example, Key, ModelSpec, ZoplatError
-from zoplat.device import Tuning
+from zoplat.device import Row, Tuning
 from zoplat.engine import replay, train
 from zoplat.results import RunDirectory
 from zoplat.settings import resolve
 from zoplat_devices import ort_proof
+from zoplat_devices.encoding import Tokens
 from zoplat_devices.ort import OnnxRuntime
+from zoplat_devices.ort_graph import Graph
 from zoplat_devices.pytorch import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 
@@ -78,6 +81,107 @@ class TestWithoutAGraph:
         slopes = {"a": 2 * arrays["a"], "unused": np.zeros(3, np.float32)}
         proof = ort_proof.found(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes)
         assert proof.unfelt == ["unused"]
+
+
+GRAPH = """
+<ir_version: 10, opset_import: ["": 20]>
+bag (int64[s, t] input_ids, int64[n] sequence, int64[n] position, int64[n] token, float[r, o, n] share,
+     float[r, o] absent, int64[r] label, float[30, 4] words)
+=> (float[r, o] scores, float options, float tokens) {
+    one = Constant <value_ints = [1]> ()
+    line = Unsqueeze (sequence, one)
+    place = Unsqueeze (position, one)
+    where = Concat <axis = 1> (line, place)
+    hidden = Gather (words, input_ids)
+    asked = GatherND (hidden, where)
+    head = Transpose <perm = [1, 0]> (words)
+    logits = MatMul (asked, head)
+    logs = LogSoftmax <axis = 1> (logits)
+    ids = Unsqueeze (token, one)
+    column = GatherElements <axis = 1> (logs, ids)
+    taken = Squeeze (column, one)
+    scores = MatMul (share, taken)
+    present = Add (scores, absent)
+    whole = ReduceLogSumExp <keepdims = 0> (present, one)
+    labels = Unsqueeze (label, one)
+    chosen = GatherElements <axis = 1> (scores, labels)
+    right = Squeeze (chosen, one)
+    each = Sub (whole, right)
+    options = ReduceMean <keepdims = 0> (each)
+    sum = ReduceSum <keepdims = 0> (scores)
+    tokens = Neg (sum)
+}
+"""
+"""A model whose logits at a token are the products of its vector with all others'."""
+
+
+class TestAGraphByHand:
+    """Binding, batches and the proof, against the formula."""
+
+    WORDS = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+    ROWS = (
+        Row(Example("", ("", "", ""), 2), 4, Tokens([[3, 4, 5, 6], [3, 4], [3, 4, 5]], [[5, 6, 7], [9], [5, 8]])),
+        Row(Example("", ("", ""), 0, score="sum"), 2, Tokens([[11, 12]], [[13], [14]])),
+    )
+
+    @pytest.fixture
+    def graph(self, tmp_path: Path) -> Callable[..., tuple[Graph, Any]]:
+        onnx = pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+
+        def make(is_frozen: bool = False) -> tuple[Graph, Any]:
+            onnx.save(onnx.parser.parse_model(GRAPH), tmp_path / "graph.onnx")
+            words = self.WORDS.copy()
+            if is_frozen:
+                freeze(tmp_path, "words", words, is_dangling=True)
+            return Graph(tmp_path, {"words": words}, ["CPUExecutionProvider"], 1, pack=False), words
+
+        return make
+
+    def expected(self, words: Any, row: Row) -> list[float]:
+        scores = []
+        for option, target in enumerate(row.tokens.targets):
+            inputs = row.tokens.inputs[option if len(row.tokens.inputs) > 1 else 0]
+            logits = words[inputs[-len(target) :]] @ words.T
+            logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+            taken = logs[np.arange(len(target)), target]
+            scores.append(float(taken.sum() if row.example.score == "sum" else taken.mean()))
+        return scores
+
+    def test_scores_and_losses_are_the_formula_and_follow_edits(self, graph: Any) -> None:
+        made, words = graph()
+        for _ in range(2):
+            found = [self.expected(words, row) for row in self.ROWS]
+            for one, other in zip(made.scores(self.ROWS), found, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-5)
+            pairs = zip(self.ROWS, found, strict=True)
+            losses = [np.logaddexp.reduce(scores) - scores[row.example.label] for row, scores in pairs]
+            assert made.loss(self.ROWS) == pytest.approx(np.mean(losses), rel=1e-5)
+            words += 0.1 * np.random.default_rng(1).standard_normal(words.shape).astype(np.float32)
+
+    def test_the_loss_of_tokens_is_a_mean_over_those_of_all_right_options(self, graph: Any) -> None:
+        made, words = graph()
+        rows = [replace(row, example=replace(row.example, loss="tokens", score="sum")) for row in self.ROWS]
+        rows = [replace(row, weight=len(row.tokens.targets[row.example.label])) for row in rows]
+        total = sum(self.expected(words, row)[row.example.label] for row in rows)
+        assert made.loss(rows) == pytest.approx(-total / 3, rel=1e-5)
+
+    def test_edits_of_what_became_an_initialiser_are_found_to_be_ignored(self, graph: Any) -> None:
+        def slopes() -> dict[str, Any]:
+            return {"words": np.eye(30, 4, dtype=np.float32)}
+
+        made, words = graph()
+        proof = ort_proof.found({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes)
+        assert not proof.unfelt
+        assert proof.check({"words": words}, lambda: made.loss(self.ROWS[:1]), "here") < 1e-3
+        made, words = graph(is_frozen=True)
+        with pytest.raises(ZoplatError, match=r"edit of words .* is ignored"):
+            proof.check({"words": words}, lambda: made.loss(self.ROWS[:1]), "here")
+
+    def test_an_array_that_the_graph_does_not_read_is_refused(self, graph: Any, tmp_path: Path) -> None:
+        _, words = graph()
+        with pytest.raises(ZoplatError, match="does not read others, so edits would be ignored"):
+            Graph(tmp_path, {"words": words, "others": words}, ["CPUExecutionProvider"], 1, pack=False)
 
 
 @pytest.fixture(scope="module")
