@@ -61,7 +61,7 @@ class Source:
 
         save_file({block.name: block.array.numpy() for block in self.blocks}, path)
 
-    def proof(self, base: str) -> ort_proof.Proof:
+    def proof(self) -> ort_proof.Proof:
         """What edits do to the loss."""
         rows, parameters = self.encoder.encode([ort_proof.EXAMPLE]), self.parameters.values()
 
@@ -70,8 +70,7 @@ class Source:
             found = [torch.zeros_like(p) if slope is None else slope for slope, p in zip(told, parameters, strict=True)]
             return dict(zip(self.arrays, (slope.numpy() for slope in found), strict=True))
 
-        aim, slack = (0.02, 0.1) if base == "plain" else (0.05, 0.75)  # quantised weights have other slopes
-        return ort_proof.found(self.arrays, lambda: self.scorer.loss(rows), slopes, aim, slack)
+        return ort_proof.found(self.arrays, lambda: self.scorer.loss(rows), slopes)
 
 
 def export(
@@ -113,9 +112,12 @@ def _facts(source: Source, spec: ModelSpec, folder: Path, start: str, identity: 
     encoder = _encoder(source.loaded, virtual.count(source.model), plain)
     graph = Graph(folder, source.arrays, ["CPUExecutionProvider"], torch.get_num_threads(), pack=False)
     parity = _parity(source, graph, encoder, spec.base)
-    proof = source.proof(spec.base)
-    rows = encoder.encode([ort_proof.EXAMPLE])
-    parity["edits_off_by"] = proof.check(source.arrays, lambda: graph.loss(rows), str(folder))
+    rows, where = encoder.encode([ort_proof.EXAMPLE]), str(folder)
+    proof = source.proof()
+    if spec.base == "plain":
+        proof.check(source.arrays, lambda: graph.loss(rows), where)
+    else:
+        proof = proof.answered(source.arrays, lambda: graph.loss(rows), where)
     named = zip(source.blocks, source.arrays.values(), strict=True)
     return Facts(
         model=source.loaded.name,

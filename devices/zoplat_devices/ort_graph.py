@@ -101,6 +101,7 @@ class Graph:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.add_session_config_entry("session.disable_prepacking", str(int(not pack)))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are for the moves meanwhile
         try:
             self.session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=[*providers])
         except Exception as problem:  # onnxruntime's own classes share no other base

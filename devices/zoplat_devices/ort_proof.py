@@ -1,14 +1,15 @@
 """Whether a graph sees edits of its weights: one weight of each block is moved, and the loss must answer.
 
 An engine may pack or fold weights when it opens a graph and then ignore what is written into them, silently. The
-moves and what they do to the loss are found once in PyTorch. numpy only.
+moves and what they do to the loss are found once in PyTorch; where frozen weights are quantised, which bends the loss
+by more than a move does, what they do is the graph's own first answer. numpy only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ EXAMPLE = Example("The film was long and the food was bad. It was", (" great",),
 """What the loss of a proof is taken on: short, for it is read many times."""
 
 NUDGE = 0.1  # what blocks of zeros get before the proof, for the other factor of LoRA has no effect beside zeros
+AIM = 0.02  # of a move: how far it raises the loss, a thousand times more than rounding does
 DOUBLINGS = 10  # of a move that raises the loss too little
-FELT = 0.05  # share of the aim from which an effect counts
+FELT = 1e-3  # the least effect that counts
+SLACK = 0.1  # share of an effect that an answer may be off by
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,14 @@ class Proof:
 
     Attributes:
         moves: one for each block.
-        slack: share of an effect that an answer may be off by.
     """
 
     moves: tuple[Move, ...]
-    slack: float
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Proof:
         """From what `dataclasses.asdict` and JSON made of it."""
-        return cls(tuple(Move(**move) for move in told["moves"]), told["slack"])
+        return cls(tuple(Move(**move) for move in told["moves"]))
 
     @property
     def unfelt(self) -> list[str]:
@@ -70,16 +71,36 @@ class Proof:
             ZoplatError: an edit is ignored, or does something else than it should.
         """
         worst = 0.0
+        for move, told in self._answers(arrays, loss):
+            off = abs(told / move.effect - 1)
+            if not off <= SLACK:
+                raise ZoplatError(_ignored(move, told, where))
+            worst = max(worst, off)
+        return worst
+
+    def answered(self, arrays: Mapping[str, Any], loss: Callable[[], float], where: str) -> Proof:
+        """The same moves with what they do here.
+
+        Raises:
+            ZoplatError: one does nothing.
+        """
+        told = {move.block: effect for move, effect in self._answers(arrays, loss)}
+        for move in self.moves:
+            if told.get(move.block) == 0:
+                raise ZoplatError(_ignored(move, 0.0, where))
+        return Proof(tuple(_or_unfelt(replace(move, effect=told.get(move.block, 0.0))) for move in self.moves))
+
+    def _answers(self, arrays: Mapping[str, Any], loss: Callable[[], float]) -> Iterator[tuple[Move, float]]:
+        """What each move does."""
         with nudged(arrays):
             base = loss()
             for move in self.moves:
                 if move.effect:
-                    told = _moved(arrays, move, loss) - base
-                    off = abs(told / move.effect - 1)
-                    if not off <= self.slack:
-                        raise ZoplatError(_ignored(move, told, where))
-                    worst = max(worst, off)
-        return worst
+                    yield move, _moved(arrays, move, loss) - base
+
+
+def _or_unfelt(move: Move) -> Move:
+    return move if abs(move.effect) >= FELT else Move(move.block, 0, 0.0, 0.0)
 
 
 def _ignored(move: Move, told: float, where: str) -> str:
@@ -90,41 +111,31 @@ def _ignored(move: Move, told: float, where: str) -> str:
     )
 
 
-def found(
-    arrays: Mapping[str, Any],
-    loss: Callable[[], float],
-    slopes: Callable[[], Mapping[str, Any]],
-    aim: float,
-    slack: float,
-) -> Proof:
+def found(arrays: Mapping[str, Any], loss: Callable[[], float], slopes: Callable[[], Mapping[str, Any]]) -> Proof:
     """Moves that are felt, and what they do.
 
     Args:
         arrays: the trained weights by name, edited and put back.
         loss: at the weights as they stand.
         slopes: its gradient by name.
-        aim: how far each move should raise the loss, beside which the graph's rounding is nothing.
-        slack: of the proof.
     """
     with nudged(arrays):
         base, slope = loss(), slopes()
-        moves = [
-            _move(name, arrays, slope[name], lambda move: _moved(arrays, move, loss) - base, aim) for name in arrays
-        ]
-    return Proof(tuple(move if move.effect >= FELT * aim else Move(move.block, 0, 0.0, 0.0) for move in moves), slack)
+        moves = [_move(name, arrays, slope[name], lambda move: _moved(arrays, move, loss) - base) for name in arrays]
+    return Proof(tuple(map(_or_unfelt, moves)))
 
 
-def _move(name: str, arrays: Mapping[str, Any], slope: Any, effect: Callable[[Move], float], aim: float) -> Move:
+def _move(name: str, arrays: Mapping[str, Any], slope: Any, effect: Callable[[Move], float]) -> Move:
     """The weight with the steepest slope of a block, moved until the loss has risen enough or the move is absurd."""
     entry = int(np.abs(slope).argmax())
     steep = float(slope.reshape(-1)[entry])
     most = 100 * max(1.0, float(np.abs(arrays[name]).max()))
-    by = float(np.clip(aim / steep, -most, most)) if steep else most
+    by = float(np.clip(AIM / steep, -most, most)) if steep else most
     tried = []
     for _ in range(DOUBLINGS):
         told = effect(Move(name, entry, by, 0.0))
         tried.append(Move(name, entry, by, told if np.isfinite(told) else 0.0))
-        if told >= aim / 2 or abs(by) >= most:
+        if told >= AIM / 2 or abs(by) >= most:
             break
         by = float(np.clip(2 * by, -most, most))
     return max(tried, key=lambda move: move.effect)

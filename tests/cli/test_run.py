@@ -273,6 +273,12 @@ def test_replay_gives_the_digest_of_the_run_without_a_forward_pass(zoplat: Any, 
     assert "the same bits" in zoplat("replay", "out").stdout
 
 
+def test_replay_on_a_device_that_is_named_takes_the_road_and_the_precision_of_the_run(zoplat: Any) -> None:
+    zoplat.run("--steps", 3, "-o", "device.restore=in-place", "--out", "out")
+    assert "the same bits" in zoplat("replay", "out", "--device", "reference").stdout
+    assert "Did you mean 'reference'" in zoplat.refused("replay", "out", "--device", "referenc")
+
+
 def test_replay_of_other_answers_says_so_and_exits_with_1(zoplat: Any) -> None:
     zoplat.run("--steps", 3, "--lr", 0.01, "--out", "a")
     zoplat.run("--steps", 3, "--lr", 0.02, "--out", "b")

