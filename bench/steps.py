@@ -37,7 +37,7 @@ class Ours:
     """A step as the engine makes it, profiler included.
 
     Args:
-        session: opened; its road is set before every step.
+        session: opened.
         setup, way: what is stepped, and how.
         rows: the batch.
     """
@@ -47,11 +47,11 @@ class Ours:
         config = resolve({**settings, **way.settings, "evaluate_every": 10**9})
         session.space.settle()
         self.session, self.way, self.batches, self.passes = session, way, Same(rows), 0
-        self.learner = Learner(config, session)
+        self.learner = Learner(config, session, road=way.road)
         self.profiler = Profiler(session.memory, session.reset_peak)
 
     def before(self) -> None:
-        self.session.road, self.session.space.watch = self.way.road, self.profiler.phase
+        self.session.space.watch = self.profiler.phase
         self()
 
     def __call__(self) -> None:

@@ -214,6 +214,17 @@ def test_recomputation_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> N
     assert not again.model.training
 
 
+@pytest.mark.parametrize(("road", "asked"), [("walk", 0), ("batch", 2)])
+def test_a_step_takes_the_road_that_its_row_says(road: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(Setup("tiny"), "cpu")
+    counts: list[int] = []
+    ask = session.branches
+    monkeypatch.setattr(session, "branches", lambda rows, points: counts.append(len(points)) or ask(rows, points))
+    step = made(session, Setup("tiny"), Way("lozo", {"estimator": "lozo"}, road), batch(50, (2, 8)))
+    step.before()
+    assert sum(counts) == asked
+
+
 def test_after_a_published_step_the_session_has_its_own_arrays_with_what_the_step_made() -> None:
     session = opened(Setup("tiny"), "cpu")
     rows = batch(vocabulary(session.model), (2, 8))
