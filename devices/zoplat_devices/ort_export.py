@@ -29,8 +29,8 @@ EXAMPLES = [
     Example("No. It was", (" not very good", " bad", " a pleasure"), 0),
 ]
 """What scores of both are compared on."""
-PACKED = ("MatMul", "Gemm", "Gather")
-LARGE = 1 << 10  # entries of a matrix that is worth packing
+SLACK = {"plain": 0.1, "int8": 0.5}
+"""Base → share of what an edit does to the loss that the graph may be off by; other weights have other slopes."""
 
 
 class Source:
@@ -61,7 +61,7 @@ class Source:
 
         save_file({block.name: block.array.numpy() for block in self.blocks}, path)
 
-    def proof(self) -> ort_proof.Proof:
+    def proof(self, slack: float) -> ort_proof.Proof:
         """What edits do to the loss."""
         rows, parameters = self.encoder.encode([ort_proof.EXAMPLE]), self.parameters.values()
 
@@ -70,7 +70,7 @@ class Source:
             found = [torch.zeros_like(p) if slope is None else slope for slope, p in zip(told, parameters, strict=True)]
             return dict(zip(self.arrays, (slope.numpy() for slope in found), strict=True))
 
-        return ort_proof.found(self.arrays, lambda: self.scorer.loss(rows), slopes)
+        return ort_proof.found(self.arrays, lambda: self.scorer.loss(rows), slopes, slack)
 
 
 def export(
@@ -113,11 +113,8 @@ def _facts(source: Source, spec: ModelSpec, folder: Path, start: str, identity: 
     graph = Graph(folder, source.arrays, ["CPUExecutionProvider"], torch.get_num_threads(), pack=False)
     parity = _parity(source, graph, encoder, spec.base)
     rows, where = encoder.encode([ort_proof.EXAMPLE]), str(folder)
-    proof = source.proof()
-    if spec.base == "plain":
-        proof.check(source.arrays, lambda: graph.loss(rows), where)
-    else:
-        proof = proof.answered(source.arrays, lambda: graph.loss(rows), where)
+    proof = source.proof(SLACK[spec.base])
+    proof.check(source.arrays, lambda: graph.loss(rows), where)
     named = zip(source.blocks, source.arrays.values(), strict=True)
     return Facts(
         model=source.loaded.name,
@@ -200,6 +197,8 @@ def _write_graph(source: Source, folder: Path, base: str) -> None:
     open_ = torch.export.Dim.DYNAMIC
     sizes = [dict.fromkeys(range(array.dim()), open_) for array in batch]
     with torch.no_grad(), quiet(), loss.only_asked(source.model), _explained(source.loaded.name):
+        import onnx_ir
+
         program = torch.onnx.export(
             loss,
             (*batch, weights),
@@ -211,56 +210,11 @@ def _write_graph(source: Source, folder: Path, base: str) -> None:
         )
     for node in program.model.graph:
         node.metadata_props.clear()
-    if base == "plain":
-        _save(program.model, folder / GRAPH)
-    else:
-        _quantise(program.model, folder)
+    if base != "plain":
+        from zoplat_devices.ort_packing import pack
 
-
-def _save(model: Any, path: Path) -> None:
-    import onnx_ir
-
-    onnx_ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=LARGE)
-
-
-def _quantise(model: Any, folder: Path) -> None:
-    """Frozen matrices as 8-bit integers, one scale a column, or one for a table of words."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    _part_shared(model.graph)
-    chosen = [node.name for node in model.graph if node.op_type in PACKED and any(map(_is_large, node.inputs))]
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work, quiet():
-        _save(model, Path(work, GRAPH))
-        quantize_dynamic(
-            Path(work, GRAPH),
-            folder / GRAPH,
-            nodes_to_quantize=chosen,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-        )
-
-
-def _part_shared(graph: Any) -> None:
-    """A head that shares the matrix of the words turns it itself: the quantiser would turn it for both."""
-    import onnx_ir
-
-    for node in [node for node in graph if node.op_type == "Gemm"]:
-        table = node.inputs[1]
-        if not _is_large(table) or len(table.uses()) < 2:
-            continue
-        turned = onnx_ir.node("Transpose", [table], {"perm": [1, 0]}, name=f"{node.name}_turned")
-        product = onnx_ir.node("MatMul", [node.inputs[0], turned.outputs[0]], name=f"{node.name}_product")
-        graph.insert_before(node, [turned, product])
-        [old], [new] = node.outputs, product.outputs
-        onnx_ir.convenience.replace_all_uses_with(old, new)
-        new.name, new.shape, new.type = old.name, old.shape, old.type
-        graph.remove(node, safe=True)
-
-
-def _is_large(value: Any) -> bool:
-    """Whether a value of a graph is a frozen matrix that is worth packing."""
-    return value is not None and value.const_value is not None and value.const_value.size >= LARGE
+        pack(program.model)
+    onnx_ir.save(program.model, folder / GRAPH, external_data=f"{GRAPH}.data", size_threshold_bytes=1 << 10)
 
 
 def _encoder(loaded: Loaded, before: int, tokenizer: Any) -> Encoder:

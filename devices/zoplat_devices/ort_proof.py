@@ -1,15 +1,14 @@
 """Whether a graph sees edits of its weights: one weight of each block is moved, and the loss must answer.
 
 An engine may pack or fold weights when it opens a graph and then ignore what is written into them, silently. The
-moves and what they do to the loss are found once in PyTorch; where frozen weights are quantised, which bends the loss
-by more than a move does, what they do is the graph's own first answer. numpy only.
+moves and what they do to the loss are found once in PyTorch. numpy only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ NUDGE = 0.1  # what blocks of zeros get before the proof, for the other factor o
 AIM = 0.02  # of a move: how far it raises the loss, a thousand times more than rounding does
 DOUBLINGS = 10  # of a move that raises the loss too little
 FELT = 1e-3  # the least effect that counts
-SLACK = 0.1  # share of an effect that an answer may be off by
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,16 @@ class Proof:
 
     Attributes:
         moves: one for each block.
+        slack: share of an effect that an answer may be off by.
     """
 
     moves: tuple[Move, ...]
+    slack: float
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Proof:
         """From what `dataclasses.asdict` and JSON made of it."""
-        return cls(tuple(Move(**move) for move in told["moves"]))
+        return cls(tuple(Move(**move) for move in told["moves"]), told["slack"])
 
     @property
     def unfelt(self) -> list[str]:
@@ -71,36 +71,15 @@ class Proof:
             ZoplatError: an edit is ignored, or does something else than it should.
         """
         worst = 0.0
-        for move, told in self._answers(arrays, loss):
-            off = abs(told / move.effect - 1)
-            if not off <= SLACK:
-                raise ZoplatError(_ignored(move, told, where))
-            worst = max(worst, off)
-        return worst
-
-    def answered(self, arrays: Mapping[str, Any], loss: Callable[[], float], where: str) -> Proof:
-        """The same moves with what they do here.
-
-        Raises:
-            ZoplatError: one does nothing.
-        """
-        told = {move.block: effect for move, effect in self._answers(arrays, loss)}
-        for move in self.moves:
-            if told.get(move.block) == 0:
-                raise ZoplatError(_ignored(move, 0.0, where))
-        return Proof(tuple(_or_unfelt(replace(move, effect=told.get(move.block, 0.0))) for move in self.moves))
-
-    def _answers(self, arrays: Mapping[str, Any], loss: Callable[[], float]) -> Iterator[tuple[Move, float]]:
-        """What each move does."""
         with nudged(arrays):
             base = loss()
-            for move in self.moves:
-                if move.effect:
-                    yield move, _moved(arrays, move, loss) - base
-
-
-def _or_unfelt(move: Move) -> Move:
-    return move if abs(move.effect) >= FELT else Move(move.block, 0, 0.0, 0.0)
+            for move in (move for move in self.moves if move.effect):
+                told = _moved(arrays, move, loss) - base
+                off = abs(told / move.effect - 1)
+                if not off <= self.slack:
+                    raise ZoplatError(_ignored(move, told, where))
+                worst = max(worst, off)
+        return worst
 
 
 def _ignored(move: Move, told: float, where: str) -> str:
@@ -111,18 +90,22 @@ def _ignored(move: Move, told: float, where: str) -> str:
     )
 
 
-def found(arrays: Mapping[str, Any], loss: Callable[[], float], slopes: Callable[[], Mapping[str, Any]]) -> Proof:
+def found(
+    arrays: Mapping[str, Any], loss: Callable[[], float], slopes: Callable[[], Mapping[str, Any]], slack: float
+) -> Proof:
     """Moves that are felt, and what they do.
 
     Args:
         arrays: the trained weights by name, edited and put back.
         loss: at the weights as they stand.
         slopes: its gradient by name.
+        slack: of the proof.
     """
     with nudged(arrays):
         base, slope = loss(), slopes()
         moves = [_move(name, arrays, slope[name], lambda move: _moved(arrays, move, loss) - base) for name in arrays]
-    return Proof(tuple(map(_or_unfelt, moves)))
+    felt = [move if move.effect >= FELT else Move(move.block, 0, 0.0, 0.0) for move in moves]
+    return Proof(tuple(felt), slack)
 
 
 def _move(name: str, arrays: Mapping[str, Any], slope: Any, effect: Callable[[Move], float]) -> Move:
