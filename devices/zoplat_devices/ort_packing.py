@@ -1,7 +1,7 @@
 """Frozen matrices of a graph as 8-bit integers, 32 of a row to a scale; what they are multiplied with stays float32.
 
 Rounding that as well, as ONNX Runtime's dynamic quantisation does, is faster and drowns the difference of two losses
-in noise (docs/decisions/0015). A table of words that is the head too is packed once and read in both places.
+in noise (docs/decisions/0017). A table of words that is the head too is packed once and read in both places.
 """
 
 from __future__ import annotations
