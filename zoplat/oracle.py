@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoplat.blocks import Buffer, Part
-from zoplat.direction import Direction, Key
+from zoplat.direction import ZERO, Direction, Key
 from zoplat.errors import NonFinite, ZoplatError
 from zoplat.sampler import Sampler, held
 from zoplat.space import ParameterSpace
@@ -132,10 +132,10 @@ class Oracle:
         if road == "walk" or (road == "batch" and len(directions) == 1):
             told = self._walk(directions)
         else:
-            if road == "batch":
-                self.space.settle()
-            told = self._source.branches(directions)
-            self.space.settle()  # what the answers did not need, all of it where they come from a journal
+            left = self.space.put_off() if road == "batch" else ZERO
+            told = self._source.branches([left + direction for direction in directions])
+            if road == "stream":
+                self.space.settle()  # what the answers did not need, all of it where they come from a journal
             self._note(told, len(told), losses=len(told))
         for direction, answer in zip(directions, told, strict=True):
             self._check(direction, answer)

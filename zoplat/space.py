@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = Any
 
+PUT_OFF = 4
+"""Terms of low rank that are performed together: enough to make a pass rare, few enough to keep their factors."""
 Restore: TypeAlias = Literal["in-place", "exact"]
 
 
@@ -135,6 +137,19 @@ class ParameterSpace:
         """Make the arrays hold θ. One pass, or none."""
         self.overlay = ZERO
         self._go(ZERO)
+
+    def put_off(self) -> Direction:
+        """What the arrays lack of θ, where points around it are formed beside them: a short sum of low rank, or else
+        nothing, once settled.
+
+        A move of low rank costs a pass over the weights as it is performed, and next to nothing beside a product.
+        """
+        left, is_narrow = self._shift, any(block.dtype in NARROW for block in self.blocks)
+        is_one_sum = self._keep == 1.0 and left == self._plain and not self._settled
+        if is_one_sum and not is_narrow and len(left) <= PUT_OFF and all(map(self._has_factors, left)):
+            return left
+        self.settle()
+        return ZERO
 
     def settle_block(self, block: Block) -> None:
         """Make the array of one block hold θ, and leave it to `settle` to do the rest of that pass."""
@@ -316,6 +331,15 @@ class ParameterSpace:
         """(U, V) with z = U Vᵀ on a block; None where the draw has no factors or is scaled."""
         return None if draw.scales else draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
 
+    def _has_factors(self, term: tuple[Draw, float]) -> bool:
+        """Whether a term is of low rank on matrices."""
+        draw, matrix = term[0], next((block for block in self.blocks if len(block.shape) == 2), None)
+        return (
+            matrix is not None
+            and not draw.scales
+            and bool(draw.sampler.factors(Tile(matrix, 0, 1), draw.key, self.noise))
+        )
+
     def norm(self, direction: Direction) -> float:
         """Euclidean length of a direction over all blocks; one pass of noise, no weight is read."""
         total = 0.0
@@ -478,7 +502,7 @@ class ParameterSpace:
         return Key(self._seed, int(count[0]), -1)
 
     def _write(self, tile: Tile, theta: Array) -> None:
-        """Store θ on a tile, given as float32 in scratch that may be spoilt."""
+        """Store θ on a tile, given as float32 that may be spoilt."""
         block = tile.block
         if block.name in self._masters:
             tile.of(self._masters[block.name])[:] = theta
@@ -505,7 +529,7 @@ class ParameterSpace:
         return theta
 
     def _at_theta(self, tile: Tile) -> Array:
-        """θ on a tile, float32 in scratch, whatever the arrays hold."""
+        """θ on a tile to be edited, float32, whatever the arrays hold; in scratch, or where it is kept."""
         return self._moved(tile, self._keep, self._shift, self._plain)
 
     def _share(self, blocks: Sequence[Block]) -> float:
@@ -561,10 +585,10 @@ class ParameterSpace:
 
 
 class Points:
-    """θ + d for several directions d, written beside the weights a few tiles at a time, the arrays untouched.
+    """What the arrays hold + d for several directions d, written beside them a few tiles at a time.
 
     Args:
-        space: settled, as long as this is used.
+        space: whose arrays stay as they are as long as this is used.
         directions: numbered from 0.
     """
 

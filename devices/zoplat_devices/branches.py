@@ -179,6 +179,8 @@ class _Stack:
         }
         self.expected = {name for name, branches in self.probed.items() if branches or checks}
         self.seen: set[str] = set()
+        self.draws = list(dict.fromkeys(draw for direction in directions for draw, _ in direction))
+        self.shares: dict[Any, Any] = {}
         self.points = self.space.points(directions)
         self.formed = self._ahead()
 
@@ -262,8 +264,9 @@ class _Stack:
         if factors is not None or not probed:
             y = torch.matmul(x, matrix)
             if factors is not None:
-                first, second = factors[::-1] if across else factors
-                y.baddbmm_(torch.bmm(x, first), second.transpose(1, 2))
+                first, second, shares = factors if not across else (factors[1], factors[0], factors[2])
+                side = torch.matmul(x, first).mul_(shares)
+                y.flatten(0, 1).addmm_(side.flatten(0, 1), second.t())
             return y
         y = x.new_empty(self.n, x.shape[1], matrix.shape[1])
         others = [branch for branch in range(self.n) if branch not in probed]
@@ -290,8 +293,8 @@ class _Stack:
         found = functional.embedding(ids, matrix)
         factors = self._factors(block, found.dtype) if probed else None
         if factors is not None:
-            rows = torch.stack([functional.embedding(ids[branch], factors[0][branch]) for branch in range(self.n)])
-            found.baddbmm_(rows, factors[1].transpose(1, 2))
+            rows = functional.embedding(ids, factors[0]).mul_(factors[2])
+            found.flatten(0, 1).addmm_(rows.flatten(0, 1), factors[1].t())
         elif probed:
             chosen = _selected(probed)
             needed, where = torch.unique(ids[chosen], return_inverse=True)
@@ -372,28 +375,32 @@ class _Stack:
             stacked = torch.stack([weight.value(branch) for branch in range(self.n)])
         return stacked.view(self.n, *[1] * (dimensions - 1 - weight.dim()), *weight.plain.shape)
 
-    def _factors(self, block: Block, dtype: torch.dtype) -> tuple[Any, Any] | None:
-        """U (n, rows, r) and V (n, columns, r), coefficients in U; None where a probe has no factors here."""
-        drawn: dict[Draw, Any] = {}
-        lines: list[list[tuple[float, Any, Any]]] = []
-        for direction in self.directions:
-            lines.append([])
-            for draw, c in direction:
-                if draw.part is None or block in draw.part:
-                    if draw not in drawn:
-                        drawn[draw] = self.space.factors(draw, block)
-                    if drawn[draw] is None:
-                        return None
-                    lines[-1].append((c, *drawn[draw]))
-        rank = max(sum(u.shape[1] for _, u, _ in line) for line in lines)
-        found = [torch.zeros(self.n, size, rank, dtype=dtype, device=block.array.device) for size in block.shape]
-        for branch, line in enumerate(lines):
-            begin = 0
-            for c, u, v in line:
-                found[0][branch, :, begin : begin + u.shape[1]] = c * u
-                found[1][branch, :, begin : begin + u.shape[1]] = v
-                begin += u.shape[1]
-        return found[0], found[1]
+    def _factors(self, block: Block, dtype: torch.dtype) -> tuple[Any, Any, Any] | None:
+        """U (rows, k) and V (columns, k), those of all draws side by side, and what each branch has of them (n, 1, k).
+
+        None where a draw has no factors here.
+        """
+        draws = [draw for draw in self.draws if draw.part is None or block in draw.part]
+        found = []
+        for draw in draws:
+            factors = self.space.factors(draw, block)
+            if factors is None:
+                return None
+            found.append(factors)
+        u, v = (side[0] if len(side) == 1 else torch.cat(side, dim=1) for side in zip(*found, strict=True))
+        return u.to(dtype), v.to(dtype), self._shares(draws, tuple(each.shape[1] for each, _ in found), dtype)
+
+    def _shares(self, draws: Sequence[Draw], ranks: tuple[int, ...], dtype: torch.dtype) -> Any:
+        """Coefficients of some draws in each branch, as often as the draws have factors, (n, 1, k)."""
+        name = (tuple(map(id, draws)), ranks, dtype)
+        if name not in self.shares:
+            held = [dict(direction) for direction in self.directions]
+            lines = [
+                [one.get(draw, 0.0) for draw, rank in zip(draws, ranks, strict=True) for _ in range(rank)]
+                for one in held
+            ]
+            self.shares[name] = torch.tensor(lines, dtype=dtype, device=self.space.blocks[0].array.device)[:, None]
+        return self.shares[name]
 
     def _form(self, tiles: Sequence[Tile], branches: Sequence[int]) -> Any:
         """θ + d on some tiles for some branches, (branches, entries), in scratch: valid until the next call."""

@@ -60,7 +60,7 @@ class FusedSpace(ParameterSpace):
         self.kernels = kernels
         self._drawn: OrderedDict[Draw, _Drawn] = OrderedDict()
         self._plans: dict[bytes, _Plan] = {}
-        self._cuts: dict[tuple[int, int, int], _Cut] = {}
+        self._cuts: dict[tuple[tuple[int, int, int], ...], _Cut] = {}
         self._ready: OrderedDict[int, tuple[Direction, Sums]] = OrderedDict()
         super().__init__(blocks, FusedNoise(kernels, empty), empty, restore, mapped, rounding, seed)
         self._place = {block.name: place for place, block in enumerate(self.blocks)}
@@ -69,6 +69,11 @@ class FusedSpace(ParameterSpace):
     @property
     def scratch_bytes(self) -> int:
         return super().scratch_bytes + sum(drawn.bytes for drawn in self._drawn.values())
+
+    @property
+    def _remembered(self) -> int:
+        """Draws whose factors are kept: those that were put off come back at every question."""
+        return REMEMBERED + len(self._shift)
 
     def form(self, block: Block, direction: Direction, target: Any) -> None:
         place = self._place[block.name]
@@ -89,7 +94,7 @@ class FusedSpace(ParameterSpace):
 
     def factors(self, draw: Draw, block: Block) -> tuple[Any, Any] | None:
         name = draw._replace(part=None)
-        full = sum(bool(drawn.held) for drawn in self._drawn.values()) >= REMEMBERED
+        full = sum(bool(drawn.held) for drawn in self._drawn.values()) >= self._remembered
         if draw.scales or (full and name not in self._drawn):
             return super().factors(draw, block)
         drawn, place = self._terms_of(name), self._place[block.name]
@@ -113,6 +118,23 @@ class FusedSpace(ParameterSpace):
         out = self._space_for(tile, "theta")
         self._to_scratch(tile, out, sums, tile.of(theta), DTYPES["float32"], factor)
         return out
+
+    def _at_theta(self, tile: Tile) -> Any:
+        theta, decays = self._theta_of(tile.block), tile.block.decays
+        if not str(theta.dtype).endswith("float32"):
+            return super()._at_theta(tile)
+        direction, factor = (self._shift, self._keep) if decays else (self._plain, 1.0)
+        held = tile.of(theta)
+        if direction or factor != 1.0:
+            sums = self._sums_on([*direction], tile.block)
+            if not sums.fused[0]:
+                return super()._at_theta(tile)
+            self._to_scratch(tile, held, sums, held, DTYPES["float32"], factor)
+        return held
+
+    def _write(self, tile: Tile, theta: Any) -> None:
+        if address(theta) != address(tile.of(self._theta_of(tile.block))):
+            super()._write(tile, theta)
 
     def _to_scratch(self, tile: Tile, out: Any, sums: Sums, source: Any, dtype: int, keep: float) -> None:
         """Out ← keep·source + terms on a tile, or the terms alone, which are numbered as the block's entries."""
@@ -196,10 +218,10 @@ class FusedSpace(ParameterSpace):
             self.kernels.run(Jobs(rows), sums, keep, by_chance=by_chance)
 
     def _cut(self, tiles: Sequence[Tile]) -> _Cut:
-        """How some tiles are written; kept where it is one tile, which comes again at every question."""
-        if len(tiles) > 1:
+        """How some tiles are written; kept where they are one or whole blocks, which come again at every question."""
+        if len(tiles) > 1 and any(tile.size < tile.block.size for tile in tiles):
             return _Cut(self, tiles)
-        name = (self._place[tiles[0].block.name], tiles[0].start, tiles[0].stop)
+        name = tuple((self._place[tile.block.name], tile.start, tile.stop) for tile in tiles)
         if name not in self._cuts:
             self._cuts[name] = _Cut(self, tiles)
         return self._cuts[name]
@@ -217,7 +239,7 @@ class FusedSpace(ParameterSpace):
     def _forget(self) -> None:
         """Make room for one more draw."""
         with_factors = [draw for draw, drawn in self._drawn.items() if drawn.held]
-        for draw in with_factors[: max(0, len(with_factors) - REMEMBERED + 1)]:
+        for draw in with_factors[: max(0, len(with_factors) - self._remembered + 1)]:
             del self._drawn[draw]
             self._ready.clear()
         while len(self._drawn) >= NOTED:
@@ -271,14 +293,11 @@ class FusedPoints(Points):
     def __init__(self, space: FusedSpace, directions: Sequence[Direction]) -> None:
         super().__init__(space, directions)
         self.fused = space
-        self._terms = [[(draw.part, space._terms_of(draw._replace(part=None)), c) for draw, c in d] for d in directions]
-        self._most = max((len(terms) for terms in self._terms), default=0)
-        self._lines: dict[int, Sums] = {}
+        self._known: dict[bytes, Sums] = {}
 
     def write(self, tiles: Sequence[Tile], chosen: Sequence[int], target: Any) -> None:
         cut, n = self.fused._cut(tiles), len(self.directions)
-        parts = [self._sums(self.fused._place[tile.block.name]) for tile in tiles]
-        sums = parts[0] if len(parts) == 1 else Sums.stacked(parts)
+        sums = self._sums(np.array([self.fused._place[tile.block.name] for tile in tiles]))
         jobs = cut.jobs(n, tuple(chosen))
         fused = sums.fused.reshape(len(tiles), n)[:, list(chosen)]
         if not fused.all():
@@ -287,16 +306,13 @@ class FusedPoints(Points):
         for k, i in np.argwhere(~fused):
             super().write([tiles[k]], [chosen[i]], [target[i][cut.begins[k] : cut.begins[k] + tiles[k].size]])
 
-    def _sums(self, place: int) -> Sums:
-        """The terms on one block, a line for each direction."""
-        if place not in self._lines:
-            block = self.fused.blocks[place]
-            made = self._lines[place] = Sums(len(self.directions), self._most)
-            for number, terms in enumerate(self._terms):
-                for part, drawn, c in terms:
-                    if part is None or block in part:
-                        made.add(number, *drawn.at(place), c)
-        return self._lines[place]
+    def _sums(self, places: np.ndarray) -> Sums:
+        """The terms on some blocks, a line for each direction, block after block."""
+        name = places.tobytes()
+        if name not in self._known:
+            each = [self.fused._sums(places, direction) for direction in self.directions]
+            self._known[name] = Sums.interleaved(each)
+        return self._known[name]
 
 
 class _Cut:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,19 +13,18 @@ from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zoplat.blocks import Block, Part, Tile
+from zoplat.blocks import Part, Tile
 from zoplat.device import Device, Example, Head, MemoryReading, ModelSpec, Row, Session
 from zoplat.direction import Direction, Key
 from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
 from zoplat.rounding import Rounding
-from zoplat.sampler import Noise, Sampler, Stream
-from zoplat.space import ParameterSpace, Restore
+from zoplat.sampler import Sampler
+from zoplat.space import Restore
 from zoplat_devices.memory import HostMemory
 
 if TYPE_CHECKING:
     from zoplat_devices.models import Loaded
-    from zoplat_devices.tables import Kernels
 
 FEW = 128
 """Tokens of a batch up to which low-rank side terms cost less than passes over all weights."""
@@ -145,7 +143,7 @@ class PyTorchSession(Session):
         if device.threads:
             torch.set_num_threads(device.threads)
         torch.backends.cuda.matmul.allow_tf32 = device.tf32
-        from zoplat_devices import models, virtual
+        from zoplat_devices import about, models, virtual
         from zoplat_devices.branches import Branches
         from zoplat_devices.derivatives import Derivatives
         from zoplat_devices.encoding import Encoder
@@ -154,6 +152,7 @@ class PyTorchSession(Session):
         from zoplat_devices.pages import onto_large_pages
         from zoplat_devices.probes import Probes
         from zoplat_devices.scoring import Scorer
+        from zoplat_devices.spaces import space_for
         from zoplat_devices.streaming import Streaming
         from zoplat_devices.tuning import blocks, tuned
         from zoplat_devices.writing import Writer
@@ -188,7 +187,7 @@ class PyTorchSession(Session):
         if device.rounding != "auto":
             rounding = device.rounding
         self.kernels = -self.host.now()
-        self.space = _space(trained, device.kind, restore, rounding, self.empty, self.mapped, spec.seed)
+        self.space = space_for(trained, device.kind, restore, rounding, self.empty, self.mapped, spec.seed)
         if device.kind == "cpu":
             self.space.let_go = let_go
         self.space.weights_in_files, self.space.state_in_files = streamed, streamed or device.state == "disk"
@@ -225,12 +224,12 @@ class PyTorchSession(Session):
             "compile": device.compile,
             "graphs": device.graphs,
             "trainable_parameters": self.space.size,
-            "model_bytes": _bytes(self.model),
+            "model_bytes": about.size(self.model),
             "threads": torch.get_num_threads(),
             "kernels": type(getattr(self.space, "kernels", self.space)).__name__,
             "memory_counter": self.host.method,
-            "versions": _versions(),
-            "accelerator": _accelerator(device.kind),
+            "versions": about.versions(),
+            "accelerator": about.accelerator(device.kind),
         }
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
@@ -388,62 +387,6 @@ class PyTorchSession(Session):
             yield
 
 
-class TorchNoise(Noise):
-    """Numbers made on the host, moved to where the weights are."""
-
-    def __init__(self, inner: Noise, device: Any, torch: Any) -> None:
-        self.inner, self.device, self.torch = inner, device, torch
-
-    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
-        return self.torch.as_tensor(self.inner.numbers(law, stream, first, shape), device=self.device)
-
-
-def _space(
-    blocks: list[Block],
-    kind: str,
-    restore: Restore,
-    rounding: Rounding,
-    empty: Callable[..., Any],
-    mapped: Callable[..., Any],
-    seed: int,
-) -> ParameterSpace:
-    import torch
-
-    from zoplat_devices.fused import FusedNoise, FusedSpace
-    from zoplat_devices.noise import ReferenceNoise
-
-    kernels = _kernels(kind)
-    if kernels and all(block.dtype != "float64" for block in blocks):
-        return FusedSpace(blocks, kernels, empty, restore, mapped, rounding, seed)
-
-    def on_host(shape: tuple[int, ...], dtype: str) -> Any:
-        return torch.empty(shape, dtype=getattr(torch, dtype))
-
-    native = _kernels("cpu")
-    inner = FusedNoise(native, on_host) if native else ReferenceNoise()
-    noise = TorchNoise(inner, kind, torch)
-    return ParameterSpace(blocks, noise, empty, restore, mapped, rounding, seed)
-
-
-def _kernels(kind: str) -> Kernels | None:
-    """Those that move weights on a kind of device, if there are any."""
-    import torch
-
-    from zoplat_devices import gpu, native
-
-    found: Kernels | None = None
-    if kind == "cuda":
-        try:
-            found = gpu.kernels(kind)
-        except gpu.Broken as problem:
-            _say(f"{problem} The processor makes the random numbers, the same but slowly")
-    elif kind == "cpu":
-        found = native.kernels(torch.get_num_threads())
-        if found is None:
-            _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
-    return found
-
-
 def _fixed_pass(device: PyTorch) -> str:
     """The setting that has the forward pass made beforehand; empty where none does."""
     return "-o device.compile=true" if device.compile else "-o device.graphs=true" if device.graphs else ""
@@ -490,46 +433,6 @@ def _pad(loaded: Loaded) -> int:
     if loaded.head == "classifier":
         config.pad_token_id = pad
     return pad
-
-
-def _bytes(model: Any) -> int:
-    tensors: dict[int, int] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        held = tensor.data
-        names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []  # packed, with its scales
-        tensors |= {part.data_ptr(): int(part.nbytes) for part in [getattr(held, name) for name in names] or [held]}
-    return sum(tensors.values())
-
-
-def _versions() -> dict[str, str]:
-    from importlib import metadata
-
-    names = ("zoplat", "torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {**found, "python": ".".join(str(part) for part in sys.version_info[:3]), "system": os.uname().sysname}
-
-
-def _accelerator(kind: str) -> dict[str, Any] | None:
-    """Name, driver and memory of the GPU, by NVML."""
-    if kind != "cuda":
-        return None
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return {
-            "name": str(pynvml.nvmlDeviceGetName(handle)),
-            "driver": str(pynvml.nvmlSystemGetDriverVersion()),
-            "bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-        }
-    except (ImportError, pynvml.NVMLError):
-        return None
 
 
 @hookimpl

@@ -77,12 +77,14 @@ class Sums:
         self.copy: Any = None
 
     @classmethod
-    def stacked(cls, parts: Sequence[Sums]) -> Sums:
-        """The lines of several one after the other."""
-        made = cls(0, 0)
-        made.terms = np.concatenate([part.terms for part in parts])
-        made.counts = np.concatenate([part.counts for part in parts])
-        made.fused = np.concatenate([part.fused for part in parts])
+    def interleaved(cls, parts: Sequence[Sums]) -> Sums:
+        """The first line of each, then the second of each, and so on."""
+        made = cls(len(parts) * len(parts[0].counts), max(part.terms.shape[1] for part in parts))
+        for i, part in enumerate(parts):
+            made.terms[i :: len(parts), : part.terms.shape[1]] = part.terms
+            made.counts[i :: len(parts)] = part.counts
+            made.fused[i :: len(parts)] = part.fused
+            made.held += part.held
         return made
 
     def add(self, lines: Any, terms: Any, are_fused: Any, c: float) -> None:

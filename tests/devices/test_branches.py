@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from zoplat import ZERO, Direction, Example, Key, ModelSpec, Oracle, Sampler, ZoplatError
 from zoplat.cli import main
 from zoplat.device import Tuning
+from zoplat.journal import Journal
 from zoplat_devices.pytorch import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
@@ -293,6 +294,7 @@ class TestQuestions:
             (("--estimator", "fzoo", "--sampler", "low-rank", "--dtype", "bfloat16"), 9),
             (("--estimator", "mezo", "--eps", 1e-2, "--lr", 1e-3), 2),
             (("--estimator", "lozo", "--tune", "lora", "--lr", 1e-3, "-o", "rule.decay=0.1"), 2),
+            (("--estimator", "lozo", "--lr", 1e-3), 2),
         ],
         ids=lambda more: " ".join(map(str, more)) if isinstance(more, tuple) else "",
     )
@@ -304,6 +306,19 @@ class TestQuestions:
         header = json.loads(Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()[0])
         assert header["road"] == "batch"
         assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
+
+    def test_moves_of_low_rank_that_are_put_off_are_seen_by_every_question(self, checkpoint: Make) -> None:
+        found = {}
+        for road in ("walk", "batch"):
+            arguments = ["--model", checkpoint(), "--steps", 7, "--limit", 8, "--batch-size", 4, "--evaluate-every", 9]
+            more = ["--estimator", "lozo", "--lr", 1e-2, "--eps", 1e-2, "--device", "cpu"]
+            summary = command("run", *arguments, *more, "-o", f"device.road={road}", "--quiet")
+            found[road] = Journal.read(Path(summary["run_dir"], "journal.jsonl")), summary["passes_over_weights"]
+        (walked, many), (stacked, few) = found["walk"], found["batch"]
+        for one, other in zip(walked.steps, stacked.steps, strict=True):
+            assert other.answers == pytest.approx(one.answers, abs=1e-4), f"step {one.step}"
+        assert len({record.answers[0] for record in walked.steps}) == 7
+        assert few < many / 4
 
 
 def command(*arguments: Any) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_triton_without_a_gpu_is_found_out_by_the_trial() -> None:
 def test_without_triton_or_with_one_that_fails_the_processor_makes_the_numbers(
     checkpoint: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from zoplat_devices import pytorch
+    from zoplat_devices import spaces
 
     def broken(device: Any) -> Any:
         raise gpu.Broken("Triton is installed but makes no kernels here: no compiler.")
@@ -94,11 +94,11 @@ def test_without_triton_or_with_one_that_fails_the_processor_makes_the_numbers(
     if native.kernels() is None:
         pytest.skip("no C compiler here")
     spec = ModelSpec(str(checkpoint()), Tuning("full"), "float32", 7)
-    kernels = pytorch._kernels
+    kernels = spaces.kernels_for
     for found in (lambda device: None, broken):
         monkeypatch.setattr(gpu, "kernels", found)
         with monkeypatch.context() as patch:
-            patch.setattr(pytorch, "_kernels", _first_as_cuda(kernels))
+            patch.setattr(spaces, "kernels_for", _first_as_cuda(kernels))
             session = PyTorch().open(spec)
         assert session.facts["kernels"] == "ParameterSpace"
         assert session.space.noise.inner.kernels is not None

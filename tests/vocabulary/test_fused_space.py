@@ -117,6 +117,33 @@ def test_merged_terms_of_all_laws_with_decay_leave_the_same_bits(kernels: Kernel
     assert differing(one, other) == []
 
 
+@pytest.mark.parametrize(("dtype", "runtime"), KINDS)
+def test_a_rule_run_on_pieces_by_several_threads_leaves_the_same_bits(
+    kernels: Kernels, dtype: str, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(kernels), "grain", 64)
+    one, other = pair(kernels, dtype, runtime)
+    asked: list[int] = []
+    for space in (one, other):
+        m, by_column = space.buffer("test/m", fill=0.5), space.by_column("test/c", {"block0": [0.25] * 29})
+
+        def kernel(theta: Any, g: Any, m: Any, c: Any) -> None:
+            asked.append(theta.shape[0])
+            m += 0.1 * (g - m)
+            theta -= 0.01 * m / ((m * m) ** 0.5 + 1e-8)
+            if c is not None:
+                theta *= c
+
+        for step in range(2):
+            z = space.draw(Gaussian(), Key(2, step, 0))
+            space.add(0.01 * z, decay=0.1)
+            space.sweep(kernel, z, m, by_column)
+        asked.append(-1)
+    here, cut = (sum(n > 0 for n in part) for part in (asked[: asked.index(-1)], asked[asked.index(-1) :]))
+    assert cut > here, "nothing was cut"
+    assert differing(one, other) == []
+
+
 @pytest.mark.parametrize("power", [1.0, -0.5, -1.0])
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 def test_scaled_terms_of_all_laws_leave_the_same_bits(kernels: Kernels, dtype: str, runtime: str, power: float) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from zoplat import ZERO, Block, Direction, Key, ParameterSpace
 from zoplat.errors import NonFinite, ZoplatError
+from zoplat.space import PUT_OFF
 from zoplat.testing import Plain, Toy, linear, quadratic, train
 from zoplat.testing.toys import SHAPES
 from zoplat_devices.noise import ReferenceNoise
@@ -61,6 +62,28 @@ def perform(space: ParameterSpace, action: str, direction: Direction, decay: flo
     else:
         for block in space.blocks[::2]:
             space.settle_block(block)
+
+
+def test_moves_of_low_rank_are_put_off_a_few_at_a_time_and_all_others_are_performed() -> None:
+    toy = quadratic(restore="in-place")
+    low = [0.01 * toy.space.draw(LowRank(), Key(0, step, 0)) for step in range(PUT_OFF + 1)]
+    start, moved = toy.held.tolist(), ZERO
+    for move in low[:-1]:
+        toy.space.add(move)
+        moved += move
+        assert toy.space.put_off() == moved
+        assert toy.held.tolist() == start
+    toy.space.add(low[-1])
+    assert toy.space.put_off() == ZERO
+    assert toy.held == pytest.approx(start + toy.entries(moved + low[-1]), abs=1e-6)
+    for move, decay in ((0.01 * toy.space.draw(Gaussian(), Key(0, 0, 1)), 0.0), (low[0], 0.1)):
+        before = toy.space.passes
+        toy.space.add(move, decay)
+        assert toy.space.put_off() == ZERO
+        assert toy.space.passes > before, "it is still to be performed"
+    narrow = quadratic(dtype="float16", restore="exact")
+    narrow.space.add(low[0])
+    assert narrow.space.put_off() == ZERO, "what is kept back would be rounded otherwise"
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])

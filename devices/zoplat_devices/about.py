@@ -1,0 +1,48 @@
+"""What is written down about a model and the machine that it runs on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+from typing import Any
+
+
+def size(model: Any) -> int:
+    """Bytes of all weights, those that several modules share once."""
+    tensors: dict[int, int] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        held = tensor.data
+        names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []  # packed, with its scales
+        tensors |= {part.data_ptr(): int(part.nbytes) for part in [getattr(held, name) for name in names] or [held]}
+    return sum(tensors.values())
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers may depend on."""
+    names = ("zoplat", "torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**found, "python": ".".join(str(part) for part in sys.version_info[:3]), "system": os.uname().sysname}
+
+
+def accelerator(kind: str) -> dict[str, Any] | None:
+    """Name, driver and memory of the GPU, by NVML."""
+    if kind != "cuda":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return {
+            "name": str(pynvml.nvmlDeviceGetName(handle)),
+            "driver": str(pynvml.nvmlSystemGetDriverVersion()),
+            "bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        }
+    except (ImportError, pynvml.NVMLError):
+        return None
