@@ -51,6 +51,10 @@ class DriftMeter:
                 shadow *= 1 - decay
             shadow += self._entries(direction, tile)
 
+    def rows(self, block: Block) -> int:
+        """How many of a block's first rows are sampled."""
+        return self.shadows[block.name][0].stop if block.name in self.shadows else 0
+
     def before(self, tile: Tile, theta: Array) -> Array | None:
         """The sampled rows of a tile before a rule writes to it; None if it has none."""
         known = self.shadows.get(tile.block.name)

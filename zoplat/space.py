@@ -183,6 +183,7 @@ class ParameterSpace:
         Arrays of one tile's shape: theta (float32, written back after), g the direction's entries, and the
         buffers' rows, changed in place; None for a buffer that does not cover the block. With `factored` the
         kernel gets (U, V), g = U Vᵀ, in place of g where all terms have factors, and the tile as its last argument.
+        A kernel treats every entry alike and does nothing else: a device may run it once, on stand-ins.
         """
         if on is not None or self._settled:
             self.settle()
@@ -191,16 +192,26 @@ class ParameterSpace:
             self.passes += self._share([block for block in self.blocks if on is None or block in on])
             self._begin_write()
             for block in self._visited(on):
-                for tile in block.tiles():
-                    theta = self._at_theta(tile)
-                    g = self._factors(direction, tile) if factored else None
-                    arguments = [self.entries(direction, tile, "gradient") if g is None else g]
-                    arguments += _rows(buffers, tile)
-                    before = self._drift.before(tile, theta)
-                    kernel(theta, *arguments, *((tile,) if factored else ()))
-                    self._drift.after(tile, theta, before)
-                    self._write(tile, theta)
+                self._sweep(block, kernel, direction, buffers, factored)
         self._stands_at(ZERO)
+
+    def _sweep(
+        self, block: Block, kernel: Kernel, direction: Direction, buffers: Sequence[Buffer], factored: bool
+    ) -> None:
+        """A sweep on one block."""
+        for tile in block.tiles():
+            self._sweep_tile(tile, kernel, direction, buffers, factored)
+
+    def _sweep_tile(
+        self, tile: Tile, kernel: Kernel, direction: Direction, buffers: Sequence[Buffer], factored: bool = False
+    ) -> None:
+        theta = self._at_theta(tile)
+        g = self._factors(direction, tile) if factored else None
+        arguments = [self.entries(direction, tile, "gradient") if g is None else g, *_rows(buffers, tile)]
+        before = self._drift.before(tile, theta)
+        kernel(theta, *arguments, *((tile,) if factored else ()))
+        self._drift.after(tile, theta, before)
+        self._write(tile, theta)
 
     def reduce(
         self, count: Callable[..., Any], direction: Direction = ZERO, *buffers: Buffer, on: Part | None = None
@@ -502,7 +513,7 @@ class ParameterSpace:
         return Key(self._seed, int(count[0]), -1)
 
     def _write(self, tile: Tile, theta: Array) -> None:
-        """Store θ on a tile, given as float32 that may be spoilt."""
+        """Store θ on a tile, given as float32 in scratch that may be spoilt."""
         block = tile.block
         if block.name in self._masters:
             tile.of(self._masters[block.name])[:] = theta
@@ -529,7 +540,7 @@ class ParameterSpace:
         return theta
 
     def _at_theta(self, tile: Tile) -> Array:
-        """θ on a tile to be edited, float32, whatever the arrays hold; in scratch, or where it is kept."""
+        """θ on a tile, float32 in scratch, whatever the arrays hold."""
         return self._moved(tile, self._keep, self._shift, self._plain)
 
     def _share(self, blocks: Sequence[Block]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zoplat.blocks import Block, Part, Tile
+from zoplat.blocks import Block, Buffer, Part, Tile
 from zoplat.direction import Direction, Draw
 from zoplat.rounding import Rounding
 from zoplat.sampler import Held, Noise, Stream, stream
@@ -18,6 +18,7 @@ from zoplat_devices.memory import mapped
 from zoplat_devices.native import kernels as native_kernels
 from zoplat_devices.noise import ReferenceNoise
 from zoplat_devices.tables import DTYPES, FROM_FLOAT32, JOB, KINDS, SUM, TERM, Jobs, Kernels, Sums
+from zoplat_devices.traced import Program, traced
 
 ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
 PIECE = 1 << 16  # of one job where blocks are formed beside the weights, a few at a time
@@ -61,6 +62,7 @@ class FusedSpace(ParameterSpace):
         self._drawn: OrderedDict[Draw, _Drawn] = OrderedDict()
         self._plans: dict[bytes, _Plan] = {}
         self._cuts: dict[tuple[tuple[int, int, int], ...], _Cut] = {}
+        self._rule: tuple[Callable[..., None], frozenset[int], Program | None] | None = None
         self._ready: OrderedDict[int, tuple[Direction, Sums]] = OrderedDict()
         super().__init__(blocks, FusedNoise(kernels, empty), empty, restore, mapped, rounding, seed)
         self._place = {block.name: place for place, block in enumerate(self.blocks)}
@@ -119,22 +121,41 @@ class FusedSpace(ParameterSpace):
         self._to_scratch(tile, out, sums, tile.of(theta), DTYPES["float32"], factor)
         return out
 
-    def _at_theta(self, tile: Tile) -> Any:
-        theta, decays = self._theta_of(tile.block), tile.block.decays
-        if not str(theta.dtype).endswith("float32"):
-            return super()._at_theta(tile)
-        direction, factor = (self._shift, self._keep) if decays else (self._plain, 1.0)
-        held = tile.of(theta)
-        if direction or factor != 1.0:
-            sums = self._sums_on([*direction], tile.block)
-            if not sums.fused[0]:
-                return super()._at_theta(tile)
-            self._to_scratch(tile, held, sums, held, DTYPES["float32"], factor)
-        return held
+    def _sweep(
+        self,
+        block: Block,
+        kernel: Callable[..., None],
+        direction: Direction,
+        buffers: Sequence[Buffer],
+        factored: bool,
+    ) -> None:
+        arrays = [buffer.arrays.get(block.name) for buffer in buffers]
+        program = None if factored or not self._rules_on(block, arrays) else self._traced(kernel, arrays)
+        moves = self._sums_on([*(self._shift if block.decays else self._plain)], block)
+        entries = self._sums_on([*direction], block)
+        if program is None or not (moves.fused[0] and entries.fused[0]):
+            super()._sweep(block, kernel, direction, buffers, factored)
+            return
+        places = [0 if array is None else address(array) for array in arrays]
+        jobs = Jobs(_jobs(self, block, 0, block.size, PIECE))
+        sampled = Tile(block, 0, self._drift.rows(block))
+        before = self._drift.before(sampled, self._at_theta(sampled)) if sampled.stop else None
+        self.kernels.rule(jobs, moves, self._keep if block.decays else 1.0, entries, program, places)
+        self._follow_master(block)
+        self._drift.after(sampled, sampled.of(self._theta_of(block)), before)
 
-    def _write(self, tile: Tile, theta: Any) -> None:
-        if address(theta) != address(tile.of(self._theta_of(tile.block))):
-            super()._write(tile, theta)
+    def _rules_on(self, block: Block, arrays: Sequence[Any]) -> bool:
+        """Whether the kernels run rules on a block and these arrays of buffers."""
+        alike = all(array is None or tuple(array.shape) == block.shape for array in arrays)
+        held = [self._theta_of(block), *(array for array in arrays if array is not None)]
+        return self.kernels.rules and alike and all(str(array.dtype).endswith("float32") for array in held)
+
+    def _traced(self, kernel: Callable[..., None], arrays: Sequence[Any]) -> Program | None:
+        """A rule's program; kept for the next block."""
+        absent = frozenset(place + 2 for place, array in enumerate(arrays) if array is None)
+        if self._rule is None or self._rule[0] is not kernel or self._rule[1] != absent:
+            self._rule = kernel, absent, traced(kernel, len(arrays) + 2, absent)
+        return self._rule[2]
 
     def _to_scratch(self, tile: Tile, out: Any, sums: Sums, source: Any, dtype: int, keep: float) -> None:
         """Out ← keep·source + terms on a tile, or the terms alone, which are numbered as the block's entries."""
@@ -155,8 +176,11 @@ class FusedSpace(ParameterSpace):
             self._pass(places[decays], keep, decayed)
             self._pass(places[~decays], 1.0, plain)
         for block in blocks:
-            if block.name in self._masters:
-                block.array[:] = self._masters[block.name]
+            self._follow_master(block)
+
+    def _follow_master(self, block: Block) -> None:
+        if block.name in self._masters:
+            block.array[:] = self._masters[block.name]
 
     def _pass(self, places: np.ndarray, keep: float, direction: Direction) -> None:
         """The blocks at some places ← keep·block + direction."""
@@ -350,12 +374,12 @@ class _Cut:
         return self._jobs[name]
 
 
-def _jobs(space: FusedSpace, block: Block, start: int, stop: int) -> np.ndarray:
+def _jobs(space: FusedSpace, block: Block, start: int, stop: int, entries: int = ENTRIES) -> np.ndarray:
     """Jobs over entries `start` to `stop` of θ on a block, in place, for the first line."""
-    starts = np.arange(start, stop, ENTRIES)
+    starts = np.arange(start, stop, entries)
     jobs = np.zeros(len(starts), JOB)
     jobs["source"] = jobs["target"] = address(space._theta_of(block))
-    jobs["start"], jobs["stop"] = starts, np.minimum(starts + ENTRIES, stop)
+    jobs["start"], jobs["stop"] = starts, np.minimum(starts + entries, stop)
     jobs["dtype"] = DTYPES["float32" if block.name in space._masters else block.dtype]
     return jobs
 

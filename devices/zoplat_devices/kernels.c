@@ -319,6 +319,91 @@ void zoplat_run(const Job *jobs, int32_t count, const Call *call, int32_t *next)
     }
 }
 
+#define REGISTERS 24
+
+enum { COPY, ADD, SUBTRACT, MULTIPLY, DIVIDE, ROOT, SIZE, ABOVE, AT_LEAST, LEAST, MOST };
+
+typedef struct {            /* register `to` <- a operation b, for every entry of a group */
+    int32_t operation;
+    int32_t to, a, b;       /* b: a register, or none (-1) and `c` in its place */
+    float c;
+    int32_t turn;           /* whether b comes first */
+} Step;
+
+typedef struct {            /* a rule on one block */
+    const Call *moves;      /* what is performed on theta before */
+    const Call *direction;  /* its entries are register 1; those of theta register 0 */
+    const Step *steps;
+    const int64_t *arrays;  /* of buffers, whose entries are registers 2 on; 0 for one that is not there */
+    int32_t count;          /* of steps */
+    int32_t held;           /* buffers */
+    uint32_t written;       /* a bit for each register that lasts */
+} Rule;
+
+/* A register may be an operand and the result at once: entry by entry that does no harm. */
+#ifdef __clang__
+#define APIECE _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define APIECE _Pragma("GCC ivdep")
+#endif
+#define EACH(result) { APIECE for (int i = 0; i < GROUP; i++) { float x = a[i], y = b[i]; (void)y; to[i] = result; } break; }
+
+static void step(float (*restrict registers)[GROUP], const Step *step) {
+    float constant[GROUP], *to = registers[step->to];
+    const float *a = registers[step->a], *b = constant;
+    if (step->b >= 0) b = registers[step->b];
+    else for (int i = 0; i < GROUP; i++) constant[i] = step->c;
+    if (step->turn) { const float *first = b; b = a; a = first; }
+    switch (step->operation) {
+    case COPY: EACH(x)
+    case ADD: EACH(x + y)
+    case SUBTRACT: EACH(x - y)
+    case MULTIPLY: EACH(x * y)
+    case DIVIDE: EACH(x / y)
+    case ROOT: EACH(__builtin_sqrtf(x))
+    case SIZE: EACH(__builtin_fabsf(x))
+    case ABOVE: EACH(x > y ? 1.0f : 0.0f)
+    case AT_LEAST: EACH(x >= y ? 1.0f : 0.0f)
+    case LEAST: EACH(x < y ? y : x)
+    default: EACH(x > y ? y : x)
+    }
+}
+
+static void rule(const Job *job, const Rule *rule) {
+    static _Thread_local float registers[REGISTERS][GROUP], sum[GROUP];
+    float *theta = (float *)(intptr_t)job->source, keep = rule->moves->keep;
+    int32_t moves = rule->moves->counts[0], terms = rule->direction->counts[0];
+    for (int64_t first = job->start; first < job->stop;) {
+        int64_t last = (first / GROUP + 1) * GROUP;
+        if (last > job->stop) last = job->stop;
+        int64_t n = last - first;
+        const float *from = sum + first % GROUP;
+        for (int32_t k = 0; k < moves; k++) draw(sum, first, last, rule->moves->terms + k, k);
+        if (moves) for (int64_t i = 0; i < n; i++) registers[0][i] = keep * theta[first + i] + from[i];
+        else for (int64_t i = 0; i < n; i++) registers[0][i] = keep * theta[first + i];
+        for (int32_t k = 0; k < terms; k++) draw(sum, first, last, rule->direction->terms + k, k);
+        for (int64_t i = 0; i < n; i++) registers[1][i] = terms ? from[i] : 0.0f;
+        for (int32_t k = 0; k < rule->held; k++)
+            if (rule->arrays[k]) for (int64_t i = 0; i < n; i++) registers[2 + k][i] = at(rule->arrays[k])[first + i];
+        for (int32_t k = 0; k < rule->count; k++) step(registers, rule->steps + k);
+        for (int64_t i = 0; i < n; i++) theta[first + i] = registers[0][i];
+        for (int32_t k = 0; k < rule->held; k++) {
+            float *array = (float *)(intptr_t)rule->arrays[k];
+            if (rule->written >> (2 + k) & 1) for (int64_t i = 0; i < n; i++) array[first + i] = registers[2 + k][i];
+        }
+        first = last;
+    }
+}
+
+/* The same for a rule. */
+void zoplat_rule(const Job *jobs, int32_t count, const Rule *shared, int32_t *next) {
+    for (;;) {
+        int32_t i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+        if (i >= count) return;
+        rule(jobs + i, shared);
+    }
+}
+
 /* Numbers first to first + count of a stream. */
 void zoplat_numbers(float *out, int32_t kind, uint32_t key0, uint32_t key1, int64_t first, int64_t count) {
     float z[GROUP];

@@ -13,15 +13,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+
 from zoplat.paths import cache_folder
 from zoplat.sampler import Stream
 from zoplat_devices.tables import KINDS, Jobs, Kernels, Sums
+from zoplat_devices.traced import Program
 
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
 if platform.machine() in ("x86_64", "AMD64"):
@@ -41,6 +45,20 @@ class Call(ctypes.Structure):
     ]
 
 
+class Rule(ctypes.Structure):
+    """`Rule` of kernels.c."""
+
+    _fields_ = [
+        ("moves", ctypes.c_void_p),
+        ("direction", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p),
+        ("arrays", ctypes.c_void_p),
+        ("count", ctypes.c_int32),
+        ("held", ctypes.c_int32),
+        ("written", ctypes.c_uint32),
+    ]
+
+
 class NativeKernels(Kernels):
     """Those of the processor; several threads share the jobs of one call.
 
@@ -48,6 +66,8 @@ class NativeKernels(Kernels):
         library: of the kernels.
         threads: how many; as many as the process has cores when 0.
     """
+
+    rules = True
 
     def __init__(self, library: ctypes.CDLL, threads: int = 0) -> None:
         self.library = library
@@ -65,17 +85,33 @@ class NativeKernels(Kernels):
         which: slice | None = None,
     ) -> None:
         rows = jobs.rows if which is None else jobs.rows[which]
+        self._share(self.library.zoplat_run, rows, _call(sums, keep, base, by_chance))
+
+    def rule(
+        self, jobs: Jobs, moves: Sums, keep: float, direction: Sums, program: Program, arrays: Sequence[int]
+    ) -> None:
+        before, entries = _call(moves, keep), _call(direction)
+        steps, held = program.table(), np.array(arrays, np.int64)
+        written = sum(1 << register for register in program.written)
+        places = (ctypes.addressof(before), ctypes.addressof(entries), steps.ctypes.data, held.ctypes.data)
+        self._share(self.library.zoplat_rule, jobs.rows, Rule(*places, len(steps), len(held), written))
+
+    def _share(self, function: Callable[..., None], rows: np.ndarray, shared: ctypes.Structure) -> None:
+        """Jobs done by several threads."""
         taken = ctypes.c_int32(0)
-        call = Call(sums.terms.ctypes.data, sums.counts.ctypes.data, base, sums.terms.shape[1], keep, by_chance)
-        arguments = (rows.ctypes.data, len(rows), ctypes.addressof(call), ctypes.addressof(taken))
+        arguments = (rows.ctypes.data, len(rows), ctypes.addressof(shared), ctypes.addressof(taken))
         helpers = min(self._threads, len(rows)) - 1
-        others = [self._pool.submit(self.library.zoplat_run, *arguments) for _ in range(helpers)]
-        self.library.zoplat_run(*arguments)
+        others = [self._pool.submit(function, *arguments) for _ in range(helpers)]
+        function(*arguments)
         for other in others:
             other.result()
 
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
         self.library.zoplat_numbers(out, KINDS[law], *stream, first, count)
+
+
+def _call(sums: Sums, keep: float = 1.0, base: int = 0, by_chance: bool = False) -> Call:
+    return Call(sums.terms.ctypes.data, sums.counts.ctypes.data, base, sums.terms.shape[1], keep, by_chance)
 
 
 def kernels(threads: int = 0) -> NativeKernels | None:
@@ -137,8 +173,8 @@ def _processor() -> str:
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, i32, u32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64
-    library.zoplat_run.argtypes = [pointer, i32, pointer, pointer]
-    library.zoplat_run.restype = None
+    for function in (library.zoplat_run, library.zoplat_rule):
+        function.argtypes, function.restype = [pointer, i32, pointer, pointer], None
     library.zoplat_numbers.argtypes = [pointer, i32, u32, u32, i64, i64]
     library.zoplat_numbers.restype = None
     return library

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zoplat.sampler import Stream
+from zoplat_devices.traced import Program
 
 TERM = np.dtype(
     [
@@ -97,7 +98,13 @@ class Sums:
 
 
 class Kernels(ABC):
-    """Whoever draws, scales and adds in registers, on the arrays of one kind of device."""
+    """Whoever draws, scales and adds in registers, on the arrays of one kind of device.
+
+    Attributes:
+        rules: whether they run rules too.
+    """
+
+    rules: bool = False
 
     @abstractmethod
     def run(
@@ -119,6 +126,21 @@ class Kernels(ABC):
             by_chance: whether 16-bit weights are rounded by the stream of the term after the last of a line.
             which: some jobs of one dtype that follow one another; all when None.
         """
+
+    def rule(
+        self, jobs: Jobs, moves: Sums, keep: float, direction: Sums, program: Program, arrays: Sequence[int]
+    ) -> None:
+        """Bring float32 weights to keep·θ + moves and run a traced rule on them, in one pass; where `rules` says so.
+
+        Args:
+            jobs: on one block, in place.
+            moves: a line.
+            keep: factor of what is there.
+            direction: a line.
+            program: of the rule; its arrays are θ, the entries of the direction, and the others.
+            arrays: where those begin, 0 for one that is not there.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:

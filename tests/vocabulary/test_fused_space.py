@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from zoplat import ZERO, Block, Direction, Key, Noise, ParameterSpace, Sampler, Tile
+from zoplat.drift import DriftMeter
 from zoplat_devices import fused
 from zoplat_devices.fused import FusedNoise, FusedSpace
 from zoplat_devices.noise import ReferenceNoise
 from zoplat_devices.tables import Kernels
+from zoplat_devices.traced import traced
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.rademacher import Rademacher
@@ -117,31 +119,81 @@ def test_merged_terms_of_all_laws_with_decay_leave_the_same_bits(kernels: Kernel
     assert differing(one, other) == []
 
 
+def adam(theta: Any, g: Any, m: Any, v: Any) -> None:
+    m += 0.1 * (g - m)
+    v += 0.001 * (g * g - v)
+    theta -= 0.01 * (m / 0.3) / ((v / 0.7) ** 0.5 + 1e-8)
+
+
+def curvature(theta: Any, g: Any, m: Any, h: Any) -> None:
+    h += 0.3 * h * (2.0 * (g * g - 1.0) - 1)
+    h[:] = h.clip(0.1, 0.9)
+    if m is not None:
+        m[:] = 1 - abs(m) * (h >= 0.5) / (2 - g**2)
+
+
+def signs(theta: Any, g: Any, m: Any, v: Any) -> None:
+    g[:] = (g > 0) * 1.0 - (g < 0) * 1.0
+    theta -= 0.02 * g
+    theta *= 1.5 - (v <= 0.5) * 0.25
+    v /= 3.0
+
+
+def by_hand(theta: Any, g: Any, m: Any, v: Any) -> None:
+    if float(abs(g).max()) > 0:
+        theta += (g * g).sum() * 1e-6
+
+
+RULES = {adam: True, curvature: True, signs: True, by_hand: False}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
-def test_a_rule_run_on_pieces_by_several_threads_leaves_the_same_bits(
-    kernels: Kernels, dtype: str, runtime: str, monkeypatch: pytest.MonkeyPatch
+def test_rules_leave_the_same_bits_whether_they_are_traced_or_run_on_arrays(
+    kernels: Kernels, dtype: str, runtime: str, rule: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(kernels), "grain", 64)
+    monkeypatch.setattr(DriftMeter, "ENTRIES", 64)
     one, other = pair(kernels, dtype, runtime)
-    asked: list[int] = []
+    if dtype == "float32" and kernels.rules and RULES[rule]:  # roots of PyTorch are not always rounded right
+        one = pair(kernels, dtype, "numpy")[0]
+    done: list[int] = []
+    run = type(kernels).rule
+    monkeypatch.setattr(type(kernels), "rule", lambda self, *given: done.append(1) or run(self, *given))
+    held = []
     for space in (one, other):
-        m, by_column = space.buffer("test/m", fill=0.5), space.by_column("test/c", {"block0": [0.25] * 29})
-
-        def kernel(theta: Any, g: Any, m: Any, c: Any) -> None:
-            asked.append(theta.shape[0])
-            m += 0.1 * (g - m)
-            theta -= 0.01 * m / ((m * m) ** 0.5 + 1e-8)
-            if c is not None:
-                theta *= c
-
-        for step in range(2):
-            z = space.draw(Gaussian(), Key(2, step, 0))
-            space.add(0.01 * z, decay=0.1)
-            space.sweep(kernel, z, m, by_column)
-        asked.append(-1)
-    here, cut = (sum(n > 0 for n in part) for part in (asked[: asked.index(-1)], asked[asked.index(-1) :]))
-    assert cut > here, "nothing was cut"
+        some = space.part(lambda block: block.name != "block1") if rule is curvature else None
+        m, v = space.buffer("test/m", fill=0.25, on=some), space.buffer("test/v", fill=0.5)
+        for step in range(3):
+            z = space.draw((Gaussian(), Rademacher(), LowRank(rank=3))[step], Key(2, step, 0))
+            space.at(1e-3 * z)
+            space.add(0.01 * space.draw(Rademacher(), Key(2, step, 1)), decay=0.1)
+            space.sweep(rule, 0.7 * z - 0.1 * space.draw(Gaussian(), Key(3, 0, 0)), m, v)
+        arrays = {f"{buffer.owner}/{name}": array for buffer in (m, v) for name, array in buffer.arrays.items()}
+        held.append(
+            {name: array.cpu().numpy() if isinstance(array, torch.Tensor) else array for name, array in arrays.items()}
+        )
+        assert dtype != "float32" or space.drift < 1e-6
     assert differing(one, other) == []
+    for name, array in held[0].items():
+        np.testing.assert_array_equal(held[1][name], array, err_msg=name)
+    assert bool(done) == (RULES[rule] and dtype == "float32" and kernels.rules)
+
+
+def test_a_rule_is_traced_for_what_it_does_and_nothing_else() -> None:
+    told = traced(adam, 4)
+    assert told is not None
+    assert told.written == {0, 2, 3}
+    assert max(step[1] for step in told.steps) < 8, "registers are used again"
+    assert traced(by_hand, 4) is None
+    for odd in (
+        lambda t, g: t.__iadd__(np.array(g)),
+        lambda t, g: t.__iadd__(g**3),
+        lambda t, g: t.__setitem__(0, g),
+        lambda t, g: t.__iadd__(g.mean()),
+        lambda t, g: t.__iadd__(np.sign(g)),
+        lambda t, g: t.__iadd__(1.0 if g == 0 else 2.0),
+    ):
+        assert traced(odd, 2) is None
 
 
 @pytest.mark.parametrize("power", [1.0, -0.5, -1.0])
