@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from zoplat.space import PUT_OFF
+
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
 ONE, FOUR, SIXTEEN = (1, 32), (4, 64), (16, 64)
@@ -47,6 +49,7 @@ class Way:
         name: in tables.
         settings: of zoplat, as keywords of `zoplat.run`; empty for a published step.
         road: how its losses are found.
+        steps: that are timed together; more than one where some of them make a pass over the weights for the others.
         published: a name in `published.STEPS`.
         bars: by shape, the most that seconds of a step over those of its forward passes may be.
         peak: the most that its peak memory over that of inference may be, where a bar says so.
@@ -56,6 +59,7 @@ class Way:
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     road: str = "walk"
+    steps: int = 1
     published: str = ""
     bars: dict[Shape, float] = field(default_factory=dict)
     peak: float | None = None
@@ -91,7 +95,8 @@ class Pair:
 def ours(name: str, estimator: str, road: str = "walk", sampler: str | None = None, **given: Any) -> Way:
     """A method of zoplat, with its law of z where that is not its own."""
     parts = {"estimator": estimator, **({"sampler": sampler} if sampler else {})}
-    return Way(f"{name}, batched" if road == "batch" else name, parts, road, **given)
+    steps = PUT_OFF + 1 if road == "batch" and estimator == "lozo" else 1
+    return Way(f"{name}, batched" if road == "batch" else name, parts, road, steps, **given)
 
 
 def peer(name: str) -> Way:

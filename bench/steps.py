@@ -56,7 +56,8 @@ class Ours:
 
     def __call__(self) -> None:
         asked = self.learner.progress.passes
-        self.learner.advance(self.batches, self.profiler)
+        for _ in range(self.way.steps):
+            self.learner.advance(self.batches, self.profiler)
         self.passes = self.learner.progress.passes - asked
         if self.learner.progress.skipped:
             raise ZoplatError(f"{self.way.name}: a step could not be made and would seem cheap: {self.learner.reason}")
