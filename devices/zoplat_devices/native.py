@@ -95,11 +95,11 @@ def library() -> ctypes.CDLL | None:
     ZOPLAT_KERNELS names a library that was built before, or with "numpy" asks for none.
     """
     if told := os.environ.get("ZOPLAT_KERNELS"):
-        return None if told == "numpy" else _declared(ctypes.CDLL(told))
+        return None if told == "numpy" else opened(Path(told))
     for compiler in compilers():
         path = _built(compiler)
         if path:
-            return _declared(ctypes.CDLL(str(path)))
+            return opened(path)
     return None
 
 
@@ -168,7 +168,9 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+def opened(path: Path) -> ctypes.CDLL:
+    """A library of kernels, with the types of its functions."""
+    library = ctypes.CDLL(str(path))
     pointer, i32, u32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64
     library.zoplat_run.argtypes = [pointer, i32, pointer, pointer]
     library.zoplat_run.restype = None
