@@ -13,7 +13,7 @@ WAYS = ["processor", "board", "interpreter", pytest.param("gpu", marks=pytest.ma
 
 @pytest.fixture(scope="session", params=WAYS)
 def kernels(request: pytest.FixtureRequest) -> Any:
-    """Each kind in turn: compiled C; the same for a board; Triton as its interpreter runs it, without a GPU; Triton on a GPU."""
+    """Each kind in turn: compiled C, and that for boards; Triton in its interpreter, without a GPU; Triton on a GPU."""
     fixture = {"processor": "processor_kernels", "board": "board_kernels"}
     fixture |= {"interpreter": "interpreted_kernels", "gpu": "gpu_kernels"}
     return request.getfixturevalue(fixture[request.param])
