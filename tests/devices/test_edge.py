@@ -27,19 +27,19 @@ REQUIREMENTS = ROOT / "devices" / "zoplat_devices" / "edge-requirements.txt"
 NEEDED = re.findall(r"^([a-z-]+)", REQUIREMENTS.read_text(), re.MULTILINE)
 LIGHT = f"""
 import sys
-from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 
 ALLOWED = {{*sys.stdlib_module_names, "zoplat", "zoplat_devices", "zoplat_plugins", "zoplat_example"}}
 ALLOWED |= {{name.replace("-", "_") for name in {NEEDED!r}}}
 
 
-class Light(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in ALLOWED:
-            raise ModuleNotFoundError(f"No module named {{name!r}}: not in a light environment", name=name)
+class Light(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return super().find_spec(name, path, target) if name.partition(".")[0] in ALLOWED else None
 
 
-sys.meta_path.insert(0, Light())
+sys.meta_path[:] = [Light if finder is PathFinder else finder for finder in sys.meta_path]
 from zoplat_devices.edge import main
 
 main(prog_name="zoplat-edge")
