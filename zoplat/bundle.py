@@ -164,7 +164,7 @@ def write(config: RunConfig, splits: Mapping[str, files.Rows], session: Session,
 
 def _told(config: RunConfig, splits: Mapping[str, files.Rows], session: Session, folder: Path) -> dict[str, Any]:
     names = ("model", "base", "trainable_parameters", "model_bytes", "versions")
-    facts = {"estimator": config.estimator_name, "tune": config.tune.name, "task": config.task}
+    facts: dict[str, Any] = {"estimator": config.estimator_name, "tune": config.tune.name, "task": config.task}
     facts |= {name: session.facts.get(name) for name in names} | {"start_digest": session.digest()}
     facts["rows"] = {split: len(rows) for split, rows in splits.items()}
     sums = {path.relative_to(folder).as_posix(): _sum(path) for path in sorted(_files(folder))}

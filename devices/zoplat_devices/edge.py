@@ -31,6 +31,7 @@ from zoplat.paths import check_writable
 from zoplat.results import RunDirectory
 from zoplat.settings import RunConfig, read_toml
 from zoplat_devices.board import Limits, Reading
+from zoplat_devices.ort import OnnxRuntime
 from zoplat_devices.ort_bundle import OnnxBundle
 
 EVERY = 10.0  # seconds between lines
@@ -252,6 +253,8 @@ def _config(
 ) -> RunConfig:
     """A run of a bundle, on the device that opens it."""
     config = bundle.config(run, changes, data)
+    if not isinstance(config.device, OnnxRuntime):
+        raise ZoplatError(f"{bundle.folder} was packed by device '{config.device_name}', which zoplat-edge can't open.")
     return replace(config, device=OnnxBundle.of(config.device, bundle.folder))
 
 
