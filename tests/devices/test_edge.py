@@ -227,9 +227,13 @@ class TestWhatItSays:
         assert resolve({"config": Path("run/config.toml")}).data == "mine"
         assert told("run", packed, "--out", "run", "--resume")["status"] == "done"
 
-    def test_an_adapter_is_written_that_onnxruntime_loads(self, packed: Path) -> None:
+    def test_an_adapter_is_written_that_onnxruntime_puts_in_the_place_of_inputs(self, packed: Path) -> None:
         import onnxruntime
         from safetensors.numpy import load_file
+
+        from zoplat_devices.encoding import Encoder
+        from zoplat_devices.ort_graph import Facts, PlainTokenizer, feeds
+        from zoplat_devices.ort_proof import EXAMPLE
 
         summary = told("run", packed, "--out", "run")
         found = told("export", packed, "run", "--to", "adapter")
@@ -239,43 +243,52 @@ class TestWhatItSays:
         assert read.keys() == arrays.keys()
         for name, value in read.items():
             np.testing.assert_array_equal(value.numpy(), arrays[name])
-        onnxruntime.LoraAdapter().Load("adapter/adapter.onnx_adapter")
+        facts = Facts.read(packed / "graph")
+        encoder = Encoder(PlainTokenizer(packed / "graph", facts.bos), facts.limit)
+        batch = feeds(encoder.encode([EXAMPLE]), True)
+        graph = onnxruntime.InferenceSession(packed / "graph" / "graph.onnx", providers=["CPUExecutionProvider"])
+        adapter, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
+        adapter.Load("adapter/adapter.onnx_adapter")
+        options.add_active_adapter(adapter)
+        zeros = {name: np.zeros_like(array) for name, array in arrays.items()}
+        [expected], [untrained] = (graph.run(["tokens"], {**batch, **given}) for given in (arrays, zeros))
+        assert graph.run(["tokens"], {**batch, **zeros}, options) == [expected]
+        assert expected != untrained
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that was installed as the how-to says."""
+    pytest.importorskip("build")
+    folder = tmp_path_factory.mktemp("board")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    venv.create(folder / "env", with_pip=True)
+    [wheel] = folder.glob("*.whl")
+    pip = [str(folder / "env" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+    flags = ["-c", str(ROOT / "constraints.txt"), "-r", str(REQUIREMENTS), str(wheel)]
+    done = subprocess.run([*pip, *flags], capture_output=True, text=True, check=False)
+    if "No matching distribution" in done.stderr:
+        pytest.skip("no package index here")
+    assert done.returncode == 0, done.stderr
+    return folder / "env"
 
 
 @pytest.mark.slow
-class TestALightEnvironment:
-    """Installed as the how-to says, in an environment of its own."""
+def test_a_light_environment_is_small_and_goes_from_a_bundle_to_a_journal(board: Path, packed: Path) -> None:
+    [packages] = board.glob("lib/python*/site-packages")
+    assert not {path.name for path in packages.iterdir()} & {"torch", "transformers", "peft", "datasets"}
+    assert sum(path.lstat().st_size for path in packages.rglob("*") if path.is_file()) <= 250e6
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    @pytest.fixture(scope="class")
-    def board(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        pytest.importorskip("build")
-        folder = tmp_path_factory.mktemp("board")
-        build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-        subprocess.run(build, check=True, capture_output=True)
-        venv.create(folder / "env", with_pip=True)
-        [wheel] = folder.glob("*.whl")
-        pip = [str(folder / "env" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
-        flags = ["-c", str(ROOT / "constraints.txt"), "-r", str(REQUIREMENTS), str(wheel)]
-        done = subprocess.run([*pip, *flags], capture_output=True, text=True, check=False)
-        if "No matching distribution" in done.stderr:
-            pytest.skip("no package index here")
-        assert done.returncode == 0, done.stderr
-        return folder / "env"
+    def called(program: str, *flags: Any) -> dict[str, Any]:
+        command = [str(board / "bin" / program), *map(str, flags), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return dict(json.loads(done.stdout))
 
-    def test_it_is_small_and_goes_from_a_bundle_to_a_journal(self, board: Path, packed: Path) -> None:
-        [packages] = board.glob("lib/python*/site-packages")
-        assert not {path.name for path in packages.iterdir()} & {"torch", "transformers", "peft", "datasets"}
-        assert sum(path.lstat().st_size for path in packages.rglob("*") if path.is_file()) <= 250e6
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-        def called(program: str, *flags: Any) -> dict[str, Any]:
-            command = [str(board / "bin" / program), *map(str, flags), "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-            return dict(json.loads(done.stdout))
-
-        summary = called("zoplat-edge", "run", packed, "--out", "run")
-        assert replay(RunDirectory.existing(Path("run")), None, "cpu")["weights_digest"] == summary["weights_digest"]
-        found = called("zoplat", "doctor")
-        assert found["failed"] == []
-        assert found["devices"]["onnx"] == "ready"
-        assert "needs torch" in found["devices"]["cpu"]
+    summary = called("zoplat-edge", "run", packed, "--out", "run")
+    assert replay(RunDirectory.existing(Path("run")), None, "cpu")["weights_digest"] == summary["weights_digest"]
+    found = called("zoplat", "doctor")
+    assert found["failed"] == []
+    assert found["devices"]["onnx"] == "ready"
+    assert "needs torch" in found["devices"]["cpu"]
