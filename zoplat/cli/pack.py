@@ -19,7 +19,7 @@ DEVICE = "onnx"
 def pack(to: Path, as_json: bool, **given: Any) -> None:
     """Write a bundle that trains on a board, without torch: graph, weights, rows, settings and checksums.
 
-    The flags are those of `zoplat run`. `zoplat-edge run BUNDLE` does there what they say.
+    The flags are those of `zoplat run`; the device is onnx. `zoplat-edge run BUNDLE` does there what they say.
     """
     from zoplat.engine import pack as packed
     from zoplat.settings import resolve
