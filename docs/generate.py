@@ -23,6 +23,7 @@ from zoplat.cli.show import cost
 from zoplat.compare import COLUMNS, cells, markdown
 from zoplat.plugins import KINDS, Entry, catalogue
 from zoplat.settings import setting_fields
+from zoplat_devices.edge import main as edge
 
 FOLDER = Path(__file__).parent / "reference"
 METHODS = Path(__file__).parent / "methods"
@@ -33,10 +34,11 @@ NOTE = "<!-- Made by `python docs/generate.py`; change the code, not this page. 
 def commands() -> str:
     """Every command with its help as the terminal shows it."""
     page = NOTE + "# Commands\n"
-    root = click.Context(main, info_name="zoplat", terminal_width=100, **main.context_settings)
-    contexts = [click.Context(main.commands[name], root, name) for name in sorted(main.commands)]
-    for context in [root, *contexts]:
-        page += f"\n## {context.command_path}\n\n```\n{context.get_help()}\n```\n"
+    for program, group in (("zoplat", main), ("zoplat-edge", edge)):
+        root = click.Context(group, info_name=program, terminal_width=100, **group.context_settings)
+        contexts = [click.Context(group.commands[name], root, name) for name in sorted(group.commands)]
+        for context in [root, *contexts]:
+            page += f"\n## {context.command_path}\n\n```\n{context.get_help()}\n```\n"
     return page
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-WAYS = ["processor", "interpreter", pytest.param("gpu", marks=pytest.mark.gpu)]
+WAYS = ["processor", "board", "interpreter", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
 @pytest.fixture(scope="session", params=WAYS)
 def kernels(request: pytest.FixtureRequest) -> Any:
-    """Each kind in turn: compiled C; Triton as its interpreter runs it, without a GPU; Triton on a GPU."""
-    fixture = {"processor": "processor_kernels", "interpreter": "interpreted_kernels", "gpu": "gpu_kernels"}
+    """Each kind in turn: compiled C, and that for boards; Triton in its interpreter, without a GPU; Triton on a GPU."""
+    fixture = {"processor": "processor_kernels", "board": "board_kernels"}
+    fixture |= {"interpreter": "interpreted_kernels", "gpu": "gpu_kernels"}
     return request.getfixturevalue(fixture[request.param])
 
 
@@ -27,6 +28,19 @@ def processor_kernels() -> Any:
     if found is None:
         pytest.skip("no C compiler here: neither `ziglang` nor `cc`, or ZOPLAT_KERNELS=numpy")
     return found
+
+
+@pytest.fixture(scope="session")
+def board_kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Those that a bundle brings for machines of this kind."""
+    from zoplat_devices import native
+
+    folder = tmp_path_factory.mktemp("boards") / "kernels"
+    native.for_boards(folder)
+    path = native.for_this_machine(folder)
+    if path is None:
+        pytest.skip("nothing is built for machines like this one, or `ziglang` is missing")
+    return native.NativeKernels(native.opened(path))
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,8 @@ def room(prefix: str) -> list[str]:
     return [name for name in MODULES if name == prefix or name.startswith(f"{prefix}.")]
 
 
+PROGRAM = "zoplat_devices.edge"
+"""A command line of its own, beside the devices that it needs."""
 ENGINE = [n for n in room("zoplat") if not n.startswith(("zoplat.cli", "zoplat.testing")) and n != "zoplat.__main__"]
 
 
@@ -126,11 +128,16 @@ def test_a_plugin_imports_public_names_and_public_parts_of_other_plugins(name: s
     assert not _private_names(name), name
 
 
-@pytest.mark.parametrize("name", room("zoplat_devices"))
+@pytest.mark.parametrize("name", [name for name in room("zoplat_devices") if name != PROGRAM])
 def test_a_device_knows_no_algorithm_and_no_command_line(name: str) -> None:
     assert not tops(imports(name)) & {"zoplat_plugins", *TERMINAL}, name
     engine = {"zoplat.engine", "zoplat.settings", "zoplat.results", "zoplat.journal", "zoplat.plugins", "zoplat.cli"}
     assert not {imported for imported in imports(name) if imported in engine or imported.startswith("zoplat.cli.")}
+    assert PROGRAM not in imports(name)
+
+
+def test_the_edge_runner_imports_no_framework_and_no_algorithm() -> None:
+    assert not tops(imports(PROGRAM)) & (HEAVY | {"zoplat_plugins", "rich"})
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -236,6 +236,10 @@ class Session(ABC):
     def export(self, directory: Path) -> None:
         """Write the model at θ in the form other programs load: a checkpoint or an adapter, and a tokenizer."""
 
+    def pack(self, directory: Path) -> None:
+        """Write into a bundle what opens this model again on a board; of devices that say `packs`."""
+        raise NotImplementedError
+
     def arrays(self) -> dict[str, Any]:
         """The trainable arrays by block name."""
         return {block.name: block.array for block in self.space.blocks}
@@ -248,10 +252,12 @@ class Device(ABC):
         answers: what its sessions answer; a subset of {"losses", "jvp", "gradient", "input norms", "generation",
             "features"}.
         takes_models: whether `--model` means something to it; else it has one of its own.
+        packs: whether its sessions can be written into a bundle.
     """
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses"})
     takes_models: ClassVar[bool] = True
+    packs: ClassVar[bool] = False
 
     @property
     def priority(self) -> int | None:

@@ -10,8 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from zoplat import bundle
 from zoplat.batches import Batches, by_length, derived_seed
-from zoplat.device import Device, ModelSpec, Row, Session
+from zoplat.device import Device, MemoryReading, ModelSpec, Row, Session
 from zoplat.errors import RunFailed, ZoplatError
 from zoplat.evaluation import Asking, Way, answered, evaluate
 from zoplat.journal import Journal, JournalWriter, StepRecord
@@ -38,6 +39,9 @@ class Observer:
 
     def resumed(self, step: int) -> None:
         """Steps before this one come from the journal."""
+
+    def measured(self, peak: MemoryReading) -> None:
+        """The most memory so far: once before training, of opening and inference, and at the end of each step."""
 
     def stepped(self, state: Progress, loss: float | None) -> None:
         """A step is over; `loss` is the mean of the finite losses it saw."""
@@ -85,15 +89,37 @@ def prepared(config: RunConfig) -> tuple[Session, Profiler, list[Row]]:
     return session, profiler, Asking(config, session).rows(raw)
 
 
-def restored(directory: RunDirectory) -> tuple[RunConfig, Session]:
+def pack(config: RunConfig, to: Path) -> bundle.Bundle:
+    """Write a run as a bundle, which trains where neither torch nor the model is.
+
+    Raises:
+        ZoplatError: the run, or the place, is not fit for it.
+    """
+    check(config)
+    bundle.check_free(to)
+    if not config.device.packs:
+        able = [entry.name for entry in catalogue() if entry.kind == "device" and entry.value.packs]
+        raise ZoplatError(f"'{config.device_name}' makes no bundles. Use --device {' or '.join(able)}.")
+    splits = _rows(config)
+    session = config.device.open(_spec(config))
+    for rows in splits.values():
+        Asking(config, session).rows(rows)
+    return bundle.write(config, splits, session, to)
+
+
+def restored(directory: RunDirectory, config: RunConfig | None = None) -> tuple[RunConfig, Session]:
     """A finished or interrupted run at its newest checkpoint.
+
+    Args:
+        directory: of the run.
+        config: its settings as a bundle has them, in the place of its own.
 
     Raises:
         ZoplatError: it has none.
     """
     from zoplat.settings import build, read_toml
 
-    config = build([read_toml(directory.config)])
+    config = config or build([read_toml(directory.config)])
     _check_device(config)
     session = config.device.open(_spec(config))
     journal = _journal(directory)
@@ -127,13 +153,16 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> d
     return sizes
 
 
-def replay(directory: RunDirectory, to: Path | None, device: str | None = None) -> dict[str, Any]:
+def replay(
+    directory: RunDirectory, to: Path | None, device: str | None = None, config: RunConfig | None = None
+) -> dict[str, Any]:
     """Rebuild the final weights from a journal, without a forward pass; write them to `to`.
 
     Args:
         directory: of the run.
         to: a folder for the weights.
         device: another one than the run's, in the same precision.
+        config: the run's settings as a bundle has them, in the place of its own.
 
     Raises:
         ZoplatError: the journal is damaged, was made with other noise, or starts from other weights.
@@ -144,8 +173,9 @@ def replay(directory: RunDirectory, to: Path | None, device: str | None = None) 
     journal = Journal.read(directory.journal)
     if device:
         table |= {"device": {"name": device}, "dtype": journal.header["dtype"]}
-    config = build([table])
-    if device:
+    is_elsewhere = bool(device or config)
+    config = config or build([table])
+    if is_elsewhere:
         _check_device(config)
     if not replays(config):
         raise ZoplatError(
@@ -161,7 +191,7 @@ def replay(directory: RunDirectory, to: Path | None, device: str | None = None) 
     if to:
         check_writable(to, "--to")
     session = config.device.open(_spec(config))
-    if device:
+    if is_elsewhere:
         session.road = journal.header["road"]
     _check_start(journal, session, directory)
     learner = Learner(config, session, road=journal.header["road"])
@@ -198,6 +228,7 @@ class _Run:
     def to_the_end(self) -> Result:
         self.observer.opened(self.config, self.session, self.directory.path)
         self._measure_inference()
+        self.observer.measured(self.profiler.so_far)
         self.learner = Learner(self.config, self.session, self.objective, road=self._road())
         journal = self._resumed()
         before = {split: self._baseline(split) for split in ("dev", "test")}
@@ -270,6 +301,7 @@ class _Run:
                     f"{SKIPS} steps in a row, up to step {record.step}, could not be made. The last one: "
                     f"{learner.reason} Another --lr or --eps may help. The journal is kept in {self.directory.path}."
                 )
+            self.observer.measured(self.profiler.so_far)
             self.observer.stepped(learner.progress, self._note(record))
 
     def _note(self, record: StepRecord) -> float | None:

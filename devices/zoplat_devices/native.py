@@ -2,7 +2,7 @@
 
 A shared library costs a process some hundred kilobytes where a compiler that lives in the process costs a
 hundred megabytes. The `ziglang` package brings a C compiler as a wheel, so no machine needs its own; where
-there is neither that nor `cc`, numpy makes the same bits, slowly.
+there is neither that nor `cc`, numpy makes the same bits, slowly. Bundles bring libraries for boards along.
 """
 
 import ctypes
@@ -30,6 +30,10 @@ from zoplat_devices.traced import Program
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")
+BOARDS = {"x86_64": ["x86_64-linux-gnu", "-mcpu=x86_64_v3"], "aarch64": ["aarch64-linux-gnu"]}
+"""Machine → what zig is told to compile for it."""
+NEEDED = {"x86_64": {"avx2", "fma"}}
+"""Machine → what its processor must have for that."""
 
 
 class Call(ctypes.Structure):
@@ -122,13 +126,16 @@ def kernels(threads: int = 0) -> NativeKernels | None:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, built if need be; None where no compiler is at hand or ZOPLAT_KERNELS=numpy asks for none."""
-    if os.environ.get("ZOPLAT_KERNELS") == "numpy":
-        return None
+    """The kernels, built if need be; None where no compiler is at hand.
+
+    ZOPLAT_KERNELS names a library that was built before, or with "numpy" asks for none.
+    """
+    if told := os.environ.get("ZOPLAT_KERNELS"):
+        return None if told == "numpy" else opened(Path(told))
     for compiler in compilers():
         path = _built(compiler)
         if path:
-            return _declared(ctypes.CDLL(str(path)))
+            return opened(path)
     return None
 
 
@@ -142,24 +149,50 @@ def compilers() -> list[list[str]]:
     return found
 
 
+def for_boards(folder: Path) -> None:
+    """Write libraries for other machines as MACHINE.so, where zig is installed."""
+    if not importlib.util.find_spec("ziglang"):
+        return
+    plain = [flag for flag in FLAGS if not flag.startswith("-m")]
+    folder.mkdir()
+    for machine, target in BOARDS.items():
+        compiler = [sys.executable, "-m", "ziglang", "cc", "-target", *target, "-nostdlib"]
+        _compiled([*compiler, *plain], folder / f"{machine}.so")
+
+
+def for_this_machine(folder: Path) -> Path | None:
+    """The library that `for_boards` wrote for a machine like this one, if it did."""
+    machine = platform.machine()
+    path = folder / f"{machine}.so"
+    return path if path.exists() and NEEDED.get(machine, set()) <= {*_processor().split()} else None
+
+
 def _built(compiler: list[str]) -> Path | None:
-    source = resources.files(__package__).joinpath("kernels.c").read_bytes()
     identity = " ".join([*compiler[1:], *FLAGS, platform.machine(), _processor()])
-    name = f"kernels-{sha256(source + identity.encode()).hexdigest()[:16]}.so"
+    name = f"kernels-{sha256(_source() + identity.encode()).hexdigest()[:16]}.so"
     target = cache_folder() / name
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    return target if _compiled([*compiler, *FLAGS], target) else None
+
+
+def _compiled(compiler: list[str], target: Path) -> bool:
+    """Whether a library could be made."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        text, made = Path(folder, "kernels.c"), Path(folder, name)
-        text.write_bytes(source)
-        command = [*compiler, *FLAGS, str(text), "-o", str(made)]
+        text, made = Path(folder, "kernels.c"), Path(folder, target.name)
+        text.write_bytes(_source())
+        command = [*compiler, str(text), "-o", str(made)]
         environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
         done = subprocess.run(command, capture_output=True, check=False, env=environment)
         if done.returncode:
-            return None
+            return False
         made.replace(target)
-    return target
+    return True
+
+
+def _source() -> bytes:
+    return resources.files(__package__).joinpath("kernels.c").read_bytes()
 
 
 def _processor() -> str:
@@ -171,7 +204,9 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+def opened(path: Path) -> ctypes.CDLL:
+    """A library of kernels, with the types of its functions."""
+    library = ctypes.CDLL(str(path))
     pointer, i32, u32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64
     for function in (library.zoplat_run, library.zoplat_rule):
         function.argtypes, function.restype = [pointer, i32, pointer, pointer], None

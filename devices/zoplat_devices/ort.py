@@ -38,6 +38,7 @@ class OnnxRuntime(Device):
     """
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses"})
+    packs: ClassVar[bool] = True
 
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     pack: bool = False
@@ -61,6 +62,10 @@ class OnnxRuntime(Device):
         if spec.dtype not in ("auto", "float32"):
             raise ZoplatError(f"Device 'onnx' computes in float32, not in {spec.dtype}. Leave --dtype out.")
         return OnnxSession(self, spec)
+
+    def found(self, spec: ModelSpec) -> tuple[Path, str]:
+        """Folder of the graph, and the name of the file in it with what is trained; made where they are not kept."""
+        return _made(self, spec)
 
     def chosen(self) -> list[str]:
         """Providers of ONNX Runtime, best first.
@@ -90,7 +95,7 @@ class OnnxSession(Session):
 
         self.host, self.device, self.spec = HostMemory(), device, spec
         providers = device.chosen()
-        self.folder, start = _made(device, spec)
+        self.folder, self.start = device.found(spec)
         from zoplat_devices.encoding import Encoder
         from zoplat_devices.ort_graph import Facts, Graph, PlainTokenizer
 
@@ -102,13 +107,18 @@ class OnnxSession(Session):
         self.held += self.host.now()
         self.encoder = Encoder(PlainTokenizer(self.folder, told.bos), told.limit)
         parity = {**told.parity, **self._proved()}
-        for name, array in told.arrays(self.folder, start).items():
+        for name, array in told.arrays(self.folder, self.start).items():
             self.weights[name][...] = array
         blocks = [
             device.block(block["name"], self.weights[block["name"]], "float32", block["layer"]) for block in told.blocks
         ]
         self.space = space_of(blocks, spec.seed)
         self.facts = {**self._facts(blocks), "parity": parity}
+
+    def pack(self, directory: Path) -> None:
+        from zoplat_devices.ort_bundle import write
+
+        write(self, directory)
 
     def _proved(self) -> dict[str, Any]:
         """How the graph answers edits now, once none was found to be ignored."""
@@ -202,7 +212,6 @@ class OnnxSession(Session):
 def _made(device: OnnxRuntime, spec: ModelSpec) -> tuple[Path, str]:
     """(folder of the graph, name of the file with what is trained), both made where they are not kept yet."""
     from zoplat_devices.models import DEFAULT, located
-    from zoplat_devices.pytorch import ADAPTERS
 
     _, identity = located(spec.model or DEFAULT, _say)
     versions = {name: version for name in MAKERS if (version := _version(name))}
@@ -210,7 +219,7 @@ def _made(device: OnnxRuntime, spec: ModelSpec) -> tuple[Path, str]:
     what += [_version("onnxruntime") or _version("onnxruntime-gpu")] if spec.base != "plain" else []
     digest = sha256(json.dumps(what).encode()).hexdigest()
     folder = cache_folder() / "onnx" / digest[:24]
-    start = f"start-{spec.seed}.safetensors" if spec.tune.name in ADAPTERS else "start.safetensors"
+    start = started(spec)
     if not folder.exists():
         from zoplat_devices.ort_export import export
 
@@ -221,6 +230,13 @@ def _made(device: OnnxRuntime, spec: ModelSpec) -> tuple[Path, str]:
 
         Source(device, spec, _say).write_start(folder / start)
     return folder, start
+
+
+def started(spec: ModelSpec) -> str:
+    """Name of the file with what is trained as it begins; adapters begin otherwise with each seed."""
+    from zoplat_devices.pytorch import ADAPTERS
+
+    return f"start-{spec.seed}.safetensors" if spec.tune.name in ADAPTERS else "start.safetensors"
 
 
 def _processors() -> int:

@@ -1,0 +1,48 @@
+"""zoplat pack: a run for a board, in a folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, as_settings, flags
+
+DEVICE = "onnx"
+"""What packs where --device says nothing."""
+
+
+@click.command()
+@flags(PARTS, WORK, BUDGET, SETTINGS)
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
+@JSON
+def pack(to: Path, as_json: bool, **given: Any) -> None:
+    """Write a bundle that trains on a board, without torch: graph, weights, rows, settings and checksums.
+
+    The flags are those of `zoplat run`; the device is onnx. `zoplat-edge run BUNDLE` does there what they say.
+    """
+    from zoplat.engine import pack as packed
+    from zoplat.settings import resolve
+
+    bundle = packed(resolve({**as_settings(given), "device": given["device"] or DEVICE}), to)
+    facts = bundle.told["facts"]
+    if as_json:
+        click.echo(json.dumps({"status": "done", "to": str(to), "bytes": bundle.bytes, **facts}))
+        return
+    click.echo(f"{facts['model']}, {facts['tune']}, {facts['estimator']} on {facts['task']}")
+    for name, size in _folders(bundle.told["files"]).items():
+        click.echo(f"  {name:<20} {size / 2**20:8.2f} MiB")
+    click.echo(
+        f"{to}: {bundle.bytes / 2**20:.1f} MiB. Copy it to the board, and zoplat's wheel beside it; there\n"
+        f"  pip install --no-deps -r {to.name}/requirements.txt zoplat-*.whl\n"
+        f"  zoplat-edge run {to.name}"
+    )
+
+
+def _folders(files: dict[str, Any]) -> dict[str, int]:
+    """Bytes of each folder of a bundle, and of each file outside of them."""
+    sizes: dict[str, int] = {}
+    for path, known in files.items():
+        name = path.split("/")[0] + ("/" if "/" in path else "")
+        sizes[name] = sizes.get(name, 0) + known["bytes"]
+    return sizes
