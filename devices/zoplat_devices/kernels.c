@@ -370,9 +370,10 @@ static void step(float (*restrict registers)[GROUP], const Step *step) {
 }
 
 static void rule(const Job *job, const Rule *rule) {
-    static _Thread_local float registers[REGISTERS][GROUP], sum[GROUP];
+    float registers[REGISTERS][GROUP], sum[GROUP];
     float *theta = (float *)(intptr_t)job->source, keep = rule->moves->keep;
     int32_t moves = rule->moves->counts[0], terms = rule->direction->counts[0];
+    for (int k = 0; k < REGISTERS; k++) for (int i = 0; i < GROUP; i++) registers[k][i] = 0.0f;
     for (int64_t first = job->start; first < job->stop;) {
         int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
