@@ -9,13 +9,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.cases import ON_CPU, ON_CUDA, ON_GPU, PUBLISHED_GAINS, STATELESS, Pair, Shape, Way, cpu, gpu, usual
+from bench.cases import ALL, ON_CPU, ON_CUDA, ON_GPU, PUBLISHED_GAINS, STATELESS, Pair, Shape, Way, cpu, gpu, usual
 from bench.results import FOLDER, Row, read
 
 MIB = 1 << 20
 KERNELS = "noise kernels"
 STATELESS_OWNERS = (KERNELS, "scratch")
 """Owners that are no state of a method."""
+BRIEF = ("full/float32/mezo", "full/float32/lozo")
+BRIEF_WAYS = ("mezo, gaussian", "mezo, rademacher", "lozo", "lozo, batched", "published MeZO", "published LOZO")
+"""What README shows."""
 NONE = "No figure has been measured yet; `make bench` makes them."
 NONE_ON_GPU = "No GPU figure has been measured yet; `make bench-gpu` makes them."
 
@@ -68,7 +71,7 @@ class Page:
         self.held: list[Held] = []
         tables = {"steps": self.steps(), "gains": self.gains(), "memory": self.memory(), "passes": self.passes()}
         self.places = {**{name: text or NONE for name, text in tables.items()}, "gpu": self.on_gpu() or NONE_ON_GPU}
-        self.places |= {"runs": self.runs() or NONE, "bars": self.bars()}
+        self.places |= {"runs": self.runs() or NONE, "bars": self.bars(), "brief": self.brief()}
 
     def steps(self) -> str:
         """Step ÷ its forwards, a table for each setup."""
@@ -78,6 +81,15 @@ class Page:
             return self.ratio(Held(f"step ÷ its forwards, {what}", row["wall"]["median"], way.bars.get(shape)), row)
 
         return self.by_setup(self.cpu["rows"], cell, lambda pair, way: True, bare=True)
+
+    def brief(self) -> str:
+        """What README shows of them."""
+        rows, pairs = keyed(self.cpu["rows"]), [pair for pair in cpu("smollm2-135m") if pair.key.endswith(BRIEF)]
+        text = head(("rows × tokens", *BRIEF_WAYS))
+        for shape in reversed(ALL):
+            held = {way.name: rows.get((pair.key, way.name, shape)) for pair in pairs for way in pair.ways}
+            text += line([times(shape), *(figure(row) if (row := held[name]) else "" for name in BRIEF_WAYS)])
+        return text
 
     def gains(self) -> str:
         """How many times as fast as the published step each way is."""

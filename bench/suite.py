@@ -65,9 +65,10 @@ class Bench:
         session.space.settle()
         del session.space.buffers[state:]
         place = {"kind": "step", "model": pair.setup.model, "setup": pair.setup.name, "pair": pair.name}
-        weights = session.facts["model_bytes"]
+        weights, together = session.facts["model_bytes"], {way.name: way.steps for way in pair.ways}
         return [
-            {**place, "step": name, "shape": list(shape), "passes": steps[name].passes, **taken[name].row()}
+            {**place, "step": name, "shape": list(shape), "passes": steps[name].passes // together[name]}
+            | taken[name].row()
             | ({"peak": peaks[name], "inference": peaks[""], "weights": weights} if name in peaks else {})
             for name in taken
         ]

@@ -28,6 +28,7 @@ from zoplat_devices.edge import main as edge
 FOLDER = Path(__file__).parent / "reference"
 METHODS = Path(__file__).parent / "methods"
 PERFORMANCE = Path(__file__).parent / "performance.md"
+README = Path(__file__).parents[1] / "README.md"
 NOTE = "<!-- Made by `python docs/generate.py`; change the code, not this page. -->\n\n"
 
 
@@ -101,9 +102,9 @@ def methods() -> dict[Path, str]:
     return pages
 
 
-def performance() -> str:
-    """The page of figures with its marked places filled in."""
-    text = PERFORMANCE.read_text(encoding="utf-8")
+def performance(path: Path) -> str:
+    """A page of figures with its marked places filled in."""
+    text = path.read_text(encoding="utf-8")
     for mark, content in Page().places.items():
         text = filled(text, mark, content)
     return text
@@ -152,7 +153,8 @@ def filled(text: str, mark: str, content: str) -> str:
 
 
 if __name__ == "__main__":
-    pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), **methods(), PERFORMANCE: performance()}
+    pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), **methods()}
+    pages |= {path: performance(path) for path in (PERFORMANCE, README)}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:
         if stale:
