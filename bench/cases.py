@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from zoplat.device import Base
+
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
 ONE, FOUR, SIXTEEN = (1, 32), (4, 64), (16, 64)
@@ -205,9 +207,9 @@ class Engine:
 
     name: str
     device: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
     dtype: str = "float32"
-    base: str = "plain"
+    base: Base = "plain"
     times: float | None = None
     peak: float | None = None
 

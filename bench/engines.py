@@ -97,15 +97,16 @@ def steps(
     """What steps take, over the forward passes of PyTorch."""
     torch: Any = sessions[TORCH]
     rows = batch(vocabulary(torch.model), shape)
-    setup, made = Setup(arguments.model, "lora"), dict[tuple[Engine, str], Step]()
+    setup, made = Setup(arguments.model, "lora"), dict[str, Step]()
     for engine, road in chosen:
-        made[engine, road] = Ours(sessions[engine], setup, Way(road, {"estimator": "mezo"}, road), rows)
-    taken: dict[Any, Taken] = {}
+        made[f"{engine.name}/{road}"] = Ours(sessions[engine], setup, Way(road, {"estimator": "mezo"}, road), rows)
+    taken: dict[str, Taken] = {}
     interleaved(made, bare(torch, rows), lambda: None, arguments.rounds, arguments.seconds, 1, taken)
-    for (engine, road), step in made.items():
+    for engine, road in chosen:
         sessions[engine].space.settle()
         place = {"kind": "step", "setup": setup.name, "pair": road, "step": engine.name, "shape": [*shape]}
-        yield {**place, "model": arguments.model, "passes": step.passes, **taken[engine, road].row()}
+        name = f"{engine.name}/{road}"
+        yield {**place, "model": arguments.model, "passes": made[name].passes, **taken[name].row()}
 
 
 def slopes(sessions: Sessions, arguments: argparse.Namespace) -> Iterator[Row]:
