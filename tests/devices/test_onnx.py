@@ -380,9 +380,29 @@ class TestKeptGraphs:
         monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "damaged"))
         shutil.copytree(session.folder, tmp_path / "damaged" / "onnx" / session.folder.name)
         name = list(session.weights)[2]
-        start = session.told.arrays(session.folder, session.told.proved_on)[name]
+        start = session.told.arrays(session.folder, session.told.proved_on)[name][None]
         freeze(tmp_path / "damaged" / "onnx" / session.folder.name, name, start, is_dangling)
         with pytest.raises(ZoplatError, match=f"{name}.*ignored"):
+            opened(OnnxRuntime(), folder)
+
+    def test_a_graph_that_takes_one_point_for_all_is_not_opened(
+        self, checkpoint: Make, kept: Path, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        import onnx
+
+        folder = checkpoint("llama", words=False)
+        session = opened(OnnxRuntime(), folder)
+        place = tmp_path / "damaged" / "onnx" / session.folder.name
+        shutil.copytree(session.folder, place)
+        graph, name = onnx.load(place / "graph.onnx", load_external_data=False), list(session.weights)[2]
+        for node in graph.graph.node:
+            node.input[:] = ["first" if value == name else value for value in node.input]
+        zero = onnx.numpy_helper.from_array(np.array([0]), "zero")
+        graph.graph.initializer.append(zero)
+        graph.graph.node.insert(0, onnx.helper.make_node("Gather", [name, "zero"], ["first"]))
+        onnx.save(graph, place / "graph.onnx")
+        monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "damaged"))
+        with pytest.raises(ZoplatError, match="at two points asked together"):
             opened(OnnxRuntime(), folder)
 
     def test_facts_tell_how_far_the_graph_is_from_pytorch(self, checkpoint: Make, kept: Path) -> None:
