@@ -1,13 +1,13 @@
 # make run    the main job on the packaged model and data
 # make test   everything that CI checks
-# make bench  the figures of docs/performance.md, some 25 minutes on two quiet cores; bench-gpu those of a GPU
+# make bench  the figures of docs/performance.md, some 25 minutes on two quiet cores; bench-engines and bench-gpu the rest
 # All set up .venv themselves and can be repeated.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow bench bench-gpu docs format
+.PHONY: run test test-slow bench bench-engines bench-gpu docs format
 
 run: $(VENV)/ready
 	$(BIN)/zoplat run --estimator lozo
@@ -24,6 +24,10 @@ test-slow: $(VENV)/complete
 
 bench: $(VENV)/ready
 	$(BIN)/python bench/cpu.py
+	$(BIN)/python docs/generate.py
+
+bench-engines: $(VENV)/complete
+	$(BIN)/python bench/engines.py
 	$(BIN)/python docs/generate.py
 
 bench-gpu: $(VENV)/ready

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from zoplat.device import Base
 from zoplat.space import PUT_OFF
 
 Shape = tuple[int, int]
@@ -195,6 +196,39 @@ def gpu(model: str) -> list[Pair]:
         Pair("hizoo", full, (ours("hizoo", "hizoo"),), (ON_GPU,)),
     ]
 
+
+@dataclass(frozen=True)
+class Engine:
+    """What answers the losses of steps on adapters.
+
+    Attributes:
+        name: in tables.
+        device: as a flag, and options of it.
+        dtype, base: as flags.
+        times: bar: how many times as fast as PyTorch in float32 its quicker road is, at least.
+        peak: bar: the most that its peak memory over that of PyTorch in float32 may be.
+    """
+
+    name: str
+    device: str
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    dtype: str = "float32"
+    base: Base = "plain"
+    times: float | None = None
+    peak: float | None = None
+
+
+PACKED = {"pack": True}
+TORCH = Engine("PyTorch, float32", "cpu")
+ENGINES = (
+    TORCH,
+    Engine("PyTorch, bfloat16 base", "cpu", dtype="bfloat16"),
+    Engine("ONNX Runtime, float32", "onnx", times=2.0),
+    Engine("ONNX Runtime, float32, packed", "onnx", PACKED, times=2.0),
+    Engine("ONNX Runtime, int8 base", "onnx", base="int8", times=3.5, peak=0.5),
+    Engine("ONNX Runtime, int8 base, packed", "onnx", PACKED, base="int8", times=3.5),
+)
+ROADS = ("walk", "batch")
 
 ON_CPU = ("opt-125m", "smollm2-135m")
 ON_CUDA = ("opt-1.3b", "opt-13b", "llama-7b")

@@ -9,7 +9,25 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.cases import ALL, ON_CPU, ON_CUDA, ON_GPU, PUBLISHED_GAINS, STATELESS, Pair, Shape, Way, cpu, gpu, usual
+from bench.cases import (
+    ALL,
+    ENGINES,
+    FOUR,
+    ON_CPU,
+    ON_CUDA,
+    ON_GPU,
+    PUBLISHED_GAINS,
+    ROADS,
+    STATELESS,
+    TORCH,
+    Engine,
+    Pair,
+    Shape,
+    Way,
+    cpu,
+    gpu,
+    usual,
+)
 from bench.results import FOLDER, Row, read
 
 MIB = 1 << 20
@@ -21,6 +39,7 @@ BRIEF_WAYS = ("mezo, gaussian", "mezo, rademacher", "lozo", "lozo, batched", "pu
 """What README shows."""
 NONE = "No figure has been measured yet; `make bench` makes them."
 NONE_ON_GPU = "No GPU figure has been measured yet; `make bench-gpu` makes them."
+NONE_ON_ENGINES = "No figure has been measured yet; `make bench-engines` makes them."
 
 
 @dataclass(frozen=True)
@@ -67,10 +86,11 @@ class Page:
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        self.cpu, self.gpu = read(folder / "cpu.json"), read(folder / "gpu.json")
+        self.cpu, self.gpu, self.engines = (read(folder / f"{name}.json") for name in ("cpu", "gpu", "engines"))
         self.held: list[Held] = []
         tables = {"steps": self.steps(), "gains": self.gains(), "memory": self.memory(), "passes": self.passes()}
         self.places = {**{name: text or NONE for name, text in tables.items()}, "gpu": self.on_gpu() or NONE_ON_GPU}
+        self.places["engines"] = self.on_engines() or NONE_ON_ENGINES
         self.places |= {"runs": self.runs() or NONE, "bars": self.bars(), "brief": self.brief()}
 
     def steps(self) -> str:
@@ -180,6 +200,45 @@ class Page:
             self.held += [held] if held.bar is not None else []
             peak, share = f"{row['peak'] / 2**30:.2f}", held.cell(f"{held.value:.3f}")
         return line([way.name, row["passes"], ratio, "" if gain is None else f"{gain:.3g}", peak, share])
+
+    def on_engines(self) -> str:
+        """Steps on adapters, a table of their seconds and one of what else there is to say about each engine."""
+        steps = {(r["step"], r["pair"], tuple(r["shape"])): r for r in self.engines["rows"] if r["kind"] == "step"}
+        shapes, text = sorted({shape for _, _, shape in steps}), ""
+        if shapes:
+            text += "\n" + head(("engine", *(f"{times(shape)}: {road}" for shape in shapes for road in ROADS)))
+        for engine in ENGINES:
+            cells = [steps.get((engine.name, road, shape)) for shape in shapes for road in ROADS]
+            text += line([engine.name, *(figure(row) if row else "" for row in cells)]) if any(cells) else ""
+        columns = ("times as fast", "slopes agree by", "spread", "peak, MiB", "share")
+        lines = [self.engine(engine, steps) for engine in ENGINES]
+        text += "\n" + head(("engine, " + times(FOUR), *columns)) + "".join(lines) if text else ""
+        return text + ("\n" + self.listed(self.engines["runs"]) if text else "")
+
+    def engine(self, engine: Engine, steps: dict[Any, Row]) -> str:
+        """A line of the second table; an engine and PyTorch each by its quicker road."""
+        cells = ["", "", "", "", ""]
+
+        def seconds(of: Engine) -> float | None:
+            told = [steps[of.name, road, FOUR] for road in ROADS if (of.name, road, FOUR) in steps]
+            return min((row["wall"]["median"] for row in told), default=None)
+
+        mine, theirs = seconds(engine), seconds(TORCH)
+        if mine and theirs:
+            cells[0] = self.cell(Held(f"times as fast as PyTorch, {engine.name}", theirs / mine, engine.times, True))
+        others = {(row["kind"], row["step"]): row for row in self.engines["rows"]}
+        if slope := others.get(("slope", engine.name)):
+            cells[1:3] = f"{slope['agreement']:.4f}", f"{slope['spread']:.2f}"
+        here, there = others.get(("engine peak", engine.name)), others.get(("engine peak", TORCH.name))
+        if here and there:
+            share = Held(f"peak over PyTorch's, {engine.name}", here["peak"] / there["peak"], engine.peak)
+            cells[3:] = f"{here['peak'] / MIB:,.0f}", self.cell(share)
+        return line([engine.name, *cells])
+
+    def cell(self, held: Held) -> str:
+        """A figure that counts among the bars if it has one."""
+        self.held += [held] if held.bar is not None else []
+        return held.cell(f"{held.value:.2f}")
 
     def bars(self) -> str:
         """How many bars are met, and which are not."""

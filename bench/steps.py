@@ -12,6 +12,7 @@ from bench import published
 from bench.cases import Setup, Way
 from bench.models import Same
 from zoplat import ZERO, Row, ZoplatError
+from zoplat.device import Session
 from zoplat.learner import Learner
 from zoplat.profiler import Profiler
 from zoplat.settings import resolve
@@ -42,8 +43,8 @@ class Ours:
         rows: the batch.
     """
 
-    def __init__(self, session: PyTorchSession, setup: Setup, way: Way, rows: Sequence[Row]) -> None:
-        settings = {"device": session.target.type, "tune": setup.tune, "dtype": setup.dtype, "lr": published.LR}
+    def __init__(self, session: Session, setup: Setup, way: Way, rows: Sequence[Row]) -> None:
+        settings = {"device": session.facts["device"], "tune": setup.tune, "dtype": setup.dtype, "lr": published.LR}
         config = resolve({**settings, **way.settings, "evaluate_every": 10**9})
         session.space.settle()
         self.session, self.way, self.batches, self.passes = session, way, Same(rows), 0
@@ -114,7 +115,7 @@ def made(session: PyTorchSession, setup: Setup, way: Way, rows: Sequence[Row]) -
     return Peer(session, way, rows) if way.published else Ours(session, setup, way, rows)
 
 
-def bare(session: PyTorchSession, rows: Sequence[Row]) -> Callable[[], None]:
+def bare(session: Session, rows: Sequence[Row]) -> Callable[[], None]:
     """A forward pass at whatever the arrays hold, no probe formed on the way."""
 
     def forward() -> None:

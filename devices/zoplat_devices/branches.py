@@ -10,7 +10,6 @@ of those below is an error, and so is a parameter that was to be probed and neve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,11 +23,8 @@ from zoplat.device import Row
 from zoplat.direction import ZERO, Direction, Draw
 from zoplat.errors import ZoplatError
 from zoplat.space import ParameterSpace
+from zoplat_devices.layout import cut
 from zoplat_devices.scoring import Scorer
-
-TOKENS = 512
-"""Of a stack, about: products of matrices gain nothing from more rows, and activations cost memory. Batches of so
-many tokens are asked one point after the other."""
 
 FORMED = 1 << 22
 """Entries of weights that are formed at a time, over all branches, about: what a last-level cache holds."""
@@ -99,13 +95,8 @@ class Branches:
         """
         if not self.checked:
             self.check(rows)
-        sequences = self.scorer.sequences(rows)
-        most = max(1, TOKENS // (sequences * max(row.length for row in rows)))
-        passes = math.ceil(len(directions) / most)
-        cuts = [len(directions) * i // passes for i in range(passes + 1)]
-        return [
-            loss for i in range(passes) for loss in self._pass(rows, directions[cuts[i] : cuts[i + 1]], checks=False)
-        ]
+        tokens = self.scorer.sequences(rows) * max(row.length for row in rows)
+        return [loss for some in cut(directions, tokens) for loss in self._pass(rows, some, checks=False)]
 
     def _pass(self, rows: Sequence[Row], directions: Sequence[Direction], checks: bool) -> list[float]:
         with torch.inference_mode():

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from zoplat.device import Head, Row
+from zoplat.direction import Direction
+
+TOKENS = 512
+"""Of a pass over several copies of a batch, about: products of matrices gain nothing from more rows, and activations
+cost memory. Batches of so many tokens are asked one point after the other."""
 
 
 class Place(NamedTuple):
@@ -71,3 +78,11 @@ def laid_out(rows: Sequence[Row], head: Head, right: bool) -> Layout:
 def right_only(row: Row) -> bool:
     """Whether the loss of a row needs its right option alone."""
     return row.example.loss == "tokens" and bool(row.tokens.targets)
+
+
+def cut(directions: Sequence[Direction], tokens: int) -> Iterator[Sequence[Direction]]:
+    """Directions in as few passes as `TOKENS` allows, for a batch of so many tokens."""
+    passes = math.ceil(len(directions) / max(1, TOKENS // tokens))
+    ends = [len(directions) * i // passes for i in range(passes + 1)]
+    for begin, end in pairwise(ends):
+        yield directions[begin:end]

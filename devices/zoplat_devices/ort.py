@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Literal
 
 from zoplat.blocks import Block
 from zoplat.device import Device, Example, MemoryReading, ModelSpec, Row, Session
+from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
 from zoplat.paths import cache_folder
 
-FORMAT = 1  # of the folders; another one has every graph made again
+FORMAT = 2  # of the folders; another one has every graph made again
 MAKERS = ("torch", "transformers", "peft", "onnx", "onnxscript")
 ENGINES = ("onnxruntime", "onnxruntime-gpu")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -34,6 +35,8 @@ class OnnxRuntime(Device):
         provider: what computes: "cpu", "cuda", or "auto" for the best that is there.
         pack: whether frozen weights are copied into the order in which they are multiplied, which is faster; else they
             stay in their file, which is mapped into memory.
+        road: how several losses that are asked together are found: "walk" from point to point; "batch", adapters only,
+            by one answer for as many copies of the batch; "auto" takes the latter for adapters.
         threads: of the processor; 0 for all that the process may use.
     """
 
@@ -42,6 +45,7 @@ class OnnxRuntime(Device):
 
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     pack: bool = False
+    road: Literal["auto", "walk", "batch"] = "auto"
     threads: int = 0
 
     def missing(self) -> str | None:
@@ -98,6 +102,7 @@ class OnnxSession(Session):
         self.folder, self.start = device.found(spec)
         from zoplat_devices.encoding import Encoder
         from zoplat_devices.ort_graph import Facts, Graph, PlainTokenizer
+        from zoplat_devices.ort_points import Stacks
 
         self.told = told = Facts.read(self.folder)
         self.before = self.host.now()
@@ -106,6 +111,7 @@ class OnnxSession(Session):
         self.graph = Graph(self.folder, self.weights, providers, device.threads or _processors(), device.pack)
         self.held += self.host.now()
         self.encoder = Encoder(PlainTokenizer(self.folder, told.bos), told.limit)
+        self.road = _road(device, spec, self.graph.is_stacked)
         parity = {**told.parity, **self._proved()}
         for name, array in told.arrays(self.folder, self.start).items():
             self.weights[name][...] = array
@@ -113,6 +119,7 @@ class OnnxSession(Session):
             device.block(block["name"], self.weights[block["name"]], "float32", block["layer"]) for block in told.blocks
         ]
         self.space = space_of(blocks, spec.seed)
+        self.stacks = Stacks(self.graph, self.space, self.weights)
         self.facts = {**self._facts(blocks), "parity": parity}
 
     def pack(self, directory: Path) -> None:
@@ -122,12 +129,15 @@ class OnnxSession(Session):
 
     def _proved(self) -> dict[str, Any]:
         """How the graph answers edits now, once none was found to be ignored."""
-        from zoplat_devices import ort_proof
+        from zoplat_devices import ort_points, ort_proof
 
-        rows = self.encode([ort_proof.EXAMPLE])
+        rows, where = self.encode([ort_proof.EXAMPLE]), str(self.folder)
         proof = ort_proof.Proof.read(self.told.proof)
-        off = proof.check(self.weights, lambda: self.graph.loss(rows), str(self.folder))
-        return {"edits_off_by": off, "edits_without_effect": proof.unfelt}
+        off = proof.check(self.weights, lambda: self.graph.loss(rows), where)
+        told = {"edits_off_by": off, "edits_without_effect": proof.unfelt}
+        if self.graph.is_stacked:
+            told["points_off_by"] = ort_points.proved(self.graph, rows, self.weights, where)
+        return told
 
     def _facts(self, blocks: Sequence[Block]) -> dict[str, Any]:
         names = ("zoplat", "numpy", "safetensors", "tokenizers", *ENGINES)
@@ -159,6 +169,9 @@ class OnnxSession(Session):
     def forward(self, rows: Sequence[Row]) -> float:
         return self.graph.loss(rows)
 
+    def branches(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+        return self.stacks.losses(rows, directions)
+
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         return self.graph.scores(rows)
 
@@ -179,7 +192,7 @@ class OnnxSession(Session):
             "frozen weights, in a mapped file": self.told.model_bytes - trainable,
             "graph": max(0, self.held),
             **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
-            "scratch": self.space.scratch_bytes,
+            "scratch": self.space.scratch_bytes + self.stacks.scratch.nbytes,
         }
 
     def digest(self) -> str:
@@ -237,6 +250,15 @@ def started(spec: ModelSpec) -> str:
     from zoplat_devices.pytorch import ADAPTERS
 
     return f"start-{spec.seed}.safetensors" if spec.tune.name in ADAPTERS else "start.safetensors"
+
+
+def _road(device: OnnxRuntime, spec: ModelSpec, is_stacked: bool) -> str:
+    if device.road == "batch" and not is_stacked:
+        raise ZoplatError(
+            f"road=batch is for adapters; with --tune {spec.tune.name} the graph takes one point at a time. "
+            "Leave -o device.road=batch out."
+        )
+    return "batch" if is_stacked and device.road != "walk" else "walk"
 
 
 def _processors() -> int:

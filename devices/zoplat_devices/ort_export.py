@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from zoplat_devices import ort_proof, virtual
 from zoplat_devices.encoding import Encoder
 from zoplat_devices.models import Loaded, load
 from zoplat_devices.ort_graph import ANSWERS, BATCH, GRAPH, TOKENIZER, Facts, Graph, PlainTokenizer, feeds
-from zoplat_devices.pytorch import token_limit
+from zoplat_devices.ort_stacked import Stacked
+from zoplat_devices.pytorch import ADAPTERS, token_limit
 from zoplat_devices.quiet import quiet
 from zoplat_devices.scoring import Scorer, base
 from zoplat_devices.tuning import blocks, tuned
 
 TOLERANCE = 1e-4
+POINTS = 7  # in the example that a graph is made from, a number that is no other size there
 EXAMPLES = [
     Example("The plot was thin, but the actors were fine and we laughed. It was", (" terrible", " great"), 1),
     Example("No. It was", (" not very good", " bad", " a pleasure"), 0),
@@ -95,7 +97,7 @@ def export(
     try:
         source.write_start(beside / start)
         source.loaded.tokenizer.backend_tokenizer.save(str(beside / TOKENIZER))
-        _write_graph(source, beside, spec.base)
+        _write_graph(source, beside, spec)
         _facts(source, spec, beside, start, identity, versions).write(beside)
         beside.rename(target)
     except OSError:
@@ -150,29 +152,44 @@ def _parity(source: Source, graph: Graph, encoder: Encoder, base: str) -> dict[s
 
 
 class _Loss(torch.nn.Module):  # type: ignore[misc]
-    """From a batch and the trained weights to scores and losses."""
+    """From a batch and the trained weights to scores and losses.
 
-    def __init__(self, source: Source) -> None:
+    Args:
+        source: the model.
+        is_stacked: whether weights, scores and losses are those of several points, one after the other.
+    """
+
+    def __init__(self, source: Source, is_stacked: bool) -> None:
         super().__init__()
         self.read = _Read(source.model)
+        self.is_stacked = is_stacked
         self.names = [f"model.{name}" for name in source.parameters]
         self.before = virtual.count(source.model) if virtual.kind(source.model) == "prompt" else 0
         self.asked: list[Any] = []
 
     def forward(self, *inputs: Any) -> tuple[Any, Any, Any]:
         ids, sequence, position, token, share, absent, label, weights = inputs
-        self.asked[:] = [sequence, position + self.before]
-        logits = torch.func.functional_call(self.read, dict(zip(self.names, weights, strict=True)), (ids,))
-        taken = torch.log_softmax(logits.float(), dim=-1).gather(1, token[:, None])[:, 0]
-        scores = share @ taken
-        right = scores.gather(1, label[:, None])[:, 0]
-        return scores, (torch.logsumexp(scores + absent, dim=1) - right).mean(), -scores.sum()
+        points = weights[0].shape[0] if self.is_stacked else 1
+        self.asked[:] = [points, sequence, position + self.before]
+        rows = points * ids.shape[0], points * token.shape[0]
+        with Stacked(weights, rows) if self.is_stacked else nullcontext():
+            given = ids.repeat(points, 1) if self.is_stacked else ids
+            logits = torch.func.functional_call(self.read, dict(zip(self.names, weights, strict=True)), (given,))
+        logs = torch.log_softmax(logits.float(), dim=-1).unflatten(0, (points, -1))
+        taken = logs.gather(2, token[None, :, None].expand(points, -1, -1))
+        scores = (share @ taken[:, None])[..., 0]
+        right = scores.gather(2, label[None, :, None].expand(points, -1, -1))[..., 0]
+        return scores, (torch.logsumexp(scores + absent, dim=2) - right).mean(dim=1), -scores.sum(dim=(1, 2))
 
     @contextmanager
     def only_asked(self, model: Any) -> Iterator[None]:
-        """The head computes logits of the tokens that are scored, (n, words)."""
-        words = base(model).get_output_embeddings()
-        hook = words.register_forward_pre_hook(lambda _, inputs: (inputs[0][self.asked[0], self.asked[1]],))
+        """The head computes logits of the tokens that are scored, (points · n, words)."""
+
+        def some(_: Any, inputs: tuple[Any, ...]) -> tuple[Any]:
+            points, sequence, position = self.asked
+            return (inputs[0].unflatten(0, (points, -1))[:, sequence, position].flatten(0, 1),)
+
+        hook = base(model).get_output_embeddings().register_forward_pre_hook(some)
         try:
             yield
         finally:
@@ -190,9 +207,14 @@ class _Read(torch.nn.Module):  # type: ignore[misc]
         return virtual.run(self.model, {"input_ids": ids, "use_cache": False}).logits
 
 
-def _write_graph(source: Source, folder: Path, base: str) -> None:
+def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
     """The graph and its frozen weights, in which trained ones are inputs and sizes of a batch are open."""
-    loss, weights = _Loss(source), [parameter.detach() for parameter in source.parameters.values()]
+    is_stacked = spec.tune.name in ADAPTERS
+    loss, weights = _Loss(source, is_stacked), [parameter.detach() for parameter in source.parameters.values()]
+    points: dict[int, Any] = {}
+    if is_stacked:
+        weights = [torch.stack([weight] * POINTS) for weight in weights]
+        points[0] = torch.export.Dim("points")
     batch = [torch.from_numpy(array) for array in feeds(source.encoder.encode(EXAMPLES), False).values()]
     open_ = torch.export.Dim.DYNAMIC
     sizes = [dict.fromkeys(range(array.dim()), open_) for array in batch]
@@ -203,14 +225,14 @@ def _write_graph(source: Source, folder: Path, base: str) -> None:
             loss,
             (*batch, weights),
             dynamo=True,
-            dynamic_shapes=((*sizes, [{} for _ in weights]),),
+            dynamic_shapes=((*sizes, [points for _ in weights]),),
             input_names=[*BATCH, *source.arrays],
             output_names=[*ANSWERS],
             verbose=False,
         )
     for node in program.model.graph:
         node.metadata_props.clear()
-    if base != "plain":
+    if spec.base != "plain":
         from zoplat_devices.ort_packing import pack
 
         pack(program.model)

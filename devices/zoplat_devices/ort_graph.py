@@ -6,8 +6,9 @@
     tokenizer.json       of the `tokenizers` library
     facts.json           `Facts`
 
-Trained weights are inputs of the graph, bound once to arrays of the host that are edited in place. Sequences are filled
-up at their ends: what a causal model reads of a token does not hang on what follows it, so no mask is needed.
+Trained weights are inputs of the graph, bound to arrays of the host that are edited in place. Where they have a
+dimension in front, the graph answers for as many points at once. Sequences are filled up at their ends: what a causal
+model reads of a token does not hang on what follows it, so no mask is needed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ GRAPH, FACTS, TOKENIZER = "graph.onnx", "facts.json", "tokenizer.json"
 BATCH = ("input_ids", "sequence", "position", "token", "share", "absent", "label")
 """Inputs of a graph beside its weights; see `feeds`."""
 ANSWERS = ("scores", "options", "tokens")
-"""Outputs: the score of each option, the loss over them, and that of the tokens of the right ones."""
+"""Outputs: the score of each option, the loss over them, and that of the tokens of the right ones; of each point."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,16 @@ class Graph:
             raise ZoplatError(
                 f"ONNX Runtime can't open the graph in {folder}: {problem}. Delete that folder to have it made again."
             ) from problem
-        known = {value.name for value in self.session.get_inputs()}
+        known = {value.name: value.shape for value in self.session.get_inputs()}
         if unread := [name for name in arrays if name not in known]:
             raise ZoplatError(
                 f"The graph in {folder} does not read {', '.join(unread[:3])}, so edits would be ignored. "
                 "Delete that folder to have it made again."
             )
+        self.is_stacked = any(len(known[name]) > array.ndim for name, array in arrays.items())
+        self.arrays = {name: array[None] if self.is_stacked else array for name, array in arrays.items()}
         self.binding = self.session.io_binding()
-        self.held = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        for name, value in self.held.items():
-            self.binding.bind_ortvalue_input(name, value)
+        self._bind(self.arrays)
 
     @property
     def provider(self) -> str:
@@ -126,13 +127,34 @@ class Graph:
 
     def loss(self, rows: Sequence[Row]) -> float:
         """Mean loss of a batch at the arrays as they stand."""
-        tokens = rows[0].example.loss == "tokens"
-        return float(self._answer(feeds(rows, tokens), "tokens" if tokens else "options"))
+        [told] = self._losses(rows)
+        return told
+
+    def losses(self, rows: Sequence[Row], points: Mapping[str, Any]) -> list[float]:
+        """The same at several points: arrays by name, with one more dimension in front."""
+        self._bind(points)
+        try:
+            return self._losses(rows)
+        finally:
+            self._bind(self.arrays)
 
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         """Score of every option of each row."""
-        told = self._answer(feeds(rows, False), "scores").tolist()
-        return [scores[: len(row.example.options)] for row, scores in zip(rows, told, strict=True)]
+        told = self._answer(feeds(rows, False), "scores")
+        lines = told.reshape(-1, told.shape[-1]).tolist()
+        return [scores[: len(row.example.options)] for row, scores in zip(rows, lines, strict=True)]
+
+    def _losses(self, rows: Sequence[Row]) -> list[float]:
+        tokens = rows[0].example.loss == "tokens"
+        told = self._answer(feeds(rows, tokens), "tokens" if tokens else "options")
+        return [float(loss) for loss in told.reshape(-1)]
+
+    def _bind(self, arrays: Mapping[str, Any]) -> None:
+        from onnxruntime import OrtValue
+
+        self.held = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        for name, value in self.held.items():
+            self.binding.bind_ortvalue_input(name, value)
 
     def _answer(self, batch: Mapping[str, Any], output: str) -> Any:
         for name, array in batch.items():

@@ -13,12 +13,12 @@ pytest.importorskip("torch")
 
 import torch
 
-from bench import cpu, gpu, memory, passes, published
-from bench.cases import ONE, SIXTEEN, Setup, Way
+from bench import cpu, engines, gpu, memory, passes, published
+from bench.cases import ENGINES, ONE, SIXTEEN, Setup, Way
 from bench.cases import cpu as on_cpu
 from bench.cases import gpu as on_gpu
 from bench.models import batch, loader, opened
-from bench.page import NONE, NONE_ON_GPU, Held, Page
+from bench.page import NONE, NONE_ON_ENGINES, NONE_ON_GPU, Held, Page
 from bench.results import merge, read
 from bench.steps import made, vocabulary
 from bench.suite import tasks_of
@@ -104,9 +104,31 @@ def test_the_page_shows_every_row_of_the_results_and_their_bars(results: Path) -
     assert "`python bench/cpu.py --only" in page.places["runs"]
 
 
+@pytest.mark.slow
+def test_engines_are_measured_and_shown_with_their_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
+    tiny = loader("tiny", "cpu")("tiny", torch.float32, print, "auto")
+    tiny.model.save_pretrained(tmp_path / "tiny")
+    tiny.tokenizer.save_pretrained(tmp_path / "tiny")
+    quick = ["--rounds", "1", "--seconds", "0", "--directions", "3", "--threads", "1", "--shape", "4x64"]
+    engines.main([*quick, "--model", str(tmp_path / "tiny"), "--out", str(tmp_path / "engines.json")])
+    rows = read(tmp_path / "engines.json")["rows"]
+    kinds = [row["kind"] for row in rows]
+    assert [kinds.count(kind) for kind in ("step", "slope", "engine peak")] == [12, 6, 6]
+    assert {row["passes"] for row in rows if row["kind"] == "step"} == {2}
+    agreement = {row["step"]: row["agreement"] for row in rows if row["kind"] == "slope"}
+    assert agreement["ONNX Runtime, float32"] > 0.99
+    page = Page(tmp_path)
+    for engine in ENGINES:
+        assert page.places["engines"].count(f"| {engine.name} | ") == 2
+        assert (f"times as fast as PyTorch, {engine.name}" in {held.what for held in page.held}) == bool(engine.times)
+
+
 def test_without_results_the_page_says_how_to_make_them(tmp_path: Path) -> None:
     places = Page(tmp_path).places
     assert {places[name] for name in ("steps", "gains", "memory", "passes", "bars", "runs")} == {NONE}
+    assert places["engines"] == NONE_ON_ENGINES
     assert places["gpu"] == NONE_ON_GPU
 
 

@@ -159,7 +159,7 @@ class TestAgreement:
         whole = session.branches(rows, [ZERO, *directions])
         width = max(row.length for row in rows)
         for branches, passes in ((6, 1), (4, 2), (1, 6)):
-            monkeypatch.setattr("zoplat_devices.branches.TOKENS", branches * len(rows) * width)
+            monkeypatch.setattr("zoplat_devices.layout.TOKENS", branches * len(rows) * width)
             with counted(session) as calls:
                 assert session.branches(rows, [ZERO, *directions]) == pytest.approx(whole, abs=1e-5)
             assert calls == [1] * passes

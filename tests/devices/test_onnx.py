@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zoplat import Example, Key, ModelSpec, ZoplatError
+from zoplat import Example, Key, ModelSpec, Sampler, ZoplatError
 from zoplat.device import Row, Tuning
 from zoplat.engine import replay, train
 from zoplat.results import RunDirectory
@@ -25,6 +25,7 @@ from zoplat_devices.ort import OnnxRuntime
 from zoplat_devices.ort_graph import Graph
 from zoplat_devices.pytorch import PyTorch
 from zoplat_plugins.gaussian import Gaussian
+from zoplat_plugins.lozo import LowRank
 
 Make = Callable[..., Path]
 EXAMPLES = [
@@ -34,6 +35,7 @@ EXAMPLES = [
 ]
 TOKENS = [Example(e.prompt, e.options, e.label, loss="tokens") for e in EXAMPLES]
 KINDS = [("llama", "lora"), ("opt", "prefix"), ("gpt2", "full"), ("gpt2", "prompt")]
+ADAPTED = [("llama", "lora"), ("qwen2", "dora"), ("llama", "ia3"), ("opt", "prefix"), ("gpt2", "prompt")]
 
 
 class TestWithoutAGraph:
@@ -204,11 +206,11 @@ def both(folder: Path, tune: str = "lora", seed: int = 0) -> list[Any]:
     return [opened(device, folder, tune, seed) for device in (OnnxRuntime(threads=1), PyTorch(road="walk"))]
 
 
-def ran(folder: Path | None, device: str, out: str, **more: Any) -> dict[str, Any]:
+def ran(folder: Path | None, device: str, out: str, resume: bool = False, **more: Any) -> dict[str, Any]:
     named = {"estimator": "mezo", "tune": "lora", "lr": 1e-2, "steps": 5, "limit": 8, "batch_size": 4} | more
-    options = {"device.road": "walk"} if device == "cpu" else {}
+    options = {"device.road": "walk"}
     settings = {"device": device, "model": folder and str(folder), "dtype": "float32", "options": options, **named}
-    return train(resolve(settings), Path(out)).summary
+    return train(resolve(settings), Path(out), resume=resume).summary
 
 
 def answers(out: str) -> np.ndarray:
@@ -276,6 +278,74 @@ class TestBesidePyTorch:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kept")
+class TestTheBatchedRoad:
+    @pytest.mark.parametrize("law", [Gaussian(), LowRank()])
+    @pytest.mark.parametrize(("kind", "tune"), ADAPTED)
+    def test_losses_are_those_of_walking_and_the_weights_are_left_alone(
+        self, checkpoint: Make, kind: str, tune: str, law: Sampler
+    ) -> None:
+        session = opened(OnnxRuntime(threads=1), checkpoint(kind, words=False), tune)
+        space = session.space
+        directions = [0.3 * space.draw(law, Key(0, 0, draw)) for draw in range(3)]
+        for examples in (EXAMPLES, TOKENS):
+            rows, walked, start = session.encode(examples), [], session.digest()
+            found = session.branches(rows, [*directions, -directions[0]])
+            assert session.digest() == start
+            base = session.forward(rows)
+            for direction in (*directions, -directions[0]):
+                space.at(direction)
+                walked.append(session.forward(rows))
+            space.settle()
+            np.testing.assert_allclose(found, walked, atol=1e-5)
+            assert max(abs(loss - base) for loss in walked) > 1e-3
+
+    def test_many_points_are_asked_in_several_passes(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        session = opened(OnnxRuntime(threads=1), checkpoint("llama", words=False))
+        rows, asked = session.encode(EXAMPLES), []
+        ask = session.graph.losses
+        monkeypatch.setattr(
+            session.graph,
+            "losses",
+            lambda rows, points: asked.append(len(next(iter(points.values())))) or ask(rows, points),
+        )
+        directions = [0.3 * session.space.draw(Gaussian(), Key(0, 0, draw)) for draw in range(5)]
+        whole = session.branches(rows, directions)
+        monkeypatch.setattr("zoplat_devices.layout.TOKENS", 2 * sum(len(row.tokens.inputs) * 40 for row in rows))
+        np.testing.assert_allclose(session.branches(rows, directions), whole, atol=1e-5)
+        assert sum(asked) == 10
+        assert max(asked) <= 3
+
+    def test_adapters_go_by_it_unless_told_otherwise_and_the_journal_says_so(self, checkpoint: Make) -> None:
+        folder = checkpoint("llama", words=False)
+        for road, expected in (("auto", "batch"), ("walk", "walk"), ("batch", "batch")):
+            ran(folder, "onnx", road, options={"device.road": road})
+            assert json.loads(Path(road, "journal.jsonl").read_text().splitlines()[0])["road"] == expected
+        np.testing.assert_allclose(answers("batch"), answers("walk"), atol=1e-5)
+        assert opened(OnnxRuntime(), checkpoint("gpt2", words=False), "full").road == "walk"
+
+    def test_it_answers_as_that_of_pytorch_does(self, checkpoint: Make) -> None:
+        for device in ("onnx", "cpu"):
+            ran(checkpoint("llama", words=False), device, device, options={"device.road": "batch"})
+        np.testing.assert_allclose(answers("onnx"), answers("cpu"), atol=1e-5)
+
+    def test_a_run_is_replayed_and_resumed_to_the_same_bits(self, checkpoint: Make) -> None:
+        folder, batched = checkpoint("llama", words=False), {"options": {"device.road": "batch"}}
+        whole = ran(folder, "onnx", "whole", **batched)["weights_digest"]
+        assert replay(RunDirectory.existing(Path("whole")), None, None)["weights_digest"] == whole
+        ran(folder, "onnx", "torn", **batched)
+        journal = Path("torn/journal.jsonl")
+        journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:4]))
+        Path("torn/summary.json").unlink()
+        assert ran(folder, "onnx", "torn", resume=True, **batched)["weights_digest"] == whole
+        assert journal.read_bytes() == Path("whole/journal.jsonl").read_bytes()
+
+    def test_all_weights_are_not_stacked(self, checkpoint: Make) -> None:
+        with pytest.raises(ZoplatError, match="road=batch is for adapters; with --tune full"):
+            opened(OnnxRuntime(road="batch"), checkpoint("gpt2", words=False), "full")
+
+
+@pytest.mark.slow
 class TestKeptGraphs:
     def test_the_second_opening_needs_neither_torch_nor_transformers(self, checkpoint: Make, kept: Path) -> None:
         folder = checkpoint("llama", words=False)
@@ -310,9 +380,29 @@ class TestKeptGraphs:
         monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "damaged"))
         shutil.copytree(session.folder, tmp_path / "damaged" / "onnx" / session.folder.name)
         name = list(session.weights)[2]
-        start = session.told.arrays(session.folder, session.told.proved_on)[name]
+        start = session.told.arrays(session.folder, session.told.proved_on)[name][None]
         freeze(tmp_path / "damaged" / "onnx" / session.folder.name, name, start, is_dangling)
         with pytest.raises(ZoplatError, match=f"{name}.*ignored"):
+            opened(OnnxRuntime(), folder)
+
+    def test_a_graph_that_takes_one_point_for_all_is_not_opened(
+        self, checkpoint: Make, kept: Path, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        import onnx
+
+        folder = checkpoint("llama", words=False)
+        session = opened(OnnxRuntime(), folder)
+        place = tmp_path / "damaged" / "onnx" / session.folder.name
+        shutil.copytree(session.folder, place)
+        graph, name = onnx.load(place / "graph.onnx", load_external_data=False), list(session.weights)[2]
+        for node in graph.graph.node:
+            node.input[:] = ["first" if value == name else value for value in node.input]
+        zero = onnx.numpy_helper.from_array(np.array([0]), "zero")
+        graph.graph.initializer.append(zero)
+        graph.graph.node.insert(0, onnx.helper.make_node("Gather", [name, "zero"], ["first"]))
+        onnx.save(graph, place / "graph.onnx")
+        monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "damaged"))
+        with pytest.raises(ZoplatError, match="at two points asked together"):
             opened(OnnxRuntime(), folder)
 
     def test_facts_tell_how_far_the_graph_is_from_pytorch(self, checkpoint: Make, kept: Path) -> None:
