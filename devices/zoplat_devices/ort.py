@@ -20,7 +20,7 @@ from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
 from zoplat.paths import cache_folder
 
-FORMAT = 2  # of the folders; another one has every graph made again
+FORMAT = 3  # of the folders; another one has every graph made again
 MAKERS = ("torch", "transformers", "peft", "onnx", "onnxscript")
 ENGINES = ("onnxruntime", "onnxruntime-gpu")
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}

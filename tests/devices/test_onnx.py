@@ -68,17 +68,21 @@ class TestWithoutAGraph:
         def slopes() -> dict[str, Any]:
             return {name: 2 * array for name, array in arrays.items()}
 
-        proof = ort_proof.found(arrays, loss, slopes, 0.1)
+        proof = ort_proof.found(arrays, loss, slopes).grouped(arrays, loss)
         assert not proof.unfelt
+        assert [group.blocks for group in proof.groups] == [("a", "b")]
+        assert proof.compare(arrays, loss, "here", 0.1) < 1e-3
         assert proof.check(arrays, loss, "here") < 1e-3
-        with pytest.raises(ZoplatError, match="An edit of b should change the loss"):
+        with pytest.raises(ZoplatError, match="Edits of b should change the loss"):
+            proof.compare(arrays, lambda: loss(copies), "here", 0.1)
+        with pytest.raises(ZoplatError, match=r"Edits of a, b should .* some of these weights is ignored"):
             proof.check(arrays, lambda: loss(copies), "here")
         assert all((arrays[name] == copy).all() for name, copy in copies.items())
 
     def test_a_block_that_no_loss_feels_is_told_and_not_tried(self) -> None:
         arrays = {"a": np.ones(3, np.float32), "unused": np.ones(3, np.float32)}
         slopes = {"a": 2 * arrays["a"], "unused": np.zeros(3, np.float32)}
-        proof = ort_proof.found(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes, 0.1)
+        proof = ort_proof.found(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes)
         assert proof.unfelt == ["unused"]
 
 
@@ -170,12 +174,12 @@ class TestAGraphByHand:
             return {"words": np.eye(30, 4, dtype=np.float32)}
 
         made, words = graph()
-        proof = ort_proof.found({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes, 0.1)
+        proof = ort_proof.found({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes)
         assert not proof.unfelt
-        assert proof.check({"words": words}, lambda: made.loss(self.ROWS[:1]), "here") < 1e-3
+        assert proof.compare({"words": words}, lambda: made.loss(self.ROWS[:1]), "here", 0.1) < 1e-3
         made, words = graph(is_frozen=True)
-        with pytest.raises(ZoplatError, match=r"edit of words .* is ignored"):
-            proof.check({"words": words}, lambda: made.loss(self.ROWS[:1]), "here")
+        with pytest.raises(ZoplatError, match=r"Edits of words .* is ignored"):
+            proof.compare({"words": words}, lambda: made.loss(self.ROWS[:1]), "here", 0.1)
 
     def test_an_array_that_the_graph_does_not_read_is_refused(self, graph: Any, tmp_path: Path) -> None:
         _, words = graph()
