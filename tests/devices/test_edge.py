@@ -242,7 +242,7 @@ class TestWhatItSays:
         read = onnxruntime.AdapterFormat.read_adapter("adapter/adapter.onnx_adapter").get_parameters()
         assert read.keys() == arrays.keys()
         for name, value in read.items():
-            np.testing.assert_array_equal(value.numpy(), arrays[name])
+            np.testing.assert_array_equal(value.numpy(), arrays[name][None])  # of one point
         facts = Facts.read(packed / "graph")
         encoder = Encoder(PlainTokenizer(packed / "graph", facts.bos), facts.limit)
         batch = feeds(encoder.encode([EXAMPLE]), True)
@@ -250,9 +250,10 @@ class TestWhatItSays:
         adapter, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
         adapter.Load("adapter/adapter.onnx_adapter")
         options.add_active_adapter(adapter)
-        zeros = {name: np.zeros_like(array) for name, array in arrays.items()}
-        [expected], [untrained] = (graph.run(["tokens"], {**batch, **given}) for given in (arrays, zeros))
-        assert graph.run(["tokens"], {**batch, **zeros}, options) == [expected]
+        given = {name: array[None] for name, array in arrays.items()}
+        zeros = {name: np.zeros_like(array) for name, array in given.items()}
+        expected, untrained = (graph.run(["tokens"], {**batch, **each})[0].item() for each in (given, zeros))
+        assert graph.run(["tokens"], {**batch, **zeros}, options)[0].item() == expected
         assert expected != untrained
 
 
