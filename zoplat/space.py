@@ -146,7 +146,8 @@ class ParameterSpace:
         """
         left, is_narrow = self._shift, any(block.dtype in NARROW for block in self.blocks)
         is_one_sum = self._keep == 1.0 and left == self._plain and not self._settled
-        if is_one_sum and not is_narrow and len(left) <= PUT_OFF and all(map(self._has_factors, left)):
+        are_low = all(not draw.scales and self.is_low_rank(draw.sampler) for draw, _ in left)
+        if is_one_sum and not is_narrow and len(left) <= PUT_OFF and are_low:
             return left
         self.settle()
         return ZERO
@@ -342,14 +343,10 @@ class ParameterSpace:
         """(U, V) with z = U Vᵀ on a block; None where the draw has no factors or is scaled."""
         return None if draw.scales else draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
 
-    def _has_factors(self, term: tuple[Draw, float]) -> bool:
-        """Whether a term is of low rank on matrices."""
-        draw, matrix = term[0], next((block for block in self.blocks if len(block.shape) == 2), None)
-        return (
-            matrix is not None
-            and not draw.scales
-            and bool(draw.sampler.factors(Tile(matrix, 0, 1), draw.key, self.noise))
-        )
+    def is_low_rank(self, law: Sampler) -> bool:
+        """Whether a law draws factors for matrices; False where there is no matrix."""
+        matrix = next((block for block in self.blocks if len(block.shape) == 2), None)
+        return matrix is not None and law.factors(Tile(matrix, 0, 1), Key(0, 0, 0), self.noise) is not None
 
     def norm(self, direction: Direction) -> float:
         """Euclidean length of a direction over all blocks; one pass of noise, no weight is read."""

@@ -255,9 +255,10 @@ class _Stack:
         if factors is not None or not probed:
             y = torch.matmul(x, matrix)
             if factors is not None:
-                first, second, shares = factors if not across else (factors[1], factors[0], factors[2])
+                u, v, shares = factors
+                first, second = (v, u) if across else (u, v)
                 side = torch.matmul(x, first).mul_(shares)
-                y.flatten(0, 1).addmm_(side.flatten(0, 1), second.t())
+                y.view(-1, y.shape[-1]).addmm_(side.flatten(0, 1), second.t())
             return y
         y = x.new_empty(self.n, x.shape[1], matrix.shape[1])
         others = [branch for branch in range(self.n) if branch not in probed]
@@ -284,8 +285,9 @@ class _Stack:
         found = functional.embedding(ids, matrix)
         factors = self._factors(block, found.dtype) if probed else None
         if factors is not None:
-            rows = functional.embedding(ids, factors[0]).mul_(factors[2])
-            found.flatten(0, 1).addmm_(rows.flatten(0, 1), factors[1].t())
+            u, v, shares = factors
+            rows = functional.embedding(ids, u).mul_(shares)
+            found.view(-1, found.shape[-1]).addmm_(rows.flatten(0, 1), v.t())
         elif probed:
             chosen = _selected(probed)
             needed, where = torch.unique(ids[chosen], return_inverse=True)

@@ -13,9 +13,9 @@ from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zoplat.blocks import Part, Tile
+from zoplat.blocks import Part
 from zoplat.device import Device, Example, Head, MemoryReading, ModelSpec, Row, Session
-from zoplat.direction import Direction, Key
+from zoplat.direction import Direction
 from zoplat.errors import ZoplatError
 from zoplat.hookspecs import hookimpl
 from zoplat.rounding import Rounding
@@ -266,11 +266,10 @@ class PyTorchSession(Session):
 
         Adapters go by batches whatever is asked. Figures are in docs/explanation/roads.md.
         """
-        matrices = [block for block in self.space.blocks if len(block.shape) == 2 and block.dtype == "float32"]
-        if not (self.may_choose and self.target.type == "cpu" and law and matrices and tokens <= FEW):
+        is_wide = any(len(block.shape) == 2 and block.dtype == "float32" for block in self.space.blocks)
+        if not (self.may_choose and self.target.type == "cpu" and law and is_wide and tokens <= FEW):
             return self.road
-        factors = law.factors(Tile(matrices[0], 0, 1), Key(0, 0, 0), self.space.noise)
-        return "batch" if factors is not None and self.can_batch else self.road
+        return "batch" if self.space.is_low_rank(law) and self.can_batch else self.road
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         return self.encoder.encode(examples)
