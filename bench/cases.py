@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zoplat.device import Base
-from zoplat.space import PUT_OFF
+from zoplat.core.model_spec import Base
+from zoplat.space.parameter_space import MAX_DEFERRED_TERMS
 
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
@@ -49,7 +49,7 @@ class Way:
     Attributes:
         name: in tables.
         settings: of zoplat, as keywords of `zoplat.run`; empty for a published step.
-        road: how its losses are found.
+        strategy: how its losses are found.
         steps: that are timed together; more than one where some of them make a pass over the weights for the others.
         published: a name in `published.STEPS`.
         bars: by shape, the most that seconds of a step over those of its forward passes may be.
@@ -59,7 +59,7 @@ class Way:
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
-    road: str = "walk"
+    strategy: str = "sequential"
     steps: int = 1
     published: str = ""
     bars: dict[Shape, float] = field(default_factory=dict)
@@ -93,11 +93,11 @@ class Pair:
         return f"step/{self.key}/{shape[0]}x{shape[1]}"
 
 
-def ours(name: str, estimator: str, road: str = "walk", sampler: str | None = None, **given: Any) -> Way:
+def ours(name: str, estimator: str, strategy: str = "sequential", sampler: str | None = None, **given: Any) -> Way:
     """A method of zoplat, with its law of z where that is not its own."""
     parts = {"estimator": estimator, **({"sampler": sampler} if sampler else {})}
-    steps = PUT_OFF + 1 if road == "batch" and estimator == "lozo" else 1
-    return Way(f"{name}, batched" if road == "batch" else name, parts, road, steps, **given)
+    steps = MAX_DEFERRED_TERMS + 1 if strategy == "batched" and estimator == "lozo" else 1
+    return Way(f"{name}, batched" if strategy == "batched" else name, parts, strategy, steps, **given)
 
 
 def peer(name: str) -> Way:
@@ -114,15 +114,15 @@ NINE = {ONE: 0.60}
 MEZO = (
     ours("mezo, gaussian", "mezo", bars=DENSE),
     ours("mezo, rademacher", "mezo", sampler="rademacher", bars={**DENSE, ONE: 1.20}),
-    ours("mezo, gaussian", "mezo", "batch", usual=False),
-    ours("mezo, rademacher", "mezo", "batch", "rademacher", usual=False),
+    ours("mezo, gaussian", "mezo", "batched", usual=False),
+    ours("mezo, rademacher", "mezo", "batched", "rademacher", usual=False),
 )
-LOZO = (ours("lozo", "lozo", bars=DENSE), ours("lozo", "lozo", "batch", bars=BATCHED))
+LOZO = (ours("lozo", "lozo", bars=DENSE), ours("lozo", "lozo", "batched", bars=BATCHED))
 FZOO = (
     ours("fzoo, rademacher", "fzoo"),
-    ours("fzoo, rademacher", "fzoo", "batch"),
+    ours("fzoo, rademacher", "fzoo", "batched"),
     ours("fzoo, low-rank", "fzoo", sampler="low-rank", usual=False),
-    ours("fzoo, low-rank", "fzoo", "batch", "low-rank", bars=NINE),
+    ours("fzoo, low-rank", "fzoo", "batched", "low-rank", bars=NINE),
 )
 BACKPROPAGATION = tuple(map(peer, ("SGD", "SGD, recomputed", "AdamW", "AdamW, recomputed")))
 
@@ -164,9 +164,9 @@ def lora(model: str, dtype: str) -> Pair:
     """Adapters in float32 on a base of some precision."""
     ways = (
         ours("mezo, gaussian", "mezo"),
-        ours("mezo, gaussian", "mezo", "batch", bars=BATCHED),
+        ours("mezo, gaussian", "mezo", "batched", bars=BATCHED),
         ours("fzoo, rademacher", "fzoo"),
-        ours("fzoo, rademacher", "fzoo", "batch", bars=NINE),
+        ours("fzoo, rademacher", "fzoo", "batched", bars=NINE),
     )
     return Pair("lora", Setup(model, "lora", dtype), ways, (ONE, FOUR))
 
@@ -191,7 +191,7 @@ def gpu(model: str) -> list[Pair]:
     )
     return [
         Pair("mezo", full, (*two_sided, peer("MeZO")), (ON_GPU,)),
-        Pair("lozo", full, (ours("lozo", "lozo", bars=bars, peak=peak), ours("lozo", "lozo", "batch")), (ON_GPU,)),
+        Pair("lozo", full, (ours("lozo", "lozo", bars=bars, peak=peak), ours("lozo", "lozo", "batched")), (ON_GPU,)),
         Pair("fzoo", full, (ours("fzoo, rademacher", "fzoo"),), (ON_GPU,)),
         Pair("hizoo", full, (ours("hizoo", "hizoo"),), (ON_GPU,)),
     ]
@@ -205,7 +205,7 @@ class Engine:
         name: in tables.
         device: as a flag, and options of it.
         dtype, base: as flags.
-        times: bar: how many times as fast as PyTorch in float32 its quicker road is, at least.
+        times: bar: how many times as fast as PyTorch in float32 its quicker strategy is, at least.
         peak: bar: the most that its peak memory over that of PyTorch in float32 may be.
     """
 
@@ -228,7 +228,7 @@ ENGINES = (
     Engine("ONNX Runtime, int8 base", "onnx", base="int8", times=3.5, peak=0.5),
     Engine("ONNX Runtime, int8 base, packed", "onnx", PACKED, base="int8", times=3.5),
 )
-ROADS = ("walk", "batch")
+STRATEGIES = ("sequential", "batched")
 
 ON_CPU = ("opt-125m", "smollm2-135m")
 ON_CUDA = ("opt-1.3b", "opt-13b", "llama-7b")

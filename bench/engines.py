@@ -23,15 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import ENGINES, FOUR, ROADS, TORCH, Engine, Setup, Shape, Way
+from bench.cases import ENGINES, FOUR, STRATEGIES, TORCH, Engine, Setup, Shape, Way
 from bench.models import batch, source
 from bench.results import FOLDER, Row, command_of, merge, run_of
 from bench.steps import Ours, Step, bare, vocabulary
 from bench.suite import line, shape_of
 from bench.timing import Taken, interleaved
 from zoplat import Key, ModelSpec
-from zoplat.device import Session, Tuning
-from zoplat.plugins import catalogue
+from zoplat.core.device import Session
+from zoplat.core.model_spec import Tuning
+from zoplat.registry import catalogue
 
 EPS = 1e-2
 SHAPES = ("1x32", "4x64", "16x64")
@@ -62,7 +63,12 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def labels(arguments: argparse.Namespace) -> list[str]:
     """Of all that can be measured."""
-    steps = [f"step/{engine.name}/{road}/{shape}" for shape in arguments.shape for engine in ENGINES for road in ROADS]
+    steps = [
+        f"step/{engine.name}/{strategy}/{shape}"
+        for shape in arguments.shape
+        for engine in ENGINES
+        for strategy in STRATEGIES
+    ]
     return [*steps, *(f"{kind}/{engine.name}" for kind in ("slope", "peak") for engine in ENGINES)]
 
 
@@ -75,7 +81,12 @@ def measured(arguments: argparse.Namespace) -> Iterator[list[Row]]:
         opening = [engine for engine in ENGINES if engine is TORCH or engine.name in named]
         sessions = {engine: opened(engine, arguments) for engine in opening}
         for shape in arguments.shape:
-            chosen = [(e, road) for e in sessions for road in ROADS if f"step/{e.name}/{road}/{shape}" in wanted]
+            chosen = [
+                (e, strategy)
+                for e in sessions
+                for strategy in STRATEGIES
+                if f"step/{e.name}/{strategy}/{shape}" in wanted
+            ]
             if chosen:
                 yield [*steps(sessions, chosen, shape_of(shape), arguments)]
         yield [*slopes({e: s for e, s in sessions.items() if e is TORCH or f"slope/{e.name}" in wanted}, arguments)]
@@ -98,14 +109,16 @@ def steps(
     torch: Any = sessions[TORCH]
     rows = batch(vocabulary(torch.model), shape)
     setup, made = Setup(arguments.model, "lora"), dict[str, Step]()
-    for engine, road in chosen:
-        made[f"{engine.name}/{road}"] = Ours(sessions[engine], setup, Way(road, {"estimator": "mezo"}, road), rows)
+    for engine, strategy in chosen:
+        made[f"{engine.name}/{strategy}"] = Ours(
+            sessions[engine], setup, Way(strategy, {"estimator": "mezo"}, strategy), rows
+        )
     taken: dict[str, Taken] = {}
     interleaved(made, bare(torch, rows), lambda: None, arguments.rounds, arguments.seconds, 1, taken)
-    for engine, road in chosen:
+    for engine, strategy in chosen:
         sessions[engine].space.settle()
-        place = {"kind": "step", "setup": setup.name, "pair": road, "step": engine.name, "shape": [*shape]}
-        name = f"{engine.name}/{road}"
+        place = {"kind": "step", "setup": setup.name, "pair": strategy, "step": engine.name, "shape": [*shape]}
+        name = f"{engine.name}/{strategy}"
         yield {**place, "model": arguments.model, "passes": made[name].passes, **taken[name].row()}
 
 

@@ -73,7 +73,7 @@ def alone(model: str, way: Way) -> dict[str, Any]:
     from bench.published import Problem
     from bench.steps import vocabulary
     from zoplat_devices.memory import HostMemory
-    from zoplat_devices.scoring import Scorer
+    from zoplat_devices.pytorch.scoring import Scorer
 
     loaded = loader(model, "cpu")(source(model), torch.float32, print, "causal")
     scorer = Scorer(loaded.model, torch.device("cpu"))

@@ -14,13 +14,13 @@ from tokenizers import models as kinds
 
 from bench.cases import Setup, Shape
 from zoplat import Example, ModelSpec, Row
-from zoplat.batches import Batches
-from zoplat.device import Tuning
-from zoplat.plugins import catalogue
-from zoplat_devices.encoding import Tokens
-from zoplat_devices.models import Loaded, load
-from zoplat_devices.pytorch import PyTorchSession
-from zoplat_devices.quiet import quiet
+from zoplat.core.model_spec import Tuning
+from zoplat.registry import catalogue
+from zoplat.training.batches import Batches
+from zoplat_devices.pytorch.models import Loaded, load
+from zoplat_devices.pytorch.quiet import quiet
+from zoplat_devices.pytorch.session import PyTorchSession
+from zoplat_devices.text.encoding import Tokens
 
 
 def opt(width: int, layers: int, heads: int, **more: Any) -> Any:
@@ -86,7 +86,7 @@ def _made(kind: str, model: str, dtype: Any, notice: Any, head: Any, *_: Any) ->
 
 
 def _tokenizer() -> Any:
-    """Enough words for the trial by which a session finds its road."""
+    """Enough words for the trial by which a session finds its strategy."""
     words = ["<s>", "</s>", "<unk>", "It", "was", "good", "bad", "."]
     tokenizer = Tokenizer(kinds.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

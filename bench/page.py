@@ -17,8 +17,8 @@ from bench.cases import (
     ON_CUDA,
     ON_GPU,
     PUBLISHED_GAINS,
-    ROADS,
     STATELESS,
+    STRATEGIES,
     TORCH,
     Engine,
     Pair,
@@ -206,9 +206,11 @@ class Page:
         steps = {(r["step"], r["pair"], tuple(r["shape"])): r for r in self.engines["rows"] if r["kind"] == "step"}
         shapes, text = sorted({shape for _, _, shape in steps}), ""
         if shapes:
-            text += "\n" + head(("engine", *(f"{times(shape)}: {road}" for shape in shapes for road in ROADS)))
+            text += "\n" + head(
+                ("engine", *(f"{times(shape)}: {strategy}" for shape in shapes for strategy in STRATEGIES))
+            )
         for engine in ENGINES:
-            cells = [steps.get((engine.name, road, shape)) for shape in shapes for road in ROADS]
+            cells = [steps.get((engine.name, strategy, shape)) for shape in shapes for strategy in STRATEGIES]
             text += line([engine.name, *(figure(row) if row else "" for row in cells)]) if any(cells) else ""
         columns = ("times as fast", "slopes agree by", "spread", "peak, MiB", "share")
         lines = [self.engine(engine, steps) for engine in ENGINES]
@@ -216,11 +218,11 @@ class Page:
         return text + ("\n" + self.listed(self.engines["runs"]) if text else "")
 
     def engine(self, engine: Engine, steps: dict[Any, Row]) -> str:
-        """A line of the second table; an engine and PyTorch each by its quicker road."""
+        """A line of the second table; an engine and PyTorch each by its quicker strategy."""
         cells = ["", "", "", "", ""]
 
         def seconds(of: Engine) -> float | None:
-            told = [steps[of.name, road, FOUR] for road in ROADS if (of.name, road, FOUR) in steps]
+            told = [steps[of.name, strategy, FOUR] for strategy in STRATEGIES if (of.name, strategy, FOUR) in steps]
             return min((row["wall"]["median"] for row in told), default=None)
 
         mine, theirs = seconds(engine), seconds(TORCH)

@@ -16,15 +16,16 @@ import torch
 
 from bench.timing import clocked, collected, settled, summary
 from zoplat import Block, Direction, Key, Sampler, ZoplatError
-from zoplat.plugins import catalogue
-from zoplat.rounding import Rounding
-from zoplat_devices.fused import FusedSpace
-from zoplat_devices.native import kernels as native_kernels
+from zoplat.registry import catalogue
+from zoplat.space.parameter_space import ParameterSpace
+from zoplat.space.rounding import RoundingName
+from zoplat_devices.kernels.fused import FusedBackend
+from zoplat_devices.kernels.native import kernels as native_kernels
 
 LAWS = ("rademacher", "gaussian", "low-rank")
 COLUMNS = 576
 FLOOR = "read and write"
-ROUNDINGS: tuple[Rounding, ...] = ("nearest", "stochastic", "master")
+ROUNDINGS: tuple[RoundingName, ...] = ("nearest", "stochastic", "master")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -55,7 +56,7 @@ def rows(dtype: str, rounds: int, millions: float = 100) -> list[dict[str, Any]]
 def wide(count: int) -> dict[str, Callable[[], None]]:
     """Moves along one and two draws of each law, and the floor."""
     theta = np.full((count, COLUMNS), 0.01, np.float32)
-    moved = FusedSpace([Block("w", theta)], kernels(), np.empty, "in-place")
+    moved = ParameterSpace([Block("w", theta)], FusedBackend(kernels(), np.empty), "in-place")
     works = {FLOOR: floor(theta)}
     for name in LAWS:
         for terms in (1, 2):
@@ -72,7 +73,9 @@ def narrow(count: int) -> dict[str, Callable[[], None]]:
     works: dict[str, Callable[[], None]] = {}
     for rounding in ROUNDINGS:
         theta = (0.02 * torch.randn(count, COLUMNS)).bfloat16()
-        moved = FusedSpace([Block("w", theta, "bfloat16")], kernels(), empty, "exact", rounding=rounding)
+        moved = ParameterSpace(
+            [Block("w", theta, "bfloat16")], FusedBackend(kernels(), empty), "exact", rounding=rounding
+        )
         works |= {f"{name}, {rounding}": move(moved, law(name), 1) for name in LAWS}
     return dict(sorted(works.items(), key=lambda item: LAWS.index(item[0].split(", ")[0])))
 
@@ -87,7 +90,7 @@ def floor(theta: Any) -> Callable[[], None]:
     return work
 
 
-def move(space: FusedSpace, sampler: Sampler, terms: int) -> Callable[[], None]:
+def move(space: ParameterSpace, sampler: Sampler, terms: int) -> Callable[[], None]:
     """One pass that adds so many draws of a law; the same ones each time, as a probe comes back."""
     direction = sum((1e-6 * space.draw(sampler, Key(0, 0, draw)) for draw in range(terms)), Direction())
 

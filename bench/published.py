@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoplat_devices.quiet import quiet
+from zoplat_devices.pytorch.quiet import quiet
 
 LR, EPS, DECAY = 1e-9, 1e-3, 0.0
 

@@ -12,11 +12,11 @@ from bench import published
 from bench.cases import Setup, Way
 from bench.models import Same
 from zoplat import ZERO, Row, ZoplatError
-from zoplat.device import Session
-from zoplat.learner import Learner
-from zoplat.profiler import Profiler
-from zoplat.settings import resolve
-from zoplat_devices.pytorch import PyTorchSession
+from zoplat.config.layers import resolve
+from zoplat.core.device import Session
+from zoplat.training.profiler import Profiler
+from zoplat.training.step import Learner
+from zoplat_devices.pytorch.session import PyTorchSession
 
 
 class Step(Protocol):
@@ -48,11 +48,11 @@ class Ours:
         config = resolve({**settings, **way.settings, "evaluate_every": 10**9})
         session.space.settle()
         self.session, self.way, self.batches, self.passes = session, way, Same(rows), 0
-        self.learner = Learner(config, session, road=way.road)
+        self.learner = Learner(config, session, strategy=way.strategy)
         self.profiler = Profiler(session.memory, session.reset_peak)
 
     def before(self) -> None:
-        self.session.space.watch = self.profiler.phase
+        self.session.space.time_phases(self.profiler.phase)
         self()
 
     def __call__(self) -> None:

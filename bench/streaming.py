@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--free", action="store_true")
     parser.add_argument("--folder", type=Path, default=None, help="on a disk with room for the model three times")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--part", choices=["model", "walk", "stream"], help="be one of the processes")
+    parser.add_argument("--part", choices=["model", "sequential", "streaming"], help="be one of the processes")
     arguments = parser.parse_args()
     if arguments.part == "model":
         write(arguments.folder, arguments.layers)
@@ -62,14 +62,14 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
             hungry = subprocess.run([sys.executable, "-c", f"b'x' * {limit}"], check=False, preexec_fn=joining(place))
             told["bites"] = hungry.returncode < 0
             forget(Path(folder))
-            told["limited"] = json.loads(output([*given, "--part", "stream"], place))
+            told["limited"] = json.loads(output([*given, "--part", "streaming"], place))
             told["limited"] |= {"group_peak": peak(place)}
-        told["walk"] = json.loads(output([*given, "--part", "walk"]))
+        told["sequential"] = json.loads(output([*given, "--part", "sequential"]))
         if arguments.free:
-            told["stream"] = json.loads(output([*given, "--part", "stream"]))
-    for way in ("limited", "stream"):
+            told["streaming"] = json.loads(output([*given, "--part", "streaming"]))
+    for way in ("limited", "streaming"):
         if way in told:
-            told[way]["factor"] = told[way]["seconds"] / told["walk"]["seconds"]
+            told[way]["factor"] = told[way]["seconds"] / told["sequential"]["seconds"]
     return told
 
 
@@ -78,7 +78,7 @@ def table(told: dict[str, Any]) -> str:
     lines = [
         f"model {told['model_bytes'] / 2**20:.0f} MiB, limit {told['limit_bytes'] / 2**20:.0f} MiB, 2 passes a step"
     ]
-    for way in ("walk", "stream", "limited"):
+    for way in ("sequential", "streaming", "limited"):
         one = told.get(way)
         if one is None:
             continue
@@ -89,14 +89,14 @@ def table(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def trained(folder: Path, road: str, steps: int, rows: int) -> dict[str, Any]:
+def trained(folder: Path, strategy: str, steps: int, rows: int) -> dict[str, Any]:
     """The weights and the time of a few steps."""
-    from zoplat.batches import Batches
-    from zoplat.engine import prepared
-    from zoplat.learner import Learner
-    from zoplat.settings import build
+    from zoplat.config.layers import build
+    from zoplat.training.batches import Batches
+    from zoplat.training.setup import prepared
+    from zoplat.training.step import Learner
 
-    device = {"name": "cpu", "road": road, "restore": "exact"}
+    device = {"name": "cpu", "strategy": strategy, "restore": "exact"}
     settings = {"model": str(folder), "tune": {"name": "full"}, "dtype": "float32", "estimator": {"name": "mezo"}}
     config = build([{**settings, "device": device, "steps": steps, "batch_size": rows, "limit": 4 * rows}])
     session, profiler, encoded = prepared(config)

@@ -15,7 +15,7 @@ from bench.models import batch, opened
 from bench.results import Row, run_of
 from bench.steps import Ours, Step, bare, finished, made, peak, vocabulary
 from bench.timing import OutOfTime, Taken, interleaved
-from zoplat_devices.pytorch import PyTorchSession
+from zoplat_devices.pytorch.session import PyTorchSession
 
 SMALL = 256
 """Tokens of a batch below which a forward pass is too short to be timed once."""

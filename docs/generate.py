@@ -20,10 +20,10 @@ from bench.page import Page
 from zoplat import hookspecs
 from zoplat.cli import main
 from zoplat.cli.show import cost
-from zoplat.compare import COLUMNS, cells, markdown
-from zoplat.plugins import KINDS, Entry, catalogue
-from zoplat.settings import setting_fields
-from zoplat_devices.edge import main as edge
+from zoplat.compare.matrix import COLUMNS, cells, markdown
+from zoplat.config.parts import setting_fields
+from zoplat.registry import KINDS, Entry, catalogue
+from zoplat_devices.edge.runner import main as edge
 
 FOLDER = Path(__file__).parent / "reference"
 METHODS = Path(__file__).parent / "methods"

@@ -22,7 +22,7 @@ def kernels(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(scope="session")
 def processor_kernels() -> Any:
     """Those of `kernels.c`."""
-    from zoplat_devices import native
+    from zoplat_devices.kernels import native
 
     found = native.kernels()
     if found is None:
@@ -33,7 +33,7 @@ def processor_kernels() -> Any:
 @pytest.fixture(scope="session")
 def board_kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Those that a bundle brings for machines of this kind."""
-    from zoplat_devices import native
+    from zoplat_devices.kernels import native
 
     folder = tmp_path_factory.mktemp("boards") / "kernels"
     native.for_boards(folder)
@@ -49,7 +49,7 @@ def gpu_kernels() -> Any:
     torch, _ = pytest.importorskip("torch"), pytest.importorskip("triton")
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
-    from zoplat_devices.gpu import kernels
+    from zoplat_devices.kernels.gpu import kernels
 
     return kernels("cuda")
 
@@ -63,7 +63,7 @@ def interpreted_kernels() -> Iterator[Any]:
     """
     pytest.importorskip("torch")
     triton_interpreter = pytest.importorskip("triton.runtime.interpreter")
-    from zoplat_devices import gpu, noise
+    from zoplat_devices.kernels import gpu, noise
 
     def once(self: Any, x: Any, y: Any, z: Any) -> Any:
         return triton_interpreter.TensorHandle(noise.fma(x.data, y.data, z.data), z.dtype.scalar)
@@ -77,7 +77,7 @@ def interpreted_kernels() -> Iterator[Any]:
 
 def _programs() -> ModuleType:
     """A copy of the module whose functions are interpreted; which they are is settled when they are defined."""
-    from zoplat_devices import gpu
+    from zoplat_devices.kernels import gpu
 
     path = Path(gpu.__file__).with_name("gpu_kernels.py")
     spec = importlib.util.spec_from_file_location("interpreted_gpu_kernels", path)

@@ -6,7 +6,9 @@ from collections import Counter
 import pytest
 
 from zoplat import Example, Row
-from zoplat.batches import WINDOW, Batches, by_length, derived_seed
+from zoplat.config.seeds import derived_seed
+from zoplat.evaluation.answers import by_length
+from zoplat.training.batches import WINDOW, Batches
 
 LENGTHS = random.Random(3)
 ROWS = [Row(Example("", (), 0), LENGTHS.randrange(5, 200), number) for number in range(1003)]

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from zoplat import ZoplatError, bundle
-from zoplat.bundle import Bundle
-from zoplat.engine import pack
-from zoplat.sampler import Noise
-from zoplat.settings import resolve
+from zoplat import ZoplatError
+from zoplat.bundle import bundle
+from zoplat.bundle.bundle import Bundle
+from zoplat.bundle.pack import pack
+from zoplat.config.layers import resolve
+from zoplat.core.noise import Noise
 from zoplat.tasks import data
-from zoplat_devices import ort_bundle
-from zoplat_devices.edge import main
+from zoplat_devices.edge.runner import main
+from zoplat_devices.onnx import bundle as onnx_bundle
 
 TASK = """
 summary = "tickets"
@@ -132,7 +133,7 @@ def test_what_was_tampered_with_is_refused_before_use(
     def used(*_: Any) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr(ort_bundle.OnnxBundle, "open", used)
+    monkeypatch.setattr(onnx_bundle.OnnxBundle, "open", used)
     monkeypatch.setattr(bundle, "read_toml", used)
     tamper, words = TAMPERED[what]
     tamper(made)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from zoplat import ZoplatError, read_presets
-from zoplat.plugins import catalogue
-from zoplat.settings import resolve
+from zoplat.config.layers import resolve
+from zoplat.registry import catalogue
 
 PRESETS = catalogue().names("preset")
 ESTIMATORS = [e for e in catalogue() if e.kind == "estimator" and e.distribution == "zoplat"]

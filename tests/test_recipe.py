@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.settings import resolve
+from zoplat.config.layers import resolve
 
 
 @pytest.mark.parametrize("given", [{}, {"options": {"tune.rank": 4}}, {"dtype": "float32"}, {"seed": 7, "steps": 20}])

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from zoplat.engine import Observer, train
-from zoplat.settings import resolve
-from zoplat.verdict import overhead, verdict
+from zoplat.config.layers import resolve
+from zoplat.training.callbacks import Callback
+from zoplat.training.train import train
+from zoplat.training.verdict import overhead, verdict
 
 
 def test_a_verdict_needs_twenty_losses() -> None:
@@ -28,7 +29,7 @@ def test_the_overhead_is_the_median_of_the_sampled_steps() -> None:
 def test_a_rising_loss_is_noticed_while_the_run_goes_on(tmp_path: Path) -> None:
     said: list[str] = []
 
-    class Listener(Observer):
+    class Listener(Callback):
         def warned(self, text: str) -> None:
             said.append(text)
 

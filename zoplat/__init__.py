@@ -5,20 +5,24 @@ These are the names a plugin author needs, and `run`; everything else is reached
 
 from typing import TYPE_CHECKING, Any
 
-from zoplat.blocks import Block, Buffer, Part, Tile
-from zoplat.device import Device, Example, MemoryReading, ModelSpec, Row, Session
-from zoplat.direction import ZERO, Direction, Key
-from zoplat.errors import SkipStep, ZoplatError
-from zoplat.estimator import Estimate, Estimator
+from zoplat.core.blocks import Block, Buffer, Part, Tile
+from zoplat.core.device import Device, MemoryReading, Session
+from zoplat.core.direction import ZERO, Direction, held
+from zoplat.core.errors import SkipStep, ZoplatError
+from zoplat.core.estimate import Estimate
+from zoplat.core.estimator import Estimator
+from zoplat.core.example import Example, Row
+from zoplat.core.model_spec import ModelSpec
+from zoplat.core.noise import Key, Noise
+from zoplat.core.oracle import Oracle
+from zoplat.core.preset import Preset, read_presets
+from zoplat.core.rule import Cost, Schedule, Scheduled, StepRule, numbers
+from zoplat.core.sampler import Extent, Sampler
 from zoplat.hookspecs import hookimpl
-from zoplat.oracle import Oracle
-from zoplat.preset import Preset, read_presets
-from zoplat.rule import Cost, Schedule, Scheduled, StepRule, numbers
-from zoplat.sampler import Noise, Sampler, held
-from zoplat.space import ParameterSpace
+from zoplat.space.parameter_space import ParameterSpace
 
 if TYPE_CHECKING:
-    from zoplat.results import Result
+    from zoplat.training.result import Result
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +35,7 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Example",
+    "Extent",
     "Key",
     "MemoryReading",
     "ModelSpec",
@@ -64,8 +69,8 @@ def run(**settings: Any) -> "Result":
     """
     from pathlib import Path
 
-    from zoplat.engine import train
-    from zoplat.settings import resolve
+    from zoplat.config.layers import resolve
+    from zoplat.training.train import train
 
     out, resume = settings.pop("out", None), settings.pop("resume", False)
     return train(resolve(settings), Path(out) if out else None, resume)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from zoplat.device import Device
-    from zoplat.estimator import Estimator
-    from zoplat.preset import Preset
-    from zoplat.rule import StepRule
-    from zoplat.sampler import Sampler
-    from zoplat.tasks import Task
+    from zoplat.core.device import Device
+    from zoplat.core.estimator import Estimator
+    from zoplat.core.preset import Preset
+    from zoplat.core.rule import StepRule
+    from zoplat.core.sampler import Sampler
+    from zoplat.tasks.task import Task
 
 hookspec = pluggy.HookspecMarker("zoplat")
 hookimpl = pluggy.HookimplMarker("zoplat")

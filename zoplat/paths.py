@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from zoplat.errors import ZoplatError
+from zoplat.core.errors import ZoplatError
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from zoplat.errors import ZoplatError
+from zoplat.core.errors import ZoplatError
 from zoplat.paths import cache_folder
 
 MIB = 1 << 20

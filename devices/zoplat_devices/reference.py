@@ -13,12 +13,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
-from zoplat.blocks import Block
-from zoplat.device import Device, Example, MemoryReading, ModelSpec, Row, Session
-from zoplat.errors import ZoplatError
+from zoplat.core.blocks import Block
+from zoplat.core.device import Device, MemoryReading, Session
+from zoplat.core.errors import ZoplatError
+from zoplat.core.example import Example, Row
+from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
-from zoplat.rounding import Rounding
-from zoplat.space import ParameterSpace, Restore
+from zoplat.space.backend import Backend
+from zoplat.space.parameter_space import ParameterSpace, Restore
+from zoplat.space.rounding import RoundingName
 
 WORDS, WIDTH = 512, 24
 SHAPES = {"words": (WORDS, WIDTH), "hidden": (WIDTH, WIDTH), "hidden_bias": (WIDTH,), "options": (WORDS, WIDTH)}
@@ -37,7 +40,7 @@ class Reference(Device):
     answers: ClassVar[frozenset[str]] = frozenset({"losses", "features"})
     takes_models: ClassVar[bool] = False
     restore: Restore = "in-place"
-    rounding: Rounding = "nearest"
+    rounding: RoundingName = "nearest"
 
     def missing(self) -> str | None:
         return None
@@ -59,8 +62,8 @@ class ReferenceSession(Session):
     def __init__(self, device: Reference, spec: ModelSpec) -> None:
         import numpy as np
 
+        from zoplat_devices.kernels.noise import ReferenceNoise
         from zoplat_devices.memory import HostMemory, mapped
-        from zoplat_devices.noise import ReferenceNoise
 
         dtype = "float32" if spec.dtype == "auto" else spec.dtype
         if dtype == "bfloat16":
@@ -77,9 +80,8 @@ class ReferenceSession(Session):
         blocks = [device.block(name, self.weights[name], dtype) for name in chosen]
         if not blocks:
             raise ZoplatError(f"--tune {spec.tune.name} finds no weight; there are {', '.join(SHAPES)}.")
-        self.space = ParameterSpace(
-            blocks, ReferenceNoise(), np.empty, device.restore, mapped, device.rounding, spec.seed
-        )
+        backend = Backend(ReferenceNoise(), np.empty, mapped)
+        self.space = ParameterSpace(blocks, backend, device.restore, device.rounding, spec.seed)
         self.host = HostMemory()
         self.facts = {
             "device": "reference",
@@ -158,12 +160,12 @@ class ReferenceSession(Session):
 
     def _seen(self) -> dict[str, Any]:
         """The weights as a forward pass sees them: the arrays, or copies with the probe when restore is exact."""
-        moved = {block.name: self._probed(block) for block in self.space.blocks if self.space.overlay}
+        moved = {block.name: self._probed(block) for block in self.space.blocks if self.space.perturbation}
         return {**self.weights, **moved}
 
     def _probed(self, block: Block) -> Any:
         copy = block.array.copy()
-        self.space.form(block, self.space.overlay, copy)
+        self.space.form(block, self.space.perturbation, copy)
         return copy
 
 

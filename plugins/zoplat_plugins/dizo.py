@@ -159,7 +159,7 @@ class DiZO(Estimator):
             bounds = [self.tau / eps * t for t in lengths]
             z = [_clipped(x, -b, b) for x, b in zip(oracle.numbers(len(lengths)), bounds, strict=True)]
             ahead, behind = ([r + sign * eps * x for r, x in zip(radii, z, strict=True)] for sign in (+1, -1))
-            up, down = oracle.elsewhere(i).losses(travelled.to(ahead), travelled.to(behind))
+            up, down = oracle.on_batch(i).losses(travelled.to(ahead), travelled.to(behind))
             g = (up - down) / (2 * eps)
             radii = [
                 _clipped(r - self.radius_lr * t * g * x, (1 - self.tau) * t, (1 + self.tau) * t)
@@ -175,7 +175,7 @@ class DiZO(Estimator):
             for i in range(self.rounds):
                 space.add(travelled.to(radii) - place)
                 place = travelled.to(radii)
-                _, gradient = oracle.elsewhere(i).gradient(travelled.part)
+                _, gradient = oracle.on_batch(i).gradient(travelled.part)
                 slopes = travelled.slopes(gradient)
                 slopes = [s + FO_PULL * ((r > 0) - (r < 0)) for s, r in zip(slopes, radii, strict=True)]
                 m = [0.9 * a + 0.1 * s for a, s in zip(m, slopes, strict=True)]

@@ -23,18 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import (
-    Cost,
-    Estimate,
-    Estimator,
-    Oracle,
-    ParameterSpace,
-    Part,
-    Sampler,
-    StepRule,
-    ZoplatError,
-    hookimpl,
-)
+from zoplat import Cost, Estimate, Estimator, Oracle, ParameterSpace, Part, Sampler, StepRule, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 

@@ -101,20 +101,21 @@ class LowRankMomentum(Scheduled):
         renewed = bool(before) and law.renewal(before[0].step) != law.renewal(now.step)
         keep, take = (self.beta, 1 - self.beta) if before else (0.0, 1.0)
 
-        def kernel(theta: Any, g: Any, n: Any, tile: Tile) -> None:
-            if not tile.is_matrix:
-                n *= keep
-                n += take * g
-                theta -= lr * n
-                return
-            u, v = g if isinstance(g, tuple) else (0.0, law.basis(tile, now, noise))  # an estimate of 0 has no factors
+        def vectors(theta: Any, g: Any, n: Any) -> None:
+            n *= keep
+            n += take * g
+            theta -= lr * n
+
+        def matrices(theta: Any, u: Any, v: Any, n: Any, tile: Tile) -> None:
+            if v is None:  # an estimate of 0
+                u, v = 0.0, law.basis(tile, now, noise)
             if renewed:
                 n[:] = n @ (law.basis(tile, before[0], noise).T @ v) / len(v)
             n *= keep
             n += take * u
             theta -= lr * (n @ v.T)
 
-        oracle.space.sweep(kernel, estimate.direction, state.n, factored=True)
+        oracle.space.sweep_factors(matrices, vectors, estimate.direction, state.n)
         state.latest = Direction.of(law, now)
 
     def _check(self, direction: Direction, step: int) -> None:

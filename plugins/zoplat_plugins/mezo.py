@@ -74,7 +74,7 @@ class MeZO(Estimator):
         else:
             slopes, seen = [], []
             for j, z in enumerate(directions):
-                found, told = self._slopes(oracle.elsewhere(j) if j else oracle, [z])
+                found, told = self._slopes(oracle.on_batch(j) if j else oracle, [z])
                 slopes, seen = slopes + found, seen + told
         g = ZERO
         for projected_grad, z in zip(slopes, directions, strict=True):

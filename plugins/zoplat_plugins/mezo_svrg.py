@@ -115,7 +115,7 @@ class MeZOSVRG(Estimator):
     def _anchor(self, oracle: Oracle) -> tuple[Direction, list[float]]:
         """ḡ at θ over many batches, and the losses it was found from."""
         [z] = oracle.draw(self.sampler, 1)
-        batches = [oracle.elsewhere(i) for i in range(self.anchor_batches)]
+        batches = [oracle.on_batch(i) for i in range(self.anchor_batches)]
         ups, downs = ([batch.losses(sign * self.eps * z)[0] for batch in batches] for sign in (+1, -1))
         return (sum(ups) - sum(downs)) / (2 * self.eps * self.anchor_batches) * z, [*ups, *downs]
 

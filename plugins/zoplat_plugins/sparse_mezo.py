@@ -21,10 +21,8 @@ paper calls a sparsity of 0.75 is a density of 0.25.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from zoplat import (
-    ZERO,
     Buffer,
     Cost,
     Estimate,
@@ -33,7 +31,6 @@ from zoplat import (
     ParameterSpace,
     Sampler,
     StepRule,
-    Tile,
     ZoplatError,
     hookimpl,
 )
@@ -102,11 +99,7 @@ class SparseMeZO(Estimator):
     def _renew(self, space: ParameterSpace, state: State) -> None:
         """Mark the weights that are small now."""
         limits = {block.name: h or math.inf for block, h in zip(space.blocks, state.thresholds, strict=True)}
-
-        def kernel(theta: Any, zero: Any, mask: Any, tile: Tile) -> None:
-            mask[:] = abs(theta) <= limits[tile.block.name]
-
-        space.sweep(kernel, ZERO, state.mask, factored=True)
+        space.mark(state.mask, limits, abs, keep="smallest")
 
 
 @hookimpl

@@ -41,6 +41,7 @@ from zoplat import (
     Cost,
     Estimate,
     Estimator,
+    Extent,
     Key,
     Noise,
     Oracle,
@@ -72,7 +73,7 @@ class Masked(Sampler):
     def __post_init__(self) -> None:
         _check(self.density, self.interval, "sampler.")
 
-    def scale(self, space: ParameterSpace, key: Key) -> float:
+    def scale(self, space: Extent, key: Key) -> float:
         return self.inner.scale(space, key)
 
     def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
@@ -170,20 +171,12 @@ class SparseZO(Estimator):
     def _renew(self, oracle: Oracle, mask: Buffer) -> None:
         """Choose by the scores of θ as it is now."""
         space = oracle.space
-        norms = space.by_column("sparse-zo/norms", oracle.input_norms() if self.scores == "wanda" else {})
+        norms = space.broadcast_row("sparse-zo/norms", oracle.input_norms() if self.scores == "wanda" else {})
 
         def score(theta: Any, norms: Any) -> Any:
             return abs(theta) if norms is None else abs(theta) * norms
 
-        def kernel(theta: Any, zero: Any, mask: Any, norms: Any, tile: Tile) -> None:
-            scores, bound = score(theta, norms), bounds[tile.block.name]
-            mask[:] = scores >= bound if self.keep == "largest" else scores <= bound
-
-        # The least of the largest is the first above a share of 1 − density, not the last within it; and a share that
-        # is a whole number of weights stays that number however it is rounded.
-        share = 1 - self.density + 1e-9 if self.keep == "largest" else self.density - 1e-9
-        bounds = space.quantiles(share, score, norms)
-        space.sweep(kernel, ZERO, mask, norms, factored=True)
+        space.select(mask, self.density, score, norms, keep=self.keep)
 
 
 def _epoch(step: int, interval: int) -> int:

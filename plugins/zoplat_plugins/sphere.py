@@ -12,15 +12,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Direction, Key, Noise, ParameterSpace, Sampler, Tile, hookimpl
+from zoplat import Extent, Key, Noise, Sampler, Tile, hookimpl
 
 
 @dataclass(frozen=True)
 class Sphere(Sampler):
     """Uniform on the sphere of radius √d; E‖⟨G,z⟩z‖² = d‖G‖²."""
 
-    def scale(self, space: ParameterSpace, key: Key) -> float:
-        return math.sqrt(space.size) / space.norm(Direction.of(self, key))
+    def scale(self, space: Extent, key: Key) -> float:
+        return math.sqrt(space.size) / space.length(self, key)
 
     def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
         out[:] = noise.normal(tile.shape, key, tile)

@@ -23,8 +23,8 @@ from bench.results import merge, read
 from bench.steps import made, vocabulary
 from bench.suite import tasks_of
 from bench.timing import summary
-from zoplat_devices import native
-from zoplat_devices.scoring import Scorer
+from zoplat_devices.kernels import native
+from zoplat_devices.pytorch.scoring import Scorer
 
 QUICK = ["--model", "tiny", "--rounds", "1", "--seconds", "0", "--shape", "1x32"]
 PEERS = sorted(published.STEPS)
@@ -236,13 +236,13 @@ def test_recomputation_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> N
     assert not again.model.training
 
 
-@pytest.mark.parametrize(("road", "asked"), [("walk", 0), ("batch", 2)])
-def test_a_step_takes_the_road_that_its_row_says(road: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("strategy", "asked"), [("sequential", 0), ("batched", 2)])
+def test_a_step_takes_the_road_that_its_row_says(strategy: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     session = opened(Setup("tiny"), "cpu")
     counts: list[int] = []
     ask = session.branches
     monkeypatch.setattr(session, "branches", lambda rows, points: counts.append(len(points)) or ask(rows, points))
-    step = made(session, Setup("tiny"), Way("lozo", {"estimator": "lozo"}, road), batch(50, (2, 8)))
+    step = made(session, Setup("tiny"), Way("lozo", {"estimator": "lozo"}, strategy), batch(50, (2, 8)))
     step.before()
     assert sum(counts) == asked
 

@@ -13,7 +13,7 @@ import click.testing
 import pytest
 
 from zoplat.cli import main
-from zoplat.plugins import catalogue
+from zoplat.registry import catalogue
 
 TOY = ("--device", "reference", "--limit", "16", "--batch-size", "4")
 """A run of milliseconds."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.plugins import catalogue
+from zoplat.registry import catalogue
 from zoplat.testing.check import CONTRACTS, in_words, properties
 
 ROOT = Path(__file__).parents[2]

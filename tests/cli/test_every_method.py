@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.plugins import catalogue
+from zoplat.registry import catalogue
 
 OWN = [e for e in catalogue() if e.kind == "estimator" and e.distribution == "zoplat"]
 LOSSES = sorted(e.name for e in OWN if e.value.asks == {"losses"})

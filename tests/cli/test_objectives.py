@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from zoplat import Example, ModelSpec
-from zoplat.device import Tuning
-from zoplat.engine import _spec
-from zoplat.evaluation import Asking
-from zoplat.metrics import METRICS, metric
-from zoplat.objective import Objective, answers
-from zoplat.probe import fit_and_predict
-from zoplat.settings import resolve
+from zoplat.config.layers import resolve
+from zoplat.core.model_spec import Tuning
+from zoplat.evaluation.answers import answers
+from zoplat.evaluation.linear_probe import fit_and_predict
+from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.tasks import data
+from zoplat.tasks.metrics import METRICS, metric
+from zoplat.training.objective import Objective
+from zoplat.training.train import _spec
 from zoplat_devices.reference import Reference
 
 WORDS = {1: ("fine", "lovely", "great", "sunny", "warm", "kind"), 0: ("poor", "ugly", "cold", "rude", "dull", "sad")}
@@ -69,7 +70,7 @@ def opened() -> Any:
 def test_a_batch_read_in_parts_has_the_loss_of_the_whole(loss: str, at_once: int) -> None:
     config = resolve({"device": "reference", "limit": 12, "objective": loss})
     session = opened()
-    rows = Asking(config, session).rows(data.load(data.find("sentiment"), "sentiment", None, 12)["train"])
+    rows = PromptEncoder(config, session).rows(data.load(data.find("sentiment"), "sentiment", None, 12)["train"])
     whole = session.forward(rows)
     assert Objective(at_once=at_once).loss(session, rows) == pytest.approx(whole, rel=1e-12)
     weighted = [type(row)(row.example, row.length, row.tokens, 1 + i % 3) for i, row in enumerate(rows)]
@@ -155,7 +156,7 @@ def asked(zoplat: Any, *arguments: Any) -> dict[str, Any]:
 def test_solved_rows_stand_before_every_prompt(toy: Any) -> None:
     config = resolve({"device": "reference", "task": "sst2", "data": "toy"})
     raw = data.load(data.find("sst2"), "sst2", Path("toy"))
-    [row] = Asking(config, opened(), (raw["train"][1], raw["train"][0])).rows(raw["test"][:1])
+    [row] = PromptEncoder(config, opened(), (raw["train"][1], raw["train"][0])).rows(raw["test"][:1])
     assert row.example.prompt == "fine train It was great\n\npoor train It was terrible\n\npoor test It was"
 
 
@@ -169,7 +170,7 @@ def test_the_same_solved_rows_are_shown_for_a_seed(zoplat: Any, toy: Any) -> Non
 def test_calibration_takes_off_what_an_option_scores_without_content(zoplat: Any, toy: Any) -> None:
     config = resolve({"device": "reference", "task": "sst2", "data": "toy", "tune": "full"})
     session = Reference().open(_spec(config))
-    rows = Asking(config, session).rows(data.load(data.find("sst2"), "sst2", Path("toy"))["test"])
+    rows = PromptEncoder(config, session).rows(data.load(data.find("sst2"), "sst2", Path("toy"))["test"])
     [bare] = session.scores(session.encode([Example("N/A It was", (" terrible", " great"), 0)]))
     gains = [[score - b for score, b in zip(scores, bare, strict=True)] for scores in session.scores(rows)]
     right = sum(g.index(max(g)) == row.example.label for g, row in zip(gains, rows, strict=True))

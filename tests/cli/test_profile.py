@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.profiling import GRID
+from zoplat.training.profiling import GRID
 
 
 def told(zoplat: Any, *arguments: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 import zoplat
 from zoplat.cli import main
-from zoplat.report import write
-from zoplat.results import RunDirectory
+from zoplat.report.report import write
+from zoplat.training.directory import RunDirectory
 
 pytest.importorskip("matplotlib")
 

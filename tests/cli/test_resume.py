@@ -162,9 +162,9 @@ def test_a_run_cut_off_before_any_of_its_writes_ends_in_the_same_bits(
     distribution("zoplat-momentum", MOMENTUM)
     table = {"device": "reference", "limit": 4, "batch_size": 4, "step_rule": "own-momentum", "steps": 4}
     table["evaluate_every"] = 2
-    from zoplat import results
-    from zoplat.journal import JournalWriter
-    from zoplat.results import RunDirectory
+    from zoplat.training import directory
+    from zoplat.training.directory import RunDirectory
+    from zoplat.training.journal import JournalWriter
 
     class Killed(BaseException):
         pass
@@ -182,7 +182,7 @@ def test_a_run_cut_off_before_any_of_its_writes_ends_in_the_same_bits(
         (JournalWriter, "append"),
         (RunDirectory, "save"),
         (RunDirectory, "add_metrics"),
-        (results, "replace_text"),
+        (directory, "replace_text"),
     ]
     clock = {"left": 1 << 30}
     for owner, name in places:

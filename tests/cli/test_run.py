@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import zoplat as package
-from zoplat.settings import resolve
+from zoplat.config.layers import resolve
 
 KEYS = {
     "status", "estimator", "sampler", "step_rule", "device", "model", "task", "tune", "dtype", "seed", "steps",
@@ -52,7 +52,7 @@ def test_the_run_directory_holds_what_the_product_page_says(zoplat: Any) -> None
     expected = {"config.toml", "environment.json", "journal.jsonl", "metrics.jsonl", "memory.jsonl", "checkpoint"}
     assert names == {*expected, "summary.json"}
     header, *steps = lines(out / "journal.jsonl")
-    assert header.keys() >= {"seed", "noise", "road", "dtype", "versions", "start_digest", "estimator", "checksum"}
+    assert header.keys() >= {"seed", "noise", "strategy", "dtype", "versions", "start_digest", "estimator", "checksum"}
     assert [record["step"] for record in steps] == list(range(6))
     assert all(record.keys() == {"step", "answers", "lr", "loss", "checksum"} for record in steps)
     scored = [(record["step"], record["split"]) for record in lines(out / "metrics.jsonl")]
@@ -237,9 +237,9 @@ def test_the_seed_changes_the_data_the_start_and_the_noise(zoplat: Any) -> None:
     assert runs[0]["start_digest"] != runs[1]["start_digest"]
     configs = [resolve({"device": "reference", "seed": seed}) for seed in (0, 1)]
     from zoplat import Row
-    from zoplat.batches import Batches
-    from zoplat.engine import _spec
-    from zoplat.learner import Learner
+    from zoplat.training.batches import Batches
+    from zoplat.training.step import Learner
+    from zoplat.training.train import _spec
 
     rows = [Row(None, 1, index) for index in range(64)]  # type: ignore[arg-type]
     orders = [[row.tokens for row in Batches(rows, 64, config.seed).at(0)] for config in configs]

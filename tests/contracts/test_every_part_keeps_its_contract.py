@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.plugins import Entry, catalogue
+from zoplat.registry import Entry, catalogue
 from zoplat.testing import Plain, train, two_layers
 from zoplat.testing.check import CONTRACTS, check, in_words, properties
 from zoplat_plugins.mezo import MeZO

@@ -19,7 +19,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder and a cache of the test's own, and one thread; the kernels are at hand already."""
     import torch
 
-    from zoplat_devices import native
+    from zoplat_devices.kernels import native
 
     native.library()
     monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))

@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from zoplat import ZoplatError
-from zoplat_devices.board import Limits, Reading
-from zoplat_devices.edge import parsed_bytes
+from zoplat_devices.edge.board import Limits, Reading
+from zoplat_devices.edge.runner import parsed_bytes
 
 Cells = namedtuple("Cells", "percent secsleft power_plugged")
 Sensor = namedtuple("Sensor", "label current high critical")

@@ -1,4 +1,4 @@
-"""The batched road: the losses of walking, from one pass over a stack, with the weights left alone."""
+"""The batched strategy: the losses of walking, from one pass over a stack, with the weights left alone."""
 
 import json
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from zoplat import ZERO, Direction, Example, Key, ModelSpec, Oracle, Sampler, ZoplatError
 from zoplat.cli import main
-from zoplat.device import Tuning
-from zoplat.journal import Journal
-from zoplat_devices.pytorch import PyTorch
+from zoplat.core.model_spec import Tuning
+from zoplat.training.journal import Journal
+from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.rademacher import Rademacher
@@ -40,8 +40,8 @@ def forming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def opened(folder: Path, tune: str = "full", dtype: str = "float32", restore: str = "exact", **tuning: Any) -> Any:
-    """A session whose probes are formed beside the weights by either road, so that walking rounds as little."""
-    device: Any = PyTorch(restore=restore, road="batch")
+    """A session whose probes are formed beside the weights by either strategy, so that walking rounds as little."""
+    device: Any = PyTorch(restore=restore, strategy="batched")
     return device.open(ModelSpec(str(folder), Tuning(tune, **tuning), dtype, 0))
 
 
@@ -60,9 +60,9 @@ def walked(session: Any, rows: Any, directions: list[Direction]) -> list[float]:
 
 
 def agrees(session: Any, directions: list[Direction], tolerance: float = 1e-5) -> None:
-    """Both roads, the weights' bits, and that the question tells the points from θ."""
+    """Both strategies, the weights' bits, and that the question tells the points from θ."""
     rows, start = session.encode(EXAMPLES), session.digest()
-    found = session.branches(rows, directions)
+    found = session.losses_at(rows, directions)
     assert session.digest() == start
     base, *expected = walked(session, rows, [ZERO, *directions])
     assert found == pytest.approx(expected, abs=tolerance)
@@ -156,12 +156,12 @@ class TestAgreement:
     def test_any_number_of_branches_in_a_pass(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         session = opened(checkpoint())
         rows, directions = session.encode(EXAMPLES), [drawn(session, Rademacher(), i) for i in range(5)]
-        whole = session.branches(rows, [ZERO, *directions])
+        whole = session.losses_at(rows, [ZERO, *directions])
         width = max(row.length for row in rows)
         for branches, passes in ((6, 1), (4, 2), (1, 6)):
             monkeypatch.setattr("zoplat_devices.layout.TOKENS", branches * len(rows) * width)
             with counted(session) as calls:
-                assert session.branches(rows, [ZERO, *directions]) == pytest.approx(whole, abs=1e-5)
+                assert session.losses_at(rows, [ZERO, *directions]) == pytest.approx(whole, abs=1e-5)
             assert calls == [1] * passes
 
 
@@ -188,7 +188,7 @@ class TestLeftAlone:
         rows, start = session.encode(EXAMPLES), session.digest()
         for step in range(5):
             z = drawn(session, Gaussian(), step)
-            session.branches(rows, [z, -z])
+            session.losses_at(rows, [z, -z])
         assert session.digest() == start
         session.space.settle()
         assert session.digest() == start
@@ -198,25 +198,25 @@ class TestLeftAlone:
         session = opened(checkpoint("opt"))
         rows, z = session.encode(EXAMPLES), drawn(session, Gaussian())
         state, wanted = torch.get_rng_state(), [p.requires_grad for p in session.model.parameters()]
-        first = session.branches(rows, [z, -z])
+        first = session.losses_at(rows, [z, -z])
         assert torch.equal(torch.get_rng_state(), state)
         assert [p.requires_grad for p in session.model.parameters()] == wanted
         torch.manual_seed(7)
-        assert session.branches(rows, [z, -z]) == first, "dropout was at work"
+        assert session.losses_at(rows, [z, -z]) == first, "dropout was at work"
 
     def test_parameters_are_back_after_an_error(self, checkpoint: Make) -> None:
         session = opened(checkpoint())
         norm = session.model.model.norm
         norm.forward = lambda x: 1 / 0
         with pytest.raises(ZeroDivisionError):
-            session.branches(session.encode(EXAMPLES), [ZERO, ZERO])
+            session.losses_at(session.encode(EXAMPLES), [ZERO, ZERO])
         without_drop(session.model)
 
     def test_scratch_is_booked(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("zoplat_devices.branches.FORMED", 200)
         session = opened(checkpoint())
         before = session.ledger()["scratch"]
-        session.branches(session.encode(EXAMPLES), [drawn(session, Gaussian(), i) for i in range(2)])
+        session.losses_at(session.encode(EXAMPLES), [drawn(session, Gaussian(), i) for i in range(2)])
         assert session.ledger()["scratch"] > before
 
 
@@ -242,8 +242,8 @@ class TestUnknownUses:
         norm.hidden = (norm.weight,)
         norm.forward = lambda x: use(norm, x)
         with pytest.raises(ZoplatError, match=words) as problem:
-            session.branches(session.encode(EXAMPLES), [drawn(session, Gaussian()), ZERO])
-        assert "device.road=walk" in str(problem.value)
+            session.losses_at(session.encode(EXAMPLES), [drawn(session, Gaussian()), ZERO])
+        assert "device.strategy=sequential" in str(problem.value)
         without_drop(session.model)
 
     @pytest.mark.parametrize(
@@ -267,19 +267,19 @@ class TestUnknownUses:
 
 class TestQuestions:
     def test_eight_points_and_a_base_count_nine_passes_and_take_one(self, checkpoint: Make) -> None:
-        from zoplat.oracle import Source
+        from zoplat.core.losses import LossBackend
 
         session = opened(checkpoint())
         rows = session.encode(EXAMPLES)
 
-        class Asked(Source):
-            road = session.road
+        class Asked(LossBackend):
+            strategy = session.strategy
 
             def forward(self) -> float:
                 raise AssertionError("walked")
 
-            def branches(self, directions: Any) -> list[float]:
-                return list(session.branches(rows, directions))
+            def losses_at(self, directions: Any) -> list[float]:
+                return list(session.losses_at(rows, directions))
 
         oracle = Oracle(session.space, Key(0, 0, -1), None, Asked())
         oracle.losses(ZERO, ZERO)
@@ -300,21 +300,21 @@ class TestQuestions:
     )
     def test_a_run_by_this_road_replays_bit_for_bit(self, checkpoint: Make, more: tuple[Any, ...], each: int) -> None:
         arguments = ["--model", checkpoint(), "--steps", 5, "--limit", 8, "--batch-size", 4, "--evaluate-every", 2]
-        summary = command("run", *arguments, "--device", "cpu", "-o", "device.road=batch", *more, "--quiet")
+        summary = command("run", *arguments, "--device", "cpu", "-o", "device.strategy=batched", *more, "--quiet")
         assert summary["forward_passes"] == 5 * each
         assert summary["weights_digest"] != summary["start_digest"]
         header = json.loads(Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()[0])
-        assert header["road"] == "batch"
+        assert header["strategy"] == "batched"
         assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
 
     def test_moves_of_low_rank_that_are_put_off_are_seen_by_every_question(self, checkpoint: Make) -> None:
         found = {}
-        for road in ("walk", "batch"):
+        for strategy in ("sequential", "batched"):
             arguments = ["--model", checkpoint(), "--steps", 7, "--limit", 8, "--batch-size", 4, "--evaluate-every", 9]
             more = ["--estimator", "lozo", "--lr", 1e-2, "--eps", 1e-2, "--device", "cpu"]
-            summary = command("run", *arguments, *more, "-o", f"device.road={road}", "--quiet")
-            found[road] = Journal.read(Path(summary["run_dir"], "journal.jsonl")), summary["passes_over_weights"]
-        (walked, many), (stacked, few) = found["walk"], found["batch"]
+            summary = command("run", *arguments, *more, "-o", f"device.strategy={strategy}", "--quiet")
+            found[strategy] = Journal.read(Path(summary["run_dir"], "journal.jsonl")), summary["passes_over_weights"]
+        (walked, many), (stacked, few) = found["sequential"], found["batched"]
         for one, other in zip(walked.steps, stacked.steps, strict=True):
             assert other.answers == pytest.approx(one.answers, abs=1e-4), f"step {one.step}"
         assert len({record.answers[0] for record in walked.steps}) == 7
@@ -329,39 +329,44 @@ def command(*arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tune", "road"),
-    [("llama", "lora", "batch"), ("gpt2", "prefix", "batch"), ("llama", "full", "walk"), ("llama", "dora", "walk")],
+    ("kind", "tune", "strategy"),
+    [
+        ("llama", "lora", "batched"),
+        ("gpt2", "prefix", "batched"),
+        ("llama", "full", "sequential"),
+        ("llama", "dora", "sequential"),
+    ],
 )
 def test_batches_are_the_usual_road_where_adapters_can_be_followed(
-    checkpoint: Make, kind: str, tune: str, road: str
+    checkpoint: Make, kind: str, tune: str, strategy: str
 ) -> None:
     spec = ModelSpec(str(checkpoint(kind)), Tuning(tune), "float32", 0)
-    assert PyTorch().open(spec).road == road
-    assert PyTorch(road="walk").open(spec).road == "walk"
+    assert PyTorch().open(spec).strategy == strategy
+    assert PyTorch(strategy="sequential").open(spec).strategy == "sequential"
 
 
 @pytest.mark.parametrize(
-    ("law", "tokens", "device", "dtype", "road"),
+    ("law", "tokens", "device", "dtype", "strategy"),
     [
-        (LowRank(), 128, {}, "float32", "batch"),
-        (LowRank(), 129, {}, "float32", "walk"),
-        (LowRank(), 32, {"road": "walk"}, "float32", "walk"),
-        (LowRank(), 32, {}, "bfloat16", "walk"),
-        (Gaussian(), 32, {}, "float32", "walk"),
-        (None, 32, {}, "float32", "walk"),
+        (LowRank(), 128, {}, "float32", "batched"),
+        (LowRank(), 129, {}, "float32", "sequential"),
+        (LowRank(), 32, {"strategy": "sequential"}, "float32", "sequential"),
+        (LowRank(), 32, {}, "bfloat16", "sequential"),
+        (Gaussian(), 32, {}, "float32", "sequential"),
+        (None, 32, {}, "float32", "sequential"),
     ],
 )
 def test_low_rank_directions_go_by_batches_where_rows_are_few(
-    checkpoint: Make, law: Any, tokens: float, device: dict[str, Any], dtype: str, road: str
+    checkpoint: Make, law: Any, tokens: float, device: dict[str, Any], dtype: str, strategy: str
 ) -> None:
     session = PyTorch(**device).open(ModelSpec(str(checkpoint("llama")), Tuning("full"), dtype, 0))
-    assert session.road_along(law, tokens) == road
+    assert session.strategy_for(law, tokens) == strategy
 
 
 def test_the_road_of_the_first_steps_is_that_of_the_rest(checkpoint: Make, tmp_path: Path) -> None:
-    """Rows decide about the road of a run, and a replay or another day may not see them."""
+    """Rows decide about the strategy of a run, and a replay or another day may not see them."""
     given = ("--model", checkpoint("llama"), "--tune", "full", "--batch-size", 1, "--limit", 4, "--evaluate-every", 2)
     told = command("run", *given, "--estimator", "lozo", "--lr", 1e-3, "--steps", 4, "--out", tmp_path / "run")
     header = json.loads((tmp_path / "run" / "journal.jsonl").read_text().partition("\n")[0])
-    assert header["road"] == "batch"
+    assert header["strategy"] == "batched"
     assert command("replay", tmp_path / "run")["weights_digest"] == told["weights_digest"]

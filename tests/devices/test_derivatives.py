@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from zoplat import Direction, Example, Key, ModelSpec, Oracle, ZoplatError
-from zoplat.blocks import Part
-from zoplat.device import Row, Tuning
-from zoplat.errors import NonFinite
-from zoplat.oracle import Source, in_blocks
-from zoplat.space import ParameterSpace
+from zoplat.core.blocks import Part
+from zoplat.core.errors import NonFinite
+from zoplat.core.example import Row
+from zoplat.core.losses import LossBackend, in_blocks
+from zoplat.core.model_spec import Tuning
+from zoplat.space.parameter_space import ParameterSpace
 from zoplat.testing import Plain, quadratic, train
-from zoplat_devices.pytorch import PyTorch
+from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.hybrid import Hybrid
@@ -41,7 +42,7 @@ def opened(folder: Path, tune: str = "full", dtype: str = "float32", **device: A
     return PyTorch(**device).open(ModelSpec(str(folder), Tuning(tune), dtype, 0))
 
 
-class Lesson(Source):
+class Lesson(LossBackend):
     """A session and one batch, as the engine asks them."""
 
     def __init__(self, session: Any, rows: Sequence[Row]) -> None:
@@ -66,7 +67,7 @@ def asked(session: Any, examples: Sequence[Example] = EXAMPLES, step: int = 0) -
     return Oracle(session.space, Key(4, step, -1), 0.0, Lesson(session, session.encode(examples)))
 
 
-def plainly(session: Any, examples: Sequence[Example] = EXAMPLES) -> tuple[float, dict[str, Any]]:
+def eager(session: Any, examples: Sequence[Example] = EXAMPLES) -> tuple[float, dict[str, Any]]:
     """Loss and gradient by plain torch: one unpadded sequence at a time through the model's own forward pass."""
     model, tokenizer = session.model, session.loaded.tokenizer
     parameters = {p.data_ptr(): p for p in model.parameters()}
@@ -125,7 +126,7 @@ def test_the_derivative_along_a_direction_is_its_product_with_the_gradient(
 ) -> None:
     """O-ZOB-5 on models, to 1e-4 of |∇L|·|v| / √d, the size of such a product, in float32; tied weights count once."""
     session = opened(checkpoint(kind), tune)
-    loss, gradient = plainly(session)
+    loss, gradient = eager(session)
     oracle, before = asked(session), snapshot(session)
     for v in oracle.draw(Gaussian(), 3):
         value, slope = oracle.jvp(v)
@@ -155,7 +156,7 @@ def test_the_derivative_is_the_limit_of_central_differences(checkpoint: Make) ->
 
 def test_a_direction_on_a_part_has_its_derivative_there(checkpoint: Make) -> None:
     session = opened(checkpoint())
-    oracle, (_, gradient) = asked(session), plainly(session)
+    oracle, (_, gradient) = asked(session), eager(session)
     part = session.space.part(lambda block: block.layer == 1)
     [v] = oracle.draw(Gaussian(), 1)
     expected = sum(
@@ -171,7 +172,7 @@ def test_a_direction_on_a_part_has_its_derivative_there(checkpoint: Make) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_that_of_plain_torch(checkpoint: Make, kind: str, tune: str, recompute: bool) -> None:
     session = opened(checkpoint(kind), tune)
-    loss, expected = plainly(session)
+    loss, expected = eager(session)
     oracle, before = asked(session), snapshot(session)
     found, direction = oracle.gradient(recompute=recompute)
     assert snapshot(session) == before
@@ -265,7 +266,7 @@ def test_a_hybrid_step_moves_the_last_part_by_backpropagation_and_the_first_as_m
     method, session = Hybrid(eps=1e-2, rule=rule), opened(checkpoint(), restore=restore)
     part = method.exact_part(session.space)
     start = {block.name: block.array.clone() for block in session.space.blocks}
-    _, gradient = plainly(session)
+    _, gradient = eager(session)
     oracle, state = asked(session), rule.init(session.space)
     for estimate in method.estimate(oracle, None):
         rule.apply(estimate, oracle, state)

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from zoplat.cli import main
-from zoplat.engine import replay, train
-from zoplat.results import RunDirectory
-from zoplat.settings import resolve
+from zoplat.config.layers import resolve
+from zoplat.training.directory import RunDirectory
+from zoplat.training.replay import replay
+from zoplat.training.train import train
 
 Make = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,7 @@ def told(*arguments: Any) -> dict[str, Any]:
 
 
 def ran(folder: Path, device: str, out: str) -> dict[str, Any]:
-    options = {"device.road": "walk"} if device == "cpu" else {}
+    options = {"device.strategy": "sequential"} if device == "cpu" else {}
     settings = {"device": device, "model": str(folder), "dtype": "float32", "options": options, **SETTINGS}
     return train(resolve(settings), Path(out)).summary
 
@@ -231,9 +232,9 @@ class TestWhatItSays:
         import onnxruntime
         from safetensors.numpy import load_file
 
-        from zoplat_devices.encoding import Encoder
-        from zoplat_devices.ort_graph import Facts, PlainTokenizer, feeds
-        from zoplat_devices.ort_proof import EXAMPLE
+        from zoplat_devices.onnx.graph import Facts, PlainTokenizer, feeds
+        from zoplat_devices.onnx.proof import EXAMPLE
+        from zoplat_devices.text.encoding import Encoder
 
         summary = told("run", packed, "--out", "run")
         found = told("export", packed, "run", "--to", "adapter")

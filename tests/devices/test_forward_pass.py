@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from zoplat import ZERO, Example, Key, ModelSpec, ZoplatError
-from zoplat.device import Tuning
-from zoplat_devices import pytorch
-from zoplat_devices.pytorch import PyTorch
+from zoplat.core.model_spec import Tuning
+from zoplat_devices.pytorch import session
+from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 
 torch = pytest.importorskip("torch")
@@ -43,7 +43,7 @@ def test_a_compiled_pass_sees_weights_that_are_edited_in_place(
     checkpoint: Make, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a backend that traces and compiles nothing; what is traced is what matters here."""
-    monkeypatch.setattr(pytorch, "COMPILER", "aot_eager")
+    monkeypatch.setattr(session, "COMPILER", "aot_eager")
     plain, compiled = opened(checkpoint(kind)), opened(checkpoint(kind), compile=True)
     assert compiled.facts["compile"]
     torch._dynamo.utils.counters.clear()
@@ -54,9 +54,9 @@ def test_a_compiled_pass_sees_weights_that_are_edited_in_place(
 
 @pytest.mark.slow
 def test_a_compiled_adapter_walks_and_its_hooks_are_heard(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytorch, "COMPILER", "aot_eager")
+    monkeypatch.setattr(session, "COMPILER", "aot_eager")
     plain, compiled = opened(checkpoint(), tune="lora"), opened(checkpoint(), tune="lora", compile=True)
-    assert (plain.road, compiled.road) == ("batch", "walk")
+    assert (plain.strategy, compiled.strategy) == ("batched", "sequential")
     rows, same = plain.encode(EXAMPLES), compiled.encode(EXAMPLES)
     assert compiled.forward(same) == pytest.approx(plain.forward(rows), abs=1e-5)
     assert compiled.input_norms(same) == plain.input_norms(rows)
@@ -67,10 +67,14 @@ def test_a_compiled_adapter_walks_and_its_hooks_are_heard(checkpoint: Make, monk
 REFUSED = [
     ({"compile": True, "restore": "exact"}, "float32", "compile=true can't see .*-o device.restore=in-place"),
     ({"compile": True}, "bfloat16", "usual for bfloat16 weights. Use -o device.restore=in-place"),
-    ({"compile": True, "road": "batch"}, "float32", "compile=true can.t follow road=batch.*-o device.road=walk"),
+    (
+        {"compile": True, "strategy": "batched"},
+        "float32",
+        "compile=true can.t follow strategy=batched.*-o device.strategy=sequential",
+    ),
     ({"graphs": True}, "float32", "device 'cpu' has none. Leave it out, or use --device cuda"),
     ({"graphs": True, "compile": True, "kind": "cuda"}, "float32", "don't go together. Leave one of them out"),
-    ({"graphs": True, "road": "batch", "kind": "cuda"}, "float32", "graphs=true can.t follow road=batch"),
+    ({"graphs": True, "strategy": "batched", "kind": "cuda"}, "float32", "graphs=true can.t follow strategy=batched"),
 ]
 
 
@@ -85,7 +89,7 @@ def test_what_does_not_go_together_is_refused_with_a_way_out(
 @pytest.mark.parametrize("kind", ["llama", "roberta", "t5"])
 def test_a_recording_is_fed_with_each_batch_of_its_shape_and_sees_edited_weights(checkpoint: Make, kind: str) -> None:
     """With a recorder that plays by running again, on what the recording holds."""
-    from zoplat_devices.graphs import Graphs
+    from zoplat_devices.pytorch.cuda_graphs import Graphs
 
     runs: list[str] = []
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from zoplat import Key, ModelSpec
-from zoplat.device import Tuning
-from zoplat.oracle import Oracle
+from zoplat.core.model_spec import Tuning
+from zoplat.core.oracle import Oracle
 from zoplat.testing import Plain
-from zoplat_devices import gpu, native
-from zoplat_devices.pytorch import PyTorch
-from zoplat_devices.tables import DTYPES, KINDS
+from zoplat_devices.kernels import gpu, native
+from zoplat_devices.kernels.tables import DTYPES, KINDS
+from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.mezo import MeZO
 
 torch = pytest.importorskip("torch")
@@ -31,7 +31,7 @@ def instructions(program: str, arguments: dict[str, str], constants: dict[str, A
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from zoplat_devices import gpu_kernels
+    from zoplat_devices.kernels import gpu_kernels
 
     signature = arguments | dict.fromkeys(constants, "constexpr")
     places = {(list(signature).index(name),): value for name, value in constants.items()}
@@ -86,7 +86,7 @@ def test_triton_without_a_gpu_is_found_out_by_the_trial() -> None:
 def test_without_triton_or_with_one_that_fails_the_processor_makes_the_numbers(
     checkpoint: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from zoplat_devices import spaces
+    from zoplat_devices.pytorch import spaces
 
     def broken(device: Any) -> Any:
         raise gpu.Broken("Triton is installed but makes no kernels here: no compiler.")
@@ -135,12 +135,12 @@ def test_a_run_on_a_gpu_is_rebuilt_on_the_processor_from_its_answers(
 def steps(session: Any, told: list[list[float]] | None) -> list[list[float]]:
     """A few steps with the model, or from answers."""
     from zoplat import Example
-    from zoplat.oracle import Recorded
+    from zoplat.core.losses import RecordedLosses
 
     rows = session.encode([Example("the film was great . It was", (" terrible", " great"), i % 2) for i in range(3)])
     estimator, answers = MeZO(rule=Plain(lr=1e-3)), []
     for step in range(5):
-        source = Recorded(step, told[step] if told else [])
+        source = RecordedLosses(step, told[step] if told else [])
         if told is None:
             source.forward = lambda: session.forward(rows)  # type: ignore[method-assign]
         oracle = Oracle(session.space, Key(0, step, -1), 0.0, source)

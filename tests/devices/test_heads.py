@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from zoplat import Example, Key, ModelSpec, ZoplatError
-from zoplat.device import Tuning
-from zoplat.evaluation import Asking
-from zoplat.metrics import accuracy
-from zoplat.objective import Objective, answers
-from zoplat.settings import resolve
-from zoplat_devices.pytorch import PyTorch
+from zoplat.config.layers import resolve
+from zoplat.core.model_spec import Tuning
+from zoplat.evaluation.answers import answers
+from zoplat.evaluation.prompts import PromptEncoder
+from zoplat.tasks.metrics import accuracy
+from zoplat.training.objective import Objective
+from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 
 torch = pytest.importorskip("torch")
@@ -211,7 +212,7 @@ class TestTokens:
         row |= {"question": "cause"}
         config = resolve({"task": "copa", "template": template, "model": str(checkpoint("vicuna"))})
         session = opened(checkpoint("vicuna"))
-        rows = Asking(config, session).rows([("one", {**row, "label": 0}), ("two", {**row, "label": 1})])
+        rows = PromptEncoder(config, session).rows([("one", {**row, "label": 0}), ("two", {**row, "label": 1})])
         told = answers(session, rows)
         assert accuracy(told, [row.example.right for row in rows]) == 0.5, "one of the two is right"
 
@@ -300,13 +301,13 @@ class TestOpening:
             session.generate(session.encode(EXAMPLES), 5, "\n")
 
     def test_the_batched_road_refuses_seq2seq_models(self, checkpoint: Make) -> None:
-        session = opened(checkpoint("t5"), road="batch")
+        session = opened(checkpoint("t5"), strategy="batched")
         with pytest.raises(ZoplatError, match="can't follow seq2seq"):
-            session.branches(session.encode(EXAMPLES), [session.space.draw(Gaussian(), Key(1, 0, 0))])
+            session.losses_at(session.encode(EXAMPLES), [session.space.draw(Gaussian(), Key(1, 0, 0))])
 
 
 class TestBothWays:
-    """O-GEN-4 for every head: what a probe reads is where the weights are, by either restore and either road."""
+    """O-GEN-4 for every head: what a probe reads is where the weights are, by either restore and either strategy."""
 
     @pytest.mark.parametrize(
         ("kind", "head"),
@@ -333,10 +334,10 @@ class TestBothWays:
     def test_the_batched_road_finds_the_losses_of_walking(
         self, checkpoint: Make, kind: str, head: str, loss: Any
     ) -> None:
-        session = opened(checkpoint(kind), head, restore="exact", road="batch")
+        session = opened(checkpoint(kind), head, restore="exact", strategy="batched")
         rows = session.encode([replace(example, loss=loss) for example in OTHERS])
         points = [0.02 * session.space.draw(Gaussian(), Key(2, 0, draw)) for draw in range(3)]
-        found, walked = session.branches(rows, points), []
+        found, walked = session.losses_at(rows, points), []
         for point in points:
             session.space.at(point)
             walked.append(session.forward(rows))

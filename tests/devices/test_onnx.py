@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 
 from zoplat import Example, Key, ModelSpec, Sampler, ZoplatError
-from zoplat.device import Row, Tuning
-from zoplat.engine import replay, train
-from zoplat.results import RunDirectory
-from zoplat.settings import resolve
-from zoplat_devices import ort_proof
-from zoplat_devices.encoding import Tokens
-from zoplat_devices.ort import OnnxRuntime
-from zoplat_devices.ort_graph import Graph
-from zoplat_devices.pytorch import PyTorch
+from zoplat.config.layers import resolve
+from zoplat.core.example import Row
+from zoplat.core.model_spec import Tuning
+from zoplat.training.directory import RunDirectory
+from zoplat.training.replay import replay
+from zoplat.training.train import train
+from zoplat_devices.onnx import proof as proofs
+from zoplat_devices.onnx.device import OnnxRuntime
+from zoplat_devices.onnx.graph import Graph
+from zoplat_devices.pytorch.device import PyTorch
+from zoplat_devices.text.encoding import Tokens
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 
@@ -68,7 +70,7 @@ class TestWithoutAGraph:
         def slopes() -> dict[str, Any]:
             return {name: 2 * array for name, array in arrays.items()}
 
-        proof = ort_proof.found(arrays, loss, slopes).grouped(arrays, loss)
+        proof = proofs.found(arrays, loss, slopes).grouped(arrays, loss)
         assert not proof.unfelt
         assert [group.blocks for group in proof.groups] == [("a", "b")]
         assert proof.compare(arrays, loss, "here", 0.1) < 1e-3
@@ -82,7 +84,7 @@ class TestWithoutAGraph:
     def test_a_block_that_no_loss_feels_is_told_and_not_tried(self) -> None:
         arrays = {"a": np.ones(3, np.float32), "unused": np.ones(3, np.float32)}
         slopes = {"a": 2 * arrays["a"], "unused": np.zeros(3, np.float32)}
-        proof = ort_proof.found(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes)
+        proof = proofs.found(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes)
         assert proof.unfelt == ["unused"]
 
 
@@ -174,7 +176,7 @@ class TestAGraphByHand:
             return {"words": np.eye(30, 4, dtype=np.float32)}
 
         made, words = graph()
-        proof = ort_proof.found({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes)
+        proof = proofs.found({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes)
         assert not proof.unfelt
         assert proof.compare({"words": words}, lambda: made.loss(self.ROWS[:1]), "here", 0.1) < 1e-3
         made, words = graph(is_frozen=True)
@@ -207,12 +209,12 @@ def opened(device: Any, folder: Path, tune: str = "lora", seed: int = 0, **more:
 
 
 def both(folder: Path, tune: str = "lora", seed: int = 0) -> list[Any]:
-    return [opened(device, folder, tune, seed) for device in (OnnxRuntime(threads=1), PyTorch(road="walk"))]
+    return [opened(device, folder, tune, seed) for device in (OnnxRuntime(threads=1), PyTorch(strategy="sequential"))]
 
 
 def ran(folder: Path | None, device: str, out: str, resume: bool = False, **more: Any) -> dict[str, Any]:
     named = {"estimator": "mezo", "tune": "lora", "lr": 1e-2, "steps": 5, "limit": 8, "batch_size": 4} | more
-    options = {"device.road": "walk"}
+    options = {"device.strategy": "sequential"}
     settings = {"device": device, "model": folder and str(folder), "dtype": "float32", "options": options, **named}
     return train(resolve(settings), Path(out), resume=resume).summary
 
@@ -294,7 +296,7 @@ class TestTheBatchedRoad:
         directions = [0.3 * space.draw(law, Key(0, 0, draw)) for draw in range(3)]
         for examples in (EXAMPLES, TOKENS):
             rows, walked, start = session.encode(examples), [], session.digest()
-            found = session.branches(rows, [*directions, -directions[0]])
+            found = session.losses_at(rows, [*directions, -directions[0]])
             assert session.digest() == start
             base = session.forward(rows)
             for direction in (*directions, -directions[0]):
@@ -314,27 +316,27 @@ class TestTheBatchedRoad:
             lambda rows, points: asked.append(len(next(iter(points.values())))) or ask(rows, points),
         )
         directions = [0.3 * session.space.draw(Gaussian(), Key(0, 0, draw)) for draw in range(5)]
-        whole = session.branches(rows, directions)
+        whole = session.losses_at(rows, directions)
         monkeypatch.setattr("zoplat_devices.layout.TOKENS", 2 * sum(len(row.tokens.inputs) * 40 for row in rows))
-        np.testing.assert_allclose(session.branches(rows, directions), whole, atol=1e-5)
+        np.testing.assert_allclose(session.losses_at(rows, directions), whole, atol=1e-5)
         assert sum(asked) == 10
         assert max(asked) <= 3
 
     def test_adapters_go_by_it_unless_told_otherwise_and_the_journal_says_so(self, checkpoint: Make) -> None:
         folder = checkpoint("llama", words=False)
-        for road, expected in (("auto", "batch"), ("walk", "walk"), ("batch", "batch")):
-            ran(folder, "onnx", road, options={"device.road": road})
-            assert json.loads(Path(road, "journal.jsonl").read_text().splitlines()[0])["road"] == expected
-        np.testing.assert_allclose(answers("batch"), answers("walk"), atol=1e-5)
-        assert opened(OnnxRuntime(), checkpoint("gpt2", words=False), "full").road == "walk"
+        for strategy, expected in (("auto", "batched"), ("sequential", "sequential"), ("batched", "batched")):
+            ran(folder, "onnx", strategy, options={"device.strategy": strategy})
+            assert json.loads(Path(strategy, "journal.jsonl").read_text().splitlines()[0])["strategy"] == expected
+        np.testing.assert_allclose(answers("batched"), answers("sequential"), atol=1e-5)
+        assert opened(OnnxRuntime(), checkpoint("gpt2", words=False), "full").strategy == "sequential"
 
     def test_it_answers_as_that_of_pytorch_does(self, checkpoint: Make) -> None:
         for device in ("onnx", "cpu"):
-            ran(checkpoint("llama", words=False), device, device, options={"device.road": "batch"})
+            ran(checkpoint("llama", words=False), device, device, options={"device.strategy": "batched"})
         np.testing.assert_allclose(answers("onnx"), answers("cpu"), atol=1e-5)
 
     def test_a_run_is_replayed_and_resumed_to_the_same_bits(self, checkpoint: Make) -> None:
-        folder, batched = checkpoint("llama", words=False), {"options": {"device.road": "batch"}}
+        folder, batched = checkpoint("llama", words=False), {"options": {"device.strategy": "batched"}}
         whole = ran(folder, "onnx", "whole", **batched)["weights_digest"]
         assert replay(RunDirectory.existing(Path("whole")), None, None)["weights_digest"] == whole
         ran(folder, "onnx", "torn", **batched)
@@ -345,8 +347,8 @@ class TestTheBatchedRoad:
         assert journal.read_bytes() == Path("whole/journal.jsonl").read_bytes()
 
     def test_all_weights_are_not_stacked(self, checkpoint: Make) -> None:
-        with pytest.raises(ZoplatError, match="road=batch is for adapters; with --tune full"):
-            opened(OnnxRuntime(road="batch"), checkpoint("gpt2", words=False), "full")
+        with pytest.raises(ZoplatError, match="strategy=batched is for adapters; with --tune full"):
+            opened(OnnxRuntime(strategy="batched"), checkpoint("gpt2", words=False), "full")
 
 
 @pytest.mark.slow

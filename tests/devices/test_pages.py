@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zoplat_devices import pages  # noqa: E402
+from zoplat_devices.pytorch import pages  # noqa: E402
 
 needs_pages = pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="the system has no such advice")
 

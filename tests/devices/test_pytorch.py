@@ -16,11 +16,11 @@ from click.testing import CliRunner
 
 from zoplat import ZERO, Example, Key, ModelSpec, Session
 from zoplat.cli import main
-from zoplat.device import Tuning
-from zoplat.objective import answers
-from zoplat_devices import native
-from zoplat_devices.encoding import Encoder
-from zoplat_devices.pytorch import PyTorch
+from zoplat.core.model_spec import Tuning
+from zoplat.evaluation.answers import answers
+from zoplat_devices.kernels import native
+from zoplat_devices.pytorch.device import PyTorch
+from zoplat_devices.text.encoding import Encoder
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 
@@ -238,10 +238,10 @@ class TestOneStep:
 def step(session: Session, rows: Any) -> list[float]:
     """One central difference and its move, as the engine makes it."""
     from zoplat import Oracle
-    from zoplat.oracle import Source
+    from zoplat.core.losses import LossBackend
     from zoplat_plugins.mezo import MeZO
 
-    class Asked(Source):
+    class Asked(LossBackend):
         def forward(self) -> float:
             return session.forward(rows)
 
@@ -280,7 +280,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_drift_is_nothing_with_exact_restore_and_rounding_in_place(self, checkpoint: Make, dtype: str) -> None:
-        common = ("--lr", 0, "--dtype", dtype, "-o", "device.road=walk", "-o")
+        common = ("--lr", 0, "--dtype", dtype, "-o", "device.strategy=sequential", "-o")
         exact = self.run(checkpoint(), *common, "device.restore=exact")
         assert exact["drift"] == 0.0
         assert exact["weights_digest"] == exact["start_digest"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from zoplat import Example, Key, ModelSpec, ZoplatError
-from zoplat.device import Tuning
+from zoplat.core.model_spec import Tuning
 from zoplat_devices.reference import SHAPES, Reference
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from zoplat import Example, Key, ModelSpec, ZoplatError
-from zoplat.device import Tuning
-from zoplat.oracle import Oracle, Recorded
-from zoplat.rounding import Rounding
+from zoplat.core.losses import RecordedLosses
+from zoplat.core.model_spec import Tuning
+from zoplat.core.oracle import Oracle
+from zoplat.space.rounding import RoundingName
 from zoplat.testing import Plain
-from zoplat_devices import native
-from zoplat_devices.pytorch import PyTorch
+from zoplat_devices.kernels import native
+from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.mezo import MeZO
 
 torch = pytest.importorskip("torch")
@@ -29,7 +30,7 @@ def steps(session: Any, told: list[list[float]] | None = None, count: int = 12) 
     """Steps that are far too small for bfloat16, with the model or from answers."""
     rows, estimator, answers = session.encode(EXAMPLES), MeZO(rule=Plain(lr=1e-6)), []
     for step in range(count):
-        source = Recorded(step, told[step] if told else [], "walk")
+        source = RecordedLosses(step, told[step] if told else [], "sequential")
         if not told:
             source.forward = lambda: session.forward(rows)  # type: ignore[method-assign]
         oracle = Oracle(session.space, Key(0, step, -1), 0.0, source)
@@ -42,7 +43,7 @@ def steps(session: Any, told: list[list[float]] | None = None, count: int = 12) 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic", "master"])
 def test_small_steps_in_bfloat16_arrive_and_are_replayed(
-    checkpoint: Make, rounding: Rounding, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Make, rounding: RoundingName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = opened(checkpoint(dtype="bfloat16"), rounding=rounding)
     assert (run.facts["restore"], run.facts["rounding"]) == ("exact", rounding)
@@ -65,14 +66,14 @@ def test_small_steps_in_bfloat16_arrive_and_are_replayed(
         assert "master weights" not in booked
 
 
-def _changed(checkpoint: Make, rounding: Rounding, told: list[list[float]]) -> float:
+def _changed(checkpoint: Make, rounding: RoundingName, told: list[list[float]]) -> float:
     session = opened(checkpoint(dtype="bfloat16"), rounding=rounding)
     steps(session, told)
     return float(session.space.changed)
 
 
 @pytest.mark.parametrize("rounding", ["stochastic", "master"])
-def test_in_place_probes_and_other_rounding_do_not_go_together(checkpoint: Make, rounding: Rounding) -> None:
+def test_in_place_probes_and_other_rounding_do_not_go_together(checkpoint: Make, rounding: RoundingName) -> None:
     with pytest.raises(ZoplatError, match=rf"rounding={rounding} writes bfloat16 weights .* -o device.restore=exact"):
         opened(checkpoint(dtype="bfloat16"), rounding=rounding, restore="in-place")
     assert opened(checkpoint(), "float32", rounding=rounding).facts["restore"] == "in-place"

@@ -1,4 +1,4 @@
-"""The streaming road: the bits of walking, each layer visited once for all points of a question."""
+"""The streaming strategy: the bits of walking, each layer visited once for all points of a question."""
 
 import json
 import subprocess
@@ -14,13 +14,15 @@ from click.testing import CliRunner
 
 from zoplat import ZERO, Direction, Example, Key, ModelSpec, ZoplatError
 from zoplat.cli import main
-from zoplat.device import Tuning
-from zoplat.engine import Observer, train
-from zoplat.oracle import Oracle, Source
-from zoplat.settings import build
-from zoplat_devices.mapped import files, lies_in
-from zoplat_devices.pytorch import PyTorch
-from zoplat_devices.relay import Relay
+from zoplat.config.layers import build
+from zoplat.core.losses import LossBackend
+from zoplat.core.model_spec import Tuning
+from zoplat.core.oracle import Oracle
+from zoplat.training.callbacks import Callback
+from zoplat.training.train import train
+from zoplat_devices.pytorch.device import PyTorch
+from zoplat_devices.pytorch.mapped import files, lies_in
+from zoplat_devices.pytorch.strategies.relay import Relay
 from zoplat_plugins.gaussian import Gaussian
 
 torch = pytest.importorskip("torch")
@@ -63,10 +65,10 @@ def command(*arguments: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def run(folder: Path, road: str, *more: Any, restore: str = "exact") -> tuple[dict[str, Any], list[list[float]]]:
+def run(folder: Path, strategy: str, *more: Any, restore: str = "exact") -> tuple[dict[str, Any], list[list[float]]]:
     """The summary of a few steps, and the answers of each."""
     arguments = ["--model", folder, "--steps", 4, "--limit", 8, "--batch-size", 4, "--evaluate-every", 3]
-    arguments += ["--device", "cpu", "-o", f"device.road={road}", "-o", f"device.restore={restore}", "--quiet"]
+    arguments += ["--device", "cpu", "-o", f"device.strategy={strategy}", "-o", f"device.restore={restore}", "--quiet"]
     more = more if "--dtype" in more else (*more, "--dtype", "float32")
     summary = command("run", *arguments, *more)
     lines = Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()
@@ -74,7 +76,7 @@ def run(folder: Path, road: str, *more: Any, restore: str = "exact") -> tuple[di
 
 
 def opened(folder: Path, tune: str = "full", dtype: str = "float32", **settings: Any) -> Any:
-    device: Any = PyTorch(**{"road": "stream", **settings})
+    device: Any = PyTorch(**{"strategy": "streaming", **settings})
     return device.open(ModelSpec(str(folder), Tuning(tune), dtype, 0))
 
 
@@ -93,7 +95,7 @@ def resident(unit: Any) -> int:
 def asked(session: Any, step: int = 0) -> list[float]:
     """The losses at three points, and a move that is remembered."""
     z = session.space.draw(Gaussian(), Key(3, step, 0))
-    losses = session.branches(session.encode(EXAMPLES), [0.02 * z, -0.02 * z, ZERO])
+    losses = session.losses_at(session.encode(EXAMPLES), [0.02 * z, -0.02 * z, ZERO])
     session.space.settle()
     session.space.add(-0.1 * z)
     return list(losses)
@@ -102,8 +104,8 @@ def asked(session: Any, step: int = 0) -> list[float]:
 @pytest.mark.parametrize(("kind", "how", "more"), RUNS, ids=lambda value: str(value))
 def test_a_run_ends_with_the_bits_of_walking(checkpoint: Make, kind: str, how: Any, more: tuple[Any, ...]) -> None:
     folder = checkpoint(kind, **how)
-    streamed, answers = run(folder, "stream", *more)
-    walked, expected = run(folder, "walk", *more)
+    streamed, answers = run(folder, "streaming", *more)
+    walked, expected = run(folder, "sequential", *more)
     assert answers == expected
     same = ("weights_digest", "dev_after", "test_after", "forward_passes", "passes_over_weights", "drift")
     assert {name: streamed[name] for name in same} == {name: walked[name] for name in same}
@@ -111,7 +113,7 @@ def test_a_run_ends_with_the_bits_of_walking(checkpoint: Make, kind: str, how: A
 
 
 def test_two_threads_of_the_processor_give_the_bits_of_walking_with_two(checkpoint: Make) -> None:
-    told = [run(checkpoint(), road, *FZOO, "-o", "device.threads=2") for road in ("stream", "walk")]
+    told = [run(checkpoint(), strategy, *FZOO, "-o", "device.threads=2") for strategy in ("streaming", "sequential")]
     assert told[0][0]["weights_digest"] == told[1][0]["weights_digest"]
     assert told[0][1] == told[1][1]
 
@@ -144,11 +146,11 @@ def test_remembered_moves_are_made_on_the_way_and_count_as_one_pass(checkpoint: 
 
 @pytest.mark.parametrize("more", [ADAM, ("--estimator", "hizoo", "--lr", 1e-3)], ids=["zo-adam", "hizoo"])
 def test_state_on_disk_is_that_of_memory(checkpoint: Make, more: tuple[Any, ...]) -> None:
-    memory, answers = run(checkpoint(), "walk", *more, restore="in-place")
-    disk, same = run(checkpoint(), "walk", *more, "-o", "device.state=disk", restore="in-place")
+    memory, answers = run(checkpoint(), "sequential", *more, restore="in-place")
+    disk, same = run(checkpoint(), "sequential", *more, "-o", "device.state=disk", restore="in-place")
     assert (disk["weights_digest"], same) == (memory["weights_digest"], answers)
     assert command("replay", disk["run_dir"])["weights_digest"] == disk["weights_digest"]
-    session = opened(checkpoint(), road="walk", state="disk")
+    session = opened(checkpoint(), strategy="sequential", state="disk")
     buffer = session.space.buffer("test/m")
     assert buffer.is_mapped
     assert all(lies_in(files(), array) for array in buffer.arrays.values())
@@ -157,19 +159,23 @@ def test_state_on_disk_is_that_of_memory(checkpoint: Make, more: tuple[Any, ...]
 
 @pytest.mark.parametrize("more", [MEZO, FZOO, ADAM], ids=["mezo", "fzoo", "zo-adam"])
 def test_a_streamed_run_replays_without_a_model(checkpoint: Make, more: tuple[Any, ...]) -> None:
-    summary, _ = run(checkpoint(), "stream", *more)
+    summary, _ = run(checkpoint(), "streaming", *more)
     header = json.loads(Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()[0])
-    assert header["road"] == "stream"
+    assert header["strategy"] == "streaming"
     assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
 
 
 def test_a_streamed_run_that_was_interrupted_goes_on_with_the_same_bits(checkpoint: Make, tmp_path: Path) -> None:
-    class Impatient(Observer):
+    class Impatient(Callback):
         def stepped(self, state: Any, loss: float | None) -> None:
             if state.step == 5:
                 raise KeyboardInterrupt
 
-    table = {"model": str(checkpoint()), "estimator": {"name": "zo-adam"}, "device": {"name": "cpu", "road": "stream"}}
+    table = {
+        "model": str(checkpoint()),
+        "estimator": {"name": "zo-adam"},
+        "device": {"name": "cpu", "strategy": "streaming"},
+    }
     table |= {"steps": 8, "limit": 8, "batch_size": 4, "evaluate_every": 3, "dtype": "float32"}
     config = build([table])
     whole = train(config, tmp_path / "whole")
@@ -215,32 +221,34 @@ class TestErrors:
             asked(session)
 
     def test_a_trained_weight_of_what_holds_the_layers_is_refused_at_once(self, checkpoint: Make) -> None:
-        from zoplat_devices.streaming import pieces
+        from zoplat_devices.pytorch.strategies.streaming import pieces
 
         model = opened(checkpoint()).model
         model.model.scale = torch.nn.Parameter(torch.ones(3))
         block = SimpleNamespace(name="model.scale")
         assert len([*pieces(model)]) == 5
-        with pytest.raises(ZoplatError, match=r"model\.scale belongs to what holds them all.*device.road=walk"):
+        with pytest.raises(
+            ZoplatError, match=r"model\.scale belongs to what holds them all.*device.strategy=sequential"
+        ):
             [*pieces(model, {model.model.scale.data_ptr(): block})]  # type: ignore[dict-item]
 
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"kind": "cuda"}, "road=stream is for --device cpu"),
+            ({"kind": "cuda"}, "strategy=streaming is for --device cpu"),
             ({"restore": "in-place"}, "never writes a probe into the weights"),
             ({"rounding": "master"}, "rounding=stochastic"),
         ],
     )
     def test_settings_that_do_not_go_with_it_are_refused(self, settings: dict[str, Any], words: str) -> None:
         with pytest.raises(ZoplatError, match=words):
-            PyTorch(road="stream", **settings)
+            PyTorch(strategy="streaming", **settings)
 
     def test_other_numbers_than_the_files_have_are_refused(self, checkpoint: Make) -> None:
         with pytest.raises(ZoplatError, match=r"saved in bfloat16.*Use --dtype bfloat16"):
             opened(checkpoint(dtype="bfloat16"))
         with pytest.raises(ZoplatError, match="Leave --base int8 out"):
-            PyTorch(road="stream").open(ModelSpec(str(checkpoint()), Tuning("lora"), "float32", 0, base="int8"))
+            PyTorch(strategy="streaming").open(ModelSpec(str(checkpoint()), Tuning("lora"), "float32", 0, base="int8"))
 
     def test_a_model_larger_than_memory_is_sent_to_this_road_which_needs_less(
         self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
@@ -248,8 +256,8 @@ class TestErrors:
         import psutil
 
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16_000))
-        with pytest.raises(ZoplatError, match=r"or -o device\.road=stream, which leaves weights on disk"):
-            opened(checkpoint(), road="walk")
+        with pytest.raises(ZoplatError, match=r"or -o device\.strategy=streaming, which leaves weights on disk"):
+            opened(checkpoint(), strategy="sequential")
         asked(opened(checkpoint()))
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100))
         with pytest.raises(ZoplatError, match="two copies of its largest layer take"):
@@ -279,8 +287,8 @@ class TestRelay:
 
 class TestFiles:
     def test_a_tensor_that_was_let_go_takes_no_memory_and_keeps_its_numbers(self) -> None:
-        from zoplat_devices.mapped import let_go, mapped
         from zoplat_devices.memory import HostMemory
+        from zoplat_devices.pytorch.mapped import let_go, mapped
 
         host, tensor = HostMemory(), mapped((1 << 23,), torch.float32)
         tensor.copy_(torch.arange(1 << 23))
@@ -294,7 +302,9 @@ class TestFiles:
         self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch, large: bool
     ) -> None:
         monkeypatch.setattr("zoplat_devices.pages.LEAST", 0 if large else 1 << 30)
-        streamed, walked = ([*opened(checkpoint(), road=road).model.parameters()] for road in ("stream", "walk"))
+        streamed, walked = (
+            [*opened(checkpoint(), strategy=strategy).model.parameters()] for strategy in ("streaming", "sequential")
+        )
         places = [p.data_ptr() % 64 for p in walked]
         assert [p.data_ptr() % 64 for p in streamed] == places
         assert ({*places} == {0}) == large
@@ -316,7 +326,7 @@ class TestFiles:
         assert resident(first) > 0
 
     def test_a_full_disk_is_told_before_anything_is_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from zoplat_devices.mapped import mapped
+        from zoplat_devices.pytorch.mapped import mapped
 
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
@@ -326,16 +336,16 @@ class TestFiles:
             mapped((1 << 23,), torch.float32)
 
     def test_what_is_frozen_stays_in_the_checkpoints_files(self, checkpoint: Make) -> None:
-        from zoplat_devices.mapped import files, lies_in
+        from zoplat_devices.pytorch.mapped import files, lies_in
 
         session = opened(checkpoint(), tune="lora")
         frozen = [p for p in session.model.parameters() if not p.requires_grad]
         assert sum(len(unit.frozen) for unit in session.streaming.units) >= len(frozen)
         assert all(lies_in(files(), p) for p in session.model.parameters())
-        assert [owner for owner in session.ledger() if "stream" in owner or "files" in owner] == [
+        assert [owner for owner in session.ledger() if "streaming" in owner or "files" in owner] == [
             "trainable weights, in files",
             "frozen weights, in files",
-            "window of the streaming road",
+            "window of the streaming strategy",
         ]
 
 
@@ -343,14 +353,14 @@ def test_one_direction_alone_is_streamed_too_and_a_journal_answers_like_a_model(
     session = opened(checkpoint())
     rows = session.encode(EXAMPLES)
 
-    class Asked(Source):
-        road = session.road
+    class Asked(LossBackend):
+        strategy = session.strategy
 
         def forward(self) -> float:
             raise AssertionError("walked")
 
-        def branches(self, directions: Any) -> list[float]:
-            return list(session.branches(rows, directions))
+        def losses_at(self, directions: Any) -> list[float]:
+            return list(session.losses_at(rows, directions))
 
     z: Direction = session.space.draw(Gaussian(), Key(0, 0, 0))
     session.space.add(0.1 * z)
@@ -372,5 +382,5 @@ def test_a_model_trains_with_two_fifths_of_its_bytes_to_the_weights_it_has_in_me
     assert told["model_bytes"] > 1 << 30
     assert told["bites"], "a process that took the limit was left alone"
     assert told["limited"]["group_peak"] <= told["limit_bytes"] == int(0.4 * told["model_bytes"])
-    assert told["limited"]["digest"] == told["walk"]["digest"]
-    assert told["limited"]["answers"] == told["walk"]["answers"]
+    assert told["limited"]["digest"] == told["sequential"]["digest"]
+    assert told["limited"]["answers"] == told["sequential"]["answers"]

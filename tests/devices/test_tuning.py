@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from zoplat import Example, Key, ModelSpec, ZoplatError
-from zoplat.device import Tuning
-from zoplat_devices.pytorch import PyTorch
-from zoplat_devices.virtual import TEXT
+from zoplat.core.model_spec import Tuning
+from zoplat_devices.pytorch.device import PyTorch
+from zoplat_devices.pytorch.virtual import TEXT
 from zoplat_plugins.gaussian import Gaussian
 
 torch = pytest.importorskip("torch")
@@ -183,10 +183,12 @@ class TestRoads:
     ) -> None:
         if (kind, tune) == ("llama", "bitfit"):
             pytest.skip("no biases")
-        exact, moved = (opened(checkpoint(kind), tune, head, restore=r, road="batch") for r in ("exact", "in-place"))
+        exact, moved = (
+            opened(checkpoint(kind), tune, head, restore=r, strategy="batched") for r in ("exact", "in-place")
+        )
         rows, same, start = exact.encode(EXAMPLES), moved.encode(EXAMPLES), exact.digest()
         points = [0.1 * exact.space.draw(Gaussian(), Key(2, 0, draw)) for draw in range(3)]
-        found, walked = exact.branches(rows, points), []
+        found, walked = exact.losses_at(rows, points), []
         for point in points:
             exact.space.at(point)
             moved.space.at(point)
@@ -197,10 +199,10 @@ class TestRoads:
         assert max(walked) - min(walked) > 1e-5
 
     def test_dora_on_the_batched_road_is_refused(self, checkpoint: Make) -> None:
-        session = opened(checkpoint("opt"), "dora", road="batch")
+        session = opened(checkpoint("opt"), "dora", strategy="batched")
         points = [0.1 * session.space.draw(Gaussian(), Key(2, 0, draw)) for draw in range(2)]
-        with pytest.raises(ZoplatError, match=r"Use -o device\.road=walk"):
-            session.branches(session.encode(EXAMPLES), points)
+        with pytest.raises(ZoplatError, match=r"Use -o device\.strategy=sequential"):
+            session.losses_at(session.encode(EXAMPLES), points)
 
     @pytest.mark.parametrize("tune", ["prefix", "prompt", "lora", "head"])
     def test_the_gradient_is_the_slope_of_the_loss(self, checkpoint: Make, tune: str) -> None:
@@ -297,7 +299,7 @@ class TestChoices:
 
     @pytest.mark.parametrize("tune", ["full", "fc1"])
     def test_packed_weights_are_refused(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch, tune: str) -> None:
-        from zoplat_devices import models, tuning
+        from zoplat_devices.pytorch import models, tuning
 
         loaded = models.load(str(checkpoint("opt")), torch.float32, lambda text: None)
         layer = loaded.model.model.decoder.layers[1].fc1

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from zoplat import Key
-from zoplat.plugins import KINDS, Entry, catalogue
-from zoplat.sampler import stream
-from zoplat.settings import setting_fields
-from zoplat_devices import noise
-from zoplat_devices.noise import ReferenceNoise, words
+from zoplat.config.parts import setting_fields
+from zoplat.core.noise import stream
+from zoplat.registry import KINDS, Entry, catalogue
+from zoplat_devices.kernels import noise
+from zoplat_devices.kernels.noise import ReferenceNoise, words
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

@@ -13,9 +13,9 @@ import pytest
 from scipy import fft, special, stats
 
 from zoplat import Key
-from zoplat.sampler import stream
-from zoplat_devices import native
-from zoplat_devices.fused import FusedNoise
+from zoplat.core.noise import stream
+from zoplat_devices.kernels import native
+from zoplat_devices.kernels.fused import FusedNoise
 
 N = 2**26
 CHUNK = 2**20

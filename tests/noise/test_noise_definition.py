@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from zoplat import Key
-from zoplat_devices.fused import FusedNoise
-from zoplat_devices.noise import GROUP, LAWS, ReferenceNoise, second, words
-from zoplat_devices.tables import Kernels
+from zoplat_devices.kernels.fused import FusedNoise
+from zoplat_devices.kernels.noise import GROUP, LAWS, ReferenceNoise, second, words
+from zoplat_devices.kernels.tables import Kernels
 
 STREAMS = [(0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 0xFFFFFFFF), (0x9E3779B9, 0x243F6A88), (12345, 2**31)]
 OFFSETS = [0, 1, 31, 32, 255, 256, 511, 512, 513, 100_000, 2**31 - 300, 2**32 - 700, 2**32, 2**37 + 12345]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from zoplat import Noise
-from zoplat_devices import native
-from zoplat_devices.fused import FusedNoise
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels import native
+from zoplat_devices.kernels.fused import FusedNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 
 
 @pytest.fixture(scope="session")

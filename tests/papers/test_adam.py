@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepRule, Tile, ZoplatError
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, cubic, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import adam, zo_adam
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.constant import Constant

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from zoplat import Estimate, Key, ParameterSpace, StepRule, ZoplatError
-from zoplat.blocks import Block
-from zoplat.space import Restore
+from zoplat.core.blocks import Block
+from zoplat.space.backend import Backend
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import block_zo
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.block_zo import BlockZO
@@ -158,7 +159,7 @@ NAMES = {
 )
 def test_parts_are_made_by_names_in_the_order_of_registration(by: str, expected: list[list[int]]) -> None:
     blocks = [Block(name, np.zeros((2, 2)), "float64", layer) for name, layer in NAMES.items()]
-    space = ParameterSpace(blocks, ReferenceNoise(), np.empty)
+    space = ParameterSpace(blocks, Backend(ReferenceNoise(), np.empty))
     method = BlockZO(by=by)
     method.init(space)
     assert [[i for i, b in enumerate(blocks) if b in part] for part in method.parts(space)] == expected

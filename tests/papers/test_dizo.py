@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Direction, Estimator, Key, Oracle, ParameterSpace, ZoplatError, held
-from zoplat.batches import Batches
-from zoplat.blocks import Block, Part
-from zoplat.device import Example, Row
-from zoplat.errors import NonFinite
-from zoplat.oracle import Source
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.core.blocks import Block, Part
+from zoplat.core.errors import NonFinite
+from zoplat.core.example import Example, Row
+from zoplat.core.losses import LossBackend
+from zoplat.space.backend import Backend
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
 from zoplat.testing.toys import Asked
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.batches import Batches
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import dizo
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.constant import Constant
@@ -39,7 +40,7 @@ class Lesson(Asked):
         super().__init__(toy)
         self.asked = asked
 
-    def elsewhere(self, index: int) -> Source:
+    def on_batch(self, index: int) -> LossBackend:
         self.asked.append(index)
         return Other(self.toy, apart(index))
 
@@ -277,10 +278,10 @@ def test_batches_apart_are_other_rows_and_leave_the_order_of_the_steps_alone() -
     rows = [Row(Example(str(i), ("a", "b"), 0), 1, None) for i in range(64)]
     batches = Batches(rows, 4, seed=3)
     before = [batches.at(step) for step in range(20)]
-    others = [[row.example.prompt for row in batches.apart(49, i)] for i in range(10)]
+    others = [[row.example.prompt for row in batches.auxiliary(49, i)] for i in range(10)]
     assert len({tuple(other) for other in others}) == 10
     assert [batches.at(step) for step in range(20)] == before
-    assert [[row.example.prompt for row in batches.apart(49, i)] for i in range(10)] == others
+    assert [[row.example.prompt for row in batches.auxiliary(49, i)] for i in range(10)] == others
 
 
 def test_small_steps_of_the_radius_lower_the_loss_towards_the_best_one() -> None:
@@ -339,7 +340,7 @@ NAMES = [
 def test_arrays_are_chosen_by_name(targets: str, expected: list[int]) -> None:
     """T19: the paper's matrices, the code's tensors, or whatever a regular expression finds."""
     blocks = [Block(name, np.zeros((2, 2)), "float64") for name in NAMES]
-    space = ParameterSpace(blocks, ReferenceNoise(), np.empty, mapped=np.empty)  # type: ignore[arg-type]
+    space = ParameterSpace(blocks, Backend(ReferenceNoise(), np.empty, np.empty))  # type: ignore[arg-type]
     state = DiZO(targets=targets).init(space)
     assert [*state.anchor.arrays] == [*state.travel.arrays] == [NAMES[i] for i in expected]
     assert state.anchor.is_mapped
@@ -359,7 +360,7 @@ def test_a_loss_that_is_not_finite_leaves_theta_where_the_step_took_it(mode: Lit
     state = estimator.init(toy.space)
 
     class Broken(Lesson):
-        def elsewhere(self, index: int) -> Source:
+        def on_batch(self, index: int) -> LossBackend:
             broken = two_layers()
             if index == 2:
                 broken.loss = lambda theta: float("nan")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Key, Noise, ZoplatError
-from zoplat.space import Restore
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.es import ES
 from zoplat_plugins.mezo import MeZO
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from zoplat import StepRule, ZoplatError
-from zoplat.settings import resolve
-from zoplat.space import Restore
+from zoplat.config.layers import resolve
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, train, two_layers
 from zoplat_plugins import adamw, sgd
 from zoplat_plugins.adam import Adam

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from zoplat import Key, Noise, ZoplatError
-from zoplat.settings import resolve
-from zoplat.space import Restore
+from zoplat.config.layers import resolve
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, cubic, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import forward_grad
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.forward_grad import ForwardGrad

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Estimate, Estimator, Key, Noise, SkipStep, ZoplatError
-from zoplat.errors import NonFinite
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.core.errors import NonFinite
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import fzoo
 from zoplat_plugins.fzoo import FZOO, Normalized
 from zoplat_plugins.mezo import MeZO
@@ -206,10 +206,10 @@ def test_directions_are_signs_without_mean_or_correlation(noise: Noise, unbiased
 def test_one_batched_pass_gives_the_losses_of_the_walk(dtype: str, atol: float, reuse: bool) -> None:
     """O-FZ-4, T53: every block, with the ε of the settings; all points of a step are asked in one question."""
     walked, batched = two_layers(dtype=dtype), two_layers(dtype=dtype)
-    batched.road = "batch"
+    batched.strategy = "batched"
     asked: list[int] = []
-    branches = batched.branches
-    batched.branches = lambda directions: asked.append(len(directions)) or branches(directions)  # type: ignore
+    losses_at = batched.losses_at
+    batched.losses_at = lambda directions: asked.append(len(directions)) or losses_at(directions)  # type: ignore
     method = replace(estimator(reuse=reuse), eps=1e-2, rule=Plain(lr=1e-3))
     one, other = train(walked, method, 10, SEED), train(batched, method, 10, SEED)
     assert asked == ([9, *[5] * 9] if reuse else [9] * 10)

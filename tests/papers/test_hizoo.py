@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from zoplat import Key, Noise, ZoplatError
-from zoplat.settings import resolve
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.config.layers import resolve
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import hizoo
 from zoplat_plugins.hizoo import HiZOO
 from zoplat_plugins.mezo import MeZO

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from zoplat import Key, ParameterSpace, StepRule, ZoplatError
-from zoplat.blocks import Block
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.core.blocks import Block
+from zoplat.space.backend import Backend
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import hybrid
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.constant import Constant
@@ -107,13 +108,13 @@ def test_the_gradient_part_is_all_from_the_first_of_the_last_layers_on(
     names: dict[str, int | None], last: int, first: int
 ) -> None:
     blocks = [Block(name, np.zeros((2, 2)), "float64", layer) for name, layer in names.items()]
-    space = ParameterSpace(blocks, ReferenceNoise(), np.empty)
+    space = ParameterSpace(blocks, Backend(ReferenceNoise(), np.empty))
     assert [b.name for b in blocks if b in Hybrid(last=last).exact_part(space)] == list(names)[first:]
 
 
 def test_with_nothing_left_for_forward_passes_it_is_refused() -> None:
     blocks = [Block(f"layers.{i}.lora_A.weight", np.zeros((2, 2)), "float64", i) for i in range(2)]
-    space = ParameterSpace(blocks, ReferenceNoise(), np.empty)
+    space = ParameterSpace(blocks, Backend(ReferenceNoise(), np.empty))
     Hybrid(last=1).init(space)
     with pytest.raises(ZoplatError, match=r"last=2 leaves no weights .* 2 layers .* or --estimator sgd"):
         Hybrid(last=2).init(space)

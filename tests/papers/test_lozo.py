@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from zoplat import Key, Noise
-from zoplat.space import Restore
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import lozo
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Direction, Estimate, Key, Noise, Tile, ZoplatError
-from zoplat.blocks import Part
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.core.blocks import Part
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import lozo_m
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank

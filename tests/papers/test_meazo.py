@@ -5,7 +5,7 @@ import pytest
 
 from zoplat import ZERO, Estimate, Key, ZoplatError
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import meazo
 from zoplat_plugins.cosine import Cosine
 from zoplat_plugins.gaussian import Gaussian

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from zoplat import Direction, Key, Noise, Oracle, Sampler, StepRule, Tile, ZoplatError
-from zoplat.oracle import Source
-from zoplat.settings import resolve
-from zoplat.space import Restore
+from zoplat.config.layers import resolve
+from zoplat.core.losses import LossBackend
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, cubic, linear, quadratic, train, two_layers
 from zoplat.testing.toys import Asked
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_sgd
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.cosine import Cosine
@@ -363,7 +363,7 @@ class Elsewhere(Asked):
     def forward(self) -> float:
         return BATCHES[self.index](self.toy.held)
 
-    def elsewhere(self, index: int) -> Source:
+    def on_batch(self, index: int) -> LossBackend:
         return Elsewhere(self.toy, index)
 
 
@@ -454,15 +454,15 @@ def test_the_mean_of_forward_differences_on_a_quadratic_is_the_gradient(noise: N
 def test_all_points_of_a_batch_are_asked_in_one_call() -> None:
     for side, points in (("two", 6), ("one", 4)):
         toy, calls = two_layers(), []
-        toy.road = "batch"
-        branches = toy.branches
+        toy.strategy = "batched"
+        losses_at = toy.losses_at
 
-        def told(directions: Sequence[Direction], branches: Any = branches, calls: Any = calls) -> list[float]:
+        def told(directions: Sequence[Direction], losses_at: Any = losses_at, calls: Any = calls) -> list[float]:
             calls.append(len(directions))
-            found: list[float] = branches(directions)
+            found: list[float] = losses_at(directions)
             return found
 
-        toy.branches = told  # type: ignore[method-assign]
+        toy.losses_at = told  # type: ignore[method-assign]
         train(toy, MeZO(queries=3, side=side), steps=2)  # type: ignore[arg-type]
         assert calls == [points, points]
 

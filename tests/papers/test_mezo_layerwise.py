@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from zoplat import Key, Noise, ZoplatError
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.mezo_layerwise import Layerwise, State, groups
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Direction, Key, Noise, Oracle, Schedule, ZoplatError, held
-from zoplat.errors import NonFinite
-from zoplat.oracle import Recorded, Source
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.core.errors import NonFinite
+from zoplat.core.losses import LossBackend, RecordedLosses
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.linear import Linear
 from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.mezo_svrg import MeZOSVRG, State
@@ -28,7 +28,7 @@ def batch(step: int, apart: int | None = None) -> Loss:
     return two_layers(rows=slice(start, start + 4)).loss
 
 
-class Batched(Source):
+class Batched(LossBackend):
     """A toy whose loss is that of the step's batch."""
 
     def __init__(self, toy: Toy, step: int, apart: int | None = None) -> None:
@@ -38,12 +38,12 @@ class Batched(Source):
         overlay = self.toy.space.overlay
         return self.loss(self.toy.held + self.toy.entries(overlay) if overlay else self.toy.held)
 
-    def elsewhere(self, index: int) -> Source:
+    def on_batch(self, index: int) -> LossBackend:
         return Batched(self.toy, self.step, index)
 
 
 def oracle(toy: Toy, step: int, steps: int, answers: Sequence[float] | None = None) -> Oracle:
-    source = Batched(toy, step) if answers is None else Recorded(step, answers)
+    source = Batched(toy, step) if answers is None else RecordedLosses(step, answers)
     return Oracle(toy.space, Key(SEED, step, 0), step / steps, source)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from zoplat import Key, Noise, ZoplatError
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.one_point import OnePoint, State
 
 SEED, EPS, LR, DECAY = 5, 0.1, 1e-3, 0.05

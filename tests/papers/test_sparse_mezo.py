@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from zoplat import Key, Noise, ZoplatError
-from zoplat.space import Restore
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.sparse_mezo import SparseMeZO
 

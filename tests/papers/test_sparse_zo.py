@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from zoplat import Direction, Key, Noise, Oracle, Sampler, ZoplatError
-from zoplat.errors import NonFinite
-from zoplat.space import ParameterSpace, Restore
-from zoplat.states import pack, unpack
+from zoplat.core.errors import NonFinite
+from zoplat.space.backend import Backend
+from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.testing import Plain, SamplerContract, Toy, linear, quadratic, train, two_layers
 from zoplat.testing.toys import Asked
-from zoplat_devices import native
-from zoplat_devices.fused import FusedSpace
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels import native
+from zoplat_devices.kernels.fused import FusedBackend
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import sparse_zo
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.constant import Constant
@@ -303,8 +304,8 @@ def test_a_run_taken_up_again_within_an_interval_ends_where_the_unbroken_one_end
 @pytest.mark.parametrize(("scores", "keep"), WAYS)
 def test_the_host_space_makes_the_same_masks_and_moves(scores: Scores, keep: Keep) -> None:
     plain, fast = quadratic(dtype="float32"), quadratic(dtype="float32")
-    fast.space = FusedSpace(fast.space.blocks, native.kernels(), np.empty, "in-place")  # type: ignore[arg-type]
-    plain.space = ParameterSpace(plain.space.blocks, ReferenceNoise(), np.empty)
+    fast.space = ParameterSpace(fast.space.blocks, FusedBackend(native.kernels(), np.empty), "in-place")  # type: ignore[arg-type]
+    plain.space = ParameterSpace(plain.space.blocks, Backend(ReferenceNoise(), np.empty))
     for toy in (plain, fast):
         train(toy, estimator(scores, keep), steps=16)
     np.testing.assert_allclose(fast.held, plain.held, rtol=0, atol=1e-6)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from zoplat import Estimate, Key
-from zoplat.space import Restore
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_sgd_cons
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.cosine import Cosine
@@ -138,9 +138,9 @@ def test_a_step_takes_five_forward_passes_and_five_over_the_weights() -> None:
 
 def test_all_candidates_are_asked_in_one_call() -> None:
     toy, calls = two_layers(), []
-    toy.road = "batch"
-    branches = toy.branches
-    toy.branches = lambda directions: calls.append(len(directions)) or branches(directions)  # type: ignore
+    toy.strategy = "batched"
+    losses_at = toy.losses_at
+    toy.losses_at = lambda directions: calls.append(len(directions)) or losses_at(directions)  # type: ignore
     train(toy, MeZO(EPS, rule=Conservative()), steps=2)
     assert calls == [2, 3, 2, 3]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Direction, Estimate, Key, Noise, Sampler, Tile, ZoplatError
-from zoplat.space import Restore
-from zoplat.states import pack, unpack
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_sgd_mmt
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.cosine import Cosine

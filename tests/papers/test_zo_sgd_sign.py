@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Direction, Estimate, Key
-from zoplat.space import Restore
+from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_sgd_sign
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.cosine import Cosine

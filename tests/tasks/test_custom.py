@@ -8,8 +8,8 @@ import pytest
 
 import zoplat
 from zoplat import Example, ZoplatError
-from zoplat.tasks import CONVERTED, Classification, Generation, Hub, MultipleChoice
 from zoplat.tasks.data import find, load
+from zoplat.tasks.task import CONVERTED, Classification, Generation, Hub, MultipleChoice
 
 TICKETS = '''summary = "tickets by subject"
 prompt = """

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import zoplat
 from zoplat import Example, ZoplatError
-from zoplat.plugins import catalogue
-from zoplat.tasks import SPLITS, Task, data
+from zoplat.registry import catalogue
+from zoplat.tasks import data
 from zoplat.tasks.data import Rows, cut, find, load, text
+from zoplat.tasks.task import SPLITS, Task
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 FOLDERS = {"sentiment": "sentiment_sentences"}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from zoplat import ZoplatError
-from zoplat.plugins import catalogue
-from zoplat.tasks import CONVERTED, Hub, Task
+from zoplat.registry import catalogue
 from zoplat.tasks.data import find, load, text
+from zoplat.tasks.task import CONVERTED, Hub, Task
 
 datasets = pytest.importorskip("datasets")
 VERDICTS = ("entailment", "contradiction", "neutral")

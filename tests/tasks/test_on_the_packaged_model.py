@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from zoplat import Example, ModelSpec
 from zoplat.cli import main
-from zoplat.device import Tuning
-from zoplat.plugins import catalogue
+from zoplat.core.model_spec import Tuning
+from zoplat.registry import catalogue
 from zoplat.tasks import data
 
 torch = pytest.importorskip("torch")
@@ -29,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def session() -> Any:
     """The packaged model in float32."""
-    from zoplat_devices.pytorch import PyTorch
+    from zoplat_devices.pytorch.device import PyTorch
 
     return PyTorch().open(ModelSpec(None, Tuning("norm"), "float32", 0))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from zoplat import Example, ZoplatError
-from zoplat.plugins import catalogue
-from zoplat.tasks import SPLITS, Task
+from zoplat.registry import catalogue
 from zoplat.tasks.data import load
+from zoplat.tasks.task import SPLITS, Task
 
 
 def task(name: str) -> Task:

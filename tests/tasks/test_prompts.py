@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from zoplat import ZoplatError
-from zoplat.plugins import catalogue
-from zoplat.tasks import Classification
+from zoplat.registry import catalogue
 from zoplat.tasks.data import find
+from zoplat.tasks.task import Classification
 
 PAIR = {"premise": "It rained.", "hypothesis": "The street is wet."}
 ASKED = 'Suppose It rained. Can we infer that "The street is wet."? Yes, No, or Maybe?\n'

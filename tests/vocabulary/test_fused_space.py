@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from zoplat import ZERO, Block, Direction, Key, Noise, ParameterSpace, Sampler, Tile
-from zoplat.drift import DriftMeter
-from zoplat_devices import fused
-from zoplat_devices.fused import FusedNoise, FusedSpace
-from zoplat_devices.noise import ReferenceNoise
-from zoplat_devices.tables import Kernels
-from zoplat_devices.traced import traced
+from zoplat.space.backend import Backend
+from zoplat.space.drift import DriftMeter
+from zoplat_devices.kernels import fused
+from zoplat_devices.kernels.fused import FusedBackend, FusedNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
+from zoplat_devices.kernels.tables import Kernels
+from zoplat_devices.kernels.traced import traced
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.rademacher import Rademacher
@@ -50,13 +51,13 @@ def empty_of(runtime: str, device: str = "cpu") -> Any:
     return lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device=device)
 
 
-def pair(kernels: Kernels, dtype: str, runtime: str) -> tuple[ParameterSpace, FusedSpace]:
+def pair(kernels: Kernels, dtype: str, runtime: str) -> tuple[ParameterSpace, ParameterSpace]:
     """The definition, on the host, and the kernels over equal weights."""
     noise = TorchNoise() if runtime == "torch" else ReferenceNoise()
     device = device_of(kernels, runtime)
     return (
-        ParameterSpace(blocks(dtype, runtime), noise, empty_of(runtime)),
-        FusedSpace(blocks(dtype, runtime, device), kernels, empty_of(runtime, device), "in-place"),
+        ParameterSpace(blocks(dtype, runtime), Backend(noise, empty_of(runtime))),
+        ParameterSpace(blocks(dtype, runtime, device), FusedBackend(kernels, empty_of(runtime, device)), "in-place"),
     )
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Key, ZoplatError
-from zoplat.errors import NonFinite
-from zoplat.oracle import Oracle, Recorded
-from zoplat.sampler import stream
+from zoplat.core.errors import NonFinite
+from zoplat.core.losses import RecordedLosses
+from zoplat.core.noise import stream
+from zoplat.core.oracle import Oracle
 from zoplat.testing import Plain, linear, train
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.mezo import MeZO
@@ -43,7 +44,7 @@ def test_all_points_of_a_question_are_asked_for_before_an_answer_is_waited_for()
             happened.append(f"waited for {self.number}")
             return float(self.number)
 
-    class Busy(Recorded):
+    class Busy(RecordedLosses):
         def forward(self) -> Later:  # type: ignore[override]
             happened.append("asked")
             return Later(int(super().forward()))
@@ -60,7 +61,7 @@ def test_all_points_of_a_question_are_asked_for_before_an_answer_is_waited_for()
 def test_a_loss_that_is_not_finite_is_noted_and_named(bad: float) -> None:
     toy = linear()
     start = toy.held
-    oracle = Oracle(toy.space, Key(0, 5, 0), None, Recorded(5, [1.0, bad]))
+    oracle = Oracle(toy.space, Key(0, 5, 0), None, RecordedLosses(5, [1.0, bad]))
     [z] = oracle.draw(Gaussian(), 1)
     with pytest.raises(NonFinite, match=rf"step 5, θ \+ \(-0.001·z\[5,0\]\), is {bad}"):
         oracle.losses(1e-3 * z, -1e-3 * z)
@@ -77,7 +78,7 @@ def test_a_recorded_oracle_repeats_answers_and_makes_the_same_moves() -> None:
 
 
 def test_a_recorded_answer_that_is_not_finite_skips_the_step_again() -> None:
-    oracle = Oracle(linear().space, Key(0, 0, 0), None, Recorded(0, [math.nan, 1.0]))
+    oracle = Oracle(linear().space, Key(0, 0, 0), None, RecordedLosses(0, [math.nan, 1.0]))
     [z] = oracle.draw(Gaussian(), 1)
     with pytest.raises(NonFinite):
         oracle.losses(z, -z)
@@ -85,7 +86,7 @@ def test_a_recorded_answer_that_is_not_finite_skips_the_step_again() -> None:
 
 
 def test_too_few_recorded_answers_are_an_error_that_says_what_to_think() -> None:
-    oracle = Oracle(linear().space, Key(0, 12, 0), None, Recorded(12, [1.0]))
+    oracle = Oracle(linear().space, Key(0, 12, 0), None, RecordedLosses(12, [1.0]))
     with pytest.raises(ZoplatError, match="has 1 answers for step 12, the estimator asks for more"):
         oracle.losses(ZERO, ZERO)
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from zoplat import ZERO, Buffer, Cost, Direction, Key, Sampler, held, numbers
-from zoplat.space import ParameterSpace
-from zoplat.states import pack, unpack
+from zoplat.space.backend import Backend
+from zoplat.space.parameter_space import ParameterSpace
 from zoplat.testing import Toy, linear
-from zoplat_devices import native
-from zoplat_devices.fused import FusedSpace
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.training.states import pack, unpack
+from zoplat_devices.kernels import native
+from zoplat_devices.kernels.fused import FusedBackend
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 
@@ -132,7 +133,7 @@ def test_quantiles_of_float64_weights_are_numbers_of_theirs(share: float) -> Non
 
 def test_numbers_of_columns_stand_for_every_row() -> None:
     toy = linear(dtype="float32")
-    norms = toy.space.by_column("test/norms", {"tall.weight": [2.0, 3.0]})
+    norms = toy.space.broadcast_row("test/norms", {"tall.weight": [2.0, 3.0]})
     assert norms not in toy.space.buffers
     found = toy.space.quantiles(1.0, lambda theta, n: abs(theta) if n is None else abs(theta) * n, norms)
     arrays = {block.name: np.abs(block.array) for block in toy.space.blocks}
@@ -211,8 +212,8 @@ def test_a_state_survives_a_trip_through_json() -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.25])
 def test_the_host_space_moves_parts_scaled_and_held_vectors_as_the_definition_does(decay: float) -> None:
     plain, fast = linear(dtype="float32"), linear(dtype="float32")
-    plain.space = ParameterSpace(plain.space.blocks, ReferenceNoise(), np.empty)
-    fast.space = FusedSpace(fast.space.blocks, LIBRARY, np.empty, "in-place")  # type: ignore[arg-type]
+    plain.space = ParameterSpace(plain.space.blocks, Backend(ReferenceNoise(), np.empty))
+    fast.space = ParameterSpace(fast.space.blocks, FusedBackend(LIBRARY, np.empty), "in-place")  # type: ignore[arg-type]
     for toy in (plain, fast):
         m = toy.space.buffer("test/m", fill=3.0)
         n = toy.space.buffer("test/n", fill=0.5, on=toy.space.part(lambda block: block.layer is None))

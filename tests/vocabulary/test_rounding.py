@@ -13,17 +13,18 @@ import torch
 
 import zoplat as package
 from zoplat import ZERO, Block, Key, Noise, ParameterSpace, Sampler, Tile, ZoplatError
-from zoplat.engine import replay
-from zoplat.journal import JournalWriter, StepRecord
-from zoplat.learner import Learner
-from zoplat.results import RunDirectory
-from zoplat.rounding import NARROW, Rounding, round_by_chance
+from zoplat.space.backend import Backend
+from zoplat.space.rounding import NARROW, RoundingName, round_stochastically
 from zoplat.testing import Plain, Toy, linear, train, two_layers
 from zoplat.testing.toys import Sweeping
-from zoplat_devices import fused
-from zoplat_devices.fused import FusedSpace
-from zoplat_devices.noise import ReferenceNoise
-from zoplat_devices.tables import Kernels
+from zoplat.training.directory import RunDirectory
+from zoplat.training.journal import JournalWriter, StepRecord
+from zoplat.training.replay import replay
+from zoplat.training.step import Learner
+from zoplat_devices.kernels import fused
+from zoplat_devices.kernels.fused import FusedBackend
+from zoplat_devices.kernels.noise import ReferenceNoise
+from zoplat_devices.kernels.tables import Kernels
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.mezo import MeZO
@@ -31,7 +32,7 @@ from zoplat_plugins.rademacher import Rademacher
 
 GAPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}  # between 1 and the next number
 COPIES = 1 << 20
-CAREFUL: tuple[Rounding, ...] = ("stochastic", "master")
+CAREFUL: tuple[RoundingName, ...] = ("stochastic", "master")
 KINDS = [("float16", "numpy"), ("float16", "torch"), ("bfloat16", "torch")]
 SHAPES = [(37, 29), (1, 700), (130, 5), (1025,), (3,), (512,)]
 
@@ -60,7 +61,7 @@ class TorchNoise(Noise):
 
 
 def space_of(
-    arrays: list[Any], dtype: str, runtime: str, rounding: Rounding, kernels: Kernels | None = None, seed: int = 0
+    arrays: list[Any], dtype: str, runtime: str, rounding: RoundingName, kernels: Kernels | None = None, seed: int = 0
 ) -> ParameterSpace:
     """A space over copies of float64 arrays, on the device of the kernels."""
     device, blocks = str(getattr(kernels, "device", "cpu")), []
@@ -77,9 +78,9 @@ def space_of(
         array = array if runtime == "torch" else array.numpy()
         blocks.append(Block(f"block{index}", array, dtype, decays=len(array.shape) == 2))
     if kernels:
-        return FusedSpace(blocks, kernels, empty, "exact", rounding=rounding, seed=seed)
+        return ParameterSpace(blocks, FusedBackend(kernels, empty), "exact", rounding=rounding, seed=seed)
     noise = TorchNoise() if runtime == "torch" else ReferenceNoise()
-    return ParameterSpace(blocks, noise, empty, "exact", rounding=rounding, seed=seed)
+    return ParameterSpace(blocks, Backend(noise, empty), "exact", rounding=rounding, seed=seed)
 
 
 def some(scale: float = 0.05) -> list[Any]:
@@ -102,7 +103,7 @@ def bits(space: ParameterSpace) -> bytes:
 def rounded(values: Any, dtype: str, step: int = 0) -> Any:
     """Numbers rounded by chance, as float64."""
     theta = np.array(values, np.float32)
-    round_by_chance(theta, ReferenceNoise().coarse(theta.shape, Key(0, step, -1), "w"), dtype, np.dtype("int32"))
+    round_stochastically(theta, ReferenceNoise().coarse(theta.shape, Key(0, step, -1), "w"), dtype, np.dtype("int32"))
     stored = torch.from_numpy(theta).to(getattr(torch, dtype))
     assert torch.equal(stored.float(), torch.from_numpy(theta)), "what is left to the type is no rounding at all"
     return theta.astype(np.float64)
@@ -148,7 +149,7 @@ def test_numbers_of_the_type_stay_and_nothing_finite_becomes_infinite(dtype: str
     np.testing.assert_array_equal(made[:, [0, 2]], largest)
     np.testing.assert_array_equal(made[:, [1, 3]], -largest)
     theta = np.array([np.inf, -np.inf, np.nan, -np.nan], np.float32)
-    round_by_chance(theta, np.full(4, 1 - 2.0**-17, np.float32), dtype, np.dtype("int32"))
+    round_stochastically(theta, np.full(4, 1 - 2.0**-17, np.float32), dtype, np.dtype("int32"))
     np.testing.assert_array_equal(theta, [np.inf, -np.inf, np.nan, np.nan])
 
 
@@ -215,7 +216,7 @@ def test_chances_hang_on_seed_write_and_block_alone() -> None:
 
 @pytest.mark.parametrize("rounding", CAREFUL)
 @pytest.mark.parametrize("rule", [Plain(lr=0.02, decay=0.1), Sweeping(lr=0.02)], ids=["remembered", "swept"])
-def test_tiles_and_visiting_order_change_no_bit(rounding: Rounding, rule: Any) -> None:
+def test_tiles_and_visiting_order_change_no_bit(rounding: RoundingName, rule: Any) -> None:
     ends = set()
     for changes in ({}, {"grid": 1}, {"grid": 1000}, {"backwards": True}):
         toy = linear(dtype="float16", restore="exact").anew(rounding=rounding, **changes)
@@ -227,7 +228,7 @@ def test_tiles_and_visiting_order_change_no_bit(rounding: Rounding, rule: Any) -
 @pytest.mark.parametrize("rounding", CAREFUL)
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("rule", [Plain(lr=0.02, decay=0.1), Sweeping(lr=0.02)], ids=["remembered", "swept"])
-def test_a_run_is_rebuilt_from_its_answers_bit_for_bit(rounding: Rounding, dtype: str, rule: Any) -> None:
+def test_a_run_is_rebuilt_from_its_answers_bit_for_bit(rounding: RoundingName, dtype: str, rule: Any) -> None:
     pytest.importorskip("ml_dtypes")
 
     def anew() -> Toy:
@@ -249,7 +250,7 @@ def bits_of_buffers(toy: Toy) -> list[bytes]:
 @pytest.mark.parametrize("rounding", ["nearest", *CAREFUL])
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 def test_the_kernels_leave_the_bits_of_the_definition(
-    kernels: Kernels, dtype: str, runtime: str, rounding: Rounding, monkeypatch: pytest.MonkeyPatch
+    kernels: Kernels, dtype: str, runtime: str, rounding: RoundingName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused, "ENTRIES", 700)
     spaces = [space_of(some(), dtype, runtime, rounding, made, seed=5) for made in (None, kernels)]
@@ -269,7 +270,7 @@ def test_the_kernels_leave_the_bits_of_the_definition(
 @pytest.mark.parametrize("rounding", CAREFUL)
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 def test_probed_weights_are_theta_and_probe_rounded_to_nearest(
-    kernels: Kernels, dtype: str, runtime: str, rounding: Rounding
+    kernels: Kernels, dtype: str, runtime: str, rounding: RoundingName
 ) -> None:
     written = []
     for made in (None, kernels):
@@ -320,13 +321,15 @@ def test_the_kernels_round_any_sum_as_the_definition_does(kernels: Kernels, dtyp
 
 @pytest.mark.parametrize("rounding", CAREFUL)
 @pytest.mark.parametrize("dtype", NARROW)
-def test_weights_written_by_probes_are_refused_with_a_way_out(rounding: Rounding, dtype: str) -> None:
+def test_weights_written_by_probes_are_refused_with_a_way_out(rounding: RoundingName, dtype: str) -> None:
     with pytest.raises(ZoplatError, match=rf"rounding={rounding} writes {dtype} weights .*device\.restore=exact"):
-        ParameterSpace([Block("w", np.zeros(3), dtype)], ReferenceNoise(), np.empty, "in-place", rounding=rounding)
+        ParameterSpace(
+            [Block("w", np.zeros(3), dtype)], Backend(ReferenceNoise(), np.empty), "in-place", rounding=rounding
+        )
 
 
 @pytest.mark.parametrize("rounding", CAREFUL)
-def test_float32_weights_know_no_other_rounding(rounding: Rounding) -> None:
+def test_float32_weights_know_no_other_rounding(rounding: RoundingName) -> None:
     ends = []
     for chosen in ("nearest", rounding):
         toy = two_layers(dtype="float32").anew(rounding=chosen)
@@ -382,7 +385,7 @@ def test_changed_is_the_share_of_entries_that_differ_since_the_mark() -> None:
 
 
 @pytest.mark.parametrize(("rounding", "least", "most"), [("nearest", 0.0, 0.0), ("stochastic", 0.03, 0.08)])
-def test_changed_shows_what_small_updates_do(rounding: Rounding, least: float, most: float) -> None:
+def test_changed_shows_what_small_updates_do(rounding: RoundingName, least: float, most: float) -> None:
     toy = Toy(np.ones(2000), {"w": (40, 50)}, lambda theta: 0.0, dtype="float16", restore="exact", grid=2000)
     space = toy.anew(rounding=rounding).space
     for step in range(50):
@@ -440,7 +443,7 @@ def test_runs_resume_and_replay_to_the_same_digest(
 
 @pytest.mark.parametrize("rounding", CAREFUL)
 def test_a_checkpoint_carries_master_and_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounding: Rounding
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounding: RoundingName
 ) -> None:
     """A run that stopped after step 11 goes on from the checkpoint of step 10, two recorded steps and nothing else."""
     monkeypatch.chdir(tmp_path)

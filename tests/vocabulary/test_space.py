@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoplat import ZERO, Block, Direction, Key, ParameterSpace
-from zoplat.errors import NonFinite, ZoplatError
-from zoplat.space import PUT_OFF
+from zoplat.core.errors import NonFinite, ZoplatError
+from zoplat.space.parameter_space import MAX_DEFERRED_TERMS
 from zoplat.testing import Plain, Toy, linear, quadratic, train
 from zoplat.testing.toys import SHAPES
-from zoplat_devices.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.mezo import MeZO
@@ -66,24 +66,24 @@ def perform(space: ParameterSpace, action: str, direction: Direction, decay: flo
 
 def test_moves_of_low_rank_are_put_off_a_few_at_a_time_and_all_others_are_performed() -> None:
     toy = quadratic(restore="in-place")
-    low = [0.01 * toy.space.draw(LowRank(), Key(0, step, 0)) for step in range(PUT_OFF + 1)]
+    low = [0.01 * toy.space.draw(LowRank(), Key(0, step, 0)) for step in range(MAX_DEFERRED_TERMS + 1)]
     start, moved = toy.held.tolist(), ZERO
     for move in low[:-1]:
         toy.space.add(move)
         moved += move
-        assert toy.space.put_off() == moved
+        assert toy.space.deferred_update() == moved
         assert toy.held.tolist() == start
     toy.space.add(low[-1])
-    assert toy.space.put_off() == ZERO
+    assert toy.space.deferred_update() == ZERO
     assert toy.held == pytest.approx(start + toy.entries(moved + low[-1]), abs=1e-6)
     for move, decay in ((0.01 * toy.space.draw(Gaussian(), Key(0, 0, 1)), 0.0), (low[0], 0.1)):
         before = toy.space.passes
         toy.space.add(move, decay)
-        assert toy.space.put_off() == ZERO
+        assert toy.space.deferred_update() == ZERO
         assert toy.space.passes > before, "it is still to be performed"
     narrow = quadratic(dtype="float16", restore="exact")
     narrow.space.add(low[0])
-    assert narrow.space.put_off() == ZERO, "what is kept back would be rounded otherwise"
+    assert narrow.space.deferred_update() == ZERO, "what is kept back would be rounded otherwise"
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
@@ -106,28 +106,28 @@ def test_blocks_settled_one_by_one_hold_what_one_pass_gives_and_count_as_one(rou
 @given(actions)
 def test_any_sequence_of_moves_ends_where_plain_arithmetic_ends(moves: list[Any]) -> None:
     toy = linear()
-    plainly = Plainly(toy)
+    eager = Plainly(toy)
     for move in moves:
         perform(toy.space, *move)
-        plainly.do(*move)
+        eager.do(*move)
         if move[0] in ("at", "settle"):
-            np.testing.assert_allclose(toy.held, plainly.theta + plainly.probe, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(toy.theta, plainly.theta, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(toy.held, eager.theta + eager.probe, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(toy.theta, eager.theta, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(actions)
 def test_exact_restore_ends_at_the_same_theta_with_the_arrays_never_probed(moves: list[Any]) -> None:
     toy = linear(restore="exact")
-    plainly = Plainly(toy)
+    eager = Plainly(toy)
     for move in moves:
         perform(toy.space, *move)
-        plainly.do(*move)
+        eager.do(*move)
         if move[0] in ("at", "settle"):
-            np.testing.assert_allclose(toy.held, plainly.theta, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(toy.held, eager.theta, rtol=0, atol=1e-12)
             seen = toy.held + toy.entries(toy.space.overlay)
-            np.testing.assert_allclose(seen, plainly.theta + plainly.probe, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(toy.theta, plainly.theta, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(seen, eager.theta + eager.probe, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(toy.theta, eager.theta, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("queries", [1, 3])

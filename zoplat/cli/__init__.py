@@ -19,7 +19,7 @@ from zoplat.cli.replay import replay
 from zoplat.cli.report import report
 from zoplat.cli.run import run
 from zoplat.cli.show import show
-from zoplat.errors import ZoplatError
+from zoplat.core.errors import ZoplatError
 
 INTERRUPTED = 130
 

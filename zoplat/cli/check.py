@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from zoplat.cli.options import JSON
-from zoplat.errors import unknown
-from zoplat.plugins import Entry
+from zoplat.core.errors import unknown
+from zoplat.registry import Entry
 
 
 @click.command()

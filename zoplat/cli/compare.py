@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from zoplat.cli.options import BUDGET, ESTIMATOR, JSON, PARTS, SEED, SETTINGS, WORK, as_settings, flags
-from zoplat.errors import ZoplatError
+from zoplat.core.errors import ZoplatError
 
 
 @click.command()
@@ -35,8 +35,8 @@ def compare(
 
     A run that is already in --out is not made again, so an interrupted comparison goes on where it was.
     """
-    from zoplat import compare as comparing
-    from zoplat.published import Published
+    from zoplat.compare import matrix as comparing
+    from zoplat.compare.published import Published
 
     beside = Published.of(published) if published else None
     if bool(runs) == bool(estimators):

@@ -13,22 +13,24 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from zoplat import __version__
-from zoplat.device import Session
-from zoplat.engine import Observer
-from zoplat.learner import Progress as RunProgress
-from zoplat.plugins import catalogue
-from zoplat.profiling import Suggestion
-from zoplat.results import Result, read_lines
-from zoplat.settings import RunConfig, law_of
+from zoplat.config.parts import law_of
+from zoplat.config.run_config import RunConfig
+from zoplat.core.device import Session
+from zoplat.registry import catalogue
+from zoplat.training.callbacks import Callback
+from zoplat.training.directory import read_lines
+from zoplat.training.profiling import Suggestion
+from zoplat.training.progress import Progress as RunProgress
+from zoplat.training.result import Result
 
 EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 @contextmanager
-def display(as_json: bool, quiet: bool) -> Iterator[Observer]:
+def display(as_json: bool, quiet: bool) -> Iterator[Callback]:
     """An observer that draws: a bar on a terminal, plain lines otherwise, nothing when quiet."""
     if quiet:
-        yield Observer()
+        yield Callback()
         return
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -44,7 +46,7 @@ def display(as_json: bool, quiet: bool) -> Iterator[Observer]:
         yield Bar(console, bar)
 
 
-class Lines(Observer):
+class Lines(Callback):
     """One line when the model is open, one every ten seconds, one per evaluation."""
 
     def __init__(self, console: Console) -> None:

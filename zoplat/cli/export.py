@@ -14,9 +14,9 @@ from zoplat.cli.options import JSON
 @JSON
 def export(run: Path, to: Path, as_json: bool) -> None:
     """Write what RUN made: an adapter that peft loads, or a checkpoint that transformers loads."""
-    from zoplat.engine import restored
     from zoplat.paths import check_writable
-    from zoplat.results import RunDirectory
+    from zoplat.training.directory import RunDirectory
+    from zoplat.training.setup import restored
 
     directory = RunDirectory.existing(run)
     check_writable(to, "--to")

@@ -17,8 +17,8 @@ KINDS = ("estimators", "samplers", "step-rules", "devices", "tasks", "presets", 
 @JSON
 def list_(kind: str, folder: Path, as_json: bool) -> None:
     """List estimators, samplers, step-rules, devices, tasks, presets or runs."""
-    from zoplat.plugins import catalogue
-    from zoplat.results import find_runs
+    from zoplat.registry import catalogue
+    from zoplat.training.directory import find_runs
 
     if kind == "runs":
         rows = [_run(run.path, summary) for run, summary in find_runs(folder)]

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from zoplat.errors import ZoplatError
+from zoplat.core.errors import ZoplatError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -21,8 +21,8 @@ def pack(to: Path, as_json: bool, **given: Any) -> None:
 
     The flags are those of `zoplat run`; the device is onnx. `zoplat-edge run BUNDLE` does there what they say.
     """
-    from zoplat.engine import pack as packed
-    from zoplat.settings import resolve
+    from zoplat.bundle.pack import pack as packed
+    from zoplat.config.layers import resolve
 
     bundle = packed(resolve({**as_settings(given), "device": given["device"] or DEVICE}), to)
     facts = bundle.told["facts"]

@@ -15,11 +15,11 @@ from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, as_settings, f
 @JSON
 def profile(steps: int, suggest_eps: bool, as_json: bool, **given: Any) -> None:
     """Make a few steps and tell where time and memory went; nothing is written."""
-    from zoplat import profiling
-    from zoplat.batches import Batches
     from zoplat.cli.display import print_profile, print_radii
-    from zoplat.engine import objective_of, prepared
-    from zoplat.settings import resolve
+    from zoplat.config.layers import resolve
+    from zoplat.training import profiling
+    from zoplat.training.batches import Batches
+    from zoplat.training.setup import objective_of, prepared
 
     config = resolve({**as_settings(given), "steps": steps + 1})
     session, profiler, rows = prepared(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from zoplat.cli.options import JSON
-from zoplat.errors import RunFailed
+from zoplat.core.errors import RunFailed
 
 
 @click.command()
@@ -16,8 +16,8 @@ from zoplat.errors import RunFailed
 @JSON
 def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> None:
     """Rebuild the final weights of RUN from its journal, without a forward pass."""
-    from zoplat.engine import replay as rebuild
-    from zoplat.results import RunDirectory
+    from zoplat.training.directory import RunDirectory
+    from zoplat.training.replay import replay as rebuild
 
     found = rebuild(RunDirectory.existing(run), to, device)
     if as_json:

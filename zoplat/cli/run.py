@@ -21,8 +21,9 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
 
     Without flags: LOZO on a packaged 135M model and a packaged sentiment task.
     """
-    from zoplat.engine import check, train
-    from zoplat.settings import resolve
+    from zoplat.config.layers import resolve
+    from zoplat.training.setup import check
+    from zoplat.training.train import train
 
     settings = as_settings(given)
     if resume and out and (out / "config.toml").exists() and _is_bare(settings):

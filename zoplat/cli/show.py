@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from zoplat.cli.options import JSON
-from zoplat.errors import ZoplatError, unknown
-from zoplat.plugins import KINDS, Entry, catalogue
-from zoplat.settings import setting_fields
+from zoplat.config.parts import setting_fields
+from zoplat.core.errors import ZoplatError, unknown
+from zoplat.registry import KINDS, Entry, catalogue
 
 MATRIX, VECTOR = (1024, 1024), (1024,)  # the shapes that a cost in bytes is told for
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 from textwrap import fill
 from typing import Any
 
-from zoplat.errors import ZoplatError
+from zoplat.core.errors import ZoplatError
 
 LIGHT = {
     "paper": "#fcfcfa",

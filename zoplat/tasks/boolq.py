@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Classification, Hub, Task
+from zoplat.tasks.task import Classification, Hub, Task
 
 
 def prompt(row: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """CB, the CommitmentBank: is a clause of a text true, false, or left open? (de Marneffe et al., 2019; SuperGLUE)"""
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import CONVERTED, Classification, Hub, Task
 from zoplat.tasks.forms import inference
+from zoplat.tasks.task import CONVERTED, Classification, Hub, Task
 
 CB = Classification(
     summary="CB, does a text commit its writer to a clause",

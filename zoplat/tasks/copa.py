@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import CONVERTED, Hub, MultipleChoice, Task
 from zoplat.tasks.forms import lowered
+from zoplat.tasks.task import CONVERTED, Hub, MultipleChoice, Task
 
 WORDS = {"cause": "because", "effect": "so"}
 CHOICES = ("choice1", "choice2")

@@ -20,11 +20,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zoplat import metrics
-from zoplat.device import LOSSES
-from zoplat.errors import ZoplatError
-from zoplat.tasks import SPLITS, Classification, Fields, Generation, Hub, MultipleChoice, Task, Text
+from zoplat.core.errors import ZoplatError
+from zoplat.core.example import LOSSES
+from zoplat.tasks import metrics
 from zoplat.tasks.forms import answers
+from zoplat.tasks.task import SPLITS, Classification, Fields, Generation, Hub, MultipleChoice, Task, Text
 
 MARK = "[option]"
 """Where the option stands in a cloze template."""

@@ -9,9 +9,10 @@ from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 
-from zoplat.errors import ZoplatError
-from zoplat.plugins import catalogue
-from zoplat.tasks import SPLITS, Fields, Task, custom, files, hub
+from zoplat.core.errors import ZoplatError
+from zoplat.registry import catalogue
+from zoplat.tasks import custom, files, hub
+from zoplat.tasks.task import SPLITS, Fields, Task
 
 Rows = files.Rows
 SHARES = {"dev": (0.0, 0.1), "test": (0.1, 0.3)}

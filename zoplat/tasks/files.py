@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from zoplat.errors import ZoplatError
+from zoplat.core.errors import ZoplatError
 
 NAMES = {"train": ("train",), "dev": ("dev", "validation", "val"), "test": ("test",)}
 Rows = list[tuple[str, dict[str, Any]]]

@@ -7,9 +7,9 @@ from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
-from zoplat.errors import ZoplatError
-from zoplat.tasks import CONVERTED, Fields, Hub, Task
+from zoplat.core.errors import ZoplatError
 from zoplat.tasks.files import Rows
+from zoplat.tasks.task import CONVERTED, Fields, Hub, Task
 
 SECONDS = 5
 """Until the hub counts as out of reach."""

@@ -5,8 +5,8 @@ than CB, whose prompt it shares.
 """
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Classification, Hub, Task
 from zoplat.tasks.forms import inference, inference_cloze
+from zoplat.tasks.task import Classification, Hub, Task
 
 MNLI = Classification(
     summary="MNLI, does a sentence follow from another",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import CONVERTED, Hub, MultipleChoice, Task
+from zoplat.tasks.task import CONVERTED, Hub, MultipleChoice, Task
 
 
 def prompt(row: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """RTE: does the premise entail the hypothesis? (SuperGLUE form)"""
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import CONVERTED, Classification, Hub, Task
 from zoplat.tasks.forms import inference_cloze
+from zoplat.tasks.task import CONVERTED, Classification, Hub, Task
 
 RTE = Classification(
     summary="RTE, does a premise entail a hypothesis",

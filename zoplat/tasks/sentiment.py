@@ -1,8 +1,8 @@
 """Is a sentence of a review good or bad? The packaged task, with the prompts of SST-2."""
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Classification, Task
 from zoplat.tasks.forms import review, review_cloze
+from zoplat.tasks.task import Classification, Task
 
 SENTIMENT = Classification(
     summary="sentences of product, film and restaurant reviews, good or bad (packaged)",

@@ -4,8 +4,8 @@ The paper has a form for masked models only; the prompt for causal ones, that of
 """
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Classification, Hub, Task
 from zoplat.tasks.forms import inference, inference_cloze
+from zoplat.tasks.task import Classification, Hub, Task
 
 SNLI = Classification(
     summary="SNLI, does a caption follow from another",

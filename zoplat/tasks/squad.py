@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Generation, Hub, Task
 from zoplat.tasks.forms import answers
+from zoplat.tasks.task import Generation, Hub, Task
 
 
 def prompt(row: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """SST-2: sentiment of film-review phrases (Socher et al., EMNLP 2013; GLUE)."""
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Classification, Hub, Task
 from zoplat.tasks.forms import review, review_cloze
+from zoplat.tasks.task import Classification, Hub, Task
 
 SST2 = Classification(
     summary="SST-2, film-review phrases, good or bad",

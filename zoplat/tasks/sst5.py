@@ -5,8 +5,8 @@ The sentences are those of SST-2's phrases: a model trained on one says nothing 
 """
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import Classification, Hub, Task
 from zoplat.tasks.forms import review, review_cloze
+from zoplat.tasks.task import Classification, Hub, Task
 
 WORDS = {
     "very negative": "terrible",

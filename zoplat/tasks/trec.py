@@ -4,7 +4,7 @@ The paper has a form for masked models only; the prompt for causal ones is ours.
 """
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import CONVERTED, Classification, Hub, Task
+from zoplat.tasks.task import CONVERTED, Classification, Hub, Task
 
 WORDS = {
     "ABBR": "Expression",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks import CONVERTED, Classification, Hub, Task
+from zoplat.tasks.task import CONVERTED, Classification, Hub, Task
 
 
 def prompt(row: Mapping[str, Any]) -> str:

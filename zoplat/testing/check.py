@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from unittest import SkipTest
 
-from zoplat.plugins import Entry
+from zoplat.registry import Entry
 from zoplat.testing.estimators import EstimatorContract
 from zoplat.testing.parts import PartContract
 from zoplat.testing.rules import StepRuleContract

@@ -10,8 +10,8 @@ from unittest import SkipTest
 
 import numpy as np
 
-from zoplat.estimator import Estimator
-from zoplat.settings import law_of
+from zoplat.config.parts import law_of
+from zoplat.core.estimator import Estimator
 from zoplat.testing.measures import mean_is
 from zoplat.testing.overheard import Heard, Listener, in_words, overhear
 from zoplat.testing.parts import density_of, variations

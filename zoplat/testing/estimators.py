@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from zoplat.estimator import Estimator
+from zoplat.core.estimator import Estimator
 from zoplat.testing.directions import Directions
 from zoplat.testing.measures import all_finite, bill, goes_on_after_a_stop, learns, moved, packed, spoilt
 from zoplat.testing.overheard import Listener
@@ -62,7 +62,7 @@ class EstimatorContract(Directions):
 
     def test_answers_asked_together_agree_with_answers_asked_one_by_one(self) -> None:
         together = a_network()
-        together.road = "batch"
+        together.strategy = "batched"
         self._agree(together, a_network(), "in one batch and one by one")
 
     def test_how_blocks_are_cut_and_visited_changes_nothing(self) -> None:

@@ -13,16 +13,18 @@ from unittest import SkipTest
 import numpy as np
 import numpy.typing as npt
 
-from zoplat.blocks import Part
-from zoplat.direction import Direction, Key
-from zoplat.estimator import Estimator
-from zoplat.oracle import Oracle, Source
-from zoplat.rule import StepRule
-from zoplat.space import ParameterSpace
-from zoplat.states import pack, unpack
+from zoplat.core.blocks import Part
+from zoplat.core.direction import Direction
+from zoplat.core.estimator import Estimator
+from zoplat.core.losses import LossBackend
+from zoplat.core.noise import Key
+from zoplat.core.oracle import Oracle
+from zoplat.core.rule import StepRule
+from zoplat.space.parameter_space import ParameterSpace
 from zoplat.testing.parts import changed, foreign, with_rate
 from zoplat.testing.toys import Asked, Plain, Run, Toy
 from zoplat.testing.tried import a_network
+from zoplat.training.states import pack, unpack
 
 STEPS, LONGEST = 40, 500
 """Steps over which costs are counted, at least; the longest period that is waited for."""
@@ -224,7 +226,7 @@ def all_finite(run: Run) -> None:
         assert not any(word in state for word in ("NaN", "Infinity")), f"State is not finite: {state}."
 
 
-class Spoilt(Source):
+class Spoilt(LossBackend):
     """A toy's answers, one of which is not finite.
 
     Args:
@@ -234,14 +236,14 @@ class Spoilt(Source):
     """
 
     def __init__(self, toy: Toy, at: int, value: float) -> None:
-        self._asked, self.road = Asked(toy), toy.road
+        self._asked, self.strategy = Asked(toy), toy.strategy
         self._at, self._value, self._told = at, value, 0
 
     def forward(self) -> float:
         return self._next(self._asked.forward())
 
-    def branches(self, directions: Sequence[Direction]) -> list[float]:
-        return [self._next(answer) for answer in self._asked.branches(directions)]
+    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
+        return [self._next(answer) for answer in self._asked.losses_at(directions)]
 
     def jvp(self, direction: Direction) -> tuple[float, float]:
         loss, slope = self._asked.jvp(direction)
@@ -254,7 +256,7 @@ class Spoilt(Source):
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         return self._asked.input_norms(space)
 
-    def elsewhere(self, index: int) -> Source:
+    def on_batch(self, index: int) -> LossBackend:
         return self
 
     def _next(self, answer: float) -> float:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from zoplat.blocks import Part, Tile
-from zoplat.direction import ZERO, Direction, Key
-from zoplat.errors import SkipStep
-from zoplat.estimator import Estimator
-from zoplat.oracle import Oracle
-from zoplat.sampler import Held, Noise, Sampler, Stream
-from zoplat.testing.toys import Asked, Run, Toy, Vector
+from zoplat.core.blocks import Part
+from zoplat.core.direction import ZERO, Direction
+from zoplat.core.errors import SkipStep
+from zoplat.core.estimator import Estimator
+from zoplat.core.noise import Key
+from zoplat.core.oracle import Oracle
+from zoplat.core.sampler import Held, Sampler
+from zoplat.testing.toys import Address, Asked, Run, Toy, Vector
 
-Address: TypeAlias = tuple[Key | str, ...]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
@@ -135,21 +135,6 @@ class Heard:
         return bool(np.linalg.matrix_rank(beside) == np.linalg.matrix_rank(points) + 1)
 
 
-class Overheard(Noise):
-    """A noise that notes the addresses it is asked for."""
-
-    def __init__(self, noise: Noise) -> None:
-        self._noise = noise
-        self.heard: set[Address] = set()
-
-    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
-        return self._noise.numbers(law, stream, first, shape)
-
-    def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Any:
-        self.heard.add(tuple(part.block.name if isinstance(part, Tile) else part for part in address))
-        return super()._at(law, shape, address)
-
-
 class Listener(Oracle):
     """A toy's oracle that keeps what it was asked beside what it said.
 
@@ -221,10 +206,9 @@ def strangers_in_rule(estimator: Estimator, toy: Toy, steps: int) -> Iterator[tu
     for step in range(steps):
         oracle = Listener(toy, step, steps)
         for estimate in estimator.estimate(oracle, run.state):
-            plain, space.noise = space.noise, Overheard(space.noise)
-            estimator.rule.apply(estimate, oracle, run.rule_state)
-            space.settle()
-            used, space.noise = space.noise.heard, plain
+            with toy.noise.listening() as used:
+                estimator.rule.apply(estimate, oracle, run.rule_state)
+                space.settle()
             known = known.union(*(question.about.addresses for question in oracle.questions))
             yield step, sorted(used - known, key=str), len(used)
 
@@ -238,11 +222,9 @@ def in_words(address: Address) -> str:
 
 def made(toy: Toy, direction: Direction) -> Made:
     """A direction as numbers, with the random numbers that they are made of."""
-    noise = toy.space.noise
-    toy.space.noise = listener = Overheard(noise)
-    entries = toy.entries(direction)
-    toy.space.noise = noise
-    return Made(entries, frozenset(listener.heard))
+    with toy.noise.listening() as heard:
+        entries = toy.entries(direction)
+    return Made(entries, frozenset(heard))
 
 
 def _both(*several: Made) -> Made:

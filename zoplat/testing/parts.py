@@ -15,13 +15,13 @@ from unittest import SkipTest
 
 import numpy as np
 
-from zoplat.blocks import Buffer
-from zoplat.direction import Direction
-from zoplat.errors import ZoplatError
-from zoplat.estimator import Estimator
-from zoplat.rule import Schedule, StepRule
-from zoplat.sampler import Sampler
-from zoplat.space import ParameterSpace
+from zoplat.core.blocks import Buffer
+from zoplat.core.direction import Direction
+from zoplat.core.errors import ZoplatError
+from zoplat.core.estimator import Estimator
+from zoplat.core.rule import Schedule, StepRule
+from zoplat.core.sampler import Sampler
+from zoplat.space.parameter_space import ParameterSpace
 
 PARTS = (Estimator, Sampler, StepRule)
 

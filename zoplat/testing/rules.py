@@ -9,11 +9,11 @@ from unittest import SkipTest
 
 import numpy as np
 
-from zoplat.direction import ZERO
-from zoplat.errors import ZoplatError
-from zoplat.estimator import Estimator
-from zoplat.plugins import catalogue
-from zoplat.rule import StepRule
+from zoplat.core.direction import ZERO
+from zoplat.core.errors import ZoplatError
+from zoplat.core.estimator import Estimator
+from zoplat.core.rule import StepRule
+from zoplat.registry import catalogue
 from zoplat.testing.measures import all_finite, bill, goes_on_after_a_stop, learns
 from zoplat.testing.overheard import in_words, strangers_in_rule
 from zoplat.testing.parts import PartContract, changed, foreign, random_states_untouched, variations, with_rate

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from zoplat.blocks import Block
-from zoplat.direction import Direction, Key
-from zoplat.sampler import Sampler
-from zoplat.space import ParameterSpace
+from zoplat.core.blocks import Block
+from zoplat.core.direction import Direction
+from zoplat.core.noise import Key
+from zoplat.core.sampler import Sampler
+from zoplat.space.parameter_space import ParameterSpace
 from zoplat.testing.measures import mean_is
 from zoplat.testing.parts import PartContract, density_of, random_states_untouched, variations
 from zoplat.testing.toys import SHAPES, Toy, Vector, linear

@@ -16,8 +16,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
-from zoplat.errors import ZoplatError, unknown
-from zoplat.plugins import GROUP, Catalogue, Entry, catalogue
+from zoplat.core.errors import ZoplatError, unknown
+from zoplat.registry import GROUP, Catalogue, Entry, catalogue
 from zoplat.testing.check import CONTRACTS
 
 

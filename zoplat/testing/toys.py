@@ -13,19 +13,25 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from zoplat.blocks import TILE, Block, Part, Tile
-from zoplat.direction import Direction, Key
-from zoplat.errors import SkipStep
-from zoplat.estimator import Estimate, Estimator
-from zoplat.oracle import Oracle, Recorded, Source, in_blocks
-from zoplat.rounding import Rounding
-from zoplat.rule import Cost, Schedule
-from zoplat.sampler import Stream
-from zoplat.space import ParameterSpace, Restore
-from zoplat_devices.noise import ReferenceNoise
+from zoplat.core.blocks import TILE, Block, Part, Tile
+from zoplat.core.direction import Direction
+from zoplat.core.errors import SkipStep
+from zoplat.core.estimate import Estimate
+from zoplat.core.estimator import Estimator
+from zoplat.core.losses import LossBackend, RecordedLosses, in_blocks
+from zoplat.core.noise import Key, Stream
+from zoplat.core.oracle import Oracle
+from zoplat.core.rule import Cost, Schedule
+from zoplat.space.backend import Backend
+from zoplat.space.parameter_space import ParameterSpace, Restore
+from zoplat.space.rounding import RoundingName
+from zoplat.space.update import Update
+from zoplat_devices.kernels.noise import ReferenceNoise
 
 Vector: TypeAlias = npt.NDArray[np.float64]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Address: TypeAlias = tuple[Key | str, ...]
+"""Where random numbers come from."""
 
 SHAPES: Shapes = {"square.weight": (4, 5), "row.weight": (1, 7), "tall.weight": (20, 2), "long.bias": (20,)}
 """A matrix, a matrix of one row, and a matrix and a vector that are longer than a toy's tile."""
@@ -76,22 +82,16 @@ class SmallTiles(Block):
         yield from Block.tiles(self, min(entries, self.grid))
 
 
-class Backwards(ParameterSpace):
-    """A space that visits its blocks from the last to the first; they are listed in order."""
+class Backwards(Backend):
+    """A backend that visits and moves blocks from the last to the first; they are listed in order."""
 
-    def sweep(self, *args: Any, **kwargs: Any) -> None:
+    def visiting_order(self, blocks: Sequence[Block]) -> Sequence[Block]:
         """As ever, backwards."""
-        with self._turned():
-            super().sweep(*args, **kwargs)
+        return blocks[::-1]
 
-    def _move(self, blocks: Sequence[Block], *args: Any) -> None:
-        super()._move(blocks[::-1], *args)
-
-    @contextmanager
-    def _turned(self) -> Iterator[None]:
-        self.blocks = self.blocks[::-1]
-        yield
-        self.blocks = self.blocks[::-1]
+    def move(self, blocks: Sequence[Block], update: Update) -> None:
+        """As ever, backwards."""
+        super().move(blocks[::-1], update)
 
 
 class ToyNoise(ReferenceNoise):
@@ -103,6 +103,18 @@ class ToyNoise(ReferenceNoise):
 
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = dtype
+        self._heard: set[Address] = set()
+
+    @contextmanager
+    def listening(self) -> Iterator[set[Address]]:
+        """The addresses that are asked for within."""
+        before, self._heard = self._heard, set()
+        yield self._heard
+        self._heard = before
+
+    def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Any:
+        self._heard.add(tuple(part.block.name if isinstance(part, Tile) else part for part in address))
+        return super()._at(law, shape, address)
 
     def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Vector:
         """As the reference makes them."""
@@ -143,7 +155,7 @@ class Toy:
         blocks: in the order of the vectors that `loss` takes.
     """
 
-    road = "walk"
+    strategy = "sequential"
 
     def __init__(
         self,
@@ -156,7 +168,7 @@ class Toy:
         grid: int = 16,
         backwards: bool = False,
         layers: Mapping[str, int] | None = None,
-        rounding: Rounding = "nearest",
+        rounding: RoundingName = "nearest",
     ) -> None:
         self.loss = loss
         self.gradient = gradient
@@ -171,9 +183,9 @@ class Toy:
             block = SmallTiles(name, array, dtype, layer, len(shape) == 2, grid)
             self.blocks.append(block)
             at += array.size
-        made = Backwards if backwards else ParameterSpace
-        noise = ToyNoise("float64" if dtype == "float64" else "float32")
-        self.space = made(self.blocks, noise, np.empty, restore, mapped_array, rounding)
+        self.noise = ToyNoise("float64" if dtype == "float64" else "float32")
+        backend = (Backwards if backwards else Backend)(self.noise, np.empty, mapped_array)
+        self.space = ParameterSpace(self.blocks, backend, restore, rounding)
 
     def anew(self, **changes: Any) -> Toy:
         """The same toy at its start; with other arguments where some are given."""
@@ -208,10 +220,10 @@ class Toy:
 
     def forward(self) -> float:
         """The loss where a forward pass would see the weights now."""
-        overlay = self.space.overlay
-        return float(self.loss(self.held + self.entries(overlay) if overlay else self.held))
+        perturbation = self.space.perturbation
+        return float(self.loss(self.held + self.entries(perturbation) if perturbation else self.held))
 
-    def branches(self, directions: Sequence[Direction]) -> list[float]:
+    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
         """The losses at θ + d, the arrays left alone."""
         return [float(self.loss(self.held + self.entries(direction))) for direction in directions]
 
@@ -238,23 +250,23 @@ class Toy:
 
     def oracle(self, step: int, steps: int = 1000, seed: int = 0, answers: Sequence[float] | None = None) -> Oracle:
         """The oracle of one step, or one that repeats recorded answers."""
-        source = Asked(self) if answers is None else Recorded(step, answers, self.road)
+        source = Asked(self) if answers is None else RecordedLosses(step, answers, self.strategy)
         return Oracle(self.space, Key(seed, step, 0), step / steps, source)
 
 
-class Asked(Source):
+class Asked(LossBackend):
     """A toy as a source of answers; another batch is the same loss."""
 
     def __init__(self, toy: Toy) -> None:
-        self.toy, self.road = toy, toy.road
+        self.toy, self.strategy = toy, toy.strategy
 
     def forward(self) -> float:
         """The loss at the weights as they stand."""
         return self.toy.forward()
 
-    def branches(self, directions: Sequence[Direction]) -> list[float]:
+    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
         """The losses at θ + d."""
-        return self.toy.branches(directions)
+        return self.toy.losses_at(directions)
 
     def jvp(self, direction: Direction) -> tuple[float, float]:
         """The loss and its derivative."""
@@ -269,7 +281,7 @@ class Asked(Source):
         known = {block.name: [1.0 + i for i in range(block.shape[-1])] for block in space.blocks}
         return in_blocks(space, known)
 
-    def elsewhere(self, index: int) -> Source:
+    def on_batch(self, index: int) -> LossBackend:
         """The same."""
         return self
 

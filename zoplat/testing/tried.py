@@ -8,7 +8,7 @@ from unittest import SkipTest
 
 import numpy as np
 
-from zoplat.estimator import Estimator
+from zoplat.core.estimator import Estimator
 from zoplat.testing.parts import PartContract, changed, found
 from zoplat.testing.toys import Plain, Run, Toy, like_a_model, quadratic, two_layers
 

@@ -15,20 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import (
-    ZERO,
-    Cost,
-    Estimate,
-    Estimator,
-    Key,
-    Noise,
-    Oracle,
-    Sampler,
-    StepRule,
-    Tile,
-    ZoplatError,
-    hookimpl,
-)
+from zoplat import ZERO, Cost, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepRule, Tile, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 
 

@@ -1,0 +1,1 @@
+"""The devices of PyTorch: cpu, cuda and mps."""

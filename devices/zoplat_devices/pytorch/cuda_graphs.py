@@ -1,0 +1,108 @@
+"""CUDA graphs: the forward pass of a batch recorded once for each shape, and played again from buffers of its own.
+
+Not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from zoplat.core.errors import ZoplatError
+from zoplat_devices.pytorch.scoring import Batch
+
+Replay = Callable[[], Any]
+
+
+class Graphs:
+    """The mean loss of batches, found by recordings.
+
+    A shape is recorded when it comes for the second time. The weights are read where they are, so their edits in
+    place are seen; weights that a layer forms while it runs would not be.
+
+    Args:
+        mean: finds the loss of a batch.
+        record: runs a function and remembers what it does; its result, and what does it again.
+    """
+
+    def __init__(self, mean: Callable[[Batch], Any], record: Callable[[Replay], tuple[Any, Replay]]) -> None:
+        self.mean = mean
+        self.record = record
+        self._seen: set[Hashable] = set()
+        self._recorded: dict[Hashable, tuple[Batch, Any, Replay]] = {}
+
+    def __call__(self, batch: Batch) -> Any:
+        """The loss, in a tensor that the next batch leaves alone."""
+        shape = _shape(batch)
+        if shape not in self._recorded:
+            if shape not in self._seen:
+                self._seen.add(shape)
+                return self.mean(batch)
+            still = _copied(batch)
+            self._recorded[shape] = still, *self.record(lambda: self.mean(still))
+        still, loss, replay = self._recorded[shape]
+        for held, new in zip(_tensors(still), _tensors(batch), strict=True):
+            held.copy_(new)
+        replay()
+        return loss.clone()
+
+
+class CudaRecorder:
+    """Records on a stream beside the current one; all recordings share their memory."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Replay) -> tuple[Any, Replay]:
+        """The result of a run and what finds it again.
+
+        Raises:
+            ZoplatError: the model does something that can't be recorded, such as looking at a number.
+        """
+        graph, beside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            run()
+        torch.cuda.current_stream().wait_stream(beside)
+        try:
+            with torch.cuda.graph(graph, pool=self.pool):
+                result = run()
+        except RuntimeError as problem:
+            reason = (str(problem).splitlines() or ["no reason is given"])[0]
+            raise ZoplatError(
+                f"-o device.graphs=true: the model's forward pass could not be recorded ({reason}). Leave it out."
+            ) from problem
+        return result, graph.replay
+
+
+def _shape(batch: Batch) -> Hashable:
+    """All that a recording depends on: sizes of tensors, and every other value."""
+    return tuple((name, _sign(value)) for name, value in _values(batch))
+
+
+def _sign(value: Any) -> Hashable:
+    return (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else repr(value)
+
+
+def _values(batch: Batch) -> Iterator[tuple[str, Any]]:
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        yield from value.items() if isinstance(value, dict) else [(field.name, value)]
+
+
+def _tensors(batch: Batch) -> list[Any]:
+    return [value for _, value in _values(batch) if isinstance(value, torch.Tensor)]
+
+
+def _copied(batch: Batch) -> Batch:
+    """The same with tensors of its own."""
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: copied(part) for name, part in value.items()}
+        return value.clone() if isinstance(value, torch.Tensor) else value
+
+    return replace(batch, **{field.name: copied(getattr(batch, field.name)) for field in fields(batch)})

@@ -1,0 +1,72 @@
+"""Weights on large pages: a pass over all of them then waits less for the memory's address tables."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from itertools import accumulate
+from typing import Any
+
+LARGE = 1 << 21
+LEAST = 16 * LARGE
+"""Bytes of trainable weights below which nothing is moved."""
+
+
+def onto_large_pages(model: Any) -> None:
+    """Move the trainable weights of a model into one region that the system may back with large pages.
+
+    Every tensor is let go of as soon as it was copied, so the peak grows by one tensor and not by the model. Where
+    the system has no large pages, nothing happens.
+    """
+    tensors = movable(model)
+    ends = list(accumulate(-(-tensor.nbytes // 64) * 64 for tensor in tensors.values()))
+    if not ends:
+        return
+    try:
+        region = _region(ends[-1])
+    except OSError:
+        return
+    begins = dict(zip(tensors, [0, *ends], strict=False))
+    del tensors
+    users: dict[int, list[Any]] = {}
+    for parameter in model.parameters():
+        if parameter.data_ptr() in begins:
+            users.setdefault(parameter.data_ptr(), []).append(parameter)
+    for place, owners in users.items():
+        _move(owners, region[begins[place] :])
+
+
+def movable(model: Any) -> dict[int, Any]:
+    """By address, the tensors that belong on large pages, where each begins a cache line; none if they are few."""
+    tensors = {p.data_ptr(): p.data for p in model.parameters() if p.requires_grad and p.is_contiguous()}
+    enough = sum(-(-tensor.nbytes // 64) * 64 for tensor in tensors.values()) >= LEAST
+    return tensors if enough and hasattr(mmap, "MADV_HUGEPAGE") else {}
+
+
+def _region(size: int) -> Any:
+    """Bytes that begin on a large page."""
+    import torch
+
+    held = mmap.mmap(-1, size + LARGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    held.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(held, dtype=torch.uint8)
+    first = -whole.data_ptr() % LARGE
+    return whole[first : first + size]
+
+
+def _move(owners: list[Any], target: Any) -> None:
+    old = owners[0].data
+    new = target[: old.nbytes].view(old.dtype).view(old.shape)
+    new.copy_(old)
+    for parameter in owners:
+        parameter.data = new
+    _evict(old)
+
+
+def _evict(tensor: Any) -> None:
+    """Give the pages back that hold nothing but this tensor; others may keep the mapping they are part of."""
+    page = os.sysconf("SC_PAGESIZE")
+    begin, end = -(-tensor.data_ptr() // page) * page, (tensor.data_ptr() + tensor.nbytes) // page * page
+    if end > begin:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)

@@ -1,0 +1,1 @@
+"""How several losses are evaluated: sequential, batched, streaming."""

@@ -1,0 +1,194 @@
+"""Which weights of a model are trainable: adapters by peft, groups of its own weights, or names."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from zoplat.core.blocks import Block
+from zoplat.core.device import Device
+from zoplat.core.errors import ZoplatError
+from zoplat.core.model_spec import ModelSpec, Tuning
+from zoplat_devices.pytorch.heads import head_modules
+from zoplat_devices.pytorch.models import Loaded
+from zoplat_devices.pytorch.quiet import quiet
+from zoplat_devices.pytorch.session import ADAPTERS
+from zoplat_devices.pytorch.virtual import set_start, shapes
+
+VIRTUAL = ("prefix", "prompt")
+TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS", "masked": "FEATURE_EXTRACTION"}
+"""Head → the task of peft whose forward pass fits; it has none for masked models, but one that passes all on."""
+
+
+def tuned(loaded: Loaded, spec: ModelSpec) -> Any:
+    """The model with what is trainable marked, inside adapters where that needs some.
+
+    Raises:
+        ZoplatError: there is nothing of that kind in the model, or it can't be trained.
+    """
+    if spec.tune.name in ADAPTERS:
+        return _adapted(loaded, spec)
+    parameters = dict(loaded.model.named_parameters())
+    chosen = _group(loaded, spec.tune.name)
+    for name in chosen:
+        if kind := _packed(parameters[name]):
+            raise ZoplatError(
+                f"--tune {spec.tune.name} selects {name}, whose numbers are packed as {kind} and can't move by small "
+                f"steps. Use an adapter ({', '.join(ADAPTERS)}), or a regular expression that leaves it out."
+            )
+        parameters[name].requires_grad_(True)
+    return loaded.model
+
+
+def _packed(parameter: Any) -> str:
+    """What a parameter's numbers are packed as; "" where they are plain."""
+    import torch
+
+    if type(parameter.data) is not torch.Tensor:
+        return type(parameter.data).__name__
+    return "" if parameter.is_floating_point() else str(parameter.dtype).removeprefix("torch.")
+
+
+def blocks(device: Device, model: Any) -> list[Block]:
+    """The trainable tensors, each storage once, in registration order."""
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            plain = re.sub(r"\.default(?=\.|$)", "", name.removeprefix("base_model.model."))
+            layer = re.search(r"\.(?:layers?|h|blocks?)\.(\d+)\.", f".{plain}")
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            found.append(device.block(plain, parameter.detach(), dtype, int(layer.group(1)) if layer else None))
+    return found
+
+
+def _group(loaded: Loaded, name: str) -> list[str]:
+    """Names of the model's own parameters in a group, or found by a regular expression."""
+    model = loaded.model
+    names = [own for own, _ in model.named_parameters()]
+    if name == "full":
+        return names
+    if name in GROUPS:
+        chosen, what = GROUPS[name]
+        found = set(chosen(loaded))
+        if not found:
+            raise ZoplatError(f"--tune {name}: {type(model).__name__} has no {what}.")
+        found |= _on_top(loaded) if loaded.head == "classifier" else set()
+        return [own for own in names if own in found]
+    try:
+        pattern = re.compile(name)
+    except re.error as problem:
+        raise ZoplatError(
+            f"--tune {name}: not full, lora or a regular expression ({problem}), nor one of "
+            f"{', '.join([*ADAPTERS[1:], *GROUPS])}."
+        ) from None
+    selected = [own for own in names if pattern.search(own)]
+    if not selected:
+        raise ZoplatError(f"--tune {name} finds no parameter of the model; they are named like {names[0]}.")
+    return selected
+
+
+def _biases(loaded: Loaded) -> Iterator[str]:
+    for name, _ in loaded.model.named_parameters():
+        if name.rpartition(".")[2] == "bias" or name.endswith("_bias"):
+            yield name
+
+
+def _norms(loaded: Loaded) -> Iterator[str]:
+    for name, module in loaded.model.named_modules():
+        if _normalises(module):
+            for own, _ in module.named_parameters():
+                yield f"{name}.{own}"
+
+
+def _normalises(module: Any) -> bool:
+    """Whether a module of vectors gives the same for x and for 4x."""
+    import torch
+
+    own = list(module.parameters(recurse=False))
+    if not own or any(True for _ in module.children()) or any(p.dim() != 1 or len(p) != len(own[0]) for p in own):
+        return False
+    if len(own[0]) < 2 or not own[0].is_floating_point():
+        return False
+    x = torch.linspace(-3, 5, 2 * len(own[0]), dtype=torch.float32).view(1, 2, -1).to(own[0])
+    try:
+        with torch.inference_mode():
+            one, other = module(16 * x), module(64 * x)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):  # it wants other inputs
+        return False
+    same_kind = isinstance(one, torch.Tensor) and one.shape == x.shape
+    return same_kind and bool(torch.allclose(one, other, rtol=0.02, atol=1e-3 * float(own[0].abs().max())))
+
+
+def _head(loaded: Loaded) -> Iterator[str]:
+    if loaded.head == "classifier":
+        yield from _on_top(loaded)
+        return
+    own = {id(parameter) for parameter in loaded.model.get_output_embeddings().parameters()}
+    for name, parameter in loaded.model.named_parameters():  # a tied weight has the name of its first place
+        if id(parameter) in own:
+            yield name
+
+
+def _on_top(loaded: Loaded) -> set[str]:
+    """Names of the parameters of a classification head."""
+    tops = tuple(f"{name}." for name in head_modules(loaded.model, loaded.new))
+    return {name for name, _ in loaded.model.named_parameters() if name.startswith(tops)}
+
+
+GROUPS: dict[str, tuple[Callable[[Loaded], Iterator[str]], str]] = {
+    "bitfit": (_biases, "biases"),
+    "norms": (_norms, "layers of normalisation with weights"),
+    "head": (_head, "head"),
+}
+"""Name → how its parameters are found, and what they are; a classification head moves along with each."""
+
+
+def _adapted(loaded: Loaded, spec: ModelSpec) -> Any:
+    import torch
+
+    if spec.tune.name in VIRTUAL and loaded.head == "classifier" and loaded.model.config.is_encoder_decoder:
+        name = type(loaded.model).__name__
+        raise ZoplatError(f"--tune {spec.tune.name}: {name} takes no virtual tokens. Use --tune lora.")
+    try:
+        with torch.random.fork_rng(), quiet():
+            from peft import get_peft_model
+
+            torch.manual_seed(spec.seed)
+            model = get_peft_model(loaded.model, _config(loaded, spec.tune))
+    except ValueError as problem:
+        first = str(problem).partition("\n")[0]
+        raise ZoplatError(
+            f"--tune {spec.tune.name}: peft can't place adapters: {first}  (-o tune.targets=REGEX)"
+        ) from problem
+    if spec.tune.name == "prompt" and loaded.head == "classifier":  # rows end together, which is all it wants
+        logging.getLogger("transformers.modeling_layers").addFilter(lambda record: "inputs_embeds" not in record.msg)
+    if spec.tune.name in VIRTUAL and spec.tune.start == "text":
+        set_start(model, loaded, spec.tune)
+    return model.eval()
+
+
+def _config(loaded: Loaded, tune: Tuning) -> Any:
+    import peft
+
+    common: dict[str, Any] = {"task_type": TASKS[loaded.head]}
+    if loaded.head == "classifier":
+        common["modules_to_save"] = head_modules(loaded.model, loaded.new)
+    targets = rf".*\.({tune.targets})" if tune.targets else None
+    if tune.name in ("lora", "dora"):
+        return peft.LoraConfig(
+            r=tune.rank, lora_alpha=tune.alpha, target_modules=targets, use_dora=tune.name == "dora", **common
+        )
+    if tune.name == "ia3":
+        inputs: list[str] | None = [] if targets else None  # layers whose inputs are scaled and not their outputs
+        return peft.IA3Config(target_modules=targets, feedforward_modules=inputs, **common)
+    if tune.name == "prompt":
+        width = loaded.model.get_input_embeddings().embedding_dim
+        return peft.PromptTuningConfig(
+            num_virtual_tokens=tune.tokens, token_dim=width, num_transformer_submodules=1, **common
+        )
+    layers, heads, size = shapes(loaded)
+    config = peft.PrefixTuningConfig(num_virtual_tokens=tune.tokens, num_layers=layers, **common)
+    config.token_dim, config.num_attention_heads = heads * size, heads
+    return config

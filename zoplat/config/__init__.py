@@ -1,0 +1,1 @@
+"""The settings of a run: parts as tables, and layers of rising authority."""

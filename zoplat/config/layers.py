@@ -1,0 +1,183 @@
+"""Settings in layers of rising authority: a recipe or preset, a file, flags."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from zoplat.config.parts import Table, as_table, describe, part_kind, typed, with_changes
+from zoplat.config.run_config import SECTIONS, RunConfig
+from zoplat.core.errors import ZoplatError, unknown
+from zoplat.core.model_spec import Tuning
+from zoplat.registry import Catalogue, catalogue
+
+SHORTHANDS = {"lr": "rule.lr", "eps": "eps", "queries": "queries"}
+
+
+def resolve(settings: Mapping[str, Any]) -> RunConfig:
+    """The run that flags (or the keywords of `zoplat.run`) describe.
+
+    Keys are flag names with underscores; `config` is a file or a table, `preset` the name of one, `options` maps
+    dotted paths to values.
+    Values that are None count as not given.
+
+    Raises:
+        ZoplatError: an unknown name or field, a value of the wrong type, parts that do not fit.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    source, preset = given.pop("config", {}), given.pop("preset", None)
+    file = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
+    flags = _flags(given)
+    layers = [file, flags]
+    if preset:
+        layers.insert(0, copy.deepcopy(catalogue().entry("preset", preset).value.settings))
+    device = _device_name(catalogue(), _name("device", layers) or SECTIONS["device"])
+    chosen = any({"model", "task", "data"} & layer.keys() for layer in layers) or _name("tune", layers)
+    if not chosen and not preset and catalogue().entry("device", device).value.takes_models:
+        layers.insert(0, _recipe(_name("estimator", layers) or SECTIONS["estimator"], layers))
+    return build(layers)
+
+
+def build(layers: Iterable[Table]) -> RunConfig:
+    """One config from tables in rising order of authority."""
+    layers = [{**layer} for layer in layers]
+    known = catalogue()
+    names = {section: _name(section, layers) or default for section, default in SECTIONS.items()}
+    device_name = _device_name(known, names["device"])
+    parts: Table = {
+        "estimator": known.entry("estimator", names["estimator"]).value,
+        "device": known.entry("device", device_name).value,
+        "tune": Tuning(name=names["tune"]),
+    }
+    plain: Table = {}
+    for layer in layers:
+        for section in SECTIONS:
+            table = as_table(layer.pop(section, {}), section)
+            if table.pop("name", names[section]) == names[section]:  # settings of another method don't carry over
+                parts[section] = with_changes(parts[section], table, section)
+        plain.update(layer)
+    plain = _plain(plain)
+    if not {"steps", "max_passes", "max_seconds"} & plain.keys():
+        plain["steps"] = 1000
+    plain.setdefault("evaluate_every", max(1, plain["steps"] // 4) if "steps" in plain else 500)
+    return RunConfig(**parts, **plain, estimator_name=names["estimator"], device_name=device_name)
+
+
+def read_toml(path: Path) -> Table:
+    """A settings file.
+
+    Raises:
+        ZoplatError: it can't be read, or is not TOML; the line is named.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ZoplatError(f"--config: {path} can't be read: {problem.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise ZoplatError(f"--config: {path} is not TOML: {problem}.") from None
+
+
+def _flags(given: Table) -> Table:
+    """Flags as a table of the same shape as a file."""
+    table: Table = {}
+    options = dict(given.pop("options", {}))
+    for flag, path in (("sampler", "sampler.name"), ("step_rule", "rule.name")):
+        part = given.pop(flag, None)
+        if part is not None:
+            _put(table, ["estimator", *path.split(".")[:-1]], as_table(_described(flag.replace("_", "-"), part), flag))
+    for section in SECTIONS:
+        part = given.pop(section, None)
+        if part is not None:
+            _put(table, [section], as_table(_described(section, part), section))
+    for flag, path in SHORTHANDS.items():
+        if flag in given:
+            options.setdefault(path, given.pop(flag))
+    table.update({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
+    names = [field.name for field in fields(RunConfig)]
+    for path, value in options.items():
+        steps = path.split(".")
+        if steps[0] not in names:
+            steps.insert(0, "estimator")
+        _put(table, steps, _literal(value))
+    return table
+
+
+def _described(kind: str, part: Any) -> Any:
+    return describe(kind, part) if part_kind(part) else part
+
+
+def _put(table: Table, path: list[str], value: Any) -> None:
+    for step in path[:-1]:
+        if not isinstance(table.setdefault(step, {}), dict):
+            table[step] = {"name": table[step]}
+        table = table[step]
+    if isinstance(table.get(path[-1]), dict):
+        table[path[-1]] |= value if isinstance(value, dict) else {"name": value}
+    else:
+        table[path[-1]] = value
+
+
+def _literal(value: Any) -> Any:
+    """A value given as text, read as TOML where it can be."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        try:
+            return float(value)  # 1e-4 without a dot is no TOML
+        except ValueError:
+            return value
+
+
+def _name(section: str, layers: Iterable[Table]) -> str | None:
+    names = [as_table(layer[section], section).get("name") for layer in layers if section in layer]
+    return next((name for name in reversed(names) if name), None)
+
+
+def _device_name(known: Catalogue, name: str) -> str:
+    if name != "auto":
+        return name
+    ranked = [e for e in known if e.kind == "device" and e.value.priority is not None]
+    for entry in sorted(ranked, key=lambda entry: -entry.value.priority):
+        if entry.value.missing() is None:
+            return entry.name
+    raise ZoplatError("No device can be used here: " + "; ".join(f"{e.name}: {e.value.missing()}" for e in ranked))
+
+
+def _plain(values: Table) -> Table:
+    hints = get_type_hints(RunConfig)
+    names = [f.name for f in fields(RunConfig) if f.name not in ("estimator_name", "device_name")]
+    for name in values:
+        if name not in names:
+            raise unknown("setting", name, names)
+    return {name: typed(hints[name], value, name) for name, value in values.items()}
+
+
+def _recipe(estimator: str, layers: Iterable[Table]) -> Table:
+    """Settings found for the packaged model and task, when nothing else was chosen; its budget if there is no other."""
+    recipes = tomllib.loads(resources.files("zoplat").joinpath("recipe.toml").read_text(encoding="utf-8"))
+    table: Table = recipes["run"]
+    if any({"steps", "max_passes"} & layer.keys() for layer in layers):
+        del table["max_passes"]
+    own = recipes["estimator"].get(estimator)
+    if own:
+        table["estimator"] = own
+    return table
+
+
+def changed_settings(old: Table, new: Table, path: str = "") -> list[str]:
+    """One line for each setting that differs between two tables."""
+    lines = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += changed_settings(before, after, f"{path}{name}.")
+        elif before != after:
+            lines.append(f"{path}{name}: {before!r} → {after!r}")
+    return lines

@@ -1,0 +1,1 @@
+"""What a plugin author sees: blocks, random numbers, directions, and the parts that use them."""

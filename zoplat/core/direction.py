@@ -1,0 +1,128 @@
+"""Names of random vectors, and sums of them.
+
+A random vector is (law, key): a few bytes that any device can turn into the same numbers. Algorithms do
+arithmetic on these names; only a parameter space ever makes numbers of them, one tile at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from zoplat.core.blocks import Block, Buffer, Part
+from zoplat.core.noise import Key
+from zoplat.core.sampler import Held, Sampler
+
+FLOAT32_MAX = 3.4e38
+
+
+class Draw(NamedTuple):
+    """One random vector by name.
+
+    Attributes:
+        sampler: its law.
+        key: its name under that law.
+        part: the blocks outside of which it is zero; None for all blocks.
+        scales: (buffer, power), … by which its entries are multiplied, as the buffers stand when it is performed.
+    """
+
+    sampler: Sampler
+    key: Key
+    part: Part | None = None
+    scales: tuple[tuple[Buffer, float], ...] = ()
+
+
+class Direction:
+    """Σ coefficient × random vector, by name. Closed under +, − and scaling; holds no array.
+
+    >>> z = Direction.of("a law", Key(seed=0, step=0, draw=0))
+    >>> (2 * z - z - z) == ZERO
+    True
+    """
+
+    __slots__ = ("_terms",)
+
+    def __init__(self, terms: Mapping[Draw, float] | None = None) -> None:
+        self._terms = {draw: c for draw, c in (terms or {}).items() if c != 0.0}
+
+    @classmethod
+    def of(cls, sampler: Sampler, key: Key) -> Direction:
+        """The vector that `sampler` draws under `key`."""
+        return cls({Draw(sampler, key): 1.0})
+
+    def on(self, part: Part) -> Direction:
+        """The same vector, zero outside `part`."""
+        return self._renamed(lambda draw: draw._replace(part=part if draw.part is None else draw.part & part))
+
+    def scaled(self, buffer: Buffer, power: float = 1.0) -> Direction:
+        """Entry by entry times buffer ** power; the buffer is read whenever the vector is made."""
+        return self._renamed(lambda draw: draw._replace(scales=(*draw.scales, (buffer, power))))
+
+    def signs(self) -> Direction:
+        """Each coefficient replaced by its sign; vectors are left as they are."""
+        return Direction({draw: math.copysign(1.0, c) for draw, c in self})
+
+    def latest(self, n: int) -> Direction:
+        """The n newest terms only: those that were last added under a name of their own."""
+        return Direction(dict(list(self)[-n:] if n else []))
+
+    def touches(self, block: Block) -> bool:
+        """Whether some term may be other than zero there."""
+        return any(draw.part is None or block in draw.part for draw in self._terms)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every coefficient is a number that float32 can hold."""
+        return all(abs(c) < FLOAT32_MAX for c in self._terms.values())
+
+    def __iter__(self) -> Iterator[tuple[Draw, float]]:
+        return iter(self._terms.items())
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def __add__(self, other: Direction) -> Direction:
+        terms = dict(self._terms)
+        for draw, c in other:
+            terms[draw] = terms.get(draw, 0.0) + c
+        return Direction(terms)
+
+    def __mul__(self, factor: float) -> Direction:
+        return Direction({draw: factor * c for draw, c in self})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Direction:
+        return Direction({draw: c / divisor for draw, c in self})
+
+    def __pos__(self) -> Direction:
+        return self
+
+    def __neg__(self) -> Direction:
+        return -1.0 * self
+
+    def __sub__(self, other: Direction) -> Direction:
+        return self + (-other)
+
+    def _renamed(self, rename: Callable[[Draw], Draw]) -> Direction:
+        terms: dict[Draw, float] = {}
+        for draw, c in self:
+            terms[rename(draw)] = terms.get(rename(draw), 0.0) + c
+        return Direction(terms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Direction) and self._terms == other._terms
+
+    __hash__ = None  # type: ignore[assignment]  # a sum of floats makes a poor dictionary key
+
+    def __repr__(self) -> str:
+        return " + ".join(f"{c:g}·z[{d.key.step},{d.key.draw}]" for d, c in self) or "0"
+
+
+ZERO = Direction()
+
+
+def held(buffer: Buffer) -> Direction:
+    """A buffer as a vector, to be added, scaled and probed like any other; zero on blocks that it does not cover."""
+    return Direction.of(Held(buffer), Key(0, -1, -1)).on(Part(frozenset(buffer.arrays)))

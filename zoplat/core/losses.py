@@ -1,0 +1,110 @@
+"""Where losses come from: a live session, or a journal."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoplat.core.blocks import Part
+from zoplat.core.direction import Direction
+from zoplat.core.errors import ZoplatError
+from zoplat.space.parameter_space import ParameterSpace
+
+if TYPE_CHECKING:
+    Array: TypeAlias = Any
+
+
+Number: TypeAlias = Any
+"""A float, or what a device will make one of: its own array of one number, which `float()` waits for."""
+
+
+class LossBackend(ABC):
+    """Where answers come from: a session and a batch, or a journal. Weights are where the caller brought them.
+
+    Attributes:
+        strategy: how several losses that are asked together are found: "sequential" from point to point; "batched", by one
+            forward pass that leaves the weights at θ; or "streaming", layer by layer, where a layer is first brought to θ.
+    """
+
+    strategy: str = "sequential"
+
+    @abstractmethod
+    def forward(self) -> Number:
+        """Loss of the batch at the weights as they stand."""
+
+    def known(self, answers: Sequence[Number]) -> list[float]:
+        """Answers of `forward` as floats, once the device has found them all."""
+        return [float(answer) for answer in answers]
+
+    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
+        """L(θ + d) for each d, the weights being at θ and staying there; by streaming, they get there on the way."""
+        raise NotImplementedError
+
+    def jvp(self, direction: Direction) -> tuple[float, float]:
+        """Loss at θ, and its exact derivative along a direction."""
+        raise NotImplementedError
+
+    def gradient(self, part: Part, recompute: bool) -> tuple[float, dict[str, Array]]:
+        """Loss at θ, and its gradient with respect to the blocks of a part."""
+        raise NotImplementedError
+
+    def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
+        """For each matrix, the Euclidean norm of every input of its layer over the batch, 1 where there is none."""
+        raise NotImplementedError
+
+    def on_batch(self, index: int) -> LossBackend:
+        """The same for another batch of this step."""
+        raise NotImplementedError
+
+
+class RecordedLosses(LossBackend):
+    """Answers from a journal: the same moves without a model.
+
+    Args:
+        step: for the error message.
+        answers: of that step, in order.
+        strategy: the one that was taken.
+    """
+
+    def __init__(self, step: int, answers: Sequence[float], strategy: str = "sequential") -> None:
+        self.strategy = strategy
+        self.step = step
+        self._count = len(answers)
+        self._remaining: Iterator[float] = iter(answers)
+
+    def forward(self) -> float:
+        for answer in self._remaining:
+            return answer
+        raise ZoplatError(
+            f"The journal has {self._count} answers for step {self.step}, the estimator asks for more. "
+            "It was made with another estimator or another version of it."
+        )
+
+    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
+        return [self.forward() for _ in directions]
+
+    def jvp(self, direction: Direction) -> tuple[float, float]:
+        return self.forward(), self.forward()
+
+    def gradient(self, part: Part, recompute: bool) -> tuple[float, dict[str, Array]]:
+        raise ZoplatError(
+            f"Step {self.step} was made with a gradient, which a journal of numbers does not hold: this method can't "
+            "be replayed. Its checkpoint has the weights."
+        )
+
+    def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
+        matrices = [block for block in space.blocks if len(block.shape) == 2]
+        return {block.name: [self.forward() for _ in range(block.shape[1])] for block in matrices}
+
+    def on_batch(self, index: int) -> LossBackend:
+        return self
+
+
+def in_blocks(space: ParameterSpace, known: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Norms for every matrix of the space, 1 for those that are not known."""
+    return {
+        block.name: [float(x) for x in known.get(block.name, [1.0] * block.shape[1])]
+        for block in space.blocks
+        if len(block.shape) == 2
+    }

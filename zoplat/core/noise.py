@@ -1,0 +1,90 @@
+"""Random numbers by address, and the names of draws."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoplat.core.blocks import Tile
+
+if TYPE_CHECKING:
+    Array: TypeAlias = Any  # whatever the device computes with: numpy arrays, torch tensors
+
+Stream: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Key:
+    """The name of one draw.
+
+    Attributes:
+        seed: the run's perturbation seed.
+        step: step of the run, from 0.
+        draw: index of the draw within the step, from 0; −1 for what all draws of a step share.
+    """
+
+    seed: int
+    step: int
+    draw: int
+
+    def at(self, step: int) -> Key:
+        """The key that every draw of `step` shares; for things renewed now and then."""
+        return Key(self.seed, step, -1)
+
+
+class Noise(ABC):
+    """Random numbers by address: the same address gives the same numbers, whoever asks, in whatever order.
+
+    An address is any sequence of a `Key`, a `Tile` and strings. A tile stands for its block's name, and the
+    numbers are those of its rows, so a block cut into other tiles gets the same numbers. The written
+    definition, version 1, is `docs/explanation/noise.md`; devices implement only `numbers`.
+    """
+
+    name = "zoplat-1"
+
+    def normal(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
+        """Standard normal numbers of the given shape."""
+        return self._at("normal", shape, address)
+
+    def sign(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
+        """+1 or −1 with equal chance."""
+        return self._at("sign", shape, address)
+
+    def uniform(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
+        """Uniform on [0, 1), multiples of 2⁻²⁴."""
+        return self._at("uniform", shape, address)
+
+    def coarse(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
+        """Uniform on (0, 1), odd multiples of 2⁻¹⁷, made two at a time: what rounding by chance needs."""
+        return self._at("coarse", shape, address)
+
+    def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
+        for part in address:
+            if isinstance(part, Tile) and part.start:
+                return self.numbers(law, stream(*address), part.start * math.prod(shape[1:]), shape)
+        return self.numbers(law, stream(*address), 0, shape)
+
+    @abstractmethod
+    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Array:
+        """Numbers `first`, `first` + 1, … of a stream under a law, as a float32 array of `shape`."""
+
+
+def stream(*address: Key | Tile | str) -> Stream:
+    """The two 32-bit keys of an address.
+
+    >>> stream(Key(0, 0, 0), "w") == stream(Key(0, 0, 0), "w")
+    True
+    """
+    words = [
+        f"{part.seed}:{part.step}:{part.draw}"
+        if isinstance(part, Key)
+        else part.block.name
+        if isinstance(part, Tile)
+        else part
+        for part in address
+    ]
+    digest = blake2b("\x1f".join(words).encode(), digest_size=8, person=b"zoplat-noise-1").digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")

@@ -1,0 +1,58 @@
+"""The law of z, and the random numbers it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from zoplat.core.blocks import Buffer, Tile
+from zoplat.core.noise import Key, Noise
+
+if TYPE_CHECKING:
+    Array: TypeAlias = Any  # whatever the device computes with: numpy arrays, torch tensors
+
+
+class Extent(Protocol):
+    """What a law may ask of the space that its vectors lie in."""
+
+    @property
+    def size(self) -> int:
+        """Number of entries d."""
+
+    def length(self, sampler: Sampler, key: Key) -> float:
+        """Euclidean length of the vector that `fill` writes under a key; one pass of random numbers."""
+
+
+class Sampler(ABC):
+    """The law of z. Fields of the frozen dataclass are its parameters; entries have unit variance by custom."""
+
+    def scale(self, space: Extent, key: Key) -> float:
+        """A factor common to all of z that depends on the whole of it, such as 1 / its norm."""
+        return 1.0
+
+    @abstractmethod
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
+        """Write the entries of z that fall in `tile` into `out`, a float array of the tile's shape."""
+
+    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array] | None:
+        """(U, V), shapes (rows, r) and (columns, r), with z = U Vᵀ on the tile; None where z is not low rank."""
+        return None
+
+    def variance(self, shape: tuple[int, ...]) -> float:
+        """Mean square of the entries on a block of this shape: E[⟨G, z⟩z] is this times G."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Held(Sampler):
+    """No law at all: the entries of a buffer.
+
+    Attributes:
+        buffer: read whenever the vector is made.
+    """
+
+    buffer: Buffer
+
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
+        out[:] = tile.of(self.buffer.arrays[tile.block.name])

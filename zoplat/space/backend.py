@@ -1,0 +1,229 @@
+"""Who moves the arrays: here tile by tile through scratch, which is the definition; devices fuse it.
+
+A fused backend draws, scales and adds in registers. It must give the same bits, or its noise needs another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from zoplat.core.arrays import Array
+from zoplat.core.blocks import Block, Buffer, Tile
+from zoplat.core.direction import Direction, Draw
+from zoplat.core.errors import ZoplatError
+from zoplat.core.noise import Key, Noise
+from zoplat.core.sampler import Sampler
+from zoplat.space.buffers import MakeArray
+from zoplat.space.drift import DriftMeter
+from zoplat.space.rounding import Rounding
+from zoplat.space.update import Update
+
+Kernel: TypeAlias = "Callable[..., None]"
+"""What a sweep runs on every tile: (theta, g, *rows of buffers) → None, changing them in place."""
+
+
+class Backend:
+    """Makes arrays and moves weights.
+
+    Args:
+        noise: random numbers by address.
+        empty: (shape, dtype) → a new array of the device.
+        mapped: the same for arrays that live in a file; None where a device has none.
+        release: is called with an array in a file that nobody needs for a while.
+
+    Attributes:
+        blocks: the weights that it moves, once it is attached.
+        rounding: how results become stored weights.
+    """
+
+    blocks: Sequence[Block]
+    rounding: Rounding
+
+    def __init__(
+        self,
+        noise: Noise,
+        empty: MakeArray,
+        mapped: MakeArray | None = None,
+        release: Callable[[Array], None] = lambda array: None,
+    ) -> None:
+        self.noise, self.empty, self.mapped, self.release = noise, empty, mapped, release
+        self._scratch: dict[str, Array] = {}
+
+    def attach(self, blocks: Sequence[Block], rounding: Rounding) -> None:
+        """Serve these weights; called once, by their space."""
+        self.blocks, self.rounding = blocks, rounding
+
+    @property
+    def name(self) -> str:
+        """What moves the weights, for the record of a run."""
+        return type(self.noise).__name__
+
+    def visiting_order(self, blocks: Sequence[Block]) -> Sequence[Block]:
+        """The order in which a sweep visits blocks; no number depends on it."""
+        return blocks
+
+    def anticipate(self, update: Update) -> None:
+        """Take note of what is to be performed next, should that help."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of working arrays held between calls."""
+        return sum(int(array.nbytes) for array in self._scratch.values())
+
+    def move(self, blocks: Sequence[Block], update: Update) -> None:
+        """Perform an update on some blocks: W' = factor·W + s, s as in `entries`, rounded to the block's dtype."""
+        for block in blocks:
+            for tile in block.tiles():
+                self.rounding.store(tile, self.moved(tile, update))
+
+    def form(self, block: Block, direction: Direction, target: Array) -> None:
+        """Write θ + direction on one block to `target`, of the block's shape and dtype; the arrays hold θ and stay."""
+        for tile in block.tiles():
+            theta = self.wide(tile)
+            theta += self.entries(direction, tile)
+            tile.of(target)[:] = theta
+
+    def points(self, directions: Sequence[Direction]) -> Points:
+        """What the arrays hold + d for several d, to be formed tile by tile."""
+        return Points(self, directions)
+
+    def sweep(
+        self,
+        block: Block,
+        kernel: Kernel,
+        update: Update,
+        direction: Direction,
+        buffers: Sequence[Buffer],
+        drift: DriftMeter,
+    ) -> None:
+        """Bring every tile of a block to θ by an update and run kernel(theta, g, *buffers) on it."""
+        for tile in block.tiles():
+            with self.rewritten(tile, update, drift) as theta:
+                kernel(theta, self.entries(direction, tile, "gradient"), *tile.rows_of(buffers))
+
+    @contextmanager
+    def rewritten(self, tile: Tile, update: Update, drift: DriftMeter) -> Iterator[Array]:
+        """θ on a tile, float32 in scratch, which is stored when the block within is done with it."""
+        theta = self.moved(tile, update)
+        before = drift.before(tile, theta)
+        yield theta
+        drift.after(tile, theta, before)
+        self.rounding.store(tile, theta)
+
+    def moved(self, tile: Tile, update: Update) -> Array:
+        """factor·W + direction of an update on a tile, float32 in scratch."""
+        theta = self.wide(tile)
+        factor, direction = update.on(tile.block)
+        if factor != 1.0:
+            theta *= factor
+        if direction.touches(tile.block):
+            theta += self.entries(direction, tile)
+        return theta
+
+    def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Array:
+        """The direction's entries on a tile, float32 in scratch: valid until the next call with this purpose.
+
+        Defined term by term: s₁ = c₁z₁, sₖ = sₖ₋₁ + cₖzₖ, each product and sum rounded to float32; z times its
+        scales before, one after the other, b^−½ as 1/√b.
+        """
+        total, begun = self.scratch(tile, purpose), False
+        for draw, c in direction:
+            if draw.part is not None and tile.block not in draw.part:
+                continue
+            z = self.scratch(tile, "term") if begun else total
+            self._fill(draw.sampler, z, tile, draw.key)
+            for buffer, power in draw.scales:
+                scale = tile.of(buffer.arrays[tile.block.name])
+                z *= scale if power == 1.0 else 1.0 / scale**0.5 if power == -0.5 else scale**power
+            z *= c
+            if begun:
+                total += z
+            begun = True
+        if not begun:
+            total[:] = 0.0
+        return total
+
+    def factors(self, draw: Draw, block: Block) -> tuple[Array, Array] | None:
+        """(U, V) with z = U Vᵀ on a block; None where the draw has no factors or is scaled."""
+        return None if draw.scales else draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
+
+    def factors_of(self, direction: Direction, tile: Tile) -> tuple[Array, Array] | None:
+        """(U, V) of a whole direction on a tile, coefficients in U; terms with one V are added up. None for no terms.
+
+        Raises:
+            ZoplatError: a term has no factors there.
+        """
+        found: list[tuple[Array, Array]] = []
+        for draw, c in direction:
+            factors = draw.sampler.factors(tile, draw.key, self.noise)
+            if factors is None or draw.scales or (draw.part is not None and tile.block not in draw.part):
+                raise ZoplatError(f"A direction of {draw.sampler!r} has no factors U, V on '{tile.block.name}'.")
+            u, v = c * factors[0], factors[1]
+            if found and found[-1][1].shape == v.shape and bool((found[-1][1] == v).all()):
+                found[-1] = (found[-1][0] + u, v)
+            else:
+                found.append((u, v))
+        if len(found) < 2:
+            return found[0] if found else None
+        return self._side_by_side([u for u, _ in found]), self._side_by_side([v for _, v in found])
+
+    def wide(self, tile: Tile, purpose: str = "theta") -> Array:
+        """What the arrays hold on a tile, float32 in scratch."""
+        theta = self.scratch(tile, purpose)
+        theta[:] = tile.of(self.rounding.theta_of(tile.block))
+        return theta
+
+    def scratch(self, tile: Tile, purpose: str) -> Array:
+        """A working array of the tile's shape; the same one at each call with this purpose."""
+        wide = tile.block.wide_dtype
+        held = self._scratch.get(f"{purpose}/{wide}")
+        if held is None or held.shape[0] < tile.size:
+            held = self._scratch[f"{purpose}/{wide}"] = self.empty((tile.size,), wide)
+        return held[: tile.size].reshape(tile.shape)
+
+    def _fill(self, sampler: Sampler, out: Array, tile: Tile, key: Key) -> None:
+        factors = sampler.factors(tile, key, self.noise)
+        if factors is None:
+            sampler.fill(out, tile, key, self.noise)
+            return
+        u, v = factors
+        out[:] = u[:, :1] * v[:, 0]
+        for k in range(1, u.shape[1]):
+            out += u[:, k : k + 1] * v[:, k]
+
+    def _side_by_side(self, arrays: Sequence[Array]) -> Array:
+        whole = self.empty((arrays[0].shape[0], sum(array.shape[1] for array in arrays)), "float32")
+        start = 0
+        for array in arrays:
+            whole[:, start : start + array.shape[1]] = array
+            start += array.shape[1]
+        return whole
+
+
+class Points:
+    """What the arrays hold + d for several directions d, written beside them a few tiles at a time.
+
+    Args:
+        backend: whose arrays stay as they are as long as this is used.
+        directions: numbered from 0.
+    """
+
+    def __init__(self, backend: Backend, directions: Sequence[Direction]) -> None:
+        self._backend = backend
+        self.directions = directions
+
+    def write(self, tiles: Sequence[Tile], chosen: Sequence[int], target: Array) -> None:
+        """Write some tiles, one after the other, to a line of `target` for each of the chosen directions.
+
+        A line has as many entries as the tiles, and the dtype of their blocks; the numbers are those of `form`.
+        """
+        for i, number in enumerate(chosen):
+            begin = 0
+            for whole in tiles:
+                for tile in whole.tiles():
+                    theta = self._backend.wide(tile)
+                    theta += self._backend.entries(self.directions[number], tile)
+                    target[i][begin : begin + tile.size] = theta.reshape(-1)
+                    begin += tile.size

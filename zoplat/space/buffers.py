@@ -1,0 +1,81 @@
+"""State of methods and rules, allocated in one place so that the memory ledger has every byte of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from zoplat.core.arrays import Array
+from zoplat.core.blocks import Block, Buffer, Part
+from zoplat.core.errors import ZoplatError
+
+MakeArray: TypeAlias = "Callable[[tuple[int, ...], str], Array]"
+"""(shape, dtype) → a new array of the device."""
+
+
+class Buffers:
+    """The buffers of a space, in the order in which they were allocated.
+
+    Args:
+        blocks: of the space.
+        empty: makes arrays in memory.
+        mapped: makes arrays in files; None where the device has none.
+        release: is called with an array in a file that nobody needs for a while.
+        in_files: whether all buffers live in files.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        empty: MakeArray,
+        mapped: MakeArray | None,
+        release: Callable[[Array], None],
+        in_files: bool = False,
+    ) -> None:
+        self.all: list[Buffer] = []
+        self._blocks, self._in_files = blocks, in_files
+        self._empty, self._mapped, self._release = empty, mapped, release
+
+    def allocate(
+        self,
+        owner: str,
+        fill: float = 0.0,
+        on: Part | None = None,
+        columns: int | None = None,
+        dtype: str | None = None,
+        mapped: bool = False,
+    ) -> Buffer:
+        """One array per block; the arguments are those of `ParameterSpace.buffer`."""
+        mapped = mapped or self._in_files
+        make = self._mapped if mapped else self._empty
+        if make is None:
+            raise ZoplatError(f"'{owner}' is to be mapped from a file, which this device can't do.")
+        arrays = {}
+        for block in self._blocks:
+            if on is None or block in on:
+                shape = (block.shape[0], columns) if columns and len(block.shape) == 2 else block.shape
+                arrays[block.name] = make(shape, dtype or block.wide_dtype)
+                arrays[block.name][:] = fill
+                if mapped:
+                    self._release(arrays[block.name])
+        return self.keep(Buffer(owner, arrays, mapped))
+
+    def keep(self, buffer: Buffer) -> Buffer:
+        """Enter a buffer in the ledger."""
+        self.all.append(buffer)
+        return buffer
+
+    def release(self, block: Block) -> None:
+        """Release the memory of a block's rows, where that can be had back from a file."""
+        for buffer in self.all:
+            if buffer.is_mapped and block.name in buffer.arrays:
+                self._release(buffer.arrays[block.name])
+
+    def broadcast_row(self, owner: str, rows: Mapping[str, Sequence[float]]) -> Buffer:
+        """One row per matrix that is broadcast over all of its rows; a temporary, not in the ledger."""
+        arrays = {}
+        for name, row in rows.items():
+            arrays[name] = self._empty((1, len(row)), "float32")
+            for column, number in enumerate(row):
+                arrays[name][0, column] = number
+        return Buffer(owner, arrays)

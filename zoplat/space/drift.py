@@ -1,0 +1,86 @@
+"""How far rounding carries the stored weights away from θ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoplat.core.blocks import Block, Tile
+from zoplat.core.direction import Direction
+
+if TYPE_CHECKING:
+    Array: TypeAlias = Any
+
+
+class DriftMeter:
+    """θ in float64 on a few rows of a few blocks, moved by every update and by no probe; and those rows at a mark.
+
+    Args:
+        blocks: the weights, which stand at θ.
+        theta_of: block → the array that holds its θ.
+        entries: (direction, tile) → numbers of the tile's shape.
+        empty: (shape, dtype) → a new array of the device.
+    """
+
+    BLOCKS, ENTRIES = 8, 2048
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        theta_of: Callable[[Block], Array],
+        entries: Callable[[Direction, Tile], Array],
+        empty: Callable[[tuple[int, ...], str], Array],
+    ) -> None:
+        self._theta_of = theta_of
+        self._entries = entries
+        self.shadows: dict[str, tuple[Tile, Array]] = {}
+        self.marks: dict[str, Array] = {}
+        for block in blocks[:: max(1, len(blocks) // self.BLOCKS)]:
+            tile = next(block.tiles(self.ENTRIES))
+            shadow = empty(tile.shape, "float64")
+            shadow[:] = tile.of(theta_of(block))
+            self.shadows[block.name] = (tile, shadow)
+            self.marks[block.name] = empty(tile.shape, block.dtype)
+        self.mark()
+
+    def add(self, direction: Direction, decay: float) -> None:
+        """Every update, made or only remembered."""
+        for tile, shadow in self.shadows.values():
+            if tile.block.decays and decay:
+                shadow *= 1 - decay
+            shadow += self._entries(direction, tile)
+
+    def rows(self, block: Block) -> int:
+        """How many of a block's first rows are sampled."""
+        return self.shadows[block.name][0].stop if block.name in self.shadows else 0
+
+    def before(self, tile: Tile, theta: Array) -> Array | None:
+        """The sampled rows of a tile before a rule writes to it; None if it has none."""
+        known = self.shadows.get(tile.block.name)
+        return None if known is None or tile.start else 1.0 * theta[: known[0].stop]
+
+    def after(self, tile: Tile, theta: Array, before: Array | None) -> None:
+        """Follow what a rule wrote."""
+        if before is not None:
+            sample, shadow = self.shadows[tile.block.name]
+            shadow += theta[: sample.stop] - before
+
+    def measure(self) -> float:
+        """‖W − θ‖ / ‖θ‖."""
+        off = norm = 0.0
+        for tile, shadow in self.shadows.values():
+            difference = (tile.of(self._theta_of(tile.block)) - shadow).reshape(-1)
+            off += float(difference @ difference)
+            norm += float(shadow.reshape(-1) @ shadow.reshape(-1))
+        return math.sqrt(off / norm) if norm else 0.0
+
+    def mark(self) -> None:
+        """Let `changed` count from here."""
+        for name, (tile, _) in self.shadows.items():
+            self.marks[name][:] = tile.of(tile.block.array)
+
+    def changed(self) -> float:
+        """Share of the sampled entries that are other numbers than at the mark."""
+        others = sum(int((tile.of(tile.block.array) != self.marks[n]).sum()) for n, (tile, _) in self.shadows.items())
+        return others / sum(tile.size for tile, _ in self.shadows.values())

@@ -1,0 +1,129 @@
+"""Where the arrays stand relative to θ, and the passes that bring them there.
+
+What takes the arrays to θ is remembered as a sum of names. An update only changes what is remembered; `go` performs the
+difference between where the arrays stand and where they should be. So the restore of the last probe, the update, the
+decay and the next probe become one pass with merged coefficients: fewer passes, fewer roundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
+
+from zoplat.core.arrays import Array
+from zoplat.core.blocks import Block, Part
+from zoplat.core.direction import ZERO, Direction
+from zoplat.space.backend import Backend
+from zoplat.space.buffers import Buffers
+from zoplat.space.update import NO_UPDATE, Update
+
+Phase: TypeAlias = "Callable[[str], AbstractContextManager[Any]]"
+"""Name of a phase → what is entered around its work."""
+
+
+class LazyWeights:
+    """The arrays of a space, of which θ is an update away.
+
+    Args:
+        blocks: of the space.
+        backend: moves them.
+        buffers: of the space; their rows are released along with a block.
+        in_files: whether the arrays are files that memory has no room for all at once.
+
+    Attributes:
+        pending: takes the arrays to θ.
+        passes: over θ so far; one over some of the blocks counts for their share of the weights.
+        phase: is entered for "move" and "rule".
+    """
+
+    def __init__(self, blocks: Sequence[Block], backend: Backend, buffers: Buffers, in_files: bool) -> None:
+        self.pending = NO_UPDATE
+        self.passes = 0.0
+        self.phase: Phase = lambda name: nullcontext()
+        self._blocks, self._backend, self._buffers, self._in_files = blocks, backend, buffers, in_files
+        self._size = sum(block.size for block in blocks)
+        self._settled: set[str] = set()
+
+    @property
+    def is_between(self) -> bool:
+        """Whether some blocks are ahead of a pass that the others have not made yet."""
+        return bool(self._settled)
+
+    def stands_at(self, direction: Direction) -> None:
+        """Note that the arrays hold θ + direction."""
+        self._await(Update.along(-direction))
+        self._settled = set()
+
+    def add(self, direction: Direction, decay: float) -> None:
+        """θ ← (1 − decay)·θ + direction, remembered."""
+        if self._settled:
+            self.go(ZERO)
+        self._await(self.pending.then(direction, decay))
+
+    def go(self, direction: Direction) -> None:
+        """Make the arrays hold θ + direction. One pass, or none."""
+        if self._settled and direction:
+            self.go(ZERO)
+        update = self.pending.then(direction)
+        if update:
+            with self.phase("move"):
+                if not self._settled:
+                    self._begin_pass(update)
+                blocks = [b for b in self._blocks if b.name not in self._settled and update.changes(b)]
+                for some in [[block] for block in blocks] if self._in_files else [blocks]:
+                    self._backend.move(some, update)
+                    for block in some:
+                        self.release(block)
+        self.stands_at(direction)
+
+    def settle_block(self, block: Block) -> None:
+        """Make the array of one block hold θ; `go` does the rest of that pass."""
+        if block.name in self._settled or not self.pending:
+            return
+        with self.phase("move"):
+            if not self._settled:
+                self._begin_pass(self.pending)
+            self._settled.add(block.name)
+            if self.pending.changes(block):
+                self._backend.move([block], self.pending)
+
+    def swept(self, on: Part | None) -> Iterator[Block]:
+        """The blocks of a part, for a sweep that brings each to θ by `pending` itself; one pass."""
+        if on is not None or self._settled:
+            self.go(ZERO)
+        with self.phase("rule"):
+            self.passes += self._share([block for block in self._blocks if on is None or block in on])
+            self._backend.rounding.begin_pass()
+            yield from self.visited(on)
+        self.stands_at(ZERO)
+
+    def visited(self, on: Part | None = None) -> Iterator[Block]:
+        """The blocks of a part, one after the other; each is released before the next one comes."""
+        for block in self._backend.visiting_order(self._blocks):
+            if on is None or block in on:
+                yield block
+                self.release(block)
+
+    def release(self, block: Block) -> None:
+        """Release the memory of a block and of its rows of buffers, where that can be had back from a file."""
+        if self._in_files:
+            self._backend.release(block.array)
+        self._buffers.release(block)
+
+    def theta_of(self, block: Block) -> Array:
+        """The array that holds θ on a block, once it is settled."""
+        return self._backend.rounding.theta_of(block)
+
+    def _await(self, update: Update) -> None:
+        self.pending = update
+        self._backend.anticipate(update)
+
+    def _begin_pass(self, update: Update) -> None:
+        """Count a pass that writes θ."""
+        self.passes += self._share([block for block in self._blocks if update.changes(block)])
+        self._backend.rounding.begin_pass()
+
+    def _share(self, blocks: Sequence[Block]) -> float:
+        """What a pass over some blocks counts for."""
+        return sum(block.size for block in blocks) / self._size

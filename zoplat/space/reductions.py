@@ -1,0 +1,95 @@
+"""Numbers about θ and about directions: sums, quantiles, lengths and products, block by block. No weight is written."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from zoplat.core.arrays import Array
+from zoplat.core.blocks import Block, Buffer, Tile
+from zoplat.core.direction import Direction
+from zoplat.space.backend import Backend
+
+
+class Reductions:
+    """Reductions over blocks; those that read weights want the arrays to hold θ.
+
+    Args:
+        backend: draws directions.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def sums(
+        self, blocks: Iterable[Block], count: Callable[..., Any], direction: Direction, buffers: Sequence[Buffer]
+    ) -> dict[str, float]:
+        """For each block count(theta, g, *buffers) summed over its tiles."""
+        backend = self._backend
+        found = {}
+        for block in blocks:
+            found[block.name] = _as_float32(
+                sum(
+                    float(
+                        count(backend.wide(tile), backend.entries(direction, tile, "gradient"), *tile.rows_of(buffers))
+                    )
+                    for tile in block.tiles()
+                )
+            )
+        return found
+
+    def quantiles(
+        self, blocks: Iterable[Block], share: float, score: Callable[..., Array], buffers: Sequence[Buffer]
+    ) -> dict[str, float]:
+        """For each block the least t with score(theta, *buffers) ≤ t on a share of its entries; scores are ≥ 0."""
+        found = {}
+        for block in blocks:
+            dtype = block.wide_dtype
+            low, high = -1, 0x7F7FFFFF if dtype == "float32" else 0x7FEFFFFFFFFFFFFF  # ordered as the numbers are
+            while high - low > 1:
+                middle = (low + high) // 2
+                below = 0
+                for tile in block.tiles():
+                    scores = score(self._backend.wide(tile), *tile.rows_of(buffers))
+                    below += int((scores <= _from_bits(middle, dtype)).sum())
+                low, high = (low, middle) if below >= share * block.size else (middle, high)
+            found[block.name] = _from_bits(high, dtype)
+        return found
+
+    def norm(self, blocks: Iterable[Block], direction: Direction) -> float:
+        """Euclidean length of a direction over some blocks."""
+        total = 0.0
+        for block in blocks:
+            for tile in block.tiles():
+                entries = self._float64(direction, tile)
+                total += float(entries @ entries)
+        return _as_float32(math.sqrt(total))
+
+    def dot(self, blocks: Iterable[Block], one: Direction, other: Direction) -> dict[str, float]:
+        """⟨one, other⟩ by block."""
+        return {
+            block.name: _as_float32(
+                sum(float(self._float64(one, tile) @ self._float64(other, tile)) for tile in block.tiles())
+            )
+            for block in blocks
+        }
+
+    def _float64(self, direction: Direction, tile: Tile) -> Array:
+        """The direction's entries on a tile as one float64 vector of its own."""
+        wide = self._backend.empty((tile.size,), "float64")
+        wide[:] = self._backend.entries(direction, tile).reshape(-1)
+        return wide
+
+
+def _as_float32(number: float) -> float:
+    """Rounded to 24 bits, so that the order in which it was summed leaves hardly a trace."""
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(mantissa * 2**24), exponent - 24)
+
+
+def _from_bits(bits: int, dtype: str) -> float:
+    """The number of a type with this bit pattern."""
+    whole, number = ("<I", "<f") if dtype == "float32" else ("<Q", "<d")
+    return float(struct.unpack(number, struct.pack(whole, bits))[0])

@@ -1,0 +1,183 @@
+"""How float32 results become stored weights of 16 bits; wider weights are stored as they are.
+
+Under stochastic rounding a result between two neighbouring numbers of the type becomes the one nearer to zero, or the
+other where u < f; f is the share of the gap that lies between the former and the result, u uniform on (0, 1). So the
+expected value is the result itself. What is beyond the largest finite number becomes that number; infinities and NaN
+stay. Written in operators that numpy arrays and torch tensors share; `kernels.c` makes the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from zoplat.core.arrays import Array
+from zoplat.core.blocks import Block, Buffer, Part, Tile
+from zoplat.core.noise import Key, Noise, Stream, stream
+from zoplat.space.buffers import Buffers, MakeArray
+
+RoundingName: TypeAlias = Literal["nearest", "stochastic", "master"]
+
+NARROW = ("bfloat16", "float16")
+"""The types that a float32 result is rounded to."""
+
+SIZE, SIGN, EXPONENT = 0x7FFFFFFF, -0x80000000, 0x7F800000  # bits of a float32
+LARGEST = {"bfloat16": 0x7F7F0000, "float16": 0x477FE000}  # finite number of the type, as bits of a float32
+
+
+class Rounding:
+    """To the nearest number of a block's type.
+
+    Attributes:
+        is_stochastic: whether results are rounded with the random numbers of `stream`.
+    """
+
+    is_stochastic = False
+
+    def theta_of(self, block: Block) -> Array:
+        """The array that holds θ: the block's own, or its master."""
+        return block.array
+
+    def begin_pass(self) -> None:
+        """Advance the stream of stochastic rounding: a pass that writes θ begins."""
+
+    def stream(self, block: Block) -> Stream:
+        """The random numbers that this pass rounds a block with, where `is_stochastic` says so."""
+        raise NotImplementedError
+
+    def store(self, tile: Tile, theta: Array) -> None:
+        """Write θ on a tile, given as float32 in scratch that is free to be overwritten."""
+        tile.of(tile.block.array)[:] = theta
+
+    def publish(self, block: Block) -> None:
+        """Bring the block's own array to what `theta_of` holds, once that was written directly."""
+
+    def resynchronise(self) -> None:
+        """Take over what was written into the blocks' own arrays from outside."""
+
+
+class StochasticRounding(Rounding):
+    """Up or down by chance, with the result as expected value.
+
+    Args:
+        blocks: of 16 bits.
+        noise: random numbers by address.
+        buffers: of the space; one counts the passes that wrote, so that a resumed run goes on with other numbers.
+        empty: makes arrays in memory.
+        seed: of the random numbers.
+    """
+
+    is_stochastic = True
+
+    def __init__(self, blocks: Sequence[Block], noise: Noise, buffers: Buffers, empty: MakeArray, seed: int) -> None:
+        self._noise, self._seed = noise, seed
+        self._passes = empty((1,), "int64")
+        self._passes[:] = 0
+        buffers.keep(Buffer("writes, counted for rounding", {blocks[0].name: self._passes}))
+        self._integer = empty((1,), "int32").dtype
+
+    def begin_pass(self) -> None:
+        self._passes += 1
+
+    def stream(self, block: Block) -> Stream:
+        return stream(self._key, block.name, "rounding")
+
+    def store(self, tile: Tile, theta: Array) -> None:
+        if tile.block.dtype in NARROW:
+            u = self._noise.coarse(tile.shape, self._key, tile, "rounding")
+            round_stochastically(theta, u, tile.block.dtype, self._integer)
+        super().store(tile, theta)
+
+    @property
+    def _key(self) -> Key:
+        return Key(self._seed, int(self._passes[0]), -1)
+
+
+class MasterWeights(Rounding):
+    """To the nearest, from a float32 copy of the weights that is θ.
+
+    Args:
+        blocks: of 16 bits.
+        buffers: of the space; the copies are one of them.
+        empty: makes arrays in memory.
+    """
+
+    def __init__(self, blocks: Sequence[Block], buffers: Buffers, empty: MakeArray) -> None:
+        self._blocks, self._empty = blocks, empty
+        part = Part(frozenset(block.name for block in blocks))
+        self._masters: Mapping[str, Array] = buffers.allocate("master weights", on=part).arrays
+        for block in blocks:
+            self._masters[block.name][:] = block.array
+
+    def theta_of(self, block: Block) -> Array:
+        return self._masters.get(block.name, block.array)
+
+    def store(self, tile: Tile, theta: Array) -> None:
+        if tile.block.name in self._masters:
+            tile.of(self._masters[tile.block.name])[:] = theta
+        super().store(tile, theta)
+
+    def publish(self, block: Block) -> None:
+        if block.name in self._masters:
+            block.array[:] = self._masters[block.name]
+
+    def resynchronise(self) -> None:
+        """Entries of a master that still round to what the array holds stay; the others take its value."""
+        for block in self._blocks:
+            for tile in block.tiles():
+                master, held = tile.of(self._masters[block.name]), tile.of(block.array)
+                rounded, wide = self._empty(tile.shape, block.dtype), self._empty(tile.shape, block.wide_dtype)
+                rounded[:], wide[:] = master, held
+                differs = rounded != held
+                master[differs] = wide[differs]
+
+
+def rounding_by(
+    name: RoundingName, blocks: Sequence[Block], noise: Noise, buffers: Buffers, empty: MakeArray, seed: int
+) -> Rounding:
+    """The rounding of a name for these blocks; to nearest where none of them has 16 bits."""
+    narrow = [block for block in blocks if block.dtype in NARROW]
+    if not narrow or name == "nearest":
+        return Rounding()
+    if name == "stochastic":
+        return StochasticRounding(narrow, noise, buffers, empty, seed)
+    return MasterWeights(narrow, buffers, empty)
+
+
+def round_stochastically(theta: Array, u: Array, dtype: str, integer: Any) -> None:
+    """Replace every entry of `theta` by one of the two numbers of a type that are next to it.
+
+    Args:
+        theta: contiguous float32, changed in place; then converts to the type without rounding.
+        u: of the same shape, odd multiples of 2⁻¹⁷ between 0 and 1.
+        dtype: one of `NARROW`.
+        integer: the runtime's own name for int32.
+    """
+    (_to_bfloat16 if dtype == "bfloat16" else _to_float16)(theta, u, integer)
+
+
+def _to_bfloat16(theta: Array, u: Array, integer: Any) -> None:
+    """The upper half of a float32 is the neighbour nearer to zero, the lower half is f."""
+    bits = theta.view(integer)
+    rest = bits & 0xFFFF
+    away = (rest * 2.0**-16 > u) & ((bits & SIZE) < LARGEST["bfloat16"])
+    bits -= rest
+    bits += away * 0x10000
+
+
+def _to_float16(theta: Array, u: Array, integer: Any) -> None:
+    """Counted in gaps from zero; below 2⁻¹⁴ all gaps are 2⁻²⁴."""
+    bits = theta.view(integer)
+    size, sign = bits & SIZE, bits & SIGN
+    inside = size < LARGEST["float16"]
+    beyond = (size < EXPONENT) ^ inside
+    size *= inside
+    gap = (size & EXPONENT).clip(min=(127 - 14) << 23) - (10 << 23)
+    steps = size.view(theta.dtype) * ((254 << 23) - gap).view(theta.dtype)
+    rest = steps % 1
+    steps -= rest
+    steps += rest > u
+    steps *= gap.view(theta.dtype)
+    rounded = steps.view(integer) | sign
+    bits[inside] = rounded[inside]
+    bits[beyond] = sign[beyond] | LARGEST["float16"]

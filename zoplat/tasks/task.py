@@ -1,0 +1,215 @@
+"""Tasks: from a row of data to what a model reads, what it may answer and how answers are judged. One file per task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from zoplat.core.errors import ZoplatError
+from zoplat.core.example import Example, Loss
+
+SPLITS = ("train", "dev", "test")
+Fields = Mapping[str, Any]
+Text = Callable[[Fields], str]
+Template = Literal["prompt", "plain", "cloze"]
+CONVERTED = "refs/convert/parquet"
+"""Branch where the hub keeps every configuration as a folder of parquet files."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where the rows of a task are on the hub of data sets, as parquet.
+
+    Attributes:
+        path, name: repository and configuration.
+        revision: branch of the repository; `CONVERTED` where the main one holds a script.
+        splits: ours → theirs; a split that is not named is cut from train by hash.
+        columns: theirs → ours, where they differ.
+    """
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "test": "validation"})
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """Data, prompt, options or generation, and a metric.
+
+    Attributes:
+        summary: one line for listings.
+        fields: columns with text that the prompt needs; rows with the same text in all of them are the same.
+        prompt: row → what the model reads, without a trailing blank.
+        plain: row → the same without words of instruction; the columns with blanks between them when None.
+        metric: how answers are judged; a name of `zoplat.metrics`.
+        loss: what training descends: "options", cross-entropy over the scores of the options, or "tokens",
+            cross-entropy of the tokens of the right one.
+        score: of an option: the "mean" log-probability of its tokens, or their "sum".
+        packaged: name of the data file that ships inside the distribution, if one does.
+        hub: where the rows are without --data.
+        sizes: rows of each split that published tables use.
+        source: where data and prompt come from, with the licence of the data.
+    """
+
+    generates: ClassVar[bool] = False
+
+    summary: str
+    fields: tuple[str, ...]
+    prompt: Text
+    plain: Text | None = None
+    metric: str = "accuracy"
+    loss: Loss = "options"
+    score: Literal["mean", "sum"] = "mean"
+    packaged: str | None = None
+    hub: Hub | None = None
+    sizes: Mapping[str, int] = field(default_factory=lambda: {"train": 1000, "dev": 500, "test": 1000})
+    source: str = ""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes for a classification head; none where options change from row to row."""
+        return ()
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """What a row can be made into."""
+        return ("prompt", "plain")
+
+    def example(self, row: Fields, where: str, template: Template = "prompt") -> Example:
+        """One row as text.
+
+        Args:
+            row: its columns.
+            where: its file and line, for errors.
+            template: "prompt", "plain", or "cloze" for models that read what follows the option too.
+
+        Raises:
+            ZoplatError: a column is missing or has not the right type, a label is unknown.
+        """
+        if template not in self.templates:
+            raise ZoplatError(f"The task has no template '{template}'; it has {', '.join(self.templates)}.")
+        self.check_text(row, where)
+        try:
+            made = self._made(row, where, template)
+        except KeyError as problem:
+            raise ZoplatError(f"{where}: no column {problem}; found {', '.join(row)}.") from None
+        except (TypeError, ValueError, IndexError, AttributeError) as problem:
+            raise ZoplatError(f"{where}: a column has not the form that the task needs ({problem}).") from None
+        return replace(made, loss=self.loss, score=self.score)
+
+    def check_text(self, row: Fields, where: str) -> None:
+        """Raise ZoplatError if a column of `fields` is missing or is not text."""
+        for name in self.fields:
+            if name not in row:
+                raise ZoplatError(f"{where}: no column '{name}'; found {', '.join(row) or 'nothing'}.")
+            if not isinstance(row[name], str):
+                raise ZoplatError(f"{where}: '{name}' must be text, found {row[name]!r}.")
+
+    @abstractmethod
+    def _made(self, row: Fields, where: str, template: Template) -> Example:
+        """The example, its loss aside; may raise what a column of the wrong form raises."""
+
+    def read(self, row: Fields, template: Template) -> str:
+        """What comes before the option."""
+        if template == "plain":
+            return self.plain(row) if self.plain else " ".join(row[name].strip() for name in self.fields)
+        return self.prompt(row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """The same options for every row, one for each class.
+
+    Attributes:
+        words: name of a class → its continuation, leading blank included; in the order of the classes' numbers.
+        label: column with the class: its name, or its number.
+        cloze: row → what comes before and after the option, for models that read both.
+        cloze_words: the options there, when they are others.
+    """
+
+    words: Mapping[str, str]
+    label: str = "label"
+    cloze: Callable[[Fields], tuple[str, str]] | None = None
+    cloze_words: Mapping[str, str] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.words)
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        return ("prompt", "plain", "cloze") if self.cloze else ("prompt", "plain")
+
+    def _made(self, row: Fields, where: str, template: Template) -> Example:
+        if self.label not in row:
+            raise KeyError(self.label)
+        number = self._number(row[self.label], where)
+        if template == "cloze" and self.cloze:
+            before, after = self.cloze(row)
+            words = self.cloze_words or self.words
+            return Example(before, tuple(words[name] for name in self.words), number, suffix=after)
+        text = self.read(row, template)
+        return Example(text, tuple(_joined(text, word) for word in self.words.values()), number)
+
+    def _number(self, value: Any, where: str) -> int:
+        names = list(self.words)
+        if str(value) in names:
+            return names.index(str(value))
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if is_number or (isinstance(value, str) and value.isdigit()):
+            number = int(value)
+            if 0 <= number < len(names):
+                return number
+        numbers = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+        raise ZoplatError(f"{where}: label {value!r} is not one of the task's: {numbers}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoice(Task):
+    """Options that every row brings along.
+
+    Attributes:
+        options: row → continuations, without a leading blank.
+        right: row → numbers of all options that count as right; the first is trained towards.
+    """
+
+    options: Callable[[Fields], Sequence[str]]
+    right: Callable[[Fields], Sequence[int]]
+
+    def _made(self, row: Fields, where: str, template: Template) -> Example:
+        text, right = self.read(row, template), self.right(row)
+        options = [_joined(text, option) for option in self.options(row)]
+        if not right or not all(0 <= number < len(options) for number in right):
+            raise ZoplatError(f"{where}: none of the {len(options)} options is the right one.")
+        return Example(text, tuple(options), right[0], tuple(options[number] for number in right))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Task):
+    """The model writes the answer.
+
+    Attributes:
+        answers: row → all texts that count as right; the first is trained towards.
+    """
+
+    generates: ClassVar[bool] = True
+
+    answers: Callable[[Fields], Sequence[str]]
+    metric: str = "f1"
+    loss: Loss = "tokens"
+
+    def _made(self, row: Fields, where: str, template: Template) -> Example:
+        answers = tuple(self.answers(row))
+        if not answers:
+            raise ZoplatError(f"{where}: no answer.")
+        return Example(self.read(row, template), (f" {answers[0]}\n",), 0, answers)
+
+
+def _joined(text: str, option: str) -> str:
+    """An option with the blank that separates it from the prompt; none after the end of a line."""
+    option = option.strip()
+    return option if not text or text[-1].isspace() else f" {option}"

@@ -1,0 +1,103 @@
+"""Time and memory by phase. Bookkeeping, not sampling: each phase has its seconds and its own peak.
+
+The profiler asks a session for its memory and knows nothing of any runtime. Phases nest; the inner one takes
+its seconds and its peak for itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from zoplat.core.device import MemoryReading
+
+INFERENCE = ("inference", "baseline")
+"""Phases that only infer; training is held against the highest of their peaks."""
+TRAINING = ("forward", "gradient", "move", "rule")
+"""Phases of a step."""
+
+
+@dataclass
+class Phase:
+    """What one phase took.
+
+    Attributes:
+        seconds: time spent in it, phases inside it excluded.
+        calls: how often it was entered.
+        host_peak, device_peak: most bytes in use during it.
+    """
+
+    seconds: float = 0.0
+    calls: int = 0
+    host_peak: int = 0
+    device_peak: int | None = None
+
+
+@dataclass
+class Profiler:
+    """Phases by name: open, inference, move, forward, rule, evaluate, checkpoint, and "other" between them."""
+
+    memory: Callable[[], MemoryReading]
+    reset_peak: Callable[[], None]
+    phases: dict[str, Phase] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._stack = ["other"]
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Book what happens inside under `name`."""
+        self._switch()
+        self._stack.append(name)
+        self.phases.setdefault(name, Phase()).calls += 1
+        try:
+            yield
+        finally:
+            self._switch()
+            self._stack.pop()
+
+    def book(self, name: str, seconds: float) -> None:
+        """Enter a phase that was over before there was a profiler, with the peak up to now."""
+        self._stack.append(name)
+        self._switch()
+        self._stack.pop()
+        self.phases[name].seconds, self.phases[name].calls = seconds, 1
+
+    @property
+    def peak(self) -> MemoryReading:
+        """Highest peak over all phases."""
+        self._switch()
+        return self._highest(list(self.phases))
+
+    @property
+    def so_far(self) -> MemoryReading:
+        """Highest peak of all phases up to the last change of one; asks nobody."""
+        return self._highest(list(self.phases))
+
+    def peak_of(self, *names: str) -> MemoryReading:
+        """Highest peak over some phases."""
+        return self._highest([name for name in names if name in self.phases])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain row per phase, for memory.jsonl."""
+        return [{"kind": "phase", "phase": name, **asdict(phase)} for name, phase in self.phases.items()]
+
+    def _highest(self, names: list[str]) -> MemoryReading:
+        phases = [self.phases[name] for name in names]
+        device = [phase.device_peak for phase in phases if phase.device_peak is not None]
+        host = max((phase.host_peak for phase in phases), default=0)
+        return MemoryReading(host, host, max(device, default=None), max(device, default=None))
+
+    def _switch(self) -> None:
+        now, reading = time.perf_counter(), self.memory()
+        phase = self.phases.setdefault(self._stack[-1], Phase())
+        phase.seconds += now - self._since
+        phase.host_peak = max(phase.host_peak, reading.host_peak)
+        if reading.device_peak is not None:
+            phase.device_peak = max(phase.device_peak or 0, reading.device_peak)
+        self.reset_peak()
+        self._since = time.perf_counter()

@@ -1,0 +1,133 @@
+"""A few steps with their time and memory, and a smoothing radius for a model as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from zoplat.config.parts import law_of
+from zoplat.config.run_config import RunConfig
+from zoplat.config.seeds import derived_seed
+from zoplat.core.device import Session
+from zoplat.core.direction import Direction
+from zoplat.core.errors import ZoplatError
+from zoplat.core.example import Row
+from zoplat.core.noise import Key
+from zoplat.training.batches import Batches
+from zoplat.training.objective import Objective
+from zoplat.training.profiler import Profiler
+from zoplat.training.step import Learner
+
+GRID = tuple(10 ** (power / 2) for power in range(-10, 0))
+"""Radii that are tried: two in every power of ten from 10⁻⁵ to 10⁻¹ᐟ²."""
+DIRECTIONS = 6
+"""Random directions on which they are tried."""
+ENOUGH = 1e-2
+"""Relative difference below which a larger radius is as good: it is the safer one where weights are rounded."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A smoothing radius and what it rests on.
+
+    Attributes:
+        eps: of the grid.
+        error: by radius, the relative difference between the slope at it and at the next larger one; median over
+            directions. Rounding makes it grow where radii are small, curvature where they are large.
+        slopes: by radius, the slope [L(θ + εz) − L(θ − εz)] / 2ε along each direction.
+        noise: of a loss, as the slopes at the smallest radius tell: |difference of slopes| · ε·√2.
+        passes: forward passes it took.
+    """
+
+    eps: float
+    error: dict[float, float]
+    slopes: dict[float, list[float]]
+    noise: float
+    passes: int
+
+
+def suggest_eps(config: RunConfig, session: Session, rows: Sequence[Row], objective: Objective) -> Suggestion:
+    """The radius at which central differences along the method's own directions agree best with their neighbours.
+
+    Args:
+        config: its estimator names the law of z.
+        session: opened, at θ.
+        rows: a batch; the same for all radii.
+        objective: what is descended.
+
+    Raises:
+        ZoplatError: the method has no law to draw from, or no radius gives finite losses.
+    """
+    law = law_of(config.estimator)
+    if law is None:
+        raise ZoplatError(f"'{config.estimator_name}' draws no directions, so it has no radius to suggest.")
+    space, seed = session.space, derived_seed(config.seed, "noise")
+
+    def loss(direction: Direction) -> float:
+        space.at(direction)
+        return float(objective.loss(session, rows))
+
+    slopes: dict[float, list[float]] = {}
+    for eps in GRID:
+        drawn = (space.draw(law, Key(seed, 0, i)) for i in range(DIRECTIONS))
+        slopes[eps] = [(loss(eps * z) - loss(-eps * z)) / (2 * eps) for z in drawn]
+    space.settle()
+    error = {eps: _apart(slopes[eps], slopes[larger]) for eps, larger in pairwise(GRID)}
+    finite = {eps: e for eps, e in error.items() if math.isfinite(e)}
+    if not finite:
+        raise ZoplatError("No radius gives finite losses; is the model itself sound? `zoplat eval` shows its score.")
+    best = min(finite.values())
+    eps = max(eps for eps, e in finite.items() if e <= max(best, ENOUGH))
+    differences = [abs(a - b) for a, b in zip(slopes[GRID[0]], slopes[eps], strict=True)]
+    return Suggestion(eps, error, slopes, median(differences) * GRID[0] * math.sqrt(2), 2 * len(GRID) * DIRECTIONS)
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+    """Median difference over median size."""
+    size = median(abs(x) for x in other)
+    return median(abs(a - b) for a, b in zip(one, other, strict=True)) / size if size else math.inf
+
+
+def profile(
+    config: RunConfig, session: Session, profiler: Profiler, batches: Batches, objective: Objective, steps: int
+) -> dict[str, Any]:
+    """Phases and owners of a few steps, the first of which is left out of the seconds.
+
+    Args:
+        config: the run.
+        session: opened.
+        profiler: of the session.
+        batches: training rows.
+        objective: what is descended.
+        steps: to make.
+    """
+    with profiler.phase("inference"):
+        objective.loss(session, batches.at(0))
+    learner = Learner(config, session, objective)
+    learner.advance(batches, profiler)
+    warm = {row["phase"]: row for row in profiler.rows()}
+    passes = learner.progress.passes
+    for _ in range(steps):
+        learner.advance(batches, profiler)
+    session.space.settle()
+    phases = []
+    for row in profiler.rows():
+        before = warm.get(row["phase"], {"seconds": 0.0, "calls": 0})
+        once = row["phase"] in ("open", "inference")
+        taken = row["seconds"] if once else (row["seconds"] - before["seconds"]) / steps
+        phases.append({**row, "seconds": taken, "of": "all" if once else "a step"})
+    each = [row["seconds"] for row in phases if row["of"] == "a step"]
+    return {
+        "status": "done",
+        "estimator": config.estimator_name,
+        "steps": steps,
+        "forward_passes_a_step": (learner.progress.passes - passes) / steps,
+        "seconds_a_step": sum(each),
+        "phases": phases,
+        "owners": session.ledger(),
+        **{name: session.facts.get(name) for name in ("model", "device", "dtype", "restore", "threads")},
+    }
