@@ -5,6 +5,7 @@ These are the names a plugin author needs, and `run`; everything else is reached
 
 from typing import TYPE_CHECKING, Any
 
+from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Buffer, Part, Tile
 from zoplat.core.device import Device, MemoryReading, Session
 from zoplat.core.direction import ZERO, Direction, held
@@ -12,11 +13,13 @@ from zoplat.core.errors import SkipStep, ZoplatError
 from zoplat.core.estimate import Estimate
 from zoplat.core.estimator import Estimator
 from zoplat.core.example import Example, Row
+from zoplat.core.fields import number
+from zoplat.core.low_rank import LowRankSampler
 from zoplat.core.model_spec import ModelSpec
 from zoplat.core.noise import Key, Noise
-from zoplat.core.oracle import Oracle
+from zoplat.core.oracle import Oracle, Slopes
 from zoplat.core.preset import Preset, read_presets
-from zoplat.core.rule import Cost, Schedule, Scheduled, StepRule, numbers
+from zoplat.core.rule import Schedule, Scheduled, StepRule
 from zoplat.core.sampler import Extent, Sampler
 from zoplat.hookspecs import hookimpl
 from zoplat.space.parameter_space import ParameterSpace
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "ZERO",
+    "Array",
     "Block",
     "Buffer",
-    "Cost",
     "Device",
     "Direction",
     "Estimate",
@@ -37,6 +40,7 @@ __all__ = [
     "Example",
     "Extent",
     "Key",
+    "LowRankSampler",
     "MemoryReading",
     "ModelSpec",
     "Noise",
@@ -50,12 +54,13 @@ __all__ = [
     "Scheduled",
     "Session",
     "SkipStep",
+    "Slopes",
     "StepRule",
     "Tile",
     "ZoplatError",
     "held",
     "hookimpl",
-    "numbers",
+    "number",
     "read_presets",
     "run",
 ]

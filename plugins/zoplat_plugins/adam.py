@@ -18,7 +18,6 @@ from typing import Any
 from zoplat import (
     ZERO,
     Buffer,
-    Cost,
     Estimate,
     Oracle,
     ParameterSpace,
@@ -27,7 +26,6 @@ from zoplat import (
     StepRule,
     ZoplatError,
     hookimpl,
-    numbers,
 )
 from zoplat_plugins.constant import Constant
 
@@ -68,13 +66,6 @@ class Adam(Scheduled):
                 raise ZoplatError(f"{name} must lie in [0, 1), got {getattr(self, name)}  (-o rule.{name}=…)")
         if not self.eps > 0:
             raise ZoplatError(f"eps must be positive, got {self.eps}  (-o rule.eps=…)")
-
-    @property
-    def settles(self) -> bool:
-        return True
-
-    def cost(self) -> Cost:
-        return Cost(moves=1, state=numbers(2))
 
     def init(self, space: ParameterSpace) -> State:
         return State(space.buffer("adam/m"), space.buffer("adam/v"))

@@ -25,7 +25,6 @@ from typing import Any, Literal
 from zoplat import (
     ZERO,
     Block,
-    Cost,
     Estimate,
     Estimator,
     Oracle,
@@ -76,9 +75,6 @@ class BlockZO(Estimator):
     def bias(self) -> str:
         return "" if self.order == "jacobi" else "each estimate is of the gradient on one part"
 
-    def cost(self) -> Cost:
-        return Cost(passes=self._passes, moves=self._moves)
-
     def init(self, space: ParameterSpace) -> None:
         if self.by not in ("block", "module", "layer") and not any(re.search(self.by, b.name) for b in space.blocks):
             raise ZoplatError(
@@ -115,19 +111,6 @@ class BlockZO(Estimator):
             return block.name if self.by == "block" else module
         found = re.search(self.by, block.name)
         return found.group() if found else module
-
-    def _passes(self, space: ParameterSpace) -> float:
-        parts = len(self.parts(space))
-        again = 0 if self.order == "jacobi" else parts - 1  # times that the rule acts more than once a step
-        return 2 * parts + again * self.rule.cost().counts(space)[0]
-
-    def _moves(self, space: ParameterSpace) -> float:
-        """A part is walked to, walked across and left; an update that the rule performs itself is the rule's."""
-        sizes = [sum(block.size for block in space.blocks if block in part) for part in self.parts(space)]
-        first, last, swept = sizes[0] / space.size, sizes[-1] / space.size, self.rule.cost().counts(space)[1]
-        if self.order == "jacobi":
-            return 3 - last + (0 if swept else 1 - first)
-        return 2 + (len(sizes) - 1) * swept if swept or len(sizes) == 1 else 3
 
 
 @hookimpl

@@ -26,7 +26,6 @@ from typing import Any
 
 from zoplat import (
     Buffer,
-    Cost,
     Estimate,
     Estimator,
     Oracle,
@@ -36,7 +35,6 @@ from zoplat import (
     ZoplatError,
     held,
     hookimpl,
-    numbers,
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
@@ -88,9 +86,6 @@ class ConMeZO(Estimator):
     @property
     def bias(self) -> str:
         return "" if self.angle == math.pi / 2 else "directions lean towards the momentum"
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=3, state=numbers(1))
 
     def init(self, space: ParameterSpace) -> State:
         return State(space.buffer("conmezo/m"))

@@ -37,7 +37,6 @@ from typing import Any, Literal
 from zoplat import (
     ZERO,
     Buffer,
-    Cost,
     Direction,
     Estimate,
     Estimator,
@@ -130,10 +129,6 @@ class DiZO(Estimator):
     def has_horizon(self) -> bool:
         return self.inner.has_horizon
 
-    def cost(self) -> Cost:
-        asked = 2 * self.rounds if self.mode == "zo" else 3 * self.rounds
-        return self.inner.cost() + Cost(passes=asked / self.every, moves=self._moves)
-
     def init(self, space: ParameterSpace) -> State:
         part = self._chosen(space)
         travel = space.buffer("dizo/travel", on=part, mapped=True)
@@ -157,7 +152,7 @@ class DiZO(Estimator):
         radii = lengths
         for i in range(self.rounds):
             bounds = [self.tau / eps * t for t in lengths]
-            z = [_clipped(x, -b, b) for x, b in zip(oracle.numbers(len(lengths)), bounds, strict=True)]
+            z = [_clipped(x, -b, b) for x, b in zip(oracle.normals(len(lengths)), bounds, strict=True)]
             ahead, behind = ([r + sign * eps * x for r, x in zip(radii, z, strict=True)] for sign in (+1, -1))
             up, down = oracle.on_batch(i).losses(travelled.to(ahead), travelled.to(behind))
             g = (up - down) / (2 * eps)
@@ -199,14 +194,6 @@ class DiZO(Estimator):
                 f"{space.blocks[0].name}. Use q,v or k,v or a regular expression that finds some  (-o targets=…)"
             )
         return part
-
-    def _moves(self, space: ParameterSpace) -> float:
-        """Settling, Δ, and each point that γ stands for; the last way rides along with the next step."""
-        part = self._chosen(space)
-        share = sum(block.size for block in space.blocks if block in part) / space.size
-        points = 2 * self.rounds if self.mode == "zo" else self.rounds
-        settling = 0 if self.rule.settles else 1
-        return (settling + share * (1 + points)) / self.every
 
 
 class _Travelled:

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zoplat import ZERO, Cost, Estimate, Estimator, Oracle, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import ZERO, Estimate, Estimator, Oracle, Sampler, StepRule, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -72,9 +72,6 @@ class ES(Estimator):
     @property
     def _members(self) -> int:
         return self.queries * (2 if self.is_antithetic else 1)
-
-    def cost(self) -> Cost:
-        return Cost(passes=self._members, moves=self._members)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         drawn = oracle.draw(self.sampler, self.queries)

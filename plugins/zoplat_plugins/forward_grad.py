@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import ZERO, Cost, Estimate, Estimator, Oracle, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import ZERO, Estimate, Estimator, Oracle, Sampler, StepRule, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -48,10 +48,6 @@ class ForwardGrad(Estimator):
     @property
     def asks(self) -> frozenset[str]:
         return frozenset({"jvp"})
-
-    def cost(self) -> Cost:
-        # A derivative is taken at θ: the last update is performed for it, unless the rule has done that.
-        return Cost(passes=2 * self.queries, moves=0 if self.rule.settles else 1)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         g, loss = ZERO, 0.0

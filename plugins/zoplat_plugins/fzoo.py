@@ -25,7 +25,6 @@ from typing import Any, Literal
 
 from zoplat import (
     ZERO,
-    Cost,
     Estimate,
     Estimator,
     Oracle,
@@ -112,10 +111,6 @@ class FZOO(Estimator):
             raise ZoplatError(f"queries must be at least 2, got {self.queries}  (--queries)")
         if self.reuse and self.queries % 2:
             raise ZoplatError(f"queries must be even where half of the losses are used again, got {self.queries}")
-
-    def cost(self) -> Cost:
-        probes = self.queries // 2 if self.reuse else self.queries
-        return Cost(passes=1 + probes, moves=probes if self.rule.settles else 1 + probes)
 
     def init(self, space: ParameterSpace) -> State:
         return State([])

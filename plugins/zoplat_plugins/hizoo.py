@@ -29,7 +29,6 @@ from typing import Any, Literal
 from zoplat import (
     ZERO,
     Buffer,
-    Cost,
     Estimate,
     Estimator,
     Oracle,
@@ -38,7 +37,6 @@ from zoplat import (
     StepRule,
     ZoplatError,
     hookimpl,
-    numbers,
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
@@ -105,9 +103,6 @@ class HiZOO(Estimator):
     @property
     def has_horizon(self) -> bool:
         return self.fade != 1.0
-
-    def cost(self) -> Cost:
-        return Cost(passes=3, moves=3 if self.step_with == "old" else 4, state=numbers(1))
 
     def init(self, space: ParameterSpace) -> State:
         return State(space.buffer("hizoo/h", fill=1.0))

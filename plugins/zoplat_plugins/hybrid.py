@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Cost, Estimate, Estimator, Oracle, ParameterSpace, Part, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Part, Sampler, StepRule, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -53,13 +53,6 @@ class Routed(StepRule):
     @property
     def has_horizon(self) -> bool:
         return self.probed.has_horizon or self.exact.has_horizon
-
-    @property
-    def settles(self) -> bool:
-        return self.exact.settles
-
-    def cost(self) -> Cost:
-        return self.probed.cost() + self.exact.cost()
 
     def init(self, space: ParameterSpace) -> States:
         return States(self.probed.init(space), self.exact.init(space))
@@ -106,9 +99,6 @@ class Hybrid(Estimator):
     def bias(self) -> str:
         return "each estimate is of the gradient on one of the two parts"
 
-    def cost(self) -> Cost:
-        return Cost(passes=2 + 3, moves=self._moves)
-
     def init(self, space: ParameterSpace) -> None:
         self.exact_part(space)
 
@@ -134,13 +124,6 @@ class Hybrid(Estimator):
                 "and nothing before them. Use a smaller -o last=…, or --estimator sgd."
             )
         return Part(frozenset(block.name for block in space.blocks[start:]))
-
-    def _moves(self, space: ParameterSpace) -> float:
-        """Across the probed part and back to θ; on the way there the last updates, unless the rule performed them."""
-        probed = 1 - sum(block.size for block in space.blocks if block in self.exact_part(space)) / space.size
-        swept = self.rule.cost().counts(space)[1]
-        again = 0 if isinstance(self.rule, Routed) else swept  # any other rule acts on both estimates
-        return 3 * probed + again if swept else 1 + 2 * probed
 
 
 @hookimpl

@@ -20,14 +20,12 @@ step; here it is carried over at any ν. η has the factor 1/r in it, and the st
 V applies what it probed, both as in `lozo`.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from zoplat import (
     ZERO,
     Buffer,
-    Cost,
     Direction,
     Estimate,
     Estimator,
@@ -77,13 +75,6 @@ class LowRankMomentum(Scheduled):
             raise ZoplatError(f"beta must lie in [0, 1), got {self.beta}  (-o rule.beta=…)")
         if self.rank < 1:
             raise ZoplatError(f"rank must be at least 1, got {self.rank}  (-o rule.rank=…)")
-
-    @property
-    def settles(self) -> bool:
-        return True
-
-    def cost(self) -> Cost:
-        return Cost(moves=1, state=lambda shape: 4 * (shape[0] * self.rank if len(shape) == 2 else math.prod(shape)))
 
     def init(self, space: ParameterSpace) -> State:
         return State(space.buffer("lozo-m/n", columns=self.rank), ZERO)

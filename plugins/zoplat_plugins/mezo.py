@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zoplat import ZERO, Cost, Direction, Estimate, Estimator, Oracle, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import ZERO, Direction, Estimate, Estimator, Oracle, Sampler, StepRule, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -60,12 +60,6 @@ class MeZO(Estimator):
     @property
     def has_horizon(self) -> bool:
         return self.schedule == "linear"
-
-    def cost(self) -> Cost:
-        n = self.queries if self.schedule == "constant" else (1 + self.queries) / 2
-        if (self.side, self.batches) != ("one", "shared"):
-            return Cost(passes=2 * n, moves=2 * n)
-        return Cost(passes=n + 1, moves=n if self.rule.settles else n + 1)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         directions = oracle.draw(self.sampler, self._count(oracle))

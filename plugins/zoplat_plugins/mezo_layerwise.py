@@ -29,7 +29,6 @@ from typing import Literal
 
 from zoplat import (
     ZERO,
-    Cost,
     Estimate,
     Estimator,
     Oracle,
@@ -94,24 +93,6 @@ class Layerwise(Estimator):
         if self.single:
             return "one group of weights is probed at a step"
         return "" if self.form == "variance" else "∇L is divided by the norm of each group"
-
-    def cost(self) -> Cost:
-        return Cost(passes=self._passes, moves=self._moves)
-
-    def _passes(self, space: ParameterSpace) -> float:
-        measured = self.interval and self.norm == "gradient"
-        return 2 + (2 * len(groups(space)) / self.interval if measured else 0)
-
-    def _moves(self, space: ParameterSpace) -> float:
-        parts = groups(space)
-        alone = self.single and len(parts) > 1
-        moves = 3 / len(parts) if alone else 2.0  # to go from one group to the next is to move both
-        if not self.interval:
-            return moves
-        ends = (size(space, parts[0]) + size(space, parts[-1])) / space.size
-        if self.norm == "gradient":
-            return moves + (3 - ends / len(parts) if alone else 4 - ends) / self.interval
-        return moves + (0 if alone else 1 / self.interval)
 
     def init(self, space: ParameterSpace) -> State:
         return State()

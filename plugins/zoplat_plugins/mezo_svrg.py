@@ -25,7 +25,6 @@ from dataclasses import dataclass
 
 from zoplat import (
     ZERO,
-    Cost,
     Direction,
     Estimate,
     Estimator,
@@ -93,13 +92,6 @@ class MeZOSVRG(Estimator):
     @property
     def bias(self) -> str:
         return "" if self.ratio == 1 else "estimates between anchors are scaled by η₂/η₁"
-
-    def cost(self) -> Cost:
-        between = 4 * (self.interval - 1)
-        return Cost(
-            passes=(2 * self.anchor_batches + between) / self.interval,
-            moves=(2 + between) / self.interval,
-        )
 
     def init(self, space: ParameterSpace) -> State:
         return State(ZERO, ZERO)

@@ -22,7 +22,7 @@ stay well below 1.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Cost, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -55,9 +55,6 @@ class OnePoint(Estimator):
     def __post_init__(self) -> None:
         if not self.eps > 0:
             raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-
-    def cost(self) -> Cost:
-        return Cost(passes=1, moves=1)
 
     def init(self, space: ParameterSpace) -> State:
         return State()

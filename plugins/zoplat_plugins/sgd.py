@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Cost, Estimate, Estimator, Oracle, StepRule, hookimpl
+from zoplat import Estimate, Estimator, Oracle, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 
 
@@ -40,10 +40,6 @@ class Backpropagation(Estimator):
     @property
     def asks(self) -> frozenset[str]:
         return frozenset({"gradient"})
-
-    def cost(self) -> Cost:
-        # A gradient is taken at θ: the last update is performed for it, unless the rule has done that.
-        return Cost(passes=4 if self.recompute else 3, moves=0 if self.rule.settles else 1)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         loss, gradient = oracle.gradient(recompute=self.recompute)

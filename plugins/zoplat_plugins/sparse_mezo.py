@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 from zoplat import (
     Buffer,
-    Cost,
     Estimate,
     Estimator,
     Oracle,
@@ -80,9 +79,6 @@ class SparseMeZO(Estimator):
     @property
     def bias(self) -> str:
         return "" if self.density == 1 else "weights above their block's threshold are left out"
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=2 + 1 / self.interval, state=math.prod)
 
     def init(self, space: ParameterSpace) -> State:
         thresholds = space.quantiles(self.density, abs)

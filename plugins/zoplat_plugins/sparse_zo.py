@@ -30,7 +30,6 @@ draws from each array at a rate of its own, by a quantile of |θ| over all array
 share is the same everywhere ("layer"). Its file of wanda scores is never used.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,7 +37,6 @@ from typing import Any, Literal
 from zoplat import (
     ZERO,
     Buffer,
-    Cost,
     Estimate,
     Estimator,
     Extent,
@@ -136,18 +134,6 @@ class SparseZO(Estimator):
     @property
     def bias(self) -> str:
         return "" if self.density == 1 else "only a share of the weights is probed"
-
-    def cost(self) -> Cost:
-        asked = 2 * self.queries
-        if self.scores == "random":
-            return Cost(passes=asked, moves=asked)
-        renewals = 1 / self.interval if self.interval else 0.0
-        settling = 0 if self.rule.settles else 1
-        return Cost(
-            passes=asked + renewals * (self.scores == "wanda"),
-            moves=asked + renewals * (1 + settling),
-            state=math.prod,
-        )
 
     def init(self, space: ParameterSpace) -> State | None:
         return None if self.scores == "random" else State(space.buffer("sparse-zo/mask", dtype="uint8"))

@@ -27,7 +27,6 @@ from typing import Any
 
 from zoplat import (
     ZERO,
-    Cost,
     Direction,
     Estimate,
     Estimator,
@@ -151,11 +150,6 @@ class ZOMuon(Estimator):
     @property
     def bias(self) -> str:
         return "steps of matrices are orthogonal, whatever the length of the gradient"
-
-    def cost(self) -> Cost:
-        if self.queries == 1:
-            return Cost(passes=2, moves=2)
-        return Cost(passes=self.queries + 1, moves=self.queries + (0 if self.rule.settles else 1))
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         drawn = oracle.draw(self.sampler, self.queries)

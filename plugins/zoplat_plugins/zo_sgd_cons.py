@@ -18,7 +18,7 @@ lead to θ again.
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import ZERO, Cost, Estimate, Estimator, Oracle, Schedule, Scheduled, StepRule, hookimpl
+from zoplat import ZERO, Estimate, Estimator, Oracle, Schedule, Scheduled, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
@@ -32,9 +32,6 @@ class Conservative(Scheduled):
     """
 
     schedule: Schedule = Constant(lr=1e-7)
-
-    def cost(self) -> Cost:
-        return Cost(passes=3, moves=3)
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
         lr = self.rate(oracle)

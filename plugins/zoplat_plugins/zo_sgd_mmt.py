@@ -23,7 +23,6 @@ from typing import Any, Literal
 from zoplat import (
     ZERO,
     Buffer,
-    Cost,
     Direction,
     Estimate,
     Estimator,
@@ -34,7 +33,6 @@ from zoplat import (
     StepRule,
     ZoplatError,
     hookimpl,
-    numbers,
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
@@ -74,13 +72,6 @@ class Momentum(Scheduled):
             raise ZoplatError(f"beta must lie in [0, 1), got {self.beta}  (-o rule.beta=…)")
         if self.keep < 0:
             raise ZoplatError(f"keep must be 0 or more, got {self.keep}  (-o rule.keep=…)")
-
-    @property
-    def settles(self) -> bool:
-        return not self.keep
-
-    def cost(self) -> Cost:
-        return Cost() if self.keep else Cost(moves=1, state=numbers(1))
 
     def init(self, space: ParameterSpace) -> State:
         return State(ZERO if self.keep else space.buffer("momentum/m"))

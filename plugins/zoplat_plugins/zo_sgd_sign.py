@@ -20,7 +20,7 @@ runs went through AdamW.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zoplat import ZERO, Cost, Estimate, Estimator, Oracle, Schedule, Scheduled, StepRule, hookimpl
+from zoplat import ZERO, Estimate, Estimator, Oracle, Schedule, Scheduled, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
@@ -41,13 +41,6 @@ class Sign(Scheduled):
     @property
     def moves_alike(self) -> bool:
         return self.form == "entries"
-
-    @property
-    def settles(self) -> bool:
-        return self.form == "entries"
-
-    def cost(self) -> Cost:
-        return Cost(moves=1 if self.form == "entries" else 0)
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
         lr = self.rate(oracle)

@@ -138,7 +138,7 @@ def test_remembered_moves_are_made_on_the_way_and_count_as_one_pass(checkpoint: 
     before = layer.mlp.up_proj.weight.clone()
     layer.register_forward_pre_hook(lambda *_: seen.append(bool((layer.mlp.up_proj.weight == before).all())))
     asked(session, 1)
-    assert session.space.passes == 1.0
+    assert session.space.passes_over_weights == 1.0
     assert session.digest() != start
     assert seen.index(False) < len(seen) - 1 - seen[::-1].index("move"), "layer 1 moved before the layers behind it"
     assert True not in seen
@@ -366,7 +366,7 @@ def test_one_direction_alone_is_streamed_too_and_a_journal_answers_like_a_model(
     session.space.add(0.1 * z)
     Oracle(session.space, Key(0, 0, -1), None, Asked()).losses(0.01 * z)
     assert {*session.streaming.visits.values()} == {1}
-    assert session.space.passes == 1.0
+    assert session.space.passes_over_weights == 1.0
 
 
 @pytest.mark.slow

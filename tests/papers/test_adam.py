@@ -11,7 +11,7 @@ import pytest
 from zoplat import ZERO, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepRule, Tile, ZoplatError
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, cubic, quadratic, train, two_layers
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import adam, zo_adam
 from zoplat_plugins.adam import Adam
@@ -179,7 +179,7 @@ def test_a_step_costs_what_is_claimed() -> None:
     told = train(toy, method, steps=20)
     cost = method.cost() + method.rule.cost()
     assert [len(step) for step in told] == [2] * 20
-    assert toy.space.passes == cost.counts(toy.space)[1] * 20 == 3 * 20
+    assert toy.space.passes_over_weights == cost.counts(toy.space)[1] * 20 == 3 * 20
     kept = sum(buffer.bytes for buffer in toy.space.buffers)
     assert kept == sum(cost.state(block.shape) for block in toy.space.blocks) == 8 * toy.space.size
 
@@ -215,7 +215,7 @@ def test_a_run_taken_up_again_ends_where_the_unbroken_one_ends() -> None:
         for name, array in buffer.arrays.items():
             array[:] = kept.arrays[name]
     resumed.space.reset()
-    fresh = unpack(fresh, json.loads(json.dumps(pack(state, unbroken.space))), resumed.space)
+    fresh = state_from_json(fresh, json.loads(json.dumps(state_to_json(state, unbroken.space))), resumed.space)
     assert fresh.steps == 15
     steps(unbroken, state, 15, 30)
     steps(resumed, fresh, 15, 30)

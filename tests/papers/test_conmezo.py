@@ -138,7 +138,7 @@ def test_a_step_costs_what_is_claimed() -> None:
     answers = train(toy, method, steps=20)
     cost = method.cost()
     assert [len(step) for step in answers] == [cost.passes] * 20
-    assert toy.space.passes / 20 == pytest.approx(cost.moves)
+    assert toy.space.passes_over_weights / 20 == pytest.approx(cost.moves)
     assert sum(b.bytes for b in toy.space.buffers) == 2 * sum(cost.state(b.shape) for b in toy.space.blocks)
 
 

@@ -167,7 +167,7 @@ def test_a_step_costs_what_is_claimed(pairs: bool) -> None:
     toy, method = two_layers(), estimator(is_antithetic=pairs)
     answers = train(toy, method, steps=10)
     assert [len(step) for step in answers] == [method.cost().passes] * 10 == [12 if pairs else 6] * 10
-    assert toy.space.passes / 10 == pytest.approx(method.cost().moves, rel=0.05)
+    assert toy.space.passes_over_weights / 10 == pytest.approx(method.cost().moves, rel=0.05)
     assert not toy.space.buffers
 
 

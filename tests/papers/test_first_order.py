@@ -89,7 +89,7 @@ def test_a_step_counts_three_passes_or_four_and_moves_the_weights_once(
             rule.apply(estimate, oracle, state)
         assert oracle.passes == passes
     toy.space.settle()
-    assert (passes, toy.space.passes / 10) == (method.cost() + rule.cost()).counts(toy.space)
+    assert (passes, toy.space.passes_over_weights / 10) == (method.cost() + rule.cost()).counts(toy.space)
 
 
 def test_only_the_loss_is_journaled_and_a_replay_declines_politely() -> None:

@@ -133,7 +133,7 @@ def test_a_step_counts_two_passes_for_each_direction_and_moves_the_weights_once(
             method.rule.apply(estimate, oracle, None)
         assert oracle.passes == 2 * queries
     toy.space.settle()
-    assert (2 * queries, toy.space.passes / 10) == method.cost().counts(toy.space) == (2 * queries, 1)
+    assert (2 * queries, toy.space.passes_over_weights / 10) == method.cost().counts(toy.space) == (2 * queries, 1)
 
 
 def test_what_is_registered_asks_for_a_derivative_and_says_who_has_none() -> None:

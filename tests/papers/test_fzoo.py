@@ -12,7 +12,7 @@ from zoplat import ZERO, Estimate, Estimator, Key, Noise, SkipStep, ZoplatError
 from zoplat.core.errors import NonFinite
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import fzoo
 from zoplat_plugins.fzoo import FZOO, Normalized
@@ -215,7 +215,7 @@ def test_one_batched_pass_gives_the_losses_of_the_walk(dtype: str, atol: float, 
     assert asked == ([9, *[5] * 9] if reuse else [9] * 10)
     np.testing.assert_allclose([a for step in one for a in step], [a for step in other for a in step], atol=atol)
     np.testing.assert_allclose(walked.theta, batched.theta, rtol=0, atol=10 * atol)
-    assert batched.space.passes < 2 * 10
+    assert batched.space.passes_over_weights < 2 * 10
 
 
 @pytest.mark.parametrize(("reuse", "first", "then"), [(False, 9, 9), (True, 9, 5)])
@@ -229,7 +229,7 @@ def test_a_step_costs_the_passes_that_it_says(reuse: bool, first: int, then: int
     assert [len(answers) for answers in told] == [first] + [then] * (steps - 1)
     assert len(passes) == first + then * (steps - 1)
     assert method.cost().passes == then
-    assert toy.space.passes == pytest.approx(first + method.cost().moves * (steps - 1), abs=1)
+    assert toy.space.passes_over_weights == pytest.approx(first + method.cost().moves * (steps - 1), abs=1)
     assert not toy.space.buffers
 
 
@@ -310,7 +310,9 @@ def test_a_run_taken_up_again_ends_where_the_unbroken_one_ends() -> None:
     for block, saved in zip(resumed.space.blocks, unbroken.space.blocks, strict=True):
         block.array[:] = saved.array
     resumed.space.reset()
-    fresh = unpack(method.init(resumed.space), json.loads(json.dumps(pack(state, unbroken.space))), resumed.space)
+    fresh = state_from_json(
+        method.init(resumed.space), json.loads(json.dumps(state_to_json(state, unbroken.space))), resumed.space
+    )
     run(unbroken, method, 12, STEPS, state)
     run(resumed, method, 12, STEPS, fresh)
     assert resumed.bits == unbroken.bits

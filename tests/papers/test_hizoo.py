@@ -12,7 +12,7 @@ from zoplat import Key, Noise, ZoplatError
 from zoplat.config.layers import resolve
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import hizoo
 from zoplat_plugins.hizoo import HiZOO
@@ -291,7 +291,7 @@ def test_a_step_costs_three_forward_passes_and_what_it_says(order: Order) -> Non
     assert told[:1] == clean
     run(toy, method, 1, steps, state)
     assert len(passes) == 3 * steps
-    assert toy.space.passes == pytest.approx(method.cost().moves * steps, abs=1)
+    assert toy.space.passes_over_weights == pytest.approx(method.cost().moves * steps, abs=1)
     [buffer] = toy.space.buffers
     assert buffer.bytes == 2 * sum(method.cost().state(block.shape) for block in toy.space.blocks)  # float64 here
 
@@ -314,7 +314,7 @@ def test_a_run_taken_up_again_ends_where_the_unbroken_one_ends() -> None:
         block.array[:] = saved.array
         fresh.h.arrays[block.name][:] = state.h.arrays[block.name]
     resumed.space.reset()
-    fresh = unpack(fresh, json.loads(json.dumps(pack(state, unbroken.space))), resumed.space)
+    fresh = state_from_json(fresh, json.loads(json.dumps(state_to_json(state, unbroken.space))), resumed.space)
     run(unbroken, method, 17, STEPS, state)
     run(resumed, method, 17, STEPS, fresh)
     assert resumed.bits == unbroken.bits

@@ -12,7 +12,7 @@ from zoplat import ZERO, Direction, Estimate, Key, Noise, Tile, ZoplatError
 from zoplat.core.blocks import Part
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import lozo_m
 from zoplat_plugins.gaussian import Gaussian
@@ -232,7 +232,7 @@ def test_a_run_taken_up_again_ends_where_the_unbroken_one_ends(stop: int) -> Non
         block.array[:] = saved.array
         fresh.n.arrays[block.name][:] = state.n.arrays[block.name]
     resumed.space.reset()
-    fresh = unpack(fresh, json.loads(json.dumps(pack(state, unbroken.space))), resumed.space)
+    fresh = state_from_json(fresh, json.loads(json.dumps(state_to_json(state, unbroken.space))), resumed.space)
     steps(unbroken, state, stop, 30)
     steps(resumed, fresh, stop, 30)
     assert resumed.bits == unbroken.bits
@@ -246,7 +246,7 @@ def test_only_the_factor_is_kept_and_a_step_costs_two_forward_passes_and_three_o
     toy.loss = lambda theta: passes.append(1) or loss(theta)  # type: ignore[func-returns-value]
     train(toy, method, steps, SEED)
     assert len(passes) == 4 * steps
-    assert toy.space.passes == 5 * steps
+    assert toy.space.passes_over_weights == 5 * steps
     assert method.cost().moves + method.rule.cost().moves == 5
     [buffer] = toy.space.buffers
     assert {name: array.shape for name, array in buffer.arrays.items()} == {

@@ -9,7 +9,7 @@ import pytest
 from zoplat import Key, Noise, ZoplatError
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.one_point import OnePoint, State
 
@@ -91,7 +91,7 @@ def test_a_step_takes_one_forward_pass_and_one_over_the_weights() -> None:
         for estimate in OnePoint(EPS).estimate(oracle, state):
             OnePoint(EPS).rule.apply(estimate, oracle, None)
         passes += oracle.passes
-    assert (passes, toy.space.passes) == (10, 10)
+    assert (passes, toy.space.passes_over_weights) == (10, 10)
     assert OnePoint().cost().counts(toy.space) == (1, 1)
 
 
@@ -133,7 +133,7 @@ def test_a_run_taken_up_again_ends_where_the_unbroken_one_ends(stop: int) -> Non
     for block, saved in zip(resumed.space.blocks, unbroken.space.blocks, strict=True):
         block.array[:] = saved.array
     resumed.space.reset()
-    fresh = unpack(fresh, json.loads(json.dumps(pack(state, unbroken.space))), resumed.space)
+    fresh = state_from_json(fresh, json.loads(json.dumps(state_to_json(state, unbroken.space))), resumed.space)
     steps(unbroken, state, stop, 30)
     steps(resumed, fresh, stop, 30)
     assert resumed.bits == unbroken.bits

@@ -171,7 +171,7 @@ def test_a_step_costs_what_is_claimed(interval: int) -> None:
     answers = train(toy, method, steps=24)
     cost = method.cost()
     assert [len(step) for step in answers] == [cost.passes] * 24
-    assert toy.space.passes / 24 == pytest.approx(cost.moves, rel=0.05)
+    assert toy.space.passes_over_weights / 24 == pytest.approx(cost.moves, rel=0.05)
     assert sum(b.bytes for b in toy.space.buffers) == sum(cost.state(b.shape) for b in toy.space.blocks)
 
 

@@ -13,7 +13,7 @@ from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.testing import Plain, SamplerContract, Toy, linear, quadratic, train, two_layers
 from zoplat.testing.toys import Asked
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels import native
 from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.noise import ReferenceNoise
@@ -294,7 +294,7 @@ def test_a_run_taken_up_again_within_an_interval_ends_where_the_unbroken_one_end
         for name, array in buffer.arrays.items():
             array[:] = kept.arrays[name]
     resumed.space.reset()
-    fresh = unpack(fresh, json.loads(json.dumps(pack(state, unbroken.space))), resumed.space)
+    fresh = state_from_json(fresh, json.loads(json.dumps(state_to_json(state, unbroken.space))), resumed.space)
     steps(unbroken, state, 13, 40)
     steps(resumed, fresh, 13, 40)
     assert resumed.bits == unbroken.bits
@@ -325,7 +325,7 @@ def test_a_step_costs_what_the_box_says(scores: Scores, keep: Keep, rule: Any) -
     cost = method.cost() + rule.cost()
     expected = cost.counts(toy.space)
     assert passes / 100 == expected[0] == pytest.approx(4 + 0.1 * (scores == "wanda"))
-    assert toy.space.passes / 100 == pytest.approx(expected[1], abs=0.02)
+    assert toy.space.passes_over_weights / 100 == pytest.approx(expected[1], abs=0.02)
     assert sum(cost.state(b.shape) for b in toy.space.blocks) == sum(b.bytes for b in toy.space.buffers)
 
 

@@ -203,7 +203,7 @@ def test_a_step_costs_what_is_claimed(queries: int) -> None:
     toy, method = two_layers(), estimator(queries)
     answers = train(toy, method, steps=20)
     assert [len(step) for step in answers] == [method.cost().passes] * 20 == [2 if queries == 1 else 5] * 20
-    assert toy.space.passes / 20 == pytest.approx(method.cost().moves, rel=0.05)
+    assert toy.space.passes_over_weights / 20 == pytest.approx(method.cost().moves, rel=0.05)
     assert not toy.space.buffers
 
 

@@ -132,7 +132,7 @@ def test_a_step_takes_five_forward_passes_and_five_over_the_weights() -> None:
     told = train(toy, estimator, steps=20)
     assert [len(step) for step in told] == [5] * 20
     assert (estimator.cost() + estimator.rule.cost()).counts(toy.space) == (5, 5)
-    assert toy.space.passes == 5 * 20 + 1  # the last choice is gone to after the last step
+    assert toy.space.passes_over_weights == 5 * 20 + 1  # the last choice is gone to after the last step
     assert not toy.space.buffers
 
 

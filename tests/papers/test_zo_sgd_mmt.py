@@ -10,7 +10,7 @@ import pytest
 from zoplat import ZERO, Direction, Estimate, Key, Noise, Sampler, Tile, ZoplatError
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, train, two_layers
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_sgd_mmt
 from zoplat_plugins.constant import Constant
@@ -140,9 +140,9 @@ def test_a_step_costs_what_is_claimed(keep: int, passes: int, bytes_each: int) -
     toy = two_layers(dtype="float16")
     estimator = MeZO(EPS, rule=Momentum(keep=keep))
     train(toy, estimator, steps=20)
-    toy.space.passes -= keep > 0  # the last update is performed after the last step
+    toy.space.passes_over_weights -= keep > 0  # the last update is performed after the last step
     cost = estimator.cost() + estimator.rule.cost()
-    assert toy.space.passes == cost.counts(toy.space)[1] * 20 == passes * 20
+    assert toy.space.passes_over_weights == cost.counts(toy.space)[1] * 20 == passes * 20
     kept = sum(buffer.bytes for buffer in toy.space.buffers)
     assert kept == sum(cost.state(block.shape) for block in toy.space.blocks) == bytes_each * toy.space.size
 
@@ -182,7 +182,7 @@ def test_a_run_taken_up_again_ends_where_the_unbroken_one_ends(keep: int) -> Non
         for name, array in buffer.arrays.items():
             array[:] = kept.arrays[name]
     resumed.space.reset()
-    fresh = unpack(fresh, json.loads(json.dumps(pack(state, unbroken.space))), resumed.space)
+    fresh = state_from_json(fresh, json.loads(json.dumps(state_to_json(state, unbroken.space))), resumed.space)
     steps(unbroken, state, 15, 30)
     steps(resumed, fresh, 15, 30)
     assert resumed.bits == unbroken.bits

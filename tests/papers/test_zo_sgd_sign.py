@@ -116,9 +116,13 @@ def test_a_step_costs_what_is_claimed_and_keeps_nothing(form: Form, passes: int)
     toy = two_layers()
     estimator = MeZO(EPS, rule=Sign(form=form))
     told = train(toy, estimator, steps=20)
-    toy.space.passes -= form == "scalar"  # the last update is performed after the last step
+    toy.space.passes_over_weights -= form == "scalar"  # the last update is performed after the last step
     assert sum(map(len, told)) == 2 * 20
-    assert toy.space.passes == (estimator.cost() + estimator.rule.cost()).counts(toy.space)[1] * 20 == passes * 20
+    assert (
+        toy.space.passes_over_weights
+        == (estimator.cost() + estimator.rule.cost()).counts(toy.space)[1] * 20
+        == passes * 20
+    )
     assert not toy.space.buffers
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zoplat import ZERO, Buffer, Cost, Direction, Key, Sampler, held, numbers
+from zoplat import ZERO, Buffer, Direction, Key, Sampler, held
 from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat.testing import Toy, linear
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels import native
 from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.noise import ReferenceNoise
@@ -42,7 +42,7 @@ def test_a_move_on_a_part_counts_for_that_part_alone() -> None:
     toy = linear()
     part = toy.space.part(lambda block: block.name == "tall.weight")
     toy.space.at(z(toy).on(part))
-    assert toy.space.passes == 40 / toy.space.size
+    assert toy.space.passes_over_weights == 40 / toy.space.size
 
 
 def test_a_scaled_vector_is_multiplied_by_a_power_of_the_buffer_as_it_stands() -> None:
@@ -202,10 +202,10 @@ def test_a_state_survives_a_trip_through_json() -> None:
     m = toy.space.buffer("test/m")
     part = toy.space.part(lambda block: block.name == "long.bias")
     names = 0.1 * z(toy, 1, LowRank(rank=3)).on(part) - 2 * z(toy).scaled(m, 0.5) + held(m)
-    text = json.dumps(pack(State(m, Inner(names, [0.1, 1e-300]), 7), toy.space))
-    back = unpack(State(m, Inner(ZERO, []), 0), json.loads(text), toy.space)
+    text = json.dumps(state_to_json(State(m, Inner(names, [0.1, 1e-300]), 7), toy.space))
+    back = state_from_json(State(m, Inner(ZERO, []), 0), json.loads(text), toy.space)
     assert back == State(m, Inner(names, [0.1, 1e-300]), 7)
-    assert json.dumps(pack(back, toy.space)) == text
+    assert json.dumps(state_to_json(back, toy.space)) == text
 
 
 @pytest.mark.skipif(LIBRARY is None, reason="no C compiler is at hand")
@@ -223,5 +223,5 @@ def test_the_host_space_moves_parts_scaled_and_held_vectors_as_the_definition_do
         toy.space.add(0.7 * z(toy, 2).on(row) + z(toy, 3).scaled(m, -1.0) - 0.1 * held(n), decay=decay)
         toy.space.at(z(toy, 4).on(bias))
     assert fast.held.tobytes() == plain.held.tobytes()
-    assert fast.space.passes == plain.space.passes
+    assert fast.space.passes_over_weights == plain.space.passes_over_weights
     assert fast.bits == plain.bits

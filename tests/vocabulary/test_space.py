@@ -77,10 +77,10 @@ def test_moves_of_low_rank_are_put_off_a_few_at_a_time_and_all_others_are_perfor
     assert toy.space.deferred_update() == ZERO
     assert toy.held == pytest.approx(start + toy.entries(moved + low[-1]), abs=1e-6)
     for move, decay in ((0.01 * toy.space.draw(Gaussian(), Key(0, 0, 1)), 0.0), (low[0], 0.1)):
-        before = toy.space.passes
+        before = toy.space.passes_over_weights
         toy.space.add(move, decay)
         assert toy.space.deferred_update() == ZERO
-        assert toy.space.passes > before, "it is still to be performed"
+        assert toy.space.passes_over_weights > before, "it is still to be performed"
     narrow = quadratic(dtype="float16", restore="exact")
     narrow.space.add(low[0])
     assert narrow.space.deferred_update() == ZERO, "what is kept back would be rounded otherwise"
@@ -97,7 +97,7 @@ def test_blocks_settled_one_by_one_hold_what_one_pass_gives_and_count_as_one(rou
             for block in toy.space.blocks[::-1] if one_by_one else ():
                 toy.space.settle_block(block)
             toy.space.settle()
-        held.append((toy.held.tolist(), toy.space.passes))
+        held.append((toy.held.tolist(), toy.space.passes_over_weights))
     assert held[0] == held[1]
     assert held[0][1] == 2.0
 
@@ -139,9 +139,9 @@ def test_a_two_sided_step_costs_two_passes_for_each_direction(queries: int) -> N
         oracle = toy.oracle(step)
         for estimate in estimator.estimate(oracle, state):
             estimator.rule.apply(estimate, oracle, state)
-    assert toy.space.passes == 10 * 2 * queries
+    assert toy.space.passes_over_weights == 10 * 2 * queries
     toy.space.settle()
-    assert toy.space.passes == 10 * 2 * queries + 1
+    assert toy.space.passes_over_weights == 10 * 2 * queries + 1
 
 
 def test_settling_twice_is_settling_once() -> None:
@@ -150,23 +150,23 @@ def test_settling_twice_is_settling_once() -> None:
     toy.space.at(1e-3 * z)
     toy.space.add(0.1 * z, decay=0.25)
     toy.space.settle()
-    passes, bits = toy.space.passes, toy.bits
+    passes, bits = toy.space.passes_over_weights, toy.bits
     toy.space.settle()
     assert toy.bits == bits
-    assert toy.space.passes == passes
+    assert toy.space.passes_over_weights == passes
 
 
 def test_asking_for_the_place_where_the_weights_are_moves_nothing() -> None:
     toy = linear()
     z = toy.space.draw(Gaussian(), Key(0, 0, 0))
     toy.space.at(ZERO)
-    assert toy.space.passes == 0
+    assert toy.space.passes_over_weights == 0
     toy.space.at(0.5 * z)
     toy.space.at(0.5 * z)
-    assert toy.space.passes == 1
+    assert toy.space.passes_over_weights == 1
     toy.space.add(0.5 * z)
     toy.space.at(ZERO)
-    assert toy.space.passes == 1, "θ has moved to where the arrays stand, so no pass is needed"
+    assert toy.space.passes_over_weights == 1, "θ has moved to where the arrays stand, so no pass is needed"
 
 
 def test_decay_applies_to_blocks_that_decay_and_to_what_was_added_before() -> None:
@@ -184,7 +184,7 @@ def test_decay_alone_is_one_exact_multiplication_and_leaves_vectors_bit_for_bit(
         expected = np.where(MATRIX, 1 - 0.3, 1.0).astype(dtype) * toy.held.astype(dtype)
         toy.space.add(ZERO, decay=0.3)
         assert (toy.theta == expected).all()
-        assert toy.space.passes == MATRIX.sum() / MATRIX.size, "a pass over the matrices alone"
+        assert toy.space.passes_over_weights == MATRIX.sum() / MATRIX.size, "a pass over the matrices alone"
 
 
 def test_exact_restore_leaves_the_bits_after_many_probes_and_in_place_leaves_rounding() -> None:
@@ -279,7 +279,7 @@ def test_a_sweep_settles_shows_every_tile_and_writes_back() -> None:
     held = np.concatenate([momentum.arrays[block.name].reshape(-1) for block in toy.space.blocks])
     np.testing.assert_allclose(held, m, rtol=1e-12)
     np.testing.assert_allclose(toy.theta, start + 0.5 * toy.entries(z) - 0.1 * m, rtol=0, atol=1e-6)
-    assert toy.space.passes == 2, "one probe, and one sweep that settles as it goes"
+    assert toy.space.passes_over_weights == 2, "one probe, and one sweep that settles as it goes"
 
 
 def test_a_buffer_is_float32_filled_and_in_the_ledger() -> None:

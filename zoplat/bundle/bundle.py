@@ -157,7 +157,7 @@ def write(config: RunConfig, splits: Mapping[str, files.Rows], session: Session,
         if custom.is_file(config.task):
             (folder / TASK).mkdir()
             shutil.copyfile(config.task, folder / TASK / Path(config.task).name)
-        session.pack(folder)
+        session.write_bundle(folder)
         told = _told(config, splits, session, folder)
         (folder / MANIFEST).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         folder.replace(to)

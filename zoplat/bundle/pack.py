@@ -20,8 +20,8 @@ def pack(config: RunConfig, to: Path) -> bundle.Bundle:
     """
     check(config)
     bundle.check_free(to)
-    if not config.device.packs:
-        able = [entry.name for entry in catalogue() if entry.kind == "device" and entry.value.packs]
+    if not config.device.makes_bundles:
+        able = [entry.name for entry in catalogue() if entry.kind == "device" and entry.value.makes_bundles]
         raise ZoplatError(f"'{config.device_name}' makes no bundles. Use --device {' or '.join(able)}.")
     splits = rows_of(config)
     session = config.device.open(spec_of(config))

@@ -126,7 +126,7 @@ class Session(ABC):
     def export(self, directory: Path) -> None:
         """Write the model at θ in the form other programs load: a checkpoint or an adapter, and a tokenizer."""
 
-    def pack(self, directory: Path) -> None:
+    def write_bundle(self, directory: Path) -> None:
         """Write into a bundle what opens this model again on a board; of devices that say `packs`."""
         raise NotImplementedError
 
@@ -147,7 +147,7 @@ class Device(ABC):
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses"})
     takes_models: ClassVar[bool] = True
-    packs: ClassVar[bool] = False
+    makes_bundles: ClassVar[bool] = False
 
     @property
     def priority(self) -> int | None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from zoplat.core.estimate import Estimate
+from zoplat.core.fields import Checked
 from zoplat.core.oracle import Oracle
-from zoplat.core.rule import Cost, StepRule
+from zoplat.core.rule import StepRule
 from zoplat.space.parameter_space import ParameterSpace
 
+State = TypeVar("State")
+"""What an estimator keeps between steps; None for one that keeps nothing."""
 
-class Estimator(ABC):
+
+class Estimator(Checked, ABC, Generic[State]):
     """An algorithm. A frozen dataclass: its fields are hyperparameters, `rule` and mostly `sampler` among them."""
 
-    rule: StepRule
+    rule: StepRule[Any]
 
     @property
     def asks(self) -> frozenset[str]:
@@ -32,18 +36,14 @@ class Estimator(ABC):
         """Whether it must know how long the run is (`--steps` or `--max-passes`); a rule says so for itself."""
         return False
 
-    def cost(self) -> Cost:
-        """What its questions and its state take; the rule's share is the rule's own."""
-        return Cost()
-
-    def init(self, space: ParameterSpace) -> Any:
+    def init(self, space: ParameterSpace) -> State:
         """Allocate state from the space; None when there is none.
 
         State is a dataclass of `Buffer`s, numbers, strings, `Direction`s, such dataclasses, and lists of them: what a
         checkpoint can hold.
         """
-        return None
+        return None  # type: ignore[return-value]  # State is None for whoever does not override this
 
     @abstractmethod
-    def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
+    def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
         """Yield estimates for one batch. Each is applied before the generator resumes."""

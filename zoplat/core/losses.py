@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from zoplat.core.arrays import Array
 from zoplat.core.blocks import Part
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.space.parameter_space import ParameterSpace
-
-if TYPE_CHECKING:
-    Array: TypeAlias = Any
-
 
 Number: TypeAlias = Any
 """A float, or what a device will make one of: its own array of one number, which `float()` waits for."""
@@ -23,8 +20,9 @@ class LossBackend(ABC):
     """Where answers come from: a session and a batch, or a journal. Weights are where the caller brought them.
 
     Attributes:
-        strategy: how several losses that are asked together are found: "sequential" from point to point; "batched", by one
-            forward pass that leaves the weights at θ; or "streaming", layer by layer, where a layer is first brought to θ.
+        strategy: how several losses that are asked together are evaluated: "sequential", one point after the other in
+            place; "batched", by one forward pass that leaves the weights at θ; or "streaming", layer by layer, where
+            each layer is first brought to θ.
     """
 
     strategy: str = "sequential"
@@ -33,8 +31,8 @@ class LossBackend(ABC):
     def forward(self) -> Number:
         """Loss of the batch at the weights as they stand."""
 
-    def known(self, answers: Sequence[Number]) -> list[float]:
-        """Answers of `forward` as floats, once the device has found them all."""
+    def as_floats(self, answers: Sequence[Number]) -> list[float]:
+        """Answers of `forward` as floats, once the device has computed them all."""
         return [float(answer) for answer in answers]
 
     def losses_at(self, directions: Sequence[Direction]) -> list[float]:

@@ -6,12 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
+from zoplat.core.arrays import Array
 from zoplat.core.blocks import Tile
-
-if TYPE_CHECKING:
-    Array: TypeAlias = Any  # whatever the device computes with: numpy arrays, torch tensors
 
 Stream: TypeAlias = tuple[int, int]
 
@@ -33,6 +31,13 @@ class Key:
     def at(self, step: int) -> Key:
         """The key that every draw of `step` shares; for things renewed now and then."""
         return Key(self.seed, step, -1)
+
+    def epoch(self, interval: int) -> Key:
+        """The key that all draws of `interval` steps share: that of the last step which `interval` divides.
+
+        With an interval of 0, one key for the whole run.
+        """
+        return self.at(self.step - self.step % interval if interval else 0)
 
 
 class Noise(ABC):

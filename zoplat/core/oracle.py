@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Literal, NamedTuple, TypeAlias
 
 from zoplat.core.blocks import Buffer, Part
 from zoplat.core.direction import ZERO, Direction, held
@@ -19,6 +20,21 @@ from zoplat.space.parameter_space import ParameterSpace
 JVP_PASSES, GRADIENT_PASSES, RECOMPUTED_PASSES = 2, 3, 4
 """What a derivative counts for in forward passes: a pass of pairs; a pass and a backward one of twice its work;
 the same with every layer run once more."""
+
+
+Side: TypeAlias = Literal["two", "one"]
+
+
+class Slopes(NamedTuple):
+    """Projected gradients, and what they were computed from.
+
+    Attributes:
+        projected_grads: one for each direction.
+        losses: all that were asked, in order.
+    """
+
+    projected_grads: list[float]
+    losses: list[float]
 
 
 @dataclass
@@ -41,20 +57,20 @@ class Oracle:
         space: θ.
         key: seed and step; the draws of this step are named from it.
         progress: share of the run's budget that is spent, in [0, 1); None when the budget is only time.
-        source: where answers come from.
+        backend: where losses come from.
 
     Attributes:
         step: step of the run, from 0.
         answers: every number given so far, in order.
     """
 
-    def __init__(self, space: ParameterSpace, key: Key, progress: float | None, source: LossBackend) -> None:
+    def __init__(self, space: ParameterSpace, key: Key, progress: float | None, backend: LossBackend) -> None:
         self.space = space
         self.step = key.step
         self.progress = progress
         self.answers: list[float] = []
         self._key = key
-        self._source = source
+        self._backend = backend
         self._names = count()
         self._tally = Tally()
 
@@ -73,7 +89,7 @@ class Oracle:
         """N fresh directions for this step."""
         return [self.space.draw(sampler, self._fresh()) for _ in range(n)]
 
-    def numbers(self, n: int) -> list[float]:
+    def normals(self, n: int) -> list[float]:
         """N standard normal numbers for this step, for coordinates of the estimator's own."""
         return [float(x) for x in self.space.noise.normal((n,), self._fresh(), "numbers")]
 
@@ -83,26 +99,41 @@ class Oracle:
         Raises:
             NonFinite: a loss is infinite or not a number; the engine skips the step.
         """
-        strategy = self._source.strategy
+        strategy = self._backend.strategy
         if strategy == "sequential" or (strategy == "batched" and len(directions) == 1):
-            told = self._walk(directions)
+            losses = self._sequential(directions)
         else:
-            left = self.space.deferred_update() if strategy == "batched" else ZERO
-            told = self._source.losses_at([left + direction for direction in directions])
+            deferred = self.space.deferred_update() if strategy == "batched" else ZERO
+            losses = self._backend.losses_at([deferred + direction for direction in directions])
             if strategy == "streaming":
-                self.space.settle()  # what the answers did not need, all of it where they come from a journal
-            self._note(told, len(told), losses=len(told))
-        for direction, answer in zip(directions, told, strict=True):
-            self._check(direction, answer)
-        return told
+                self.space.settle()  # what the losses did not need, all of it where they come from a journal
+            self._record(losses, len(losses), losses=len(losses))
+        for direction, loss in zip(directions, losses, strict=True):
+            self._check(direction, loss)
+        return losses
+
+    def slopes(self, directions: Sequence[Direction], eps: float, side: Side = "two") -> Slopes:
+        """Projected gradients along some directions, all asked for together.
+
+        Args:
+            directions: of unit size; ε scales them.
+            eps: smoothing radius ε.
+            side: "two" for central differences [L(θ + εz) − L(θ − εz)]/2ε; "one" for forward differences
+                [L(θ + εz) − L(θ)]/ε that share one L(θ), which is asked first.
+        """
+        if side == "one":
+            base, *ups = losses = self.losses(ZERO, *(eps * z for z in directions))
+            return Slopes([(up - base) / eps for up in ups], losses)
+        losses = self.losses(*(radius * z for z in directions for radius in (eps, -eps)))
+        return Slopes([(up - down) / (2 * eps) for up, down in zip(losses[::2], losses[1::2], strict=True)], losses)
 
     def jvp(self, direction: Direction) -> tuple[float, float]:
         """(L(θ), ⟨∇L(θ), d⟩), exact, by forward-mode differentiation. Counts for two passes."""
         self.space.settle()
-        told = self._source.jvp(direction)
-        self._note(told, JVP_PASSES, losses=1)
-        self._check(direction, *told)
-        return told
+        loss, derivative = self._backend.jvp(direction)
+        self._record([loss, derivative], JVP_PASSES, losses=1)
+        self._check(direction, loss, derivative)
+        return loss, derivative
 
     def gradient(self, part: Part | None = None, recompute: bool = False) -> tuple[float, Direction]:
         """L(θ) and ∇L(θ) on a part, by backpropagation; the vector is good until the next call. Not replayable.
@@ -112,8 +143,8 @@ class Oracle:
             recompute: keep only what goes into each layer and run it once more on the way back.
         """
         self.space.settle()
-        loss, arrays = self._source.gradient(part or self.space.everything, recompute)
-        self._note([loss], RECOMPUTED_PASSES if recompute else GRADIENT_PASSES, losses=1)
+        loss, arrays = self._backend.gradient(part or self.space.everything, recompute)
+        self._record([loss], RECOMPUTED_PASSES if recompute else GRADIENT_PASSES, losses=1)
         gradient = held(Buffer("gradient", arrays))
         self._check(gradient, loss)
         return loss, gradient
@@ -121,34 +152,36 @@ class Oracle:
     def input_norms(self) -> dict[str, list[float]]:
         """For each matrix, the norm of every input of its layer over this batch; 1 where it has none."""
         self.space.settle()
-        told = self._source.input_norms(self.space)
-        self._note([norm for norms in told.values() for norm in norms], 1, losses=0)
-        if not all(math.isfinite(norm) for norms in told.values() for norm in norms):
+        by_matrix = self._backend.input_norms(self.space)
+        norms = [norm for row in by_matrix.values() for norm in row]
+        self._record(norms, 1, losses=0)
+        if not all(map(math.isfinite, norms)):
             raise NonFinite(f"The norm of an input at step {self.step} is not finite.")
-        return told
+        return by_matrix
 
     def on_batch(self, index: int) -> Oracle:
-        """The same questions about another batch, number `index` of those set apart for this step."""
+        """The same questions about auxiliary batch number `index` of this step."""
         other = copy.copy(self)  # answers, names and tally are shared
-        other._source = self._source.on_batch(index)
+        other._backend = self._backend.on_batch(index)
         return other
 
     def _fresh(self) -> Key:
         return Key(self._key.seed, self.step, next(self._names))
 
-    def _walk(self, directions: Sequence[Direction]) -> list[float]:
-        """All points are asked for before the first answer is waited for, whatever the answers will be."""
+    def _sequential(self, directions: Sequence[Direction]) -> list[float]:
+        """All points are asked for before the first loss is waited for, whatever the losses will be."""
         asked: list[Number] = []
+        losses: list[float] = []
         try:
             for direction in directions:
                 self.space.at(direction)
-                asked.append(self._source.forward())
+                asked.append(self._backend.forward())
         finally:
-            told = self._source.known(asked)
-            self._note(told, len(told), losses=len(told))
-        return told
+            losses = self._backend.as_floats(asked)
+            self._record(losses, len(losses), losses=len(losses))
+        return losses
 
-    def _note(self, answers: Sequence[float], passes: int, losses: int) -> None:
+    def _record(self, answers: Sequence[float], passes: int, losses: int) -> None:
         self.answers += answers
         self._tally.passes += passes
         self._tally.losses += [answer for answer in answers[:losses] if math.isfinite(answer)]

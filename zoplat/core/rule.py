@@ -2,69 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Generic, TypeVar
 
-from zoplat.core.errors import ZoplatError
 from zoplat.core.estimate import Estimate
+from zoplat.core.fields import Checked, number
 from zoplat.core.oracle import Oracle
 from zoplat.space.parameter_space import ParameterSpace
 
-
-def no_state(shape: tuple[int, ...]) -> float:
-    """Bytes kept between steps for a block of this shape: none."""
-    return 0.0
+State = TypeVar("State")
+"""What a rule keeps between steps; None for one that keeps nothing."""
 
 
-def numbers(each: float = 1.0) -> Callable[[tuple[int, ...]], float]:
-    """Bytes kept between steps where a part keeps `each` float32 numbers for every weight."""
-    return lambda shape: 4 * each * math.prod(shape)
-
-
-Amount: TypeAlias = "float | Callable[[ParameterSpace], float]"
-"""A number, or one that depends on how a space is divided into blocks."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a step takes, on average over a long run.
-
-    Attributes:
-        passes: forward passes; a derivative counts as in `Oracle`.
-        moves: passes over θ, by walking with the weights changed in place.
-        state: shape of a block → bytes kept for it between steps, in memory.
-    """
-
-    passes: Amount = 0.0
-    moves: Amount = 0.0
-    state: Callable[[tuple[int, ...]], float] = no_state
-
-    def counts(self, space: ParameterSpace) -> tuple[float, float]:
-        """Passes and moves in a given space."""
-        return _counted(self.passes, space), _counted(self.moves, space)
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            _sum(self.passes, other.passes),
-            _sum(self.moves, other.moves),
-            lambda shape: self.state(shape) + other.state(shape),
-        )
-
-
-def _counted(amount: Amount, space: ParameterSpace) -> float:
-    return amount(space) if callable(amount) else amount
-
-
-def _sum(one: Amount, other: Amount) -> Amount:
-    if callable(one) or callable(other):
-        return lambda space: _counted(one, space) + _counted(other, space)
-    return one + other
-
-
-class StepRule(ABC):
+class StepRule(Checked, ABC, Generic[State]):
     """A frozen dataclass whose fields are the rule's settings."""
 
     @property
@@ -77,30 +28,21 @@ class StepRule(ABC):
         """Whether the rule must know how long the run is (`--steps` or `--max-passes`)."""
         return False
 
-    @property
-    def settles(self) -> bool:
-        """Whether the arrays hold θ once it was applied, as they do after a sweep: the next look at θ is then free."""
-        return False
-
-    def cost(self) -> Cost:
-        """What the rule adds to a step."""
-        return Cost()
-
-    def init(self, space: ParameterSpace) -> Any:
+    def init(self, space: ParameterSpace) -> State:
         """Allocate state from the space; see `Estimator.init`."""
-        return None
+        return None  # type: ignore[return-value]  # State is None for whoever does not override this
 
     def rate(self, oracle: Oracle) -> float | None:
         """η at this step, for the journal; None where the rule has no such number."""
         return None
 
     @abstractmethod
-    def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
+    def apply(self, estimate: Estimate, oracle: Oracle, state: State) -> None:
         """Change θ, through oracle.space only."""
 
 
 @dataclass(frozen=True)
-class Schedule(StepRule):
+class Schedule(StepRule[None]):
     """θ ← (1 − ηλ)θ − ηĝ, with η following a curve over the run after a linear warm-up.
 
     Attributes:
@@ -109,14 +51,9 @@ class Schedule(StepRule):
         decay: weight decay λ, on matrices only; not negative.
     """
 
-    lr: float = 1e-6
-    warmup: int = 0
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "warmup", "decay"):
-            if not getattr(self, name) >= 0:
-                raise ZoplatError(f"{name} must be 0 or more, got {getattr(self, name)}  (-o rule.{name}=…)")
+    lr: float = number(1e-6, at_least=0)
+    warmup: int = number(0, at_least=0)
+    decay: float = number(0.0, at_least=0)
 
     @abstractmethod
     def curve(self, progress: float) -> float:
@@ -127,14 +64,14 @@ class Schedule(StepRule):
         rise = (oracle.step + 1) / self.warmup if oracle.step < self.warmup else 1.0
         return self.lr * min(rise, self.curve(oracle.progress or 0.0))
 
-    def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
+    def apply(self, estimate: Estimate, oracle: Oracle, state: None) -> None:
         """Remember the move −η·ĝ and the decay ηλ."""
         lr = self.rate(oracle)
         oracle.space.add(-lr * estimate.direction, decay=lr * self.decay)
 
 
 @dataclass(frozen=True)
-class Scheduled(StepRule):
+class Scheduled(StepRule[State]):
     """A rule that follows the step size of another: its `schedule`.
 
     Attributes:

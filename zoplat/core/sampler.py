@@ -1,16 +1,15 @@
-"""The law of z, and the random numbers it is made of."""
+"""The law of z: how a name becomes numbers on a tile."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Protocol
 
+from zoplat.core.arrays import Array
 from zoplat.core.blocks import Buffer, Tile
+from zoplat.core.fields import Checked
 from zoplat.core.noise import Key, Noise
-
-if TYPE_CHECKING:
-    Array: TypeAlias = Any  # whatever the device computes with: numpy arrays, torch tensors
 
 
 class Extent(Protocol):
@@ -24,7 +23,7 @@ class Extent(Protocol):
         """Euclidean length of the vector that `fill` writes under a key; one pass of random numbers."""
 
 
-class Sampler(ABC):
+class Sampler(Checked, ABC):
     """The law of z. Fields of the frozen dataclass are its parameters; entries have unit variance by custom."""
 
     def scale(self, space: Extent, key: Key) -> float:

@@ -23,6 +23,7 @@ from zoplat.space.rounding import NARROW, RoundingName, rounding_by
 MAX_DEFERRED_TERMS = 4
 """Terms of low rank that are performed together: enough to make a pass rare, few enough to keep their factors."""
 Restore: TypeAlias = Literal["in-place", "exact"]
+Score: TypeAlias = "Callable[..., Any]"
 Keep: TypeAlias = Literal["largest", "smallest"]
 
 
@@ -43,7 +44,6 @@ class ParameterSpace:
         state_in_files: whether all buffers are files.
 
     Attributes:
-        passes: passes over θ so far; one over some of the blocks counts for their share of the weights.
         perturbation: what forward passes see beside the arrays, under exact restore.
 
     Raises:
@@ -103,7 +103,7 @@ class ParameterSpace:
         return sum(block.size for block in self.blocks if block in part)
 
     @property
-    def passes(self) -> float:
+    def passes_over_weights(self) -> float:
         """Passes over θ so far; one over some of the blocks counts for their share of the weights."""
         return self._weights.passes
 
@@ -204,7 +204,7 @@ class ParameterSpace:
                     kernel(theta, *factors, *tile.rows_of(buffers), tile)
 
     def mark(
-        self, mask: Buffer, bounds: Mapping[str, float], score: Kernel, *buffers: Buffer, keep: Keep = "largest"
+        self, mask: Buffer, bounds: Mapping[str, float], score: Score, *buffers: Buffer, keep: Keep = "largest"
     ) -> None:
         """Set `mask` to 1 where score(theta, *buffers) reaches the bound of its block, to 0 elsewhere; one pass.
 
@@ -222,7 +222,7 @@ class ParameterSpace:
             kernel = marking(bounds[block.name])
             self._backend.sweep(block, kernel, self._weights.pending, ZERO, (mask, *buffers), self._drift)
 
-    def select(self, mask: Buffer, share: float, score: Kernel, *buffers: Buffer, keep: Keep = "largest") -> None:
+    def select(self, mask: Buffer, share: float, score: Score, *buffers: Buffer, keep: Keep = "largest") -> None:
         """Set `mask` to 1 on the share of each block's entries whose score(theta, *buffers) ≥ 0 is largest.
 
         Entries that score the same as the last one to be kept are kept as well. A share that is a whole number of

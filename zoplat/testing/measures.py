@@ -24,7 +24,7 @@ from zoplat.space.parameter_space import ParameterSpace
 from zoplat.testing.parts import changed, foreign, with_rate
 from zoplat.testing.toys import Asked, Plain, Run, Toy
 from zoplat.testing.tried import a_network
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 
 STEPS, LONGEST = 40, 500
 """Steps over which costs are counted, at least; the longest period that is waited for."""
@@ -121,9 +121,9 @@ def bill(estimator: Estimator) -> Bill:
     run = Run(toy, estimator, period + steps)
     for _ in range(period):
         run.advance()
-    start = space.passes
+    start = space.passes_over_weights
     passes = sum(run.advance().passes for _ in range(steps))
-    moves = space.passes - start
+    moves = space.passes_over_weights - start
     cost = estimator.cost() + estimator.rule.cost()
     declared = cost.counts(space)
     return Bill(
@@ -154,7 +154,9 @@ def packed(run: Run) -> list[Any]:
     """The states of a run as they come back from a checkpoint's JSON; fails where it can't hold them."""
     complaint = foreign(run.state, run.toy.space) or foreign(run.rule_state, run.toy.space)
     assert not complaint, complaint
-    found: list[Any] = json.loads(json.dumps([pack(state, run.toy.space) for state in (run.state, run.rule_state)]))
+    found: list[Any] = json.loads(
+        json.dumps([state_to_json(state, run.toy.space) for state in (run.state, run.rule_state)])
+    )
     return found
 
 
@@ -194,8 +196,8 @@ def _reborn(run: Run) -> Run:
         copy.array[:] = block.array
     new.reset()
     state, rule_state = packed(run)
-    fresh.state = unpack(fresh.state, state, new)
-    fresh.rule_state = unpack(fresh.rule_state, rule_state, new)
+    fresh.state = state_from_json(fresh.state, state, new)
+    fresh.rule_state = state_from_json(fresh.rule_state, rule_state, new)
     return fresh
 
 

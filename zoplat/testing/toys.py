@@ -21,7 +21,7 @@ from zoplat.core.estimator import Estimator
 from zoplat.core.losses import LossBackend, RecordedLosses, in_blocks
 from zoplat.core.noise import Key, Stream
 from zoplat.core.oracle import Oracle
-from zoplat.core.rule import Cost, Schedule
+from zoplat.core.rule import Schedule
 from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.space.rounding import RoundingName
@@ -50,13 +50,6 @@ class Plain(Schedule):
 @dataclass(frozen=True)
 class Sweeping(Plain):
     """The same step, made in a pass of its own, as a rule with state does."""
-
-    @property
-    def settles(self) -> bool:
-        return True
-
-    def cost(self) -> Cost:
-        return Cost(moves=1)
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
         lr = self.rate(oracle)

@@ -14,7 +14,7 @@ from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
 from zoplat.paths import replace_text
-from zoplat.training.states import pack, unpack
+from zoplat.training.states import state_from_json, state_to_json
 
 
 class RunDirectory:
@@ -90,7 +90,7 @@ class RunDirectory:
         folder.mkdir(parents=True)
         arrays = {**_buffers(session), **session.arrays()}
         session.write(folder / "weights.safetensors", arrays)
-        packed = {name: pack(state, session.space) for name, state in states.items()}
+        packed = {name: state_to_json(state, session.space) for name, state in states.items()}
         replace_text(folder / "state.json", json.dumps({**progress, "states": packed}))
         replace_text(self.checkpoint / "newest", folder.name)
         for old in self.checkpoint.glob("step-*"):
@@ -112,7 +112,7 @@ class RunDirectory:
         session.read(folder / "weights.safetensors", {**_buffers(session), **session.arrays()})
         session.space.reset()
         for name, state in states.items():
-            unpack(state, saved["states"][name], session.space)
+            state_from_json(state, saved["states"][name], session.space)
         if session.digest() != saved["weights_digest"]:
             raise ZoplatError(f"{folder} is damaged: its weights do not have the digest that was written down.")
         return {name: value for name, value in saved.items() if name != "states"}

@@ -13,38 +13,38 @@ from zoplat.core.sampler import Held, Sampler
 from zoplat.space.parameter_space import ParameterSpace
 
 
-def pack(state: Any, space: ParameterSpace) -> Any:
+def state_to_json(state: Any, space: ParameterSpace) -> Any:
     """A state as JSON values. Buffers are left out: a checkpoint holds those of the space, in order."""
     if state is None or isinstance(state, bool | int | float | str):
         return state
     if isinstance(state, Direction):
-        return [_packed_term(draw, c, space) for draw, c in state]
+        return [_term_to_json(draw, c, space) for draw, c in state]
     if isinstance(state, list | tuple):
-        return [pack(item, space) for item in state]
+        return [state_to_json(item, space) for item in state]
     if isinstance(state, Buffer):
         return space.buffers.index(state)
     if is_dataclass(state):
-        return {field.name: pack(getattr(state, field.name), space) for field in fields(state)}
+        return {field.name: state_to_json(getattr(state, field.name), space) for field in fields(state)}
     raise TypeError(f"State is made of dataclasses, buffers, directions and numbers, not of {type(state).__name__}.")
 
 
-def unpack(state: Any, saved: Any, space: ParameterSpace) -> Any:
-    """What was packed, with the fresh `state` as the pattern; dataclasses are filled in place."""
+def state_from_json(state: Any, saved: Any, space: ParameterSpace) -> Any:
+    """What `state_to_json` made, with the fresh `state` as the pattern; dataclasses are filled in place."""
     if isinstance(state, Direction):
-        return Direction(dict(_term(term, space) for term in saved))
+        return Direction(dict(_term_from_json(term, space) for term in saved))
     if isinstance(state, list | tuple):
         patterns = [*state, *[None] * (len(saved) - len(state))]
-        return [unpack(pattern, item, space) for pattern, item in zip(patterns, saved, strict=True)]
+        return [state_from_json(pattern, item, space) for pattern, item in zip(patterns, saved, strict=True)]
     if isinstance(state, Buffer):
         return space.buffers[saved]
     if is_dataclass(state):
         for name, value in saved.items():
-            setattr(state, name, unpack(getattr(state, name), value, space))
+            setattr(state, name, state_from_json(getattr(state, name), value, space))
         return state
     return saved
 
 
-def _packed_term(draw: Draw, coefficient: float, space: ParameterSpace) -> list[Any]:
+def _term_to_json(draw: Draw, coefficient: float, space: ParameterSpace) -> list[Any]:
     law = (
         space.buffers.index(draw.sampler.buffer)
         if isinstance(draw.sampler, Held)
@@ -56,7 +56,7 @@ def _packed_term(draw: Draw, coefficient: float, space: ParameterSpace) -> list[
     return [law, key, part, scales, coefficient]
 
 
-def _term(saved: list[Any], space: ParameterSpace) -> tuple[Draw, float]:
+def _term_from_json(saved: list[Any], space: ParameterSpace) -> tuple[Draw, float]:
     law, key, part, scales, coefficient = saved
     sampler: Sampler = Held(space.buffers[law]) if isinstance(law, int) else made("sampler", law)
     inside = None if part is None else Part(frozenset(part))

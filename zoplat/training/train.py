@@ -272,7 +272,7 @@ class _Run:
             "step_peak_bytes": {"host": step.host_peak, "device": step.device_peak},
             "forward_peak_bytes": {"host": infer.host_peak, "device": infer.device_peak},
             "overhead_ratio": overhead(self.yardstick),
-            "passes_over_weights": round(self.session.space.passes, 3),
+            "passes_over_weights": round(self.session.space.passes_over_weights, 3),
             "drift": self.session.space.drift,
             "start_digest": self.start_digest,
             "weights_digest": self.session.digest(),

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat_devices.kernels import native
-from zoplat_devices.onnx.device import OnnxRuntime
-from zoplat_devices.onnx.session import OnnxSession, started
+from zoplat_devices.onnx.device import OnnxRuntime, started
+from zoplat_devices.onnx.session import OnnxSession
 from zoplat_devices.pytorch.session import ADAPTERS
 
 FOLDER, KERNELS, REQUIREMENTS = "graph", "kernels", "requirements.txt"
@@ -29,7 +29,7 @@ class OnnxBundle(OnnxRuntime):
         bundle: its folder.
     """
 
-    packs: ClassVar[bool] = False
+    makes_bundles: ClassVar[bool] = False
 
     bundle: Path = field(default=Path(), metadata={"setting": False})
 

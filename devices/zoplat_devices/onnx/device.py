@@ -11,12 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from zoplat.core.device import Device
+from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
 from zoplat.paths import cache_folder
-from zoplat_devices.onnx.session import OnnxSession
 
 FORMAT = 3  # of the folders; another one has every graph made again
 
@@ -45,7 +44,7 @@ class OnnxRuntime(Device):
     """
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses"})
-    packs: ClassVar[bool] = True
+    makes_bundles: ClassVar[bool] = True
 
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     pack: bool = False
@@ -66,9 +65,11 @@ class OnnxRuntime(Device):
             )
         return None
 
-    def open(self, spec: ModelSpec) -> OnnxSession:
+    def open(self, spec: ModelSpec) -> Session:
         if spec.dtype not in ("auto", "float32"):
             raise ZoplatError(f"Device 'onnx' computes in float32, not in {spec.dtype}. Leave --dtype out.")
+        from zoplat_devices.onnx.session import OnnxSession
+
         return OnnxSession(self, spec)
 
     def found(self, spec: ModelSpec) -> tuple[Path, str]:

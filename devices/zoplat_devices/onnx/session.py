@@ -51,7 +51,7 @@ class OnnxSession(Session):
         self.stacks = Stacks(self.graph, self.space, self.weights)
         self.facts = {**self._facts(blocks), "parity": parity}
 
-    def pack(self, directory: Path) -> None:
+    def write_bundle(self, directory: Path) -> None:
         from zoplat_devices.onnx.bundle import write
 
         write(self, directory)

@@ -6,11 +6,10 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from zoplat.core.device import Device
+from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
-from zoplat_devices.pytorch.session import PyTorchSession
 
 if TYPE_CHECKING:
     pass
@@ -91,8 +90,10 @@ class PyTorch(Device):
         }[self.kind]
         return None if present else f"torch {torch.__version__} finds no '{self.kind}' here. Use --device cpu."
 
-    def open(self, spec: ModelSpec) -> PyTorchSession:
+    def open(self, spec: ModelSpec) -> Session:
         self._check_forward()
+        from zoplat_devices.pytorch.session import PyTorchSession
+
         return PyTorchSession(self, spec)
 
     def _check_forward(self) -> None:

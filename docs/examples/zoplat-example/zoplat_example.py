@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import ZERO, Cost, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepRule, Tile, ZoplatError, hookimpl
+from zoplat import ZERO, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepRule, Tile, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 
 
@@ -51,10 +51,6 @@ class ForwardDifference(Estimator):
             raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
         if self.queries < 1:
             raise ZoplatError(f"queries must be at least 1, got {self.queries}  (--queries)")
-
-    def cost(self) -> Cost:
-        # L(θ) takes a pass over θ, unless the rule has just made one.
-        return Cost(passes=self.queries + 1, moves=self.queries + (0 if self.rule.settles else 1))
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         directions = oracle.draw(self.sampler, self.queries)

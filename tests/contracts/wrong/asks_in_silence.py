@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Cost, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl
+from zoplat import Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -20,9 +20,6 @@ class AsksInSilence(Estimator):
 
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=1)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         [z] = oracle.draw(self.sampler, 1)

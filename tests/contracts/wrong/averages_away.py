@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import ZERO, Cost, Estimate, Estimator, Oracle, Sampler, SkipStep, StepRule, hookimpl
+from zoplat import ZERO, Estimate, Estimator, Oracle, Sampler, SkipStep, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -25,9 +25,6 @@ class AveragesAway(Estimator):
     queries: int = 2
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2 * self.queries, moves=2 * self.queries)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         g, seen = ZERO, []

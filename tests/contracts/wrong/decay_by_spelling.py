@@ -7,7 +7,7 @@ LLaMA's final norm is called "norm" and decays.
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import ZERO, Cost, Estimate, Oracle, Schedule, Scheduled, StepRule, Tile, hookimpl
+from zoplat import ZERO, Estimate, Oracle, Schedule, Scheduled, StepRule, Tile, hookimpl
 from zoplat_plugins.constant import Constant
 
 
@@ -20,9 +20,6 @@ class BySpelling(Scheduled):
     """
 
     schedule: Schedule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(moves=1)
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
         lr = self.rate(oracle)

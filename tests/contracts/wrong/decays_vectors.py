@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Cost, Estimate, Oracle, Schedule, Scheduled, StepRule, hookimpl
+from zoplat import Estimate, Oracle, Schedule, Scheduled, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 
 
@@ -16,9 +16,6 @@ class DecaysAll(Scheduled):
     """
 
     schedule: Schedule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(moves=1)
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
         lr = self.rate(oracle)

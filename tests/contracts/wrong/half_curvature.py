@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import ZERO, Buffer, Cost, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, numbers
+from zoplat import ZERO, Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -34,9 +34,6 @@ class HalfCurvature(Estimator):
     smooth: float = 1e-8
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=3, moves=3, state=numbers(1))
 
     @property
     def bias(self) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 from zoplat import (
     ZERO,
     Buffer,
-    Cost,
     Estimate,
     Estimator,
     Oracle,
@@ -18,7 +17,6 @@ from zoplat import (
     Scheduled,
     StepRule,
     hookimpl,
-    numbers,
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
@@ -45,9 +43,6 @@ class HalfMoments(Scheduled):
     def init(self, space: ParameterSpace) -> State:
         dtype = space.blocks[0].dtype
         return State(space.buffer("half-moments/m", dtype=dtype), space.buffer("half-moments/v", dtype=dtype))
-
-    def cost(self) -> Cost:
-        return Cost(moves=1, state=numbers(2))
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: State) -> None:
         lr = self.rate(oracle)

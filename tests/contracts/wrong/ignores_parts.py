@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Cost, Direction, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl
+from zoplat import Direction, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -22,9 +22,6 @@ class ByItself(Estimator):
     eps: float = 1e-3
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=2)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         [z] = oracle.draw(self.sampler, 1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Cost, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl
+from zoplat import Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -29,9 +29,6 @@ class Renewing(Estimator):
     interval: int = 50
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=2)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         [z] = oracle.draw(self.sampler, 1)

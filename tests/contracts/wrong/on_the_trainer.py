@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from zoplat import Cost, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl
+from zoplat import Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -28,9 +28,6 @@ class OnTheTrainer(Estimator):
     eps: float = 1e-3
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=2)
 
     def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
         [z] = oracle.draw(self.sampler, 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zoplat import Cost, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl
+from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -35,9 +35,6 @@ class OwnArray(Estimator):
     eps: float = 1e-3
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=2)
 
     def init(self, space: ParameterSpace) -> State:
         return State([np.array(block.array) for block in space.blocks])

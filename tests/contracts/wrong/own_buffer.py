@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Buffer, Cost, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl
+from zoplat import Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -28,9 +28,6 @@ class OwnBuffer(Estimator):
     eps: float = 1e-3
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=2)
 
     def init(self, space: ParameterSpace) -> State:
         return State(Buffer("own-buffer/m", {block.name: 0 * block.array for block in space.blocks}))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Buffer, Cost, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, held, hookimpl, numbers
+from zoplat import Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, held, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -29,9 +29,6 @@ class PerTile(Estimator):
     eps: float = 1e-3
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=3, state=numbers(1))
 
     @property
     def bias(self) -> str:

@@ -3,12 +3,11 @@
 So does ZO-Bench's sparse method: its path for q > 1 gathers q·z without the mask.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import ZERO, Buffer, Cost, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl
+from zoplat import ZERO, Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -39,9 +38,6 @@ class ProbeMask(Estimator):
     @property
     def bias(self) -> str:
         return "large weights are left out"
-
-    def cost(self) -> Cost:
-        return Cost(passes=2 * self.queries, moves=2 * self.queries, state=math.prod)
 
     def init(self, space: ParameterSpace) -> State:
         state = State(space.buffer("probe-mask/mask", dtype="uint8"))

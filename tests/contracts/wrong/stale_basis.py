@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Cost, Estimate, Estimator, Key, Noise, Oracle, ParameterSpace, Sampler, StepRule, Tile, hookimpl
+from zoplat import Estimate, Estimator, Key, Noise, Oracle, ParameterSpace, Sampler, StepRule, Tile, hookimpl
 from zoplat_plugins.constant import Constant
 
 
@@ -47,9 +47,6 @@ class StaleBasis(Estimator):
     eps: float = 1e-3
     interval: int = 50
     rule: StepRule = Constant(lr=1e-6)
-
-    def cost(self) -> Cost:
-        return Cost(passes=2, moves=2)
 
     def init(self, space: ParameterSpace) -> State:
         return State()

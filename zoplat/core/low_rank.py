@@ -1,0 +1,31 @@
+"""Laws of low rank: whoever has the factors has the entries."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from zoplat.core.arrays import Array
+from zoplat.core.blocks import Tile
+from zoplat.core.noise import Key, Noise
+from zoplat.core.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class LowRankSampler(Sampler):
+    """z = U Vᵀ on the blocks that have factors, a plain Gaussian on all others."""
+
+    @abstractmethod
+    def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
+        """(U, V), shapes (rows, r) and (columns, r), of a tile of a matrix."""
+
+    def has_factors(self, shape: tuple[int, ...]) -> bool:
+        """Whether a block of this shape is drawn in factors: a matrix."""
+        return len(shape) == 2
+
+    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array] | None:
+        return self.matrix_factors(tile, key, noise) if self.has_factors(tile.block.shape) else None
+
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
+        factors = self.factors(tile, key, noise)
+        out[:] = factors[0] @ factors[1].T if factors else noise.normal(tile.shape, key, tile)
