@@ -38,21 +38,27 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def outsider(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Call:
-    """Runs the installed `zoplat` in an empty folder."""
+def programs(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of an environment in which both wheels are installed, without torch."""
     folder = tmp_path_factory.mktemp("outside")
     venv.create(folder / "env", with_pip=True)
     programs = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
     install = (programs / "python", "-m", "pip", "install", "--quiet")
     checked(*install, "-c", ROOT / "constraints.txt", *NEEDED)
     checked(*install, "--no-deps", *wheels)
-    (folder / "work").mkdir()
+    return programs
+
+
+@pytest.fixture(scope="module")
+def outsider(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Call:
+    """Runs the installed `zoplat` in an empty folder."""
+    folder = tmp_path_factory.mktemp("work")
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return subprocess.run(
             [programs / "zoplat", *map(str, arguments)],
-            cwd=folder / "work",
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
@@ -66,12 +72,20 @@ def test_the_wheel_holds_code_kernels_data_and_licence_and_nothing_else(wheels: 
     [wheel] = [path for path in wheels if path.name.startswith("zoplat-")]
     names = zipfile.ZipFile(wheel).namelist()
     assert {
-        "zoplat/recipe.toml",
+        "zoplat/compare/published.toml",
+        "zoplat/config/recipe.toml",
+        "zoplat/py.typed",
+        "zoplat/report/style.css",
         "zoplat/tasks/data/sentiment.jsonl.gz",
         "zoplat/tasks/data/README.md",
         "zoplat/testing/estimators.py",
-        "zoplat_devices/kernels.c",
+        "zoplat_devices/edge/edge-requirements.txt",
+        "zoplat_devices/kernels/kernels.c",
+        "zoplat_devices/py.typed",
         "zoplat_plugins/mezo.py",
+        "zoplat_plugins/presets/mezo-paper.toml",
+        "zoplat_plugins/py.typed",
+        "zoplat_plugins/references.bib",
     } <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"zoplat", "zoplat_devices", "zoplat_plugins"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -116,6 +130,15 @@ def test_without_torch_doctor_and_the_default_device_say_what_to_install(outside
     assert done.returncode == 2
     assert "torch" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_outsiders_plugin_can_be_type_checked(programs: Path, tmp_path: Path) -> None:
+    """With the annotations of the installed package, which `py.typed` offers."""
+    pytest.importorskip("mypy")
+    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n")
+    options = ("--config-file", tmp_path / "mypy.ini", "--cache-dir", tmp_path / "cache")
+    source = EXAMPLE / "zoplat_example.py"
+    checked(sys.executable, "-m", "mypy", *options, "--python-executable", programs / "python", source)
 
 
 def test_the_example_keeps_the_contracts() -> None:
