@@ -1,8 +1,8 @@
 """Writes docs/reference and the marked places of other pages: `python docs/generate.py`.
 
-The reference comes from the code and, for its list of terms, from docs/explanation/glossary.md; the results of methods from
-docs/methods/comparison.json, which `zoplat compare` made; the figures of docs/performance.md from bench/results, which
-`make bench` made.
+The reference comes from the code and, for its list of terms, from docs/explanation/glossary.md; the results of methods
+from docs/methods/comparison.json, which `zoplat compare` made; the figures of docs/performance.md from bench/results,
+which `make bench` made.
 With --check it only says what is stale.
 """
 

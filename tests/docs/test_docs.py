@@ -1,5 +1,7 @@
 """The docs say what the code says: names, fields, generated pages, links, and the definition of the noise."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -73,6 +75,24 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
         assert found.exists(), f"{target} does not exist"
         if heading:
             assert heading in anchors(found), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(path: Path) -> None:
+    places = ("", "plugins", "devices")
+    for name in re.findall(
+        r"`((?:zoplat|zoplat_\w+|tests|bench|docs|plugins|devices)/[\w/.-]+)`", path.read_text("utf-8")
+    ):
+        assert any((ROOT / place / name).exists() for place in places), f"{name} does not exist"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_on_a_page_can_be_read_and_its_imports_are_there(path: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "zoplat":
+                module = importlib.import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(module, alias.name)]
 
 
 def anchors(path: Path) -> list[str]:

@@ -19,9 +19,9 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.slow
 
 
-def checked(*command: object) -> str:
+def checked(*command: object, cwd: Path | None = None) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, env=environment, cwd=cwd)
     if done.returncode and "No matching distribution" in done.stderr:
         pytest.skip(f"no package index here: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -136,9 +136,8 @@ def test_an_outsiders_plugin_can_be_type_checked(programs: Path, tmp_path: Path)
     """With the annotations of the installed package, which `py.typed` offers."""
     pytest.importorskip("mypy")
     (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n")
-    options = ("--config-file", tmp_path / "mypy.ini", "--cache-dir", tmp_path / "cache")
-    source = EXAMPLE / "zoplat_example.py"
-    checked(sys.executable, "-m", "mypy", *options, "--python-executable", programs / "python", source)
+    options = ("--cache-dir", tmp_path / "cache", "--python-executable", programs / "python")
+    checked(sys.executable, "-m", "mypy", *options, EXAMPLE / "zoplat_example.py", cwd=tmp_path)
 
 
 def test_the_example_keeps_the_contracts() -> None:
