@@ -4,8 +4,8 @@
 
 A random model of the LLaMA kind in float32 is written to DIR (1.7 GiB with 36 layers). Two-sided MeZO trains all of its
 weights in processes of their own: sequentially in memory; streaming under a limit of `share` of the model's bytes,
-page cache included, that a memory cgroup of the system enforces; and with --free streaming without a limit. All must end with
-the same weights. The cost factor is the median time of a step after the first, over the sequential one's.
+page cache included, that a memory cgroup of the system enforces; and with --free streaming without a limit. All must
+end with the same weights. The cost factor is the median time of a step after the first, over the sequential one's.
 """
 
 import argparse
