@@ -18,6 +18,7 @@ QUOTING = {
     "docs/decisions/0020-rooms-and-words.md",
     "changelog.d/words.changed.md",
     "tests/docs/test_words.py",
+    "tests/test_old_names.py",
 }
 """Files that are about the old names."""
 MARK = "old name"
