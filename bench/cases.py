@@ -43,14 +43,14 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One variant of a step: a method with its settings, or a published step.
+class Way:
+    """One way to make a step.
 
     Attributes:
         name: in tables.
         settings: of zoplat, as keywords of `zoplat.run`; empty for a published step.
-        strategy: how its losses are evaluated.
-        steps: that are timed together; more than one where updates are deferred and written every few steps.
+        strategy: how its losses are found.
+        steps: that are timed together; more than one where some of them make a pass over the weights for the others.
         published: a name in `published.STEPS`.
         bars: by shape, the most that seconds of a step over those of its forward passes may be.
         peak: the most that its peak memory over that of inference may be, where a bar says so.
@@ -69,7 +69,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Pair:
-    """Variants that are measured together, turn by turn.
+    """Ways that are measured together, turn by turn.
 
     Attributes:
         name: of the pair, in --only.
@@ -80,7 +80,7 @@ class Pair:
 
     name: str
     setup: Setup
-    ways: tuple[Variant, ...]
+    ways: tuple[Way, ...]
     shapes: tuple[Shape, ...] = ALL
 
     @property
@@ -93,16 +93,16 @@ class Pair:
         return f"step/{self.key}/{shape[0]}x{shape[1]}"
 
 
-def ours(name: str, estimator: str, strategy: str = "sequential", sampler: str | None = None, **given: Any) -> Variant:
+def ours(name: str, estimator: str, strategy: str = "sequential", sampler: str | None = None, **given: Any) -> Way:
     """A method of zoplat, with its law of z where that is not its own."""
     parts = {"estimator": estimator, **({"sampler": sampler} if sampler else {})}
     steps = MAX_DEFERRED_TERMS + 1 if strategy == "batched" and estimator == "lozo" else 1
-    return Variant(f"{name}, batched" if strategy == "batched" else name, parts, strategy, steps, **given)
+    return Way(f"{name}, batched" if strategy == "batched" else name, parts, strategy, steps, **given)
 
 
-def peer(name: str) -> Variant:
+def peer(name: str) -> Way:
     """A published step."""
-    return Variant(f"published {name}", published=name)
+    return Way(f"published {name}", published=name)
 
 
 DENSE = {ONE: 1.30, FOUR: 1.12, SIXTEEN: 1.05}
@@ -147,10 +147,10 @@ def cpu(model: str) -> list[Pair]:
 
 
 def narrow(model: str) -> list[Pair]:
-    """All weights in bfloat16: probes beside the weights or in them, updates rounded to nearest or stochastically."""
+    """All weights in bfloat16: probes beside the weights or in them, updates to nearest or by chance."""
     gaussian = ours("mezo, gaussian", "mezo", bars=NARROW)
     others = tuple(replace(way, usual=False, bars={}) for way in (MEZO[2], *LOZO))
-    options: tuple[tuple[dict[str, Any], tuple[Variant, ...]], ...] = (
+    options: tuple[tuple[dict[str, Any], tuple[Way, ...]], ...] = (
         ({"restore": "exact", "rounding": "nearest"}, (gaussian, *others)),
         ({"restore": "exact", "rounding": "stochastic"}, (gaussian,)),
         ({"restore": "in-place"}, (gaussian, peer("MeZO"))),
@@ -199,7 +199,7 @@ def gpu(model: str) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Engine:
-    """What computes the losses of steps on adapters.
+    """What answers the losses of steps on adapters.
 
     Attributes:
         name: in tables.
@@ -218,15 +218,15 @@ class Engine:
     peak: float | None = None
 
 
-PREPACKED = {"prepack": True}
+PACKED = {"pack": True}
 TORCH = Engine("PyTorch, float32", "cpu")
 ENGINES = (
     TORCH,
     Engine("PyTorch, bfloat16 base", "cpu", dtype="bfloat16"),
     Engine("ONNX Runtime, float32", "onnx", times=2.0),
-    Engine("ONNX Runtime, float32, prepacked", "onnx", PREPACKED, times=2.0),
+    Engine("ONNX Runtime, float32, packed", "onnx", PACKED, times=2.0),
     Engine("ONNX Runtime, int8 base", "onnx", base="int8", times=3.5, peak=0.5),
-    Engine("ONNX Runtime, int8 base, prepacked", "onnx", PREPACKED, base="int8", times=3.5),
+    Engine("ONNX Runtime, int8 base, packed", "onnx", PACKED, base="int8", times=3.5),
 )
 STRATEGIES = ("sequential", "batched")
 

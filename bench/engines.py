@@ -2,10 +2,10 @@
 
     python bench/engines.py [--only PATTERN] [--list]
 
-Two-sided MeZO with LoRA. Labels: step/ENGINE/STRATEGY/ROWSxTOKENS, slope/ENGINE, peak/ENGINE. Steps are divided by the
-forward passes of PyTorch in float32. A slope is L(θ + εz) − L(θ − εz) for Gaussian z; those of an engine are compared
-with those of PyTorch in float32. A peak is that of a short run in a process of its own. A graph that is not cached is
-exported first, which takes minutes.
+Two-sided MeZO with LoRA. Labels: step/ENGINE/ROAD/ROWSxTOKENS, slope/ENGINE, peak/ENGINE. Steps are divided by the
+forward passes of PyTorch in float32. A slope is L(θ + εz) − L(θ − εz) for Gaussian z; those of an engine are held
+against those of PyTorch in float32. A peak is that of a short run in a process of its own. A graph that is not kept is
+made first, which takes minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import ENGINES, FOUR, STRATEGIES, TORCH, Engine, Setup, Shape, Variant
+from bench.cases import ENGINES, FOUR, STRATEGIES, TORCH, Engine, Setup, Shape, Way
 from bench.models import batch, source
 from bench.results import FOLDER, Row, command_of, merge, run_of
 from bench.steps import Ours, Step, bare, vocabulary
@@ -58,7 +58,7 @@ def main(given: Sequence[str] | None = None) -> None:
     command = command_of("python bench/engines.py", parser, arguments)
     for rows in measured(arguments):
         merge(arguments.out, run_of(command), rows)
-        print(*map(shown, rows), sep="\n", flush=True)
+        print(*map(told, rows), sep="\n", flush=True)
 
 
 def labels(arguments: argparse.Namespace) -> list[str]:
@@ -111,7 +111,7 @@ def steps(
     setup, made = Setup(arguments.model, "lora"), dict[str, Step]()
     for engine, strategy in chosen:
         made[f"{engine.name}/{strategy}"] = Ours(
-            sessions[engine], setup, Variant(strategy, {"estimator": "mezo"}, strategy), rows
+            sessions[engine], setup, Way(strategy, {"estimator": "mezo"}, strategy), rows
         )
     taken: dict[str, Taken] = {}
     interleaved(made, bare(torch, rows), lambda: None, arguments.rounds, arguments.seconds, 1, taken)
@@ -129,11 +129,11 @@ def slopes(sessions: Sessions, arguments: argparse.Namespace) -> Iterator[Row]:
     found = {
         engine: [slope(session, rows, i) for i in range(arguments.directions)] for engine, session in sessions.items()
     }
-    for engine, own in found.items():
-        agreement = float(np.corrcoef(found[TORCH], own)[0, 1])
-        spread = float(np.std(own) / np.std(found[TORCH]))
+    for engine, told in found.items():
+        agreement = float(np.corrcoef(found[TORCH], told)[0, 1])
+        spread = float(np.std(told) / np.std(found[TORCH]))
         place = {"kind": "slope", "model": arguments.model, "step": engine.name, "shape": [*FOUR]}
-        yield {**place, "directions": len(own), "agreement": round(agreement, 4), "spread": round(spread, 3)}
+        yield {**place, "directions": len(told), "agreement": round(agreement, 4), "spread": round(spread, 3)}
 
 
 def slope(session: Session, rows: Sequence[Any], index: int) -> float:
@@ -162,13 +162,13 @@ def peak(engine: Engine, arguments: argparse.Namespace) -> Row:
     return {**place, "peak": summary["peak_bytes"]["host"], "step_peak": summary["step_peak_bytes"]["host"]}
 
 
-def shown(row: Row) -> str:
+def told(row: Row) -> str:
     """A row as the terminal shows it."""
     if row["kind"] == "slope":
         return f"{row['step']:<34} slopes agree by {row['agreement']:.4f}, spread {row['spread']:.3f}"
     if row["kind"] == "engine peak":
         return f"{row['step']:<34} {row['peak'] / 2**20:9.1f} MiB, {row['step_peak'] / 2**20:9.1f} in steps"
-    return f"{row['pair']:<11}{line(row)}"
+    return f"{row['pair']:<6}{line(row)}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Peak memory of steps above that of forward passes, each in a process of its own.
 
-The peak is the kernel's own counter of resident memory, reset when the model is open. A process that only
+The peak is the kernel's own counter of resident memory, begun anew when the model is open. A process that only
 infers loads the same model, makes forward passes on the same batch, and nothing of zoplat's spaces and kernels.
 """
 
@@ -14,32 +14,32 @@ from functools import partial
 from statistics import median_low
 from typing import Any
 
-from bench.cases import FOUR, Setup, Variant, cpu, usual
+from bench.cases import FOUR, Setup, Way, cpu, usual
 
 SHAPE = FOUR
 STEPS = 3
-INFERENCE = Variant("inference")
+INFERENCE = Way("inference")
 OWN = ("python, torch and transformers", "trainable weights", "frozen weights")
 """Owners that a process of inference has too."""
 
 
-def chosen(model: str, every: bool) -> list[Variant]:
-    """The variants in a model's table of memory."""
+def chosen(model: str, every: bool) -> list[Way]:
+    """The ways that a model's table of memory has."""
     pairs = [pair for pair in usual(cpu(model), every) if pair.setup == Setup(model)]
     return [way for pair in pairs for way in pair.ways]
 
 
-def label(model: str, way: Variant) -> str:
+def label(model: str, way: Way) -> str:
     """What --only is matched against."""
     return f"memory/{model}/{way.name}"
 
 
-def measured(model: str, way: Variant) -> dict[str, Any]:
-    """What a process of its own measures."""
+def measured(model: str, way: Way) -> dict[str, Any]:
+    """What a process of its own says."""
     command = [sys.executable, __file__, model, way.name]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
 def inference(model: str) -> int:
@@ -48,11 +48,11 @@ def inference(model: str) -> int:
     return median_low(peaks)
 
 
-def row(model: str, way: Variant, inference: int) -> dict[str, Any]:
+def row(model: str, way: Way, inference: int) -> dict[str, Any]:
     """A row of the results."""
-    result = measured(model, way)
-    owners = {name: size for name, size in result["owners"].items() if name not in OWN and size}
-    peaks = {"peak": result["peak"], "inference": inference, "weights": result["weights"]}
+    told = measured(model, way)
+    owners = {name: size for name, size in told["owners"].items() if name not in OWN and size}
+    peaks = {"peak": told["peak"], "inference": inference, "weights": told["weights"]}
     return {"kind": "memory", "model": model, "step": way.name, "shape": list(SHAPE), **peaks, "owners": owners}
 
 
@@ -60,11 +60,11 @@ def main(model: str, name: str) -> None:
     """Be the process that is measured: model and name of the way, or "inference"."""
     ways = [INFERENCE, *chosen(model, True)]
     [way] = [way for way in ways if way.name == name]
-    result = alone(model, way) if way is INFERENCE or way.published else stepping(model, way)
-    print(json.dumps(result))
+    told = alone(model, way) if way is INFERENCE or way.published else stepping(model, way)
+    print(json.dumps(told))
 
 
-def alone(model: str, way: Variant) -> dict[str, Any]:
+def alone(model: str, way: Way) -> dict[str, Any]:
     """Inference or a published step: a model of transformers, its loss, and nothing else."""
     import torch
 
@@ -90,7 +90,7 @@ def alone(model: str, way: Variant) -> dict[str, Any]:
     return {"peak": memory.read()[1], "weights": weights, "owners": {}}
 
 
-def stepping(model: str, way: Variant) -> dict[str, Any]:
+def stepping(model: str, way: Way) -> dict[str, Any]:
     """A step of zoplat as the engine makes it."""
     from bench.models import batch, opened
     from bench.steps import Ours, vocabulary

@@ -23,7 +23,7 @@ from bench.cases import (
     Engine,
     Pair,
     Shape,
-    Variant,
+    Way,
     cpu,
     gpu,
     usual,
@@ -35,7 +35,7 @@ KERNELS = "noise kernels"
 STATELESS_OWNERS = (KERNELS, "scratch")
 """Owners that are no state of a method."""
 BRIEF = ("full/float32/mezo", "full/float32/lozo")
-BRIEF_VARIANTS = ("mezo, gaussian", "mezo, rademacher", "lozo", "lozo, batched", "published MeZO", "published LOZO")
+BRIEF_WAYS = ("mezo, gaussian", "mezo, rademacher", "lozo", "lozo, batched", "published MeZO", "published LOZO")
 """What README shows."""
 NONE = "No figure has been measured yet; `make bench` makes them."
 NONE_ON_GPU = "No GPU figure has been measured yet; `make bench-gpu` makes them."
@@ -96,7 +96,7 @@ class Page:
     def steps(self) -> str:
         """Step ÷ its forwards, a table for each setup."""
 
-        def cell(pair: Pair, way: Variant, shape: Shape, row: Row) -> str:
+        def cell(pair: Pair, way: Way, shape: Shape, row: Row) -> str:
             what = f"{words(pair)}, {way.name}, {times(shape)}"
             return self.ratio(Held(f"step ÷ its forwards, {what}", row["wall"]["median"], way.bars.get(shape)), row)
 
@@ -105,17 +105,17 @@ class Page:
     def brief(self) -> str:
         """What README shows of them."""
         rows, pairs = keyed(self.cpu["rows"]), [pair for pair in cpu("smollm2-135m") if pair.key.endswith(BRIEF)]
-        text = head(("rows × tokens", *BRIEF_VARIANTS))
+        text = head(("rows × tokens", *BRIEF_WAYS))
         for shape in reversed(ALL):
             held = {way.name: rows.get((pair.key, way.name, shape)) for pair in pairs for way in pair.ways}
-            text += line([times(shape), *(figure(row) if (row := held[name]) else "" for name in BRIEF_VARIANTS)])
+            text += line([times(shape), *(figure(row) if (row := held[name]) else "" for name in BRIEF_WAYS)])
         return text
 
     def gains(self) -> str:
         """How many times as fast as the published step each way is."""
         rows = keyed(self.cpu["rows"])
 
-        def cell(pair: Pair, way: Variant, shape: Shape, row: Row) -> str:
+        def cell(pair: Pair, way: Way, shape: Shape, row: Row) -> str:
             gain = gained(rows, pair, shape, row)
             if gain is None:
                 return ""
@@ -189,7 +189,7 @@ class Page:
                 text += "".join(lines)
         return text + ("\n" + self.listed(self.gpu["runs"]) if text else "")
 
-    def step_on_gpu(self, rows: dict[Any, Row], pair: Pair, way: Variant, row: Row) -> str:
+    def step_on_gpu(self, rows: dict[Any, Row], pair: Pair, way: Way, row: Row) -> str:
         """A line of a GPU's table."""
         what = f"{pair.setup.model} on a GPU, {way.name}"
         ratio = self.ratio(Held(f"step ÷ its forwards, {what}", row["wall"]["median"], way.bars.get(ON_GPU)), row)
@@ -222,8 +222,8 @@ class Page:
         cells = ["", "", "", "", ""]
 
         def seconds(of: Engine) -> float | None:
-            found = [steps[of.name, strategy, FOUR] for strategy in STRATEGIES if (of.name, strategy, FOUR) in steps]
-            return min((row["wall"]["median"] for row in found), default=None)
+            told = [steps[of.name, strategy, FOUR] for strategy in STRATEGIES if (of.name, strategy, FOUR) in steps]
+            return min((row["wall"]["median"] for row in told), default=None)
 
         mine, theirs = seconds(engine), seconds(TORCH)
         if mine and theirs:
@@ -267,8 +267,8 @@ class Page:
     def by_setup(
         self,
         rows: Sequence[Row],
-        cell: Callable[[Pair, Variant, Shape, Row], str],
-        wanted: Callable[[Pair, Variant], bool],
+        cell: Callable[[Pair, Way, Shape, Row], str],
+        wanted: Callable[[Pair, Way], bool],
         bare: bool = False,
     ) -> str:
         """A table for each setup that has rows, a line for each way, a column for each shape."""
@@ -299,14 +299,14 @@ def keyed(rows: Iterable[Row]) -> dict[Any, Row]:
     return {(f"{row['setup']}/{row['pair']}", row["step"], tuple(row["shape"])): row for row in steps}
 
 
-def forwards(found: dict[Any, Row], same: Sequence[tuple[Pair, Variant]], shapes: Sequence[Shape]) -> str:
+def forwards(found: dict[Any, Row], same: Sequence[tuple[Pair, Way]], shapes: Sequence[Shape]) -> str:
     """The line of bare forward passes, of one setup."""
     keys = [(pair.key, way.name) for pair, way in same]
     medians = [statistics.median(found[(*k, s)]["bare_ms"] for k in keys if (*k, s) in found) for s in shapes]
     return line(["bare forward", 1, *(f"{median:,.1f} ms" for median in medians)])
 
 
-def beside(pair: Pair) -> Variant | None:
+def beside(pair: Pair) -> Way | None:
     """The published step of a pair, if it has one."""
     return next((way for way in pair.ways if way.published), None)
 

@@ -1,7 +1,7 @@
 """What one pass over the weights costs: every law and rounding, beside reading and writing the weights.
 
 The floor of float32 weights is an in-place addition of numpy's, halved between two threads. Moves of bfloat16 weights
-are compared with those that round to nearest.
+are held against those that round to nearest.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def rows(dtype: str, rounds: int, millions: float = 100) -> list[dict[str, Any]]
 
 def wide(count: int) -> dict[str, Callable[[], None]]:
     """Moves along one and two draws of each law, and the floor."""
-    theta: Any = np.full((count, COLUMNS), 0.01, np.float32)
+    theta = np.full((count, COLUMNS), 0.01, np.float32)
     moved = ParameterSpace([Block("w", theta)], FusedBackend(kernels(), np.empty), "in-place")
     works = {FLOOR: floor(theta)}
     for name in LAWS:
@@ -91,7 +91,7 @@ def floor(theta: Any) -> Callable[[], None]:
 
 
 def move(space: ParameterSpace, sampler: Sampler, terms: int) -> Callable[[], None]:
-    """One pass that adds so many draws of a law; the same ones each time, as when a probe is taken back."""
+    """One pass that adds so many draws of a law; the same ones each time, as a probe comes back."""
     direction = sum((1e-6 * space.draw(sampler, Key(0, 0, draw)) for draw in range(terms)), Direction())
 
     def work() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from bench import published
-from bench.cases import Setup, Variant
+from bench.cases import Setup, Way
 from bench.models import Same
 from zoplat import ZERO, Row, ZoplatError
 from zoplat.config.layers import resolve
@@ -20,18 +20,18 @@ from zoplat_devices.pytorch.session import PyTorchSession
 
 
 class Step(Protocol):
-    """A step, and the untimed work around it."""
+    """A step, and what stands around it untimed."""
 
     passes: int
 
     def before(self) -> None:
-        """Warm up: bring everything into the state that it has within a run."""
+        """Bring everything into the state that it has within a run."""
 
     def __call__(self) -> None:
         """The step."""
 
     def after(self) -> None:
-        """Restore the session for others."""
+        """Leave the session to others."""
 
 
 class Ours:
@@ -43,7 +43,7 @@ class Ours:
         rows: the batch.
     """
 
-    def __init__(self, session: Session, setup: Setup, way: Variant, rows: Sequence[Row]) -> None:
+    def __init__(self, session: Session, setup: Setup, way: Way, rows: Sequence[Row]) -> None:
         settings = {"device": session.facts["device"], "tune": setup.tune, "dtype": setup.dtype, "lr": published.LR}
         config = resolve({**settings, **way.settings, "evaluate_every": 10**9})
         session.space.settle()
@@ -85,7 +85,7 @@ class Peer:
         rows: the batch.
     """
 
-    def __init__(self, session: PyTorchSession, way: Variant, rows: Sequence[Row]) -> None:
+    def __init__(self, session: PyTorchSession, way: Way, rows: Sequence[Row]) -> None:
         self.session = session
         problem = published.Problem(session.model, partial(session.scorer.mean_loss, rows))
         self.made = published.STEPS[way.published](problem)
@@ -110,19 +110,19 @@ class Peer:
                 w.data = held
 
 
-def made(session: PyTorchSession, setup: Setup, way: Variant, rows: Sequence[Row]) -> Step:
-    """A variant, ready to be measured."""
+def made(session: PyTorchSession, setup: Setup, way: Way, rows: Sequence[Row]) -> Step:
+    """A way as something to measure."""
     return Peer(session, way, rows) if way.published else Ours(session, setup, way, rows)
 
 
 def bare(session: Session, rows: Sequence[Row]) -> Callable[[], None]:
-    """A forward pass at whatever the arrays hold, without the perturbation."""
+    """A forward pass at whatever the arrays hold, no probe formed on the way."""
 
     def forward() -> None:
         space = session.space
-        perturbation, space.perturbation = space.perturbation, ZERO
+        overlay, space.overlay = space.overlay, ZERO
         session.forward(rows)
-        space.perturbation = perturbation
+        space.overlay = overlay
 
     return forward
 

@@ -3,9 +3,9 @@
     python bench/streaming.py [--layers 36] [--share 0.4] [--steps 3] [--rows 4] [--free] [--folder DIR] [--json]
 
 A random model of the LLaMA kind in float32 is written to DIR (1.7 GiB with 36 layers). Two-sided MeZO trains all of its
-weights in processes of their own: sequentially in memory; streaming under a limit of `share` of the model's bytes,
-page cache included, that a memory cgroup of the system enforces; and with --free streaming without a limit. All must
-end with the same weights. The cost factor is the median time of a step after the first, over the sequential one's.
+weights in processes of their own: walking in memory; streamed under a limit of `share` of the model's bytes, page
+cache included, that a memory cgroup of the system enforces; and with --free streamed with as much memory as it likes.
+All must end with the same weights. The cost factor is the median time of a step after the first, over that of walking.
 """
 
 import argparse
@@ -29,7 +29,7 @@ GROUPS = (
 
 
 def main() -> None:
-    """Write the model, train it with each strategy, print what they took."""
+    """Write the model, train it in each way, print what they took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=36)
     parser.add_argument("--share", type=float, default=0.4)
@@ -45,8 +45,8 @@ def main() -> None:
     elif arguments.part:
         print(json.dumps(trained(arguments.folder, arguments.part, arguments.steps, arguments.rows)))
     else:
-        results = compared(arguments)
-        print(json.dumps(results) if arguments.json else table(results))
+        told = compared(arguments)
+        print(json.dumps(told) if arguments.json else table(told))
 
 
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -57,30 +57,29 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
         output([*given, "--part", "model"])
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
         limit = int(arguments.share * size)
-        results: dict[str, Any] = {"model_bytes": size, "limit_bytes": limit, "rows": arguments.rows}
+        told: dict[str, Any] = {"model_bytes": size, "limit_bytes": limit, "rows": arguments.rows}
         with group(limit) as place:
             hungry = subprocess.run([sys.executable, "-c", f"b'x' * {limit}"], check=False, preexec_fn=joining(place))
-            results["bites"] = hungry.returncode < 0
+            told["bites"] = hungry.returncode < 0
             forget(Path(folder))
-            results["limited"] = json.loads(output([*given, "--part", "streaming"], place))
-            results["limited"] |= {"group_peak": peak(place)}
-        results["sequential"] = json.loads(output([*given, "--part", "sequential"]))
+            told["limited"] = json.loads(output([*given, "--part", "streaming"], place))
+            told["limited"] |= {"group_peak": peak(place)}
+        told["sequential"] = json.loads(output([*given, "--part", "sequential"]))
         if arguments.free:
-            results["streaming"] = json.loads(output([*given, "--part", "streaming"]))
+            told["streaming"] = json.loads(output([*given, "--part", "streaming"]))
     for way in ("limited", "streaming"):
-        if way in results:
-            results[way]["factor"] = results[way]["seconds"] / results["sequential"]["seconds"]
-    return results
+        if way in told:
+            told[way]["factor"] = told[way]["seconds"] / told["sequential"]["seconds"]
+    return told
 
 
-def table(results: dict[str, Any]) -> str:
+def table(told: dict[str, Any]) -> str:
     """For people."""
     lines = [
-        f"model {results['model_bytes'] / 2**20:.0f} MiB, limit {results['limit_bytes'] / 2**20:.0f} MiB, "
-        "2 passes a step"
+        f"model {told['model_bytes'] / 2**20:.0f} MiB, limit {told['limit_bytes'] / 2**20:.0f} MiB, 2 passes a step"
     ]
     for way in ("sequential", "streaming", "limited"):
-        one = results.get(way)
+        one = told.get(way)
         if one is None:
             continue
         lines.append(

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 
 from bench import cpu, engines, gpu, memory, passes, published
-from bench.cases import ENGINES, ONE, SIXTEEN, Setup, Variant
+from bench.cases import ENGINES, ONE, SIXTEEN, Setup, Way
 from bench.cases import cpu as on_cpu
 from bench.cases import gpu as on_gpu
 from bench.models import batch, loader, opened
@@ -237,14 +237,12 @@ def test_recomputation_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("strategy", "asked"), [("sequential", 0), ("batched", 2)])
-def test_a_step_takes_the_strategy_that_its_row_says(
-    strategy: str, asked: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_takes_the_road_that_its_row_says(strategy: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
     session = opened(Setup("tiny"), "cpu")
     counts: list[int] = []
-    ask = session.losses_at
-    monkeypatch.setattr(session, "losses_at", lambda rows, points: counts.append(len(points)) or ask(rows, points))
-    step = made(session, Setup("tiny"), Variant("lozo", {"estimator": "lozo"}, strategy), batch(50, (2, 8)))
+    ask = session.branches
+    monkeypatch.setattr(session, "branches", lambda rows, points: counts.append(len(points)) or ask(rows, points))
+    step = made(session, Setup("tiny"), Way("lozo", {"estimator": "lozo"}, strategy), batch(50, (2, 8)))
     step.before()
     assert sum(counts) == asked
 
@@ -252,7 +250,7 @@ def test_a_step_takes_the_strategy_that_its_row_says(
 def test_after_a_published_step_the_session_has_its_own_arrays_with_what_the_step_made() -> None:
     session = opened(Setup("tiny"), "cpu")
     rows = batch(vocabulary(session.model), (2, 8))
-    step = made(session, Setup("tiny"), Variant("published MeZO", published="MeZO"), rows)
+    step = made(session, Setup("tiny"), Way("published MeZO", published="MeZO"), rows)
     step.before()
     places = [w.data_ptr() for w in session.model.parameters()]
     step()
@@ -276,9 +274,9 @@ def test_a_process_of_the_memory_table_tells_its_peak_and_its_owners(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     memory.main("tiny", name)
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["peak"] > result["weights"] > 0
-    assert ("hizoo/h" in result["owners"]) == (name == "hizoo")
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["peak"] > told["weights"] > 0
+    assert ("hizoo/h" in told["owners"]) == (name == "hizoo")
 
 
 @pytest.mark.slow
@@ -307,8 +305,8 @@ def test_the_gpu_program_measures_and_shows_every_pair(tmp_path: Path) -> None:
 def test_when_the_minutes_are_over_what_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gpu.json"
     gpu.main(["--tiny", "--device", "cpu", "--minutes", "0.0001", "--out", str(out)])
-    printed = capsys.readouterr().out
-    assert printed.count("not measured, time is over") == len(on_gpu("tiny"))
+    told = capsys.readouterr().out
+    assert told.count("not measured, time is over") == len(on_gpu("tiny"))
     assert not out.exists()
 
 
