@@ -135,7 +135,7 @@ def test_neighbouring_seeds_steps_draws_and_tensors_are_uncorrelated(noise: Fuse
 
 @pytest.mark.parametrize("key", [0, 1])
 def test_streams_whose_keys_differ_in_one_bit_have_unrelated_words(noise: FusedNoise, key: int) -> None:
-    """No address comes that close except at random; the mixing is tried on its own, bit by bit of the words."""
+    """No address comes that close but by chance; the mixing is tried on its own, bit by bit of the words."""
     base, scores = words_of(noise, BASE, 2**19), []
     for bit in range(32):
         changed = BASE[0] ^ (key == 0) << bit, BASE[1] ^ (key == 1) << bit

@@ -161,7 +161,7 @@ def _plain(values: Table) -> Table:
 
 def _recipe(estimator: str, layers: Iterable[Table]) -> Table:
     """Settings found for the packaged model and task, when nothing else was chosen; its budget if there is no other."""
-    recipes = tomllib.loads(resources.files("zoplat.config").joinpath("recipe.toml").read_text(encoding="utf-8"))
+    recipes = tomllib.loads(resources.files("zoplat").joinpath("recipe.toml").read_text(encoding="utf-8"))
     table: Table = recipes["run"]
     if any({"steps", "max_passes"} & layer.keys() for layer in layers):
         del table["max_passes"]
