@@ -65,7 +65,7 @@ def test_options_as_a_list_make_a_choice(file: Any) -> None:
     assert task.example(row, "here") == expected
     assert task.example({**row, "right": 0}, "here", "plain").prompt == "I fell"
     for wrong in (2, "-1", True, 0.5, "first"):
-        with pytest.raises(ZoplatError, match="here: a column has not the form"):
+        with pytest.raises(ZoplatError, match="here: a column does not have the form"):
             task.example({**row, "right": wrong}, "here")
 
 
@@ -122,7 +122,7 @@ dev = 7
         ("prompt = 'a {b}'\n\noptions = ['{c}', 3]\n", "line 3: 'options' needs at least two texts"),
         (
             "prompt = 'a {b}'\n",
-            "line 1: give one of 'options', to choose from, and 'answers', to be written; found neither",
+            "line 1: give one of 'options', to choose from, and 'answers', to be generated; found neither",
         ),
         (
             "prompt = 'a {b}'\nanswers = 'c'\noptions = ['{d}', '{e}']\n",

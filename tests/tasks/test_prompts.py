@@ -242,10 +242,10 @@ def test_losses_metrics_and_sizes_are_those_of_the_published_setting() -> None:
     [
         ("copa", {**COPA, "question": "reason"}, "'question' must be cause or effect, found 'reason'"),
         ("copa", {**COPA, "label": 2}, "none of the 2 options is the right one"),
-        ("copa", {**COPA, "label": "first"}, "a column has not the form"),
+        ("copa", {**COPA, "label": "first"}, "a column does not have the form"),
         ("record", {**STORY, "answers": ["Paris"]}, "none of the 3 options is the right one"),
         ("record", {k: v for k, v in STORY.items() if k != "entities"}, "no column 'entities'"),
-        ("winogrande", {**GAP, "answer": ""}, "a column has not the form"),
+        ("winogrande", {**GAP, "answer": ""}, "a column does not have the form"),
         ("winogrande", {**GAP, "answer": "0"}, "none of the 2 options is the right one"),
         ("squad", {**SQUAD, "answers": {"text": []}}, "no answer"),
         ("squad", {**SQUAD, "answers": {"texts": []}}, r"answers must be texts, found {'texts': \[\]}"),
