@@ -29,7 +29,7 @@ def inference_cloze(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def reference_texts(value: Any) -> Sequence[str]:
-    """A column of reference answers as texts: one, several, or a table with them under `text` (SQuAD) or `spans` (DROP).
+    """Reference answers as texts: one, several, or a table with them under `text` (SQuAD) or `spans` (DROP).
 
     Raises:
         TypeError: it is none of these.

@@ -112,7 +112,7 @@ class Task(ABC):
 
     @abstractmethod
     def _example(self, row: Fields, where: str, template: Template) -> Example:
-        """The example without its loss and score; a column of the wrong form may raise any of Python's lookup errors."""
+        """The example without loss and score; columns of the wrong form may raise any of Python's lookup errors."""
 
     def read(self, row: Fields, template: Template) -> str:
         """What the model reads before the option, by the templates "prompt" and "plain"."""
