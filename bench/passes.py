@@ -44,13 +44,13 @@ def rows(dtype: str, rounds: int, millions: float = 100) -> list[dict[str, Any]]
             for name, work in works.items():
                 with without_collection():
                     seconds[name].append(clocked(work)[0])
-    found = []
+    results = []
     for name, times in seconds.items():
         base = FLOOR if dtype == "float32" else f"{name.split(', ')[0]}, nearest"
         ratios = [a / b for a, b in zip(times[1:], seconds[base][1:], strict=True)]
         ns = 1e9 * statistics.median(times[1:]) / (count * COLUMNS)
-        found.append({"kind": "pass", "dtype": dtype, "step": name, "ns": round(ns, 4), "wall": summary(ratios)})
-    return found
+        results.append({"kind": "pass", "dtype": dtype, "step": name, "ns": round(ns, 4), "wall": summary(ratios)})
+    return results
 
 
 def wide(count: int) -> dict[str, Callable[[], None]]:
@@ -109,7 +109,7 @@ def law(name: str) -> Sampler:
 
 def kernels() -> Any:
     """The compiled kernels; raises ZoplatError where there is no compiler."""
-    found = native_kernels()
-    if found is None:
+    compiled = native_kernels()
+    if compiled is None:
         raise ZoplatError("There are no kernels to measure, because no C compiler was found. pip install ziglang")
-    return found
+    return compiled

@@ -123,7 +123,7 @@ def step_of(session: PyTorchSession, setup: Setup, variant: Variant, rows: Seque
 
 
 def bare(session: Session, rows: Sequence[Row]) -> Callable[[], None]:
-    """A forward pass at the weights as they stand in the arrays, without any perturbation."""
+    """A forward pass with the weights as they are in the arrays, without any perturbation."""
 
     def forward() -> None:
         perturbation = session.space.perturbation

@@ -153,7 +153,7 @@ def group(limit: int) -> Iterator[Path]:
                 return
         finally:
             place.rmdir()
-    raise SystemExit("no memory cgroup can be made here: it takes root, and a mounted memory controller")
+    raise SystemExit("no memory cgroup can be created here: that takes root, and a mounted memory controller")
 
 
 def drop_page_cache(folder: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from zoplat import Example, ModelSpec
 from zoplat.config.layers import resolve
 from zoplat.core.model_spec import Tuning
-from zoplat.evaluation.predictions import predict
 from zoplat.evaluation.linear_probe import fit_and_predict
+from zoplat.evaluation.predictions import predict
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.tasks import data
 from zoplat.tasks.metrics import METRICS, metric

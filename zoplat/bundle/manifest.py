@@ -98,8 +98,8 @@ def _check_name(folder: Path, name: str) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Every file below a folder; raises ZoplatError for a link or anything else that is not a regular file."""
-    for place, inner, names in os.walk(folder):
-        for path in (Path(place, name) for name in [*inner, *names]):
+    for place, subfolders, names in os.walk(folder):
+        for path in (Path(place, name) for name in [*subfolders, *names]):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise _damaged(folder, f"{path.relative_to(folder)} is a link or no plain file")
         yield from (Path(place, name) for name in names)

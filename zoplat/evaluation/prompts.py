@@ -21,7 +21,7 @@ class PromptEncoder:
     Attributes:
         config: the task, the template and the objective.
         session: has the model and its tokenizer.
-        demonstrations: rows that stand before every prompt together with their right answer (few-shot examples).
+        demonstrations: rows put before every prompt together with their right answer (few-shot examples).
     """
 
     config: RunConfig

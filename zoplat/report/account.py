@@ -17,7 +17,7 @@ MEANING = {
     "open": "loading libraries and the model",
     "inference": "forward passes on the longest rows, before training: the memory yardstick",
     "baseline": "scoring both splits before training, pure inference",
-    "forward": "forward passes that training asked for",
+    "forward": "forward passes of training",
     "gradient": "backpropagation, its forward pass included",
     "move": "perturbing weights, taking probes back, applying updates",
     "rule": "kernels of step rules that visit every weight",

@@ -1,4 +1,4 @@
-"""DROP: questions that ask for counting and reckoning over a passage (Dua et al., NAACL 2019)."""
+"""DROP: questions that take counting and arithmetic over a passage (Dua et al., NAACL 2019)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""SQuAD 1.1: answers that stand in a passage (Rajpurkar et al., EMNLP 2016)."""
+"""SQuAD 1.1: answers that are spans of a passage (Rajpurkar et al., EMNLP 2016)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -65,7 +65,7 @@ class Encoder:
                 "Use a model with a fast tokenizer."
             )
         if head == "masked" and tokenizer.mask_token is None:
-            raise ZoplatError("The tokenizer has no mask token, so it can't ask for a word. Use another --head.")
+            raise ZoplatError("The tokenizer has no mask token, so a masked head can't be used. Use another --head.")
         if head == "seq2seq" and start is None:
             raise ZoplatError("The model's configuration has no decoder_start_token_id, so its decoder can't begin.")
         self.tokenizer = tokenizer
