@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.compare.matrix import cells, markdown, table
+from zoplat.compare.table import cells, markdown, table
 
 SHORT = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 2)
 

@@ -1,4 +1,4 @@
-"""An example as text, and as a session encoded it."""
+"""An example: one row of a task as text, and the same as a session encoded it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Loss = Literal["options", "tokens"]
-
-
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
@@ -20,7 +18,7 @@ class Example:
         prompt: what the model reads.
         options: continuations to choose from, leading blank included; of a generation, the answer to train towards.
         label: index of the right one.
-        answers: all texts that count as right; the right option when empty.
+        references: all texts that count as right; the right option when empty.
         suffix: what follows the option, for models that read both sides of it.
         loss: cross-entropy over the scores of the "options", or of the "tokens" of the right one.
         score: of an option: the "mean" log-probability of its tokens, or their "sum".
@@ -29,23 +27,23 @@ class Example:
     prompt: str
     options: tuple[str, ...]
     label: int
-    answers: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
     suffix: str = ""
     loss: Loss = "options"
     score: Literal["mean", "sum"] = "mean"
 
     @property
     def right(self) -> tuple[str, ...]:
-        """All texts that count as right, without blanks around them."""
-        return tuple(text.strip() for text in self.answers or (self.options[self.label],))
+        """All texts that count as right, stripped of surrounding blanks; metrics compare predictions with these."""
+        return tuple(text.strip() for text in self.references or (self.options[self.label],))
 
     def best(self, scores: Sequence[float]) -> str:
-        """The option of the highest score, the first of equals, without blanks around it."""
+        """The option with the highest score (the first of equals), stripped of surrounding blanks."""
         return self.options[scores.index(max(scores))].strip()
 
     @property
     def is_open(self) -> bool:
-        """Whether the model writes the answer, having nothing to choose from."""
+        """Whether the model generates the answer, having nothing to choose from."""
         return len(self.options) == 1
 
 
@@ -54,10 +52,10 @@ class Row:
     """An example as a session encoded it.
 
     Attributes:
-        example: where it came from.
+        example: the text that was encoded.
         length: tokens of its longest sequence; rows of similar length share a batch.
-        tokens: the session's own encoding.
-        weight: what it counts for in the mean loss of a batch: 1, or the tokens of its right option.
+        tokens: token ids in the session's own form.
+        weight: its weight in the mean loss of a batch: 1, or the number of tokens of its right option.
     """
 
     example: Example

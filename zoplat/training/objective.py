@@ -11,7 +11,7 @@ from zoplat.core.blocks import Part
 from zoplat.core.device import Session
 from zoplat.core.direction import Direction
 from zoplat.core.example import Row
-from zoplat.evaluation.answers import answers
+from zoplat.evaluation.predictions import predict
 from zoplat.tasks.metrics import Metric
 
 
@@ -30,8 +30,8 @@ class Objective:
     def loss(self, session: Session, rows: Sequence[Row]) -> Any:
         """Loss of a batch at the weights as they stand; a number as `Session.forward` gives it."""
         if self.metric:
-            told = [answer for part in self._parts(rows) for answer in answers(session, part)]
-            return 1.0 - self.metric(told, [row.example.right for row in rows])
+            predicted = [text for part in self._parts(rows) for text in predict(session, part)]
+            return 1.0 - self.metric(predicted, [row.example.right for row in rows])
         [loss] = self._mean(rows, lambda part: [session.forward(part)])
         return loss
 

@@ -14,7 +14,7 @@ from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.example import Row
-from zoplat.evaluation.answers import answered, by_length
+from zoplat.evaluation.predictions import by_length, predictions
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.paths import cache_folder, replace_text
 from zoplat.registry import catalogue
@@ -199,8 +199,8 @@ class _Run:
         began = time.perf_counter()
         self.session.space.settle()
         with self.profiler.phase(phase):
-            told = answered(self.session, rows, self.config.read_at_once)
-        score = metric(self.task.metric)(told, [row.example.right for row in rows])
+            predicted = predictions(self.session, rows, self.config.read_at_once)
+        score = metric(self.task.metric)(predicted, [row.example.right for row in rows])
         return self._record(split, step, score, time.perf_counter() - began)
 
     def _record(self, split: str, step: int, score: float, seconds: float, kept: bool = False) -> float:
