@@ -67,7 +67,7 @@ def continued(folder: Path, example: Example) -> list[list[float]]:
 
 
 def filled_in(folder: Path, example: Example) -> list[float]:
-    """For each option, the log-probability of its word in the place of the mask."""
+    """For each option, the log-probability of its word at the mask."""
     model, tokenizer = plain(folder, "MaskedLM")
     before = tokenizer(example.prompt)["input_ids"][:-1]
     after = tokenizer(example.suffix)["input_ids"][1:]

@@ -139,7 +139,7 @@ class TestScores:
         np.testing.assert_allclose(scores[0], plain_scores(folder, LONG), atol=1e-5)
 
     @pytest.mark.parametrize("words", [True, False])
-    def test_logits_at_the_last_places_alone_give_the_same_scores(self, checkpoint: Make, words: bool) -> None:
+    def test_logits_at_the_last_positions_alone_give_the_same_scores(self, checkpoint: Make, words: bool) -> None:
         session = opened(checkpoint(words=words))
         rows = session.encode(EXAMPLES)
         assert "logits_to_keep" in session.scorer.accepts
@@ -396,7 +396,7 @@ class TestRuns:
     def test_memory_and_parameters_are_in_the_ledger(self, checkpoint: Make) -> None:
         summary = self.run(checkpoint(), "--lr", 1e-3)
         weights = 4 * summary["trainable_parameters"]
-        assert weights <= summary["model_bytes"] < 1.01 * weights  # a table of positions besides
+        assert weights <= summary["model_bytes"] < 1.01 * weights  # plus a table of positions
         rows = [json.loads(line) for line in Path(summary["run_dir"], "memory.jsonl").read_text().splitlines()]
         owners = {row["owner"]: row["bytes"] for row in rows if row["kind"] == "owner"}
         assert owners["trainable weights"] == weights

@@ -73,7 +73,7 @@ def _changed(checkpoint: Make, rounding: RoundingName, recorded: list[list[float
 
 
 @pytest.mark.parametrize("rounding", ["stochastic", "master"])
-def test_in_place_probes_and_other_rounding_do_not_go_together(checkpoint: Make, rounding: RoundingName) -> None:
+def test_in_place_restore_excludes_other_rounding_than_nearest(checkpoint: Make, rounding: RoundingName) -> None:
     with pytest.raises(ZoplatError, match=rf"rounding={rounding} writes bfloat16 weights .* -o device.restore=exact"):
         opened(checkpoint(dtype="bfloat16"), rounding=rounding, restore="in-place")
     assert opened(checkpoint(), "float32", rounding=rounding).facts["restore"] == "in-place"

@@ -384,7 +384,7 @@ def test_a_model_trains_in_two_fifths_of_its_bytes_to_the_same_weights(tmp_path:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["model_bytes"] > 1 << 30
-    assert result["bites"], "a process that took the limit was left alone"
+    assert result["bites"], "a process that exceeded the limit was not stopped"
     assert result["limited"]["group_peak"] <= result["limit_bytes"] == int(0.4 * result["model_bytes"])
     assert result["limited"]["digest"] == result["sequential"]["digest"]
     assert result["limited"]["answers"] == result["sequential"]["answers"]

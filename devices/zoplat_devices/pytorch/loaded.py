@@ -8,7 +8,7 @@ from typing import Any
 from zoplat.core.model_spec import Head
 
 MAX_TOKENS = 2048
-"""The longest sequence that is read, whatever the model could read."""
+"""Cap on the tokens of a sequence, also for models that could read more."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class BranchWeights:
         self._formed = self._form_ahead()
 
     def formed(self, block: Block) -> Any:
-        """(n, size of the block) where the weights of all branches are at hand, else None."""
+        """(n, size of the block) where the weights of all branches are formed already, else None."""
         return self._formed.get(block.name)
 
     def of(self, branch: int, block: Block, stored: Any) -> Any:
