@@ -13,9 +13,8 @@ def size(model: Any) -> int:
     tensors: dict[int, int] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         held = tensor.data
-        names = (
-            held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []
-        )  # quantised, with its scales
+        # a quantised tensor consists of several: its values and their scales
+        names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []
         tensors |= {part.data_ptr(): int(part.nbytes) for part in [getattr(held, name) for name in names] or [held]}
     return sum(tensors.values())
 
