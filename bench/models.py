@@ -17,7 +17,8 @@ from zoplat import Example, ModelSpec, Row
 from zoplat.core.model_spec import Tuning
 from zoplat.registry import catalogue
 from zoplat.training.batches import Batches
-from zoplat_devices.pytorch.models import Loaded, load
+from zoplat_devices.pytorch.loaded import Loaded
+from zoplat_devices.pytorch.models import load
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.session import PyTorchSession
 from zoplat_devices.text.encoding import Tokens

@@ -16,7 +16,7 @@ PLACES = 64
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder and a cache of the test's own, and one thread; the kernels are at hand already."""
+    """A temporary working folder and cache, and one thread; the kernels are compiled beforehand."""
     import torch
 
     from zoplat_devices.kernels import native
@@ -32,7 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a checkpoint folder: `kind` of `_model`; `words` one token a word, else one a few letters."""
+    """Makes a checkpoint folder: `kind` as in `_model`; with `words`, one token a word, else one for a few letters."""
     pytest.importorskip("torch")
 
     @cache
@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         with torch.random.fork_rng():
             torch.manual_seed(5)
             model = _model(kind, len(tokenizer), tied)
-            for parameter in model.parameters():  # loud enough for scores that differ
+            for parameter in model.parameters():  # large enough that scores differ
                 torch.nn.init.normal_(parameter, std=0.3)
         model.to(getattr(torch, dtype)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -105,7 +105,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2", {"head_dim": 12}),
     "gemma3": ("Gemma3Text", {"head_dim": 12, "layer_types": ["sliding_attention", "full_attention"]}),
 }
-"""Kind → family of transformers, and what is its own; `Gemma3TextConfig` goes with `Gemma3ForCausalLM`."""
+"""Kind → family of transformers, and settings of its own; `Gemma3TextConfig` belongs to `Gemma3ForCausalLM`."""
 
 
 def _words() -> Any:
@@ -149,7 +149,7 @@ def _wrapped(tokenizer: Any) -> Any:
 
 
 def _roberta() -> Any:
-    """Words with their leading blanks, and a mask that takes the blank before it."""
+    """Words with their leading blanks, and a mask token that includes the blank before it."""
     from tokenizers import AddedToken, processors
     from transformers import PreTrainedTokenizerFast
 

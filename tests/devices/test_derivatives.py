@@ -1,4 +1,4 @@
-"""Exact derivatives by PyTorch, held against plain torch on the models of a few kilobytes."""
+"""Exact derivatives by PyTorch, compared with plain torch on models of a few kilobytes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,8 +42,8 @@ def opened(folder: Path, tune: str = "full", dtype: str = "float32", **device: A
     return PyTorch(**device).open(ModelSpec(str(folder), Tuning(tune), dtype, 0))
 
 
-class Lesson(LossBackend):
-    """A session and one batch, as the engine asks them."""
+class SessionLosses(LossBackend):
+    """A session and one batch, as in a training step."""
 
     def __init__(self, session: Any, rows: Sequence[Row]) -> None:
         self.session, self.rows = session, rows
@@ -63,8 +63,8 @@ class Lesson(LossBackend):
         return in_blocks(space, self.session.input_norms(self.rows))
 
 
-def asked(session: Any, examples: Sequence[Example] = EXAMPLES, step: int = 0) -> Oracle:
-    return Oracle(session.space, Key(4, step, -1), 0.0, Lesson(session, session.encode(examples)))
+def oracle_of(session: Any, examples: Sequence[Example] = EXAMPLES, step: int = 0) -> Oracle:
+    return Oracle(session.space, Key(4, step, -1), 0.0, SessionLosses(session, session.encode(examples)))
 
 
 def eager(session: Any, examples: Sequence[Example] = EXAMPLES) -> tuple[float, dict[str, Any]]:
@@ -100,7 +100,7 @@ def entries(session: Any, direction: Direction) -> dict[str, Any]:
 
 
 def snapshot(session: Any) -> tuple[Any, ...]:
-    """All that a derivative must leave alone."""
+    """All that computing a derivative must not change."""
     model = session.model
     return (
         [p.requires_grad for p in model.parameters()],
@@ -124,10 +124,10 @@ def close(found: Any, expected: Any, rtol: float = 1e-4) -> None:
 def test_the_derivative_along_a_direction_is_its_product_with_the_gradient(
     checkpoint: Make, kind: str, tune: str
 ) -> None:
-    """O-ZOB-5 on models, to 1e-4 of |∇L|·|v| / √d, the size of such a product, in float32; tied weights count once."""
+    """To 1e-4 of |∇L|·|v| / √d, the size of such a product, in float32; tied weights count once."""
     session = opened(checkpoint(kind), tune)
     loss, gradient = eager(session)
-    oracle, before = asked(session), snapshot(session)
+    oracle, before = oracle_of(session), snapshot(session)
     for v in oracle.draw(Gaussian(), 3):
         value, slope = oracle.jvp(v)
         parts = entries(session, v)
@@ -140,9 +140,9 @@ def test_the_derivative_along_a_direction_is_its_product_with_the_gradient(
 
 
 def test_the_derivative_is_the_limit_of_central_differences(checkpoint: Make) -> None:
-    """O-ZOB-5: the difference falls with ε², to what float32 losses can tell."""
+    """The error falls with ε², down to the rounding of float32 losses."""
     session = opened(checkpoint())
-    oracle = asked(session)
+    oracle = oracle_of(session)
     [v] = oracle.draw(Gaussian(), 1)
     slope = oracle.jvp(v)[1]
     errors = []
@@ -156,7 +156,7 @@ def test_the_derivative_is_the_limit_of_central_differences(checkpoint: Make) ->
 
 def test_a_direction_on_a_part_has_its_derivative_there(checkpoint: Make) -> None:
     session = opened(checkpoint())
-    oracle, (_, gradient) = asked(session), eager(session)
+    oracle, (_, gradient) = oracle_of(session), eager(session)
     part = session.space.part(lambda block: block.layer == 1)
     [v] = oracle.draw(Gaussian(), 1)
     expected = sum(
@@ -173,7 +173,7 @@ def test_a_direction_on_a_part_has_its_derivative_there(checkpoint: Make) -> Non
 def test_the_gradient_is_that_of_plain_torch(checkpoint: Make, kind: str, tune: str, recompute: bool) -> None:
     session = opened(checkpoint(kind), tune)
     loss, expected = eager(session)
-    oracle, before = asked(session), snapshot(session)
+    oracle, before = oracle_of(session), snapshot(session)
     found, direction = oracle.gradient(recompute=recompute)
     assert snapshot(session) == before
     assert found == pytest.approx(loss, rel=1e-5)
@@ -186,7 +186,7 @@ def test_the_gradient_is_that_of_plain_torch(checkpoint: Make, kind: str, tune: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recomputed_layers_give_the_very_same_gradient_and_keep_less(checkpoint: Make, kind: str) -> None:
+def test_recomputed_layers_give_exactly_the_same_gradient_and_keep_less(checkpoint: Make, kind: str) -> None:
     session = opened(checkpoint(kind))
     kept, gradients = [], []
     for recompute in (False, True):
@@ -195,7 +195,7 @@ def test_recomputed_layers_give_the_very_same_gradient_and_keep_less(checkpoint:
         kept.append(saved[0])
     for name, gradient in gradients[0].items():
         assert torch.equal(gradient, gradients[1][name]), name
-    assert kept[1] < 0.5 * kept[0], "bytes kept for the way back"
+    assert kept[1] < 0.5 * kept[0], "bytes kept for the backward pass"
 
 
 def test_a_model_without_a_list_of_layers_says_that_none_can_be_recomputed(checkpoint: Make) -> None:
@@ -205,7 +205,7 @@ def test_a_model_without_a_list_of_layers_says_that_none_can_be_recomputed(check
         session.gradient(session.encode(EXAMPLES), session.space.everything, True)
 
 
-class counting:  # noqa: N801  # reads as a sentence
+class counting:  # noqa: N801  # used as a context manager
     """Counts the bytes that autograd keeps, each storage once, weights excluded."""
 
     def __enter__(self) -> list[int]:
@@ -226,8 +226,8 @@ class counting:  # noqa: N801  # reads as a sentence
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_comes_before_the_part_keeps_no_activations(checkpoint: Make, kind: str) -> None:
-    """O-ZOB-8: the graph does not reach the first layer, and the bytes that are kept fall accordingly."""
+def test_layers_before_the_part_keep_no_activations(checkpoint: Make, kind: str) -> None:
+    """The graph does not reach the first layer, and fewer bytes are kept."""
     session = opened(checkpoint(kind))
     part, rows = Hybrid(last=1).exact_part(session.space), session.encode(EXAMPLES)
     assert {block.layer for block in session.space.blocks if block not in part} >= {None, 0}
@@ -248,17 +248,17 @@ def test_what_comes_before_the_part_keeps_no_activations(checkpoint: Make, kind:
         hook.remove()
     with counting() as whole:
         everything = session.gradient(rows, session.space.everything, False)[1]
-    assert tail[0] < 0.7 * whole[0], "bytes kept for the way back"
+    assert tail[0] < 0.7 * whole[0], "bytes kept for the backward pass"
     assert set(gradient) == set(part.names)
     for name in gradient:
         close(gradient[name], everything[name], 1e-5)
 
 
 @pytest.mark.parametrize("restore", ["in-place", "exact"])
-def test_a_hybrid_step_moves_the_last_part_by_backpropagation_and_the_first_as_mezo_does(
+def test_a_hybrid_step_updates_the_last_part_by_backpropagation_and_the_first_as_mezo_does(
     checkpoint: Make, restore: str
 ) -> None:
-    """O-ZOB-8: what happens to each part does not depend on the other."""
+    """The update of each part does not depend on the other."""
     from zoplat_plugins.constant import Constant
     from zoplat_plugins.hybrid import Routed
 
@@ -267,12 +267,12 @@ def test_a_hybrid_step_moves_the_last_part_by_backpropagation_and_the_first_as_m
     part = method.exact_part(session.space)
     start = {block.name: block.array.clone() for block in session.space.blocks}
     _, gradient = eager(session)
-    oracle, state = asked(session), rule.init(session.space)
+    oracle, state = oracle_of(session), rule.init(session.space)
     for estimate in method.estimate(oracle, None):
         rule.apply(estimate, oracle, state)
     session.space.settle()
     alone = opened(checkpoint(), restore=restore)
-    oracle = asked(alone)
+    oracle = oracle_of(alone)
     [z] = oracle.draw(Gaussian(), 1)
     z = z.on(alone.space.everything - part)
     up, down = oracle.losses(1e-2 * z, -1e-2 * z)
@@ -289,10 +289,10 @@ def test_a_hybrid_step_moves_the_last_part_by_backpropagation_and_the_first_as_m
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_gradients_of_16_bit_weights_are_buffers_like_any_other(checkpoint: Make, dtype: str) -> None:
-    """A move along one is the move that its numbers say, by whatever kernel it is made."""
+    """An update along a gradient is the one that its entries define, whichever kernel performs it."""
     session, full = opened(checkpoint(), dtype=dtype, rounding="nearest"), opened(checkpoint())
-    _, gradient = asked(session).gradient()
-    _, expected = asked(full).gradient()
+    _, gradient = oracle_of(session).gradient()
+    _, expected = oracle_of(full).gradient()
     parts = entries(session, gradient)
     cosine = [float(torch.nn.functional.cosine_similarity(a.reshape(1, -1), b.reshape(1, -1)))
               for a, b in zip(parts.values(), entries(full, expected).values(), strict=True)]  # fmt: skip
@@ -308,10 +308,10 @@ def test_gradients_of_16_bit_weights_are_buffers_like_any_other(checkpoint: Make
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_derivatives_of_16_bit_weights_are_those_of_float32_within_their_rounding(checkpoint: Make, dtype: str) -> None:
     session, full = opened(checkpoint(), dtype=dtype), opened(checkpoint())
-    size = sum(float((array**2).sum()) for array in entries(full, asked(full).gradient()[1]).values()) ** 0.5
-    [v], [same] = asked(session).draw(Gaussian(), 1), asked(full).draw(Gaussian(), 1)
+    size = sum(float((array**2).sum()) for array in entries(full, oracle_of(full).gradient()[1]).values()) ** 0.5
+    [v], [same] = oracle_of(session).draw(Gaussian(), 1), oracle_of(full).draw(Gaussian(), 1)
     before = session.digest()
-    found, expected = asked(session).jvp(v), asked(full).jvp(same)
+    found, expected = oracle_of(session).jvp(v), oracle_of(full).jvp(same)
     assert found[0] == pytest.approx(expected[0], rel=0.05)
     assert found[1] == pytest.approx(expected[1], abs=0.1 * size)
     assert session.digest() == before
@@ -322,15 +322,15 @@ def test_a_gradient_that_is_not_finite_skips_the_step(checkpoint: Make) -> None:
     norm = next(block for block in session.space.blocks if block.name.endswith("model.norm.weight"))
     norm.array[0] = torch.nan
     with pytest.raises(NonFinite):
-        asked(session).gradient()
+        oracle_of(session).gradient()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tune", ["full", "lora"])
-def test_norms_of_inputs_are_those_of_the_tokens_that_each_layer_sees(checkpoint: Make, kind: str, tune: str) -> None:
-    """By one unpadded sequence at a time through a plain copy of the model; padding counts for nothing."""
+def test_input_norms_are_those_of_the_tokens_that_each_layer_sees(checkpoint: Make, kind: str, tune: str) -> None:
+    """By one unpadded sequence at a time through the model; padding does not count."""
     session = opened(checkpoint(kind), tune)
-    oracle, before = asked(session), snapshot(session)
+    oracle, before = oracle_of(session), snapshot(session)
     found = oracle.input_norms()
     assert snapshot(session) == before
     assert oracle.passes == 1
@@ -360,10 +360,10 @@ def test_norms_of_inputs_are_those_of_the_tokens_that_each_layer_sees(checkpoint
         np.testing.assert_allclose(norms, expected.numpy(), rtol=1e-4, err_msg=name)
 
 
-def test_derivatives_are_taken_at_theta_wherever_the_weights_stand(checkpoint: Make) -> None:
+def test_derivatives_are_taken_at_theta_whatever_the_weights_hold(checkpoint: Make) -> None:
     for restore in ("in-place", "exact"):
         session = opened(checkpoint(), restore=restore)
-        oracle = asked(session)
+        oracle = oracle_of(session)
         [v] = oracle.draw(Gaussian(), 1)
         value, slope = oracle.jvp(v)
         oracle.losses(0.3 * v)
@@ -372,20 +372,22 @@ def test_derivatives_are_taken_at_theta_wherever_the_weights_stand(checkpoint: M
         assert oracle.gradient()[0] == pytest.approx(value, rel=1e-5)
 
 
-def test_a_forward_pass_after_a_derivative_is_what_it_was_before(checkpoint: Make) -> None:
+def test_a_forward_pass_after_a_derivative_gives_what_it_gave_before(checkpoint: Make) -> None:
     session = opened(checkpoint("llama", tied=True))
-    oracle = asked(session)
+    oracle = oracle_of(session)
     [v] = oracle.draw(Gaussian(), 1)
-    before = next(iter(MeZO(eps=1e-2).estimate(asked(session, step=1), None))).losses
+    before = next(iter(MeZO(eps=1e-2).estimate(oracle_of(session, step=1), None))).losses
     oracle.jvp(v)
     oracle.gradient(recompute=True)
     oracle.input_norms()
-    assert next(iter(MeZO(eps=1e-2).estimate(asked(session, step=1), None))).losses == pytest.approx(before, rel=1e-6)
+    assert next(iter(MeZO(eps=1e-2).estimate(oracle_of(session, step=1), None))).losses == pytest.approx(
+        before, rel=1e-6
+    )
     assert session.model.lm_head.weight is session.model.model.embed_tokens.weight
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_the_yardsticks_take_the_steps_of_torchs_optimizers(name: str) -> None:
+def test_the_first_order_baselines_take_the_steps_of_torchs_optimizers(name: str) -> None:
     toy = quadratic()
     assert toy.gradient is not None
     tensors = [torch.tensor(block.array.copy(), requires_grad=True) for block in toy.space.blocks]

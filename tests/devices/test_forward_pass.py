@@ -1,4 +1,4 @@
-"""Forward passes that are compiled or recorded: the losses of plain ones, also after weights were edited in place."""
+"""Forward passes that are compiled or recorded: the losses of eager ones, also after weights were updated in place."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from zoplat import ZERO, Example, Key, ModelSpec, ZoplatError
 from zoplat.core.model_spec import Tuning
-from zoplat_devices.pytorch import session
+from zoplat_devices.pytorch import opening
 from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 
@@ -26,7 +26,7 @@ def opened(folder: Path, kind: str = "cpu", tune: str = "full", dtype: str = "fl
 
 
 def losses(session: Any) -> list[float]:
-    """At several points near θ, of batches of two shapes, each of them more than once."""
+    """At three points near θ, for batches of two shapes, each of them more than once."""
     found = []
     batches = [session.encode(examples) for examples in (EXAMPLES, OTHERS, ALIKE, EXAMPLES[:1])]
     z = 0.1 * session.space.draw(Gaussian(), Key(0, 0, 0))
@@ -39,11 +39,11 @@ def losses(session: Any) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "roberta"])
-def test_a_compiled_pass_sees_weights_that_are_edited_in_place(
+def test_a_compiled_pass_sees_weights_that_are_updated_in_place(
     checkpoint: Make, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a backend that traces and compiles nothing; what is traced is what matters here."""
-    monkeypatch.setattr(session, "COMPILER", "aot_eager")
+    """With a backend that traces and does not compile; what is traced matters here."""
+    monkeypatch.setattr(opening, "COMPILER", "aot_eager")
     plain, compiled = opened(checkpoint(kind)), opened(checkpoint(kind), compile=True)
     assert compiled.facts["compile"]
     torch._dynamo.utils.counters.clear()
@@ -53,8 +53,10 @@ def test_a_compiled_pass_sees_weights_that_are_edited_in_place(
 
 
 @pytest.mark.slow
-def test_a_compiled_adapter_walks_and_its_hooks_are_heard(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "COMPILER", "aot_eager")
+def test_a_compiled_adapter_is_evaluated_sequentially_and_its_hooks_run(
+    checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "COMPILER", "aot_eager")
     plain, compiled = opened(checkpoint(), tune="lora"), opened(checkpoint(), tune="lora", compile=True)
     assert (plain.strategy, compiled.strategy) == ("batched", "sequential")
     rows, same = plain.encode(EXAMPLES), compiled.encode(EXAMPLES)
@@ -79,7 +81,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("device", "dtype", "message"), REFUSED)
-def test_what_does_not_go_together_is_refused_with_a_way_out(
+def test_conflicting_settings_are_refused_with_what_to_do(
     checkpoint: Make, device: dict[str, Any], dtype: str, message: str
 ) -> None:
     with pytest.raises(ZoplatError, match=message):
@@ -87,8 +89,8 @@ def test_what_does_not_go_together_is_refused_with_a_way_out(
 
 
 @pytest.mark.parametrize("kind", ["llama", "roberta", "t5"])
-def test_a_recording_is_fed_with_each_batch_of_its_shape_and_sees_edited_weights(checkpoint: Make, kind: str) -> None:
-    """With a recorder that plays by running again, on what the recording holds."""
+def test_a_recording_replays_each_batch_of_its_shape_with_updated_weights(checkpoint: Make, kind: str) -> None:
+    """With a recorder that replays by running again, on the buffers of the recording."""
     from zoplat_devices.pytorch.cuda_graphs import Graphs
 
     runs: list[str] = []
@@ -98,7 +100,7 @@ def test_a_recording_is_fed_with_each_batch_of_its_shape_and_sees_edited_weights
         runs.append("recorded")
 
         def replay() -> None:
-            runs.append("played")
+            runs.append("replayed")
             loss.copy_(run())
 
         return loss, replay
@@ -108,13 +110,13 @@ def test_a_recording_is_fed_with_each_batch_of_its_shape_and_sees_edited_weights
     assert losses(recorded) == losses(plain)
     shapes = runs.count("recorded")
     assert 2 <= shapes <= 4
-    assert runs.count("played") == 12 - shapes, "the first of each shape is run as ever"
+    assert runs.count("replayed") == 12 - shapes, "the first of each shape is run eagerly"
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("setting", ["graphs", "compile"])
 @pytest.mark.parametrize("kind", ["llama", "roberta", "t5"])
-def test_recorded_and_compiled_passes_on_a_gpu_have_the_losses_of_plain_ones(
+def test_recorded_and_compiled_passes_on_a_gpu_have_the_losses_of_eager_ones(
     checkpoint: Make, gpu_kernels: Any, kind: str, setting: str
 ) -> None:
     plain, other = opened(checkpoint(kind), "cuda"), opened(checkpoint(kind), "cuda", **{setting: True})

@@ -1,4 +1,4 @@
-"""What a model makes of a text: every head and family against plain transformers, one unpadded sequence at a time."""
+"""Every head and family of models against plain transformers, one unpadded sequence at a time."""
 
 import json
 import shutil
@@ -57,9 +57,9 @@ def continued(folder: Path, example: Example) -> list[list[float]]:
     model, tokenizer = plain(folder, "CausalLM")
     found = []
     for option in example.options:
-        told = tokenizer(example.prompt + option, return_offsets_mapping=True)
-        ids = torch.tensor([told["input_ids"]])
-        own = [i for i, (_, end) in enumerate(told["offset_mapping"]) if end > len(example.prompt)]
+        encoded = tokenizer(example.prompt + option, return_offsets_mapping=True)
+        ids = torch.tensor([encoded["input_ids"]])
+        own = [i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(example.prompt)]
         with torch.no_grad():
             table = logs(model(ids).logits[0])
         found.append([float(table[i - 1, ids[0, i]]) for i in own])
@@ -67,7 +67,7 @@ def continued(folder: Path, example: Example) -> list[list[float]]:
 
 
 def filled_in(folder: Path, example: Example) -> list[float]:
-    """For each option, the log-probability of its word in the place of the mask."""
+    """For each option, the log-probability of its word at the mask."""
     model, tokenizer = plain(folder, "MaskedLM")
     before = tokenizer(example.prompt)["input_ids"][:-1]
     after = tokenizer(example.suffix)["input_ids"][1:]
@@ -91,17 +91,17 @@ def answered(folder: Path, example: Example) -> list[list[float]]:
 
 
 def agree(session: Any, examples: list[Example], expected: list[list[float]], tolerance: float = 1e-5) -> None:
-    """One padded batch, and each row alone."""
+    """Check the scores of one padded batch, and of each row alone."""
     rows = session.encode(examples)
     assert len({row.length for row in rows}) > 1
-    for told, own in zip(session.scores(rows), expected, strict=True):
-        np.testing.assert_allclose(told, own, atol=tolerance)
+    for scores, own in zip(session.scores(rows), expected, strict=True):
+        np.testing.assert_allclose(scores, own, atol=tolerance)
     for row, own in zip(rows, expected, strict=True):
         np.testing.assert_allclose(session.scores([row])[0], own, atol=tolerance)
 
 
-def moves(session: Any, examples: list[Example]) -> None:
-    """A probe changes the loss, and its restore brings the loss back."""
+def can_be_probed(session: Any, examples: list[Example]) -> None:
+    """Check that a perturbation changes the loss, and that restoring θ brings the loss back."""
     rows = session.encode(examples)
     before = session.forward(rows)
     session.space.at(0.05 * session.space.draw(Gaussian(), Key(1, 0, 0)))
@@ -117,28 +117,28 @@ class TestFamilies:
         session = opened(folder)
         assert (session.head, session.facts["head"]) == ("causal", "causal")
         each = [continued(folder, example) for example in EXAMPLES]
-        agree(session, EXAMPLES, [[float(np.mean(own)) for own in told] for told in each])
+        agree(session, EXAMPLES, [[float(np.mean(own)) for own in options] for options in each])
         summed = [replace(example, score="sum") for example in EXAMPLES]
-        agree(session, summed, [[sum(own) for own in told] for told in each], 5e-5)
-        moves(session, EXAMPLES)
+        agree(session, summed, [[sum(own) for own in options] for options in each], 5e-5)
+        can_be_probed(session, EXAMPLES)
 
     @pytest.mark.parametrize("kind", ["bert", "roberta"])
-    def test_a_masked_model_scores_words_in_the_place_of_the_mask(self, checkpoint: Make, kind: str) -> None:
+    def test_a_masked_model_scores_words_at_the_mask(self, checkpoint: Make, kind: str) -> None:
         folder = checkpoint(kind)
         session = opened(folder)
         assert session.head == "masked"
         agree(session, EXAMPLES, [filled_in(folder, example) for example in EXAMPLES])
-        moves(session, EXAMPLES)
+        can_be_probed(session, EXAMPLES)
 
-    def test_a_seq2seq_model_scores_what_its_decoder_writes(self, checkpoint: Make) -> None:
+    def test_a_seq2seq_model_scores_what_its_decoder_generates(self, checkpoint: Make) -> None:
         folder = checkpoint("t5")
         session = opened(folder)
         assert session.head == "seq2seq"
         each = [answered(folder, example) for example in EXAMPLES]
-        assert {len(own) for told in each for own in told} > {1}
-        agree(session, EXAMPLES, [[float(np.mean(own)) for own in told] for told in each])
+        assert {len(own) for options in each for own in options} > {1}
+        agree(session, EXAMPLES, [[float(np.mean(own)) for own in options] for options in each])
         assert [row.tokens.is_shared for row in session.encode(EXAMPLES)] == [True, True, False]
-        moves(session, EXAMPLES)
+        can_be_probed(session, EXAMPLES)
 
     @pytest.mark.parametrize("kind", ["llama", "opt", "gpt2", "gemma3", "bert", "roberta", "t5"])
     def test_a_classifier_scores_by_its_logits(self, checkpoint: Make, tmp_path: Path, kind: str) -> None:
@@ -149,13 +149,13 @@ class TestFamilies:
         with torch.no_grad():
             each = [model(torch.tensor([tokenizer(e.prompt)["input_ids"]])).logits[0].tolist() for e in OTHERS]
         agree(session, OTHERS, each)
-        moves(session, OTHERS)
+        can_be_probed(session, OTHERS)
         again = opened(tmp_path / "saved")
         assert again.head == "classifier"
         agree(again, OTHERS, each)
 
     @pytest.mark.parametrize("kind", ["llama", "opt", "roberta", "t5"])
-    def test_tokens_count_alike_in_the_loss_of_the_right_options(self, checkpoint: Make, kind: str) -> None:
+    def test_all_tokens_of_the_right_options_have_one_weight_in_the_loss(self, checkpoint: Make, kind: str) -> None:
         folder = checkpoint(kind, words=False)
         session = opened(folder)
         examples = [replace(example, loss="tokens") for example in EXAMPLES]
@@ -163,8 +163,8 @@ class TestFamilies:
         if kind == "roberta":
             right = [[filled_in(folder, example)[example.label]] for example in examples]
         else:
-            tell = answered if kind == "t5" else continued
-            right = [tell(folder, example)[example.label] for example in examples]
+            log_probabilities = answered if kind == "t5" else continued
+            right = [log_probabilities(folder, example)[example.label] for example in examples]
         assert [row.weight for row in rows] == [len(own) for own in right]
         expected = -np.mean([log for own in right for log in own])
         assert session.forward(rows) == pytest.approx(expected, abs=1e-5)
@@ -188,7 +188,7 @@ class TestFamilies:
 
 class TestTokens:
     @pytest.mark.parametrize("kind", ["llama", "bert", "roberta", "t5"])
-    def test_marks_are_the_tokenizers_own_and_come_once(self, checkpoint: Make, kind: str) -> None:
+    def test_special_tokens_are_the_tokenizers_own_and_come_once(self, checkpoint: Make, kind: str) -> None:
         session = opened(checkpoint(kind))
         opening = {"llama": "<s>", "bert": "[CLS]", "roberta": "<s>"}.get(kind)
         closing = {"bert": "[SEP]", "roberta": "</s>", "t5": "</s>"}.get(kind)
@@ -197,7 +197,7 @@ class TestTokens:
             assert opening is None or (spelled[0], spelled.count(opening)) == (opening, 1)
             assert closing is None or (spelled[-1], spelled.count(closing)) == (closing, 1)
 
-    def test_the_turn_of_a_user_begins_with_one_mark(self, checkpoint: Make) -> None:
+    def test_the_turn_of_a_user_begins_with_one_special_token(self, checkpoint: Make) -> None:
         session = opened(checkpoint("vicuna"))
         [text] = session.chat(["It was"])
         assert text == "<s> USER: It was ASSISTANT:"
@@ -221,7 +221,7 @@ class TestTokens:
             opened(checkpoint("llama")).chat(["It was"])
 
     @pytest.mark.parametrize("kind", ["bert", "roberta"])
-    def test_a_long_text_keeps_its_mask_and_its_marks(self, checkpoint: Make, kind: str) -> None:
+    def test_a_long_text_keeps_its_mask_and_its_special_tokens(self, checkpoint: Make, kind: str) -> None:
         session = opened(checkpoint(kind))
         mask = session.encoder.tokenizer.mask_token_id
         short = session.encode([Example("It was", WORDS, 1, suffix=" .")])[0].tokens.inputs[0]
@@ -254,15 +254,15 @@ class TestTokens:
             opened(checkpoint("bert")).encode([Example("It was", (" zebra", " bad"), 0)])
 
     @pytest.mark.parametrize("head", ["auto", "classifier"])
-    def test_a_tokenizer_without_padding_is_no_obstacle(self, checkpoint: Make, tmp_path: Path, head: str) -> None:
+    def test_a_tokenizer_needs_no_padding_token(self, checkpoint: Make, tmp_path: Path, head: str) -> None:
         import shutil
 
         folder = tmp_path / "bare"
         shutil.copytree(checkpoint("llama"), folder)
         for name in ("tokenizer_config.json", "config.json"):
-            told = json.loads((folder / name).read_text())
-            told = {key: value for key, value in told.items() if not key.startswith("pad_token")}
-            (folder / name).write_text(json.dumps(told))
+            settings = json.loads((folder / name).read_text())
+            kept = {key: value for key, value in settings.items() if not key.startswith("pad_token")}
+            (folder / name).write_text(json.dumps(kept))
         session = opened(folder, head)
         rows = session.encode(OTHERS)
         alone = [session.scores([row])[0] for row in rows]
@@ -281,7 +281,7 @@ class TestOpening:
         ]
         assert all(torch.equal(array, backbone[1][name]) for name, array in backbone[0].items())
 
-    def test_what_does_not_fit_is_explained(self, checkpoint: Make, tmp_path: Path) -> None:
+    def test_checkpoints_that_do_not_fit_are_refused(self, checkpoint: Make, tmp_path: Path) -> None:
         with pytest.raises(ZoplatError, match=r"--head seq2seq: .*'llama'; it can be classifier, causal"):
             opened(checkpoint("llama"), "seq2seq")
         with pytest.raises(ZoplatError, match="has no classes of its own"):
@@ -295,25 +295,25 @@ class TestOpening:
         with pytest.raises(ZoplatError, match="has 2 options, the classifier has 3 classes"):
             session.encode(OTHERS)
 
-    def test_masked_models_and_classifiers_do_not_write(self, checkpoint: Make) -> None:
+    def test_masked_models_and_classifiers_do_not_generate(self, checkpoint: Make) -> None:
         session = opened(checkpoint("bert"))
         with pytest.raises(ZoplatError, match="masked model can't write"):
             session.generate(session.encode(EXAMPLES), 5, "\n")
 
-    def test_the_batched_road_refuses_seq2seq_models(self, checkpoint: Make) -> None:
+    def test_the_batched_strategy_refuses_seq2seq_models(self, checkpoint: Make) -> None:
         session = opened(checkpoint("t5"), strategy="batched")
         with pytest.raises(ZoplatError, match="can't follow seq2seq"):
             session.losses_at(session.encode(EXAMPLES), [session.space.draw(Gaussian(), Key(1, 0, 0))])
 
 
-class TestBothWays:
-    """O-GEN-4 for every head: what a probe reads is where the weights are, by either restore and either strategy."""
+class TestRestoresAndStrategies:
+    """For every head, either restore and either strategy have the same losses at perturbed weights."""
 
     @pytest.mark.parametrize(
         ("kind", "head"),
         [("bert", "auto"), ("roberta", "auto"), ("t5", "auto"), ("bert", "classifier"), ("llama", "classifier")],
     )
-    def test_exact_restore_sees_the_losses_of_in_place(self, checkpoint: Make, kind: str, head: str) -> None:
+    def test_exact_restore_has_the_losses_of_in_place(self, checkpoint: Make, kind: str, head: str) -> None:
         exact, moved = (opened(checkpoint(kind), head, restore=restore) for restore in ("exact", "in-place"))
         start = exact.digest()
         rows, same = exact.encode(OTHERS), moved.encode(OTHERS)
@@ -331,21 +331,21 @@ class TestBothWays:
         ("kind", "head"), [("bert", "auto"), ("roberta", "auto"), ("bert", "classifier"), ("llama", "classifier")]
     )
     @pytest.mark.parametrize("loss", ["options", "tokens"])
-    def test_the_batched_road_finds_the_losses_of_walking(
+    def test_the_batched_strategy_has_the_losses_of_the_sequential_one(
         self, checkpoint: Make, kind: str, head: str, loss: Any
     ) -> None:
         session = opened(checkpoint(kind), head, restore="exact", strategy="batched")
         rows = session.encode([replace(example, loss=loss) for example in OTHERS])
         points = [0.02 * session.space.draw(Gaussian(), Key(2, 0, draw)) for draw in range(3)]
-        found, walked = session.losses_at(rows, points), []
+        found, expected = session.losses_at(rows, points), []
         for point in points:
             session.space.at(point)
-            walked.append(session.forward(rows))
-        assert found == pytest.approx(walked, abs=1e-5)
-        assert max(walked) - min(walked) > 1e-4
+            expected.append(session.forward(rows))
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert max(expected) - min(expected) > 1e-4
 
 
-class TestWriting:
+class TestGeneration:
     def greedy(self, folder: Path, prompt: str, tokens: int) -> list[int]:
         """One token after the other by arg-max, without a cache."""
         seq2seq = "t5" in folder.name
@@ -362,7 +362,7 @@ class TestWriting:
         return new
 
     @pytest.mark.parametrize("kind", ["llama", "opt", "gpt2", "gemma3", "t5"])
-    def test_the_most_probable_text_is_written_up_to_the_stop(self, checkpoint: Make, kind: str) -> None:
+    def test_the_most_probable_text_is_generated_up_to_the_stop(self, checkpoint: Make, kind: str) -> None:
         folder = checkpoint(kind, words=False)
         session = opened(folder)
         tokenizer = session.encoder.tokenizer
@@ -375,19 +375,19 @@ class TestWriting:
         assert found == [text.partition(stop)[0].strip() for text in texts]
         assert len(found[1]) < len(texts[1].strip())
 
-    def test_writing_ends_at_the_end_mark_whatever_fills_up_the_row(self, checkpoint: Make) -> None:
+    def test_generation_ends_at_the_end_token_whatever_the_padding(self, checkpoint: Make) -> None:
         session = opened(checkpoint("mistral"))
         rows = session.encode(EXAMPLES)
         full = [text.split() for text in session.generate(rows, 6, "\n")]
         word = full[0][1]
         assert any(word not in line for line in full)
-        wishes = session.writer.inner.generation_config
-        wishes.eos_token_id = session.encoder.tokenizer.convert_tokens_to_ids(word)
-        wishes.do_sample, wishes.temperature = True, 3.0
+        before = session.generator.inner.generation_config
+        before.eos_token_id = session.encoder.tokenizer.convert_tokens_to_ids(word)
+        before.do_sample, before.temperature = True, 3.0
         session.scorer.pad = session.encoder.tokenizer.convert_tokens_to_ids("movie")
         ended = [" ".join(line[: line.index(word)] if word in line else line) for line in full]
         assert session.generate(rows, 6, "\n") == ended
-        assert session.writer.inner.generation_config is wishes
+        assert session.generator.inner.generation_config is before
 
     def test_a_long_prompt_leaves_room_for_the_answer(self, checkpoint: Make) -> None:
         session = opened(checkpoint("gpt2"))
@@ -397,7 +397,7 @@ class TestWriting:
         assert len(session.generate([row], 50, "\n").pop().split()) <= 50
 
     @pytest.mark.parametrize("kind", ["llama", "t5"])
-    def test_exact_restore_writes_at_the_probed_weights(self, checkpoint: Make, kind: str) -> None:
+    def test_exact_restore_generates_at_the_perturbed_weights(self, checkpoint: Make, kind: str) -> None:
         exact, moved = (opened(checkpoint(kind), restore=restore) for restore in ("exact", "in-place"))
         texts, start = [], exact.digest()
         for draw in range(4):

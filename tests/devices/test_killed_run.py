@@ -31,7 +31,7 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_ten_kills_and_a_replay_leave_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:
+def test_ten_kills_and_a_replay_end_with_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:
     expected = json.loads(started(tmp_path / "whole").communicate()[0])
     moments = random.Random(0)
     for step in sorted(moments.sample(range(STEPS), KILLS)):

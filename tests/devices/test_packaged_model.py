@@ -1,4 +1,4 @@
-"""The packaged model, whole: from the .gguf file of its distribution to a step of training."""
+"""The packaged model end to end: from the .gguf file of its distribution to a step of training."""
 
 import importlib.util
 import json

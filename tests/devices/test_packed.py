@@ -1,4 +1,4 @@
-"""A frozen base in int8 under float adapters."""
+"""A frozen base quantised to int8 under float adapters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +26,11 @@ def opened(folder: Path, tune: str = "lora", base: Any = "int8", **device: Any) 
 
 
 @pytest.mark.parametrize("strategy", ["sequential", "batched"])
-def test_adapters_move_over_an_int8_base_that_does_not(checkpoint: Make, strategy: Any) -> None:
+def test_adapters_are_trained_over_an_int8_base_that_does_not_change(checkpoint: Make, strategy: Any) -> None:
     session, plain = opened(checkpoint("llama"), strategy=strategy), opened(checkpoint("llama"), base="plain")
     rows = session.encode(ROWS)
     assert session.scores(rows)[0] == pytest.approx(plain.scores(plain.encode(ROWS))[0], abs=0.05)
-    assert session.scores(rows) != plain.scores(plain.encode(ROWS)), "or nothing was packed"
+    assert session.scores(rows) != plain.scores(plain.encode(ROWS)), "or nothing was quantised"
     assert session.facts["model_bytes"] < 0.8 * plain.facts["model_bytes"]
     assert {block.dtype for block in session.space.blocks} == {"float32"}
     before, frozen = session.digest(), [p.data for n, p in session.model.named_parameters() if "lora" not in n]
@@ -40,7 +40,7 @@ def test_adapters_move_over_an_int8_base_that_does_not(checkpoint: Make, strateg
     ]
     z = session.space.draw(Gaussian(), Key(0, 0, 0))
     base, moved = session.forward(rows), 0.0
-    if strategy == "batch":
+    if strategy == "batched":
         _, moved = session.losses_at(rows, [0.0 * z, 0.3 * z])
     else:
         session.space.at(0.3 * z)
@@ -57,7 +57,7 @@ def test_adapters_move_over_an_int8_base_that_does_not(checkpoint: Make, strateg
 
 
 @pytest.mark.parametrize("tune", ["full", "q_proj"])
-def test_packed_integers_are_refused_as_what_to_train(checkpoint: Make, tune: str) -> None:
+def test_quantised_weights_can_not_be_trained(checkpoint: Make, tune: str) -> None:
     with pytest.raises(ZoplatError, match=r"packed as Int8Tensor and can't move by small steps. Use an adapter"):
         opened(checkpoint("llama"), tune)
 

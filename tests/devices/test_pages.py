@@ -1,4 +1,4 @@
-"""Trainable weights move onto large pages as they are, whoever shares them."""
+"""Trainable weights are copied to large pages with their values and their sharing."""
 
 import mmap
 
@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from zoplat_devices.pytorch import pages  # noqa: E402
 
-needs_pages = pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="the system has no such advice")
+needs_pages = pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="the system has no large pages")
 
 
 def model() -> "torch.nn.Module":
@@ -20,7 +20,7 @@ def model() -> "torch.nn.Module":
 
 
 @needs_pages
-def test_weights_keep_their_numbers_and_their_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_keep_their_values_and_their_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "LEAST", 0)
     moved = model()
     before = [parameter.detach().clone() for parameter in moved.parameters()]
@@ -35,7 +35,7 @@ def test_weights_keep_their_numbers_and_their_sharing(monkeypatch: pytest.Monkey
 
 
 @needs_pages
-def test_neighbours_in_one_storage_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_in_one_storage_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "LEAST", 0)
     storage = torch.arange(3 * 5000, dtype=torch.float32)
     made = torch.nn.Linear(100, 50)
@@ -46,7 +46,7 @@ def test_neighbours_in_one_storage_are_left_alone(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(storage[10000:], torch.arange(10000.0, 15000.0))
 
 
-def test_a_small_model_stays_where_it_is() -> None:
+def test_a_small_model_is_not_moved() -> None:
     small = model()
     places = [parameter.data_ptr() for parameter in small.parameters()]
     pages.onto_large_pages(small)

@@ -1,4 +1,4 @@
-"""The PyTorch device on models of a few kilobytes: scores, precision, restore, tuning, and what a step leaves alone."""
+"""The PyTorch device on models of a few kilobytes: scores, precision, restore, tuning, and side effects of a step."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def plain_scores(folder: Path, example: Example, model: Any = None) -> list[floa
 
 
 class TestScores:
-    """Against a scorer that pads nothing, cuts nothing and shares nothing."""
+    """Against transformers with one unpadded sequence for each option."""
 
     @pytest.mark.parametrize("kind", ["llama", "opt", "gpt2"])
     @pytest.mark.parametrize("words", [True, False], ids=["options of one token", "options of many tokens"])
@@ -129,7 +129,7 @@ class TestScores:
         ]
 
     @pytest.mark.parametrize("words", [True, False])
-    def test_a_long_prompt_loses_its_beginning_but_keeps_its_mark(self, checkpoint: Make, words: bool) -> None:
+    def test_a_long_prompt_is_cut_after_its_first_special_token(self, checkpoint: Make, words: bool) -> None:
         folder = checkpoint(words=words)
         session = opened(folder)
         [row] = session.encode([LONG])
@@ -139,7 +139,7 @@ class TestScores:
         np.testing.assert_allclose(scores[0], plain_scores(folder, LONG), atol=1e-5)
 
     @pytest.mark.parametrize("words", [True, False])
-    def test_logits_at_the_last_places_alone_give_the_same_scores(self, checkpoint: Make, words: bool) -> None:
+    def test_logits_at_the_last_positions_alone_give_the_same_scores(self, checkpoint: Make, words: bool) -> None:
         session = opened(checkpoint(words=words))
         rows = session.encode(EXAMPLES)
         assert "logits_to_keep" in session.scorer.accepts
@@ -156,9 +156,9 @@ class TestScores:
 
 
 class TestOneStep:
-    """O-GEN-4, O-GEN-5, O-GEN-9."""
+    """One step changes the trained weights by its update, and nothing else."""
 
-    def test_tied_weights_are_one_block_and_move_once(self, checkpoint: Make) -> None:
+    def test_tied_weights_are_one_block_and_are_perturbed_once(self, checkpoint: Make) -> None:
         session = opened(checkpoint("llama", tied=True))
         model = session.model
         assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
@@ -176,7 +176,7 @@ class TestOneStep:
 
     @pytest.mark.parametrize("kind", ["llama", "opt", "gpt2"])
     @pytest.mark.parametrize("restore", ["in-place", "exact"])
-    def test_a_step_leaves_modes_gradients_and_global_random_states_alone(
+    def test_a_step_does_not_change_modes_gradients_and_global_random_states(
         self, checkpoint: Make, kind: str, restore: str
     ) -> None:
         session = opened(checkpoint(kind), restore=restore)
@@ -199,7 +199,7 @@ class TestOneStep:
     def test_losses_are_float32_in_every_precision(self, checkpoint: Make, dtype: str) -> None:
         session = opened(checkpoint(), dtype=dtype)
         rows = session.encode(EXAMPLES)
-        assert session.scorer._scores(session.scorer._batch(rows, False)).dtype == torch.float32
+        assert session.scorer.mean_loss(rows).dtype == torch.float32
         assert isinstance(session.forward(rows), float)
         assert {str(p.dtype) for p in session.model.parameters()} == {f"torch.{dtype}"}
         full = opened(checkpoint())
@@ -207,7 +207,7 @@ class TestOneStep:
 
     @pytest.mark.parametrize("kind", ["llama", "opt", "gpt2"])
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-    def test_exact_restore_leaves_every_bit_and_sees_the_losses_of_in_place(
+    def test_exact_restore_changes_no_bit_and_has_the_losses_of_in_place(
         self, checkpoint: Make, kind: str, dtype: str
     ) -> None:
         exact, moved = (opened(checkpoint(kind), dtype=dtype, restore=r) for r in ("exact", "in-place"))
@@ -219,13 +219,13 @@ class TestOneStep:
                 exact.space.at(direction)
                 moved.space.at(direction)
                 assert exact.digest() == start
-                tolerance = 1e-5 if dtype == "float32" else 0.05  # 200 weights of 8 bits, rounded at each move
+                tolerance = 1e-5 if dtype == "float32" else 0.05  # weights of 8 bits, rounded at each perturbation
                 assert exact.forward(rows) == pytest.approx(moved.forward(same), abs=tolerance)
         exact.space.settle()
         assert exact.digest() == start
         assert exact.space.drift == 0.0
 
-    def test_exact_restore_sees_the_very_losses_of_fresh_in_place_probes(self, checkpoint: Make) -> None:
+    def test_exact_restore_has_exactly_the_losses_of_fresh_in_place_probes(self, checkpoint: Make) -> None:
         exact = opened(checkpoint(), restore="exact")
         for draw in range(3):
             moved = opened(checkpoint(), restore="in-place")
@@ -236,17 +236,17 @@ class TestOneStep:
 
 
 def step(session: Session, rows: Any) -> list[float]:
-    """One central difference and its move, as the engine makes it."""
+    """One central difference and its update, as in a training step."""
     from zoplat import Oracle
     from zoplat.core.losses import LossBackend
     from zoplat_plugins.mezo import MeZO
 
-    class Asked(LossBackend):
+    class SessionLosses(LossBackend):
         def forward(self) -> float:
             return session.forward(rows)
 
     estimator = MeZO(eps=1e-2)
-    oracle = Oracle(session.space, Key(4, 0, -1), 0.0, Asked())
+    oracle = Oracle(session.space, Key(4, 0, -1), 0.0, SessionLosses())
     for estimate in estimator.estimate(oracle, None):
         session.space.add(-1e-3 * estimate.direction)
     session.space.settle()
@@ -271,7 +271,7 @@ class TestRuns:
         assert summary["weights_digest"] != summary["start_digest"]
         assert self.replayed(summary) == summary["weights_digest"]
 
-    def test_first_scores_are_kept_for_the_next_run_of_the_same_model(self, checkpoint: Make) -> None:
+    def test_first_scores_are_cached_for_the_next_run_of_the_same_model(self, checkpoint: Make) -> None:
         first, second = self.run(checkpoint(), "--seed", 0), self.run(checkpoint(), "--seed", 0, "--lr", 1e-3)
         assert (first["dev_before"], first["test_before"]) == (second["dev_before"], second["test_before"])
         metrics = [json.loads(line) for line in Path(second["run_dir"], "metrics.jsonl").read_text().splitlines()]
@@ -279,7 +279,7 @@ class TestRuns:
         assert second["evaluation_passes"] == first["evaluation_passes"] - 4
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-    def test_drift_is_nothing_with_exact_restore_and_rounding_in_place(self, checkpoint: Make, dtype: str) -> None:
+    def test_drift_is_zero_with_exact_restore_and_of_rounding_size_in_place(self, checkpoint: Make, dtype: str) -> None:
         common = ("--lr", 0, "--dtype", dtype, "-o", "device.strategy=sequential", "-o")
         exact = self.run(checkpoint(), *common, "device.restore=exact")
         assert exact["drift"] == 0.0
@@ -310,12 +310,12 @@ class TestRuns:
         monkeypatch.setattr(native, "library", lambda: None)
         plain = self.run(checkpoint(), *more, "--queries", 2)
         environments = [json.loads(Path(s["run_dir"], "environment.json").read_text()) for s in (compiled, plain)]
-        assert [e["kernels"] for e in environments] == ["NativeKernels", "ParameterSpace"]
+        assert [e["kernels"] for e in environments] == ["NativeKernels", "TorchNoise"]
         assert plain["weights_digest"] == compiled["weights_digest"]
         assert self.replayed(compiled) == compiled["weights_digest"]
 
-    def test_the_variable_that_asks_for_numpy_is_heard(self) -> None:
-        code = "from zoplat_devices.native import library; assert library() is None"
+    def test_the_environment_variable_switches_the_kernels_off(self) -> None:
+        code = "from zoplat_devices.kernels.native import library; assert library() is None"
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "ZOPLAT_KERNELS": "numpy"}, check=True)
 
     def replayed(self, summary: dict[str, Any], *more: Any) -> str:
@@ -355,7 +355,7 @@ class TestRuns:
         assert digest(adapters) == summary["weights_digest"]
         assert digest(AutoModelForCausalLM.from_pretrained(folder).parameters()) == frozen
 
-    def test_a_regular_expression_moves_what_it_finds_and_nothing_else(self, checkpoint: Make) -> None:
+    def test_a_regular_expression_trains_what_it_finds_and_nothing_else(self, checkpoint: Make) -> None:
         from transformers import AutoModelForCausalLM
 
         folder = checkpoint("opt", words=False)
@@ -368,7 +368,7 @@ class TestRuns:
             f"1.self_attn.{which}.{kind}" for which in ("q_proj", "k_proj") for kind in ("weight", "bias")
         }
 
-    def test_a_tuning_that_finds_nothing_is_explained(self, checkpoint: Make) -> None:
+    def test_a_tuning_that_finds_nothing_is_an_error(self, checkpoint: Make) -> None:
         for tune, words in (("nothing", "finds no parameter"), ("(", "not full, lora or a regular expression")):
             arguments = ["run", "--device", "cpu", "--model", str(checkpoint()), "--tune", tune]
             done = CliRunner().invoke(main, arguments)
@@ -378,7 +378,7 @@ class TestRuns:
         done = CliRunner().invoke(main, [*arguments, "-o", "tune.targets=nothing"])
         assert (done.exit_code, "peft can't place adapters" in done.stderr) == (2, True)
 
-    def test_adapters_begin_with_the_seed_of_the_run(self, checkpoint: Make) -> None:
+    def test_adapters_are_initialised_from_the_seed_of_the_run(self, checkpoint: Make) -> None:
         starts = [self.run(checkpoint(), "--tune", "lora", "--seed", seed)["start_digest"] for seed in (0, 0, 1)]
         assert starts[0] == starts[1] != starts[2]
 
@@ -393,10 +393,10 @@ class TestRuns:
         assert torn["weights_digest"] == whole["weights_digest"]
         assert journal.read_bytes() == Path("whole/journal.jsonl").read_bytes()
 
-    def test_memory_and_parameters_are_booked(self, checkpoint: Make) -> None:
+    def test_memory_and_parameters_are_in_the_ledger(self, checkpoint: Make) -> None:
         summary = self.run(checkpoint(), "--lr", 1e-3)
         weights = 4 * summary["trainable_parameters"]
-        assert weights <= summary["model_bytes"] < 1.01 * weights  # a table of positions besides
+        assert weights <= summary["model_bytes"] < 1.01 * weights  # plus a table of positions
         rows = [json.loads(line) for line in Path(summary["run_dir"], "memory.jsonl").read_text().splitlines()]
         owners = {row["owner"]: row["bytes"] for row in rows if row["kind"] == "owner"}
         assert owners["trainable weights"] == weights

@@ -26,14 +26,14 @@ def opened(folder: Path, dtype: str = "bfloat16", **device: Any) -> Any:
     return PyTorch(**device).open(ModelSpec(str(folder), Tuning("full"), dtype, 7))
 
 
-def steps(session: Any, told: list[list[float]] | None = None, count: int = 12) -> list[list[float]]:
-    """Steps that are far too small for bfloat16, with the model or from answers."""
+def steps(session: Any, recorded: list[list[float]] | None = None, count: int = 12) -> list[list[float]]:
+    """Steps that are far too small for bfloat16, with the model or from recorded answers."""
     rows, estimator, answers = session.encode(EXAMPLES), MeZO(rule=Plain(lr=1e-6)), []
     for step in range(count):
-        source = RecordedLosses(step, told[step] if told else [], "sequential")
-        if not told:
-            source.forward = lambda: session.forward(rows)  # type: ignore[method-assign]
-        oracle = Oracle(session.space, Key(0, step, -1), 0.0, source)
+        backend = RecordedLosses(step, recorded[step] if recorded else [], "sequential")
+        if not recorded:
+            backend.forward = lambda: session.forward(rows)  # type: ignore[method-assign]
+        oracle = Oracle(session.space, Key(0, step, -1), 0.0, backend)
         for estimate in estimator.estimate(oracle, None):
             estimator.rule.apply(estimate, oracle, None)
         answers.append(oracle.answers)
@@ -42,38 +42,38 @@ def steps(session: Any, told: list[list[float]] | None = None, count: int = 12) 
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic", "master"])
-def test_small_steps_in_bfloat16_arrive_and_are_replayed(
+def test_small_steps_in_bfloat16_take_effect_and_are_replayed(
     checkpoint: Make, rounding: RoundingName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = opened(checkpoint(dtype="bfloat16"), rounding=rounding)
     assert (run.facts["restore"], run.facts["rounding"]) == ("exact", rounding)
-    told = steps(run)
+    recorded = steps(run)
     drift, changed = run.space.drift, run.space.changed
     again = opened(checkpoint(dtype="bfloat16"), rounding=rounding)
-    steps(again, told)
+    steps(again, recorded)
     assert again.digest() == run.digest()
     monkeypatch.setattr(native, "library", lambda: None)
     slow = opened(checkpoint(dtype="bfloat16"), rounding=rounding)
-    assert slow.facts["kernels"] == "ParameterSpace"
-    steps(slow, told)
+    assert slow.facts["kernels"] == "TorchNoise"
+    steps(slow, recorded)
     assert slow.digest() == run.digest()
-    booked = run.ledger()
+    ledger = run.ledger()
     if rounding == "master":
-        assert booked["master weights"] == 4 * run.space.size
+        assert ledger["master weights"] == 4 * run.space.size
         assert drift < 1e-6
     if rounding == "nearest":
-        assert changed < 0.2 * _changed(checkpoint, "stochastic", told)
-        assert "master weights" not in booked
+        assert changed < 0.2 * _changed(checkpoint, "stochastic", recorded)
+        assert "master weights" not in ledger
 
 
-def _changed(checkpoint: Make, rounding: RoundingName, told: list[list[float]]) -> float:
+def _changed(checkpoint: Make, rounding: RoundingName, recorded: list[list[float]]) -> float:
     session = opened(checkpoint(dtype="bfloat16"), rounding=rounding)
-    steps(session, told)
+    steps(session, recorded)
     return float(session.space.changed)
 
 
 @pytest.mark.parametrize("rounding", ["stochastic", "master"])
-def test_in_place_probes_and_other_rounding_do_not_go_together(checkpoint: Make, rounding: RoundingName) -> None:
+def test_in_place_restore_excludes_other_rounding_than_nearest(checkpoint: Make, rounding: RoundingName) -> None:
     with pytest.raises(ZoplatError, match=rf"rounding={rounding} writes bfloat16 weights .* -o device.restore=exact"):
         opened(checkpoint(dtype="bfloat16"), rounding=rounding, restore="in-place")
     assert opened(checkpoint(), "float32", rounding=rounding).facts["restore"] == "in-place"

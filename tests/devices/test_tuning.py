@@ -1,4 +1,4 @@
-"""Which weights move: how many, no others, and that plain peft and transformers load what comes out."""
+"""Which weights are trained: how many, no others, and that plain peft and transformers load what is saved."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,7 +76,7 @@ def opened(folder: Path, tune: Tuning | str, head: Any = "auto", dtype: str = "f
 
 
 def two_steps(session: Any, examples: list[Example]) -> None:
-    """Central differences along random directions and moves along them, as an estimator makes them."""
+    """Central differences along random directions and updates along them, as an estimator makes them."""
     rows = session.encode(examples)
     for step in range(2):
         z = session.space.draw(Gaussian(), Key(4, step, 0))
@@ -89,7 +89,7 @@ def two_steps(session: Any, examples: list[Example]) -> None:
     session.space.settle()
 
 
-def every(model: Any) -> dict[str, Any]:
+def parameters_of(model: Any) -> dict[str, Any]:
     return {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=True)}
 
 
@@ -134,7 +134,7 @@ def plain_scores(base: Path, saved: Path, head: str, virtual: str, example: Exam
 
 @pytest.mark.parametrize(("kind", "head", "tune", "size"), CASES)
 class TestTunings:
-    def test_what_is_trained_is_counted_moved_and_saved(
+    def test_trained_weights_are_counted_changed_and_saved(
         self, checkpoint: Make, tmp_path: Path, kind: str, head: str, tune: str, size: int | None
     ) -> None:
         folder = checkpoint(kind, words=True)
@@ -148,9 +148,9 @@ class TestTunings:
             size = sum(p.numel() for p in parameters.values())
         assert session.space.size == session.facts["trainable_parameters"] == size
         assert len(session.space.blocks) == len(names) == len({block.name for block in session.space.blocks})
-        before = every(session.model)
+        before = parameters_of(session.model)
         two_steps(session, EXAMPLES)
-        after = every(session.model)
+        after = parameters_of(session.model)
         assert {name for name in before if not torch.equal(before[name], after[name])} == set(names)
         saved = tmp_path / "saved"
         session.export(saved)
@@ -162,8 +162,8 @@ class TestTunings:
         rows = session.encode(examples)
         for row, own in zip(rows, expected, strict=True):
             np.testing.assert_allclose(session.scores([row])[0], own, atol=1e-6)
-        for told, own in zip(session.scores(rows), expected, strict=True):
-            np.testing.assert_allclose(told, own, atol=5e-6)
+        for scores, own in zip(session.scores(rows), expected, strict=True):
+            np.testing.assert_allclose(scores, own, atol=5e-6)
 
 
 def _belongs(tune: str, name: str, session: Any) -> bool:
@@ -173,12 +173,12 @@ def _belongs(tune: str, name: str, session: Any) -> bool:
     return name.endswith("bias") or name.startswith("classifier") or "pooler" in name
 
 
-class TestRoads:
+class TestStrategies:
     @pytest.mark.parametrize(
         ("kind", "head"), [("opt", "auto"), ("llama", "auto"), ("roberta", "auto"), ("bert", "classifier")]
     )
     @pytest.mark.parametrize("tune", ["lora", "ia3", "prefix", "prompt", "bitfit", "norms", "head"])
-    def test_both_roads_and_both_restores_see_the_same_losses(
+    def test_both_strategies_and_both_restores_have_the_same_losses(
         self, checkpoint: Make, kind: str, head: str, tune: str
     ) -> None:
         if (kind, tune) == ("llama", "bitfit"):
@@ -188,17 +188,17 @@ class TestRoads:
         )
         rows, same, start = exact.encode(EXAMPLES), moved.encode(EXAMPLES), exact.digest()
         points = [0.1 * exact.space.draw(Gaussian(), Key(2, 0, draw)) for draw in range(3)]
-        found, walked = exact.losses_at(rows, points), []
+        found, expected = exact.losses_at(rows, points), []
         for point in points:
             exact.space.at(point)
             moved.space.at(point)
-            walked.append(exact.forward(rows))
-            assert moved.forward(same) == pytest.approx(walked[-1], abs=1e-5)
+            expected.append(exact.forward(rows))
+            assert moved.forward(same) == pytest.approx(expected[-1], abs=1e-5)
         assert exact.digest() == start
-        assert found == pytest.approx(walked, abs=1e-5)
-        assert max(walked) - min(walked) > 1e-5
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert max(expected) - min(expected) > 1e-5
 
-    def test_dora_on_the_batched_road_is_refused(self, checkpoint: Make) -> None:
+    def test_dora_by_the_batched_strategy_is_refused(self, checkpoint: Make) -> None:
         session = opened(checkpoint("opt"), "dora", strategy="batched")
         points = [0.1 * session.space.draw(Gaussian(), Key(2, 0, draw)) for draw in range(2)]
         with pytest.raises(ZoplatError, match=r"Use -o device\.strategy=sequential"):
@@ -210,8 +210,8 @@ class TestRoads:
         rows = session.encode(EXAMPLES)
         loss, gradient = session.gradient(rows, session.space.part(lambda block: True), False)
         z = session.space.draw(Gaussian(), Key(5, 0, 0))
-        told, slope = session.jvp(rows, z)
-        assert told == pytest.approx(loss, abs=1e-6)
+        value, slope = session.jvp(rows, z)
+        assert value == pytest.approx(loss, abs=1e-6)
         by_hand = sum(
             float((gradient[tile.block.name][tile.start : tile.stop] * session.space.entries(z, tile)).sum())
             for block in session.space.blocks
@@ -223,7 +223,9 @@ class TestRoads:
 class TestVirtualTokens:
     @pytest.mark.parametrize("kind", ["opt", "llama", "phi", "qwen3", "gemma2", "gemma3", "gpt2", "mistral"])
     @pytest.mark.parametrize("tune", ["prefix", "prompt"])
-    def test_they_begin_as_a_real_text_before_every_prompt(self, checkpoint: Make, kind: str, tune: str) -> None:
+    def test_they_are_initialised_as_a_real_text_before_every_prompt(
+        self, checkpoint: Make, kind: str, tune: str
+    ) -> None:
         from transformers import AutoModelForCausalLM
 
         folder = checkpoint(kind)
@@ -241,7 +243,9 @@ class TestVirtualTokens:
 
     @pytest.mark.parametrize("kind", ["llama", "t5"])
     @pytest.mark.parametrize("tune", ["prefix", "prompt"])
-    def test_rows_are_written_and_felt_alike_alone_and_together(self, checkpoint: Make, kind: str, tune: str) -> None:
+    def test_generation_and_features_are_the_same_alone_and_in_a_batch(
+        self, checkpoint: Make, kind: str, tune: str
+    ) -> None:
         session = opened(checkpoint(kind), tune)
         two_steps(session, EXAMPLES)
         rows = session.encode(EXAMPLES)
@@ -250,12 +254,12 @@ class TestVirtualTokens:
         np.testing.assert_allclose(session.features(rows), [session.features([row])[0] for row in rows], atol=1e-5)
 
     @pytest.mark.parametrize("tune", ["prefix", "prompt"])
-    def test_writing_goes_on_from_the_virtual_tokens(self, checkpoint: Make, tune: str) -> None:
-        """The first word is the one that the scores of all words would choose."""
+    def test_generation_continues_after_the_virtual_tokens(self, checkpoint: Make, tune: str) -> None:
+        """The first word is the one with the best score among all words."""
         session = opened(checkpoint("llama"), tune)
         vocabulary = [word for word in session.encoder.tokenizer.get_vocab() if word not in ("<s>", "</s>", "<unk>")]
-        asked = [replace(example, options=tuple(f" {word}" for word in vocabulary)) for example in EXAMPLES]
-        best = [vocabulary[int(np.argmax(scores))] for scores in session.scores(session.encode(asked))]
+        examples = [replace(example, options=tuple(f" {word}" for word in vocabulary)) for example in EXAMPLES]
+        best = [vocabulary[int(np.argmax(scores))] for scores in session.scores(session.encode(examples))]
         assert [text.split()[0] for text in session.generate(session.encode(EXAMPLES), 3, "\n")] == best
 
     @pytest.mark.parametrize("tune", ["prefix", "prompt"])
@@ -266,7 +270,7 @@ class TestVirtualTokens:
         assert digests[0] == digests[1] != digests[2]
         assert opened(checkpoint("opt"), tune).digest() not in digests
 
-    def test_they_take_room_from_the_text(self, checkpoint: Make) -> None:
+    def test_they_shorten_the_text_that_fits(self, checkpoint: Make) -> None:
         example = Example(" ".join(["the film was great"] * 40), WORDS, 1)
         session = opened(checkpoint("gpt2"), Tuning("prompt", tokens=9))
         [row] = session.encode([example])
@@ -280,7 +284,7 @@ class TestChoices:
             opened(checkpoint("llama"), "bitfit")
 
     @pytest.mark.parametrize(("kind", "count"), [("llama", 5), ("qwen3", 9), ("gemma3", 13), ("t5", 12), ("bert", 6)])
-    def test_norms_are_found_by_what_they_do(self, checkpoint: Make, kind: str, count: int) -> None:
+    def test_norms_are_found_by_scale_invariance(self, checkpoint: Make, kind: str, count: int) -> None:
         session = opened(checkpoint(kind), "norms")
         modules = {block.name.rpartition(".")[0] for block in session.space.blocks}
         assert len(modules) == count
@@ -298,7 +302,7 @@ class TestChoices:
         assert [block.name for block in session.space.blocks] == ["lm_head.weight"]
 
     @pytest.mark.parametrize("tune", ["full", "fc1"])
-    def test_packed_weights_are_refused(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch, tune: str) -> None:
+    def test_quantised_weights_are_refused(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch, tune: str) -> None:
         from zoplat_devices.pytorch import models, tuning
 
         loaded = models.load(str(checkpoint("opt")), torch.float32, lambda text: None)
@@ -306,7 +310,7 @@ class TestChoices:
         layer.weight = torch.nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
         spec = ModelSpec(str(checkpoint("opt")), Tuning(tune), "float32", 0)
         with pytest.raises(
-            ZoplatError, match=r"selects model\.decoder\.layers\.1\.fc1\.weight, whose numbers are packed as int8"
+            ZoplatError, match=r"selects model\.decoder\.layers\.1\.fc1\.weight, whose values are packed as int8"
         ):
             tuning.tuned(loaded, spec)
 
@@ -315,7 +319,7 @@ class TestChoices:
             opened(checkpoint("t5"), "prefix", "classifier")
 
     @pytest.mark.parametrize("tune", ["lora", "dora", "ia3", "prefix", "prompt"])
-    def test_adapters_move_in_float32_over_a_base_of_half(self, checkpoint: Make, tune: str) -> None:
+    def test_adapters_are_trained_in_float32_over_a_bfloat16_base(self, checkpoint: Make, tune: str) -> None:
         session = opened(checkpoint("llama"), tune, dtype="bfloat16")
         assert session.facts["trainable_dtype"] == "float32"
         assert session.facts["restore"] == "in-place"
@@ -325,7 +329,7 @@ class TestChoices:
         assert session.forward(session.encode(EXAMPLES)) == pytest.approx(full.forward(full.encode(EXAMPLES)), rel=0.05)
 
     @pytest.mark.parametrize(("kind", "head"), [("bert", "auto"), ("roberta", "auto"), ("bert", "classifier")])
-    def test_what_modules_share_keeps_its_bits_when_half_precision_is_probed(
+    def test_shared_weights_keep_their_bits_when_bfloat16_is_probed(
         self, checkpoint: Make, kind: str, head: str
     ) -> None:
         session = opened(checkpoint(kind), "full", head, dtype="bfloat16")

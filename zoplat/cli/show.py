@@ -55,10 +55,18 @@ def _described(entry: Entry) -> dict[str, Any]:
         "summary": entry.summary,
         "distribution": entry.distribution,
         "version": entry.version,
-        "box": about if preset else f"{about}\n\n{inspect.getdoc(type(entry.value)) or ''}",
+        "box": about if preset else f"{about}\n\n{_documentation(type(entry.value))}",
         "cost": cost(entry),
         "fields": _preset(entry.value) if preset else dict(_fields(entry.value)),
     }
+
+
+def _documentation(part: type) -> str:
+    """A class's docstring, followed by the attributes of the nearest base where it lists none of its own."""
+    text = inspect.getdoc(part) or ""
+    sections = ((inspect.getdoc(base) or "").partition("Attributes:")[1:] for base in part.__mro__)
+    found = next(("".join(section) for section in sections if section[0]), "")
+    return text if "Attributes:" in text or not found else f"{text}\n\n{found}"
 
 
 def cost(entry: Entry) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from zoplat.core.model_spec import ModelSpec
 from zoplat_devices.kernels import native
 from zoplat_devices.onnx.device import OnnxRuntime, started
 from zoplat_devices.onnx.session import OnnxSession
-from zoplat_devices.pytorch.session import ADAPTERS
 
 FOLDER, KERNELS, REQUIREMENTS = "graph", "kernels", "requirements.txt"
 ADAPTER, WEIGHTS = "adapter.onnx_adapter", "weights.safetensors"
@@ -64,7 +63,7 @@ class BundleSession(OnnxSession):
         """What is trained as safetensors; of an adapter, in ONNX Runtime's own format too."""
         directory.mkdir(parents=True, exist_ok=True)
         self.write(directory / WEIGHTS, self.weights)
-        if self.spec.tune.name in ADAPTERS:
+        if self.spec.tune.is_adapter:
             from onnxruntime import AdapterFormat
 
             adapter = AdapterFormat()

@@ -97,7 +97,7 @@ class OnnxRuntime(Device):
 
 def _made(device: OnnxRuntime, spec: ModelSpec) -> tuple[Path, str]:
     """(folder of the graph, name of the file with what is trained), both made where they are not kept yet."""
-    from zoplat_devices.pytorch.models import DEFAULT, located
+    from zoplat_devices.pytorch.sources import DEFAULT, located
 
     _, identity = located(spec.model or DEFAULT, _say)
     versions = {name: version for name in MAKERS if (version := _version(name))}
@@ -120,9 +120,7 @@ def _made(device: OnnxRuntime, spec: ModelSpec) -> tuple[Path, str]:
 
 def started(spec: ModelSpec) -> str:
     """Name of the file with what is trained as it begins; adapters begin otherwise with each seed."""
-    from zoplat_devices.pytorch.session import ADAPTERS
-
-    return f"start-{spec.seed}.safetensors" if spec.tune.name in ADAPTERS else "start.safetensors"
+    return f"start-{spec.seed}.safetensors" if spec.tune.is_adapter else "start.safetensors"
 
 
 def _version(name: str) -> str | None:

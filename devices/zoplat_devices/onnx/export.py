@@ -20,10 +20,10 @@ from zoplat_devices.onnx import proof
 from zoplat_devices.onnx.graph import ANSWERS, BATCH, GRAPH, TOKENIZER, Facts, Graph, PlainTokenizer, feeds
 from zoplat_devices.onnx.stacked import Stacked
 from zoplat_devices.pytorch import virtual
-from zoplat_devices.pytorch.models import Loaded, load
+from zoplat_devices.pytorch.loaded import Loaded, token_limit
+from zoplat_devices.pytorch.models import load
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.scoring import Scorer, base
-from zoplat_devices.pytorch.session import ADAPTERS, token_limit
+from zoplat_devices.pytorch.scoring import Scorer, inner_model
 from zoplat_devices.pytorch.tuning import blocks, tuned
 from zoplat_devices.text.encoding import Encoder
 
@@ -193,7 +193,7 @@ class _Loss(torch.nn.Module):  # type: ignore[misc]
             points, sequence, position = self.asked
             return (inputs[0].unflatten(0, (points, -1))[:, sequence, position].flatten(0, 1),)
 
-        hook = base(model).get_output_embeddings().register_forward_pre_hook(some)
+        hook = inner_model(model).get_output_embeddings().register_forward_pre_hook(some)
         try:
             yield
         finally:
@@ -213,7 +213,7 @@ class _Read(torch.nn.Module):  # type: ignore[misc]
 
 def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
     """The graph and its frozen weights, in which trained ones are inputs and sizes of a batch are open."""
-    is_stacked = spec.tune.name in ADAPTERS
+    is_stacked = spec.tune.is_adapter
     loss, weights = _Loss(source, is_stacked), [parameter.detach() for parameter in source.parameters.values()]
     points: dict[int, Any] = {}
     if is_stacked:

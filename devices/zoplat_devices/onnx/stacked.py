@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as trees
 
-from zoplat_devices.pytorch.strategies.batched import FACTS
+from zoplat_devices.pytorch.strategies.stand_ins import METADATA
 
 
 class Stacked(TorchFunctionMode):  # type: ignore[misc]
@@ -44,7 +44,7 @@ class Stacked(TorchFunctionMode):  # type: ignore[misc]
             args, kwargs = trees.tree_unflatten(values, form)
             return (_looked_up if func is functional.embedding else func)(*args, **kwargs)
 
-        if getattr(func, "__name__", "") in FACTS:
+        if getattr(func, "__name__", "") in METADATA:
             fact = call(*(x[0] if self._is_weight(x) else x for x in given))
             if not isinstance(fact, torch.Tensor):
                 return fact

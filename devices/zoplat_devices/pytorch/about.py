@@ -1,4 +1,4 @@
-"""What is written down about a model and the machine that it runs on."""
+"""Facts about a model and its machine, for the record of a run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 
 
 def size(model: Any) -> int:
-    """Bytes of all weights, those that several modules share once."""
+    """Bytes of all weights; those that several modules share count once."""
     tensors: dict[int, int] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         held = tensor.data
-        names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []  # packed, with its scales
+        # a quantised tensor consists of several: its values and their scales
+        names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []
         tensors |= {part.data_ptr(): int(part.nbytes) for part in [getattr(held, name) for name in names] or [held]}
     return sum(tensors.values())
 
 
 def versions() -> dict[str, str]:
-    """Of what numbers may depend on."""
+    """Versions of python, the system, and the packages that results may depend on."""
     names = ("zoplat", "torch", "transformers", "tokenizers", "peft", "numpy", "safetensors")
     found = {}
     for name in names:

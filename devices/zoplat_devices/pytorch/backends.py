@@ -1,9 +1,9 @@
-"""Backends for PyTorch's arrays, with the best kernels that a device has."""
+"""Backends that move PyTorch's arrays, with the best kernels that a device has."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,15 +11,16 @@ import torch
 from zoplat.core.blocks import Block
 from zoplat.core.noise import Noise, Stream
 from zoplat.space.backend import Backend
-from zoplat.space.buffers import MakeArray
 from zoplat_devices.kernels import gpu, native
 from zoplat_devices.kernels.fused import FusedBackend, FusedNoise
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_devices.kernels.tables import Kernels
+from zoplat_devices.pytorch.mapped import evict, mapped
+from zoplat_devices.pytorch.quiet import notice
 
 
 class TorchNoise(Noise):
-    """Numbers made on the host, moved to where the weights are."""
+    """Random numbers made on the host and copied to the device of the weights."""
 
     def __init__(self, inner: Noise, kind: str) -> None:
         self.inner, self.kind = inner, kind
@@ -28,36 +29,46 @@ class TorchNoise(Noise):
         return torch.as_tensor(self.inner.numbers(law, stream, first, shape), device=self.kind)
 
 
-def backend_for(
-    blocks: Sequence[Block], kind: str, empty: MakeArray, mapped: MakeArray, release: Callable[[Any], None]
-) -> Backend:
-    """The backend of a kind of device; moves are fused where there are kernels for it."""
+def backend_for(blocks: Sequence[Block], kind: str) -> Backend:
+    """The backend of a kind of device: fused where there are kernels for it, else the reference one."""
+    empty, release = partial(_empty, kind), evict if kind == "cpu" else _keep
     kernels = kernels_for(kind)
     if kernels and all(block.dtype != "float64" for block in blocks):
-        return FusedBackend(kernels, empty, mapped, release)
-
-    def on_host(shape: tuple[int, ...], dtype: str) -> Any:
-        return torch.empty(shape, dtype=getattr(torch, dtype))
-
+        return FusedBackend(kernels, empty, _mapped, release)
     host = kernels_for("cpu")
-    inner = FusedNoise(host, on_host) if host else ReferenceNoise()
-    return Backend(TorchNoise(inner, kind), empty, mapped, release)
+    inner = FusedNoise(host, _empty_on_host) if host else ReferenceNoise()
+    return Backend(TorchNoise(inner, kind), empty, _mapped, release)
 
 
 def kernels_for(kind: str) -> Kernels | None:
-    """Those that move weights on a kind of device, if there are any."""
+    """The kernels that move weights on a kind of device; None where there are none."""
     found: Kernels | None = None
     if kind == "cuda":
         try:
             found = gpu.kernels(kind)
         except gpu.Broken as problem:
-            _say(f"{problem} The processor makes the random numbers, the same but slowly")
+            notice(f"{problem} The processor makes the random numbers, the same but slowly")
     elif kind == "cpu":
         found = native.kernels(torch.get_num_threads())
         if found is None:
-            _say("no C compiler is at hand (pip install ziglang): numpy makes the random numbers, the same but slowly")
+            notice("no C compiler was found (pip install ziglang): numpy makes the random numbers, the same but slowly")
     return found
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+def _empty(kind: str, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    """A new tensor on the device; no inference tensor, so it may be changed in place at any time."""
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=torch.device(kind))
+
+
+def _empty_on_host(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    return torch.empty(shape, dtype=getattr(torch, dtype))
+
+
+def _mapped(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    """A tensor of the host in a file without a name."""
+    return mapped(shape, getattr(torch, dtype))
+
+
+def _keep(array: torch.Tensor) -> None:
+    """In place of `evict` on an accelerator, whose arrays are in no file."""

@@ -1,4 +1,4 @@
-"""CUDA graphs: the forward pass of a batch recorded once for each shape, and played again from buffers of its own.
+"""CUDA graphs: the forward pass of a batch is recorded once for each shape, and replayed from buffers of its own.
 
 Not run on a GPU yet.
 """
@@ -15,17 +15,18 @@ from zoplat.core.errors import ZoplatError
 from zoplat_devices.pytorch.scoring import Batch
 
 Replay = Callable[[], Any]
+"""Runs what was recorded once more."""
 
 
 class Graphs:
-    """The mean loss of batches, found by recordings.
+    """The mean loss of batches by replayed recordings.
 
-    A shape is recorded when it comes for the second time. The weights are read where they are, so their edits in
-    place are seen; weights that a layer forms while it runs would not be.
+    A shape is recorded the second time it occurs. The weights are read in place, so updates to them are seen; weights
+    that a layer forms while it runs would not be.
 
     Args:
-        mean: finds the loss of a batch.
-        record: runs a function and remembers what it does; its result, and what does it again.
+        mean: computes the loss of a batch.
+        record: runs a function and records it; returns its result and what runs it again into the same result.
     """
 
     def __init__(self, mean: Callable[[Batch], Any], record: Callable[[Replay], tuple[Any, Replay]]) -> None:
@@ -35,38 +36,38 @@ class Graphs:
         self._recorded: dict[Hashable, tuple[Batch, Any, Replay]] = {}
 
     def __call__(self, batch: Batch) -> Any:
-        """The loss, in a tensor that the next batch leaves alone."""
+        """The loss, in a tensor that later replays do not overwrite."""
         shape = _shape(batch)
         if shape not in self._recorded:
             if shape not in self._seen:
                 self._seen.add(shape)
                 return self.mean(batch)
-            still = _copied(batch)
-            self._recorded[shape] = still, *self.record(lambda: self.mean(still))
-        still, loss, replay = self._recorded[shape]
-        for held, new in zip(_tensors(still), _tensors(batch), strict=True):
+            static = _copied(batch)
+            self._recorded[shape] = static, *self.record(lambda: self.mean(static))
+        static, loss, replay = self._recorded[shape]
+        for held, new in zip(_tensors(static), _tensors(batch), strict=True):
             held.copy_(new)
         replay()
         return loss.clone()
 
 
 class CudaRecorder:
-    """Records on a stream beside the current one; all recordings share their memory."""
+    """Records on a side stream; all recordings share one memory pool."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Replay) -> tuple[Any, Replay]:
-        """The result of a run and what finds it again.
+        """The result of a run, and what computes it again.
 
         Raises:
-            ZoplatError: the model does something that can't be recorded, such as looking at a number.
+            ZoplatError: the model does something that can't be recorded, such as reading a number on the host.
         """
-        graph, beside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        graph, side_stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             run()
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         try:
             with torch.cuda.graph(graph, pool=self.pool):
                 result = run()
@@ -79,11 +80,11 @@ class CudaRecorder:
 
 
 def _shape(batch: Batch) -> Hashable:
-    """All that a recording depends on: sizes of tensors, and every other value."""
-    return tuple((name, _sign(value)) for name, value in _values(batch))
+    """All that a recording depends on: shapes and dtypes of tensors, and every other value."""
+    return tuple((name, _signature(value)) for name, value in _values(batch))
 
 
-def _sign(value: Any) -> Hashable:
+def _signature(value: Any) -> Hashable:
     return (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else repr(value)
 
 
@@ -98,7 +99,7 @@ def _tensors(batch: Batch) -> list[Any]:
 
 
 def _copied(batch: Batch) -> Batch:
-    """The same with tensors of its own."""
+    """The same batch with copies of its tensors."""
 
     def copied(value: Any) -> Any:
         if isinstance(value, dict):

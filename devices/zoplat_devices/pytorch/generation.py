@@ -1,4 +1,4 @@
-"""What a model writes after a prompt, and what its last layer says of one."""
+"""Greedy generation of text after a prompt, and the features of a prompt in the last layer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from typing import Any
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat_devices.pytorch import virtual
-from zoplat_devices.pytorch.scoring import Scorer, base
+from zoplat_devices.pytorch.scoring import Scorer, inner_model
 from zoplat_devices.text.encoding import Encoder
 
 
-class Writer:
-    """Greedy generation and features, with the model and the padding of a scorer."""
+class TextGenerator:
+    """Greedy generation and features, with the model and the padding of a scorer.
+
+    Args:
+        scorer: pads prompts and holds the model.
+        encoder: makes prompts of rows.
+
+    Attributes:
+        inner: the model of transformers inside its adapter.
+    """
 
     def __init__(self, scorer: Scorer, encoder: Encoder) -> None:
         import torch
@@ -23,14 +31,14 @@ class Writer:
         self.scorer = scorer
         self.encoder = encoder
         self.model = scorer.model
-        self.inner = base(scorer.model)
+        self.inner = inner_model(scorer.model)
         self.head = scorer.head
 
     def generate(self, rows: Sequence[Row], tokens: int, stop: str) -> list[str]:
-        """The most probable text after each prompt, token by token, up to the first `stop`, without blanks around it.
+        """The most probable text after each prompt, token by token, up to the first `stop`, stripped of whitespace.
 
         Raises:
-            ZoplatError: the model can't write.
+            ZoplatError: the model has no head that generates text.
         """
         if self.head not in ("causal", "seq2seq"):
             raise ZoplatError(f"A {self.head} model can't write text. Use a causal or a seq2seq one (--head).")
@@ -38,69 +46,73 @@ class Writer:
         prompts = self.encoder.prompts(rows, tokens)
         if not all(prompts):
             raise ZoplatError("A prompt is empty, and the tokenizer has no mark to begin with.")
-        inputs = self.scorer.filled(prompts)
+        inputs = self.scorer.padded(prompts)
         inputs.setdefault("attention_mask", self.torch.ones_like(inputs["input_ids"]))
         for name in ("position_ids", "use_cache"):
             inputs.pop(name, None)
-        written = _Written(self.encoder.tokenizer, stop, self._ends())
+        stopping = _Stopping(self.encoder.tokenizer, stop, self._end_tokens())
         with self.torch.inference_mode(), self._greedy(tokens):
-            ids = self._run(inputs, written)
-        return [written.text(line) for line in ids.tolist()]
+            ids = self._new_tokens(inputs, stopping)
+        return [stopping.text(line) for line in ids.tolist()]
 
     def features(self, rows: Sequence[Row]) -> list[list[float]]:
-        """The last layer at the last token of each prompt; at the mask, or at the first token of a classifier that
-        reads both ways; float32.
+        """The last layer at one token of each prompt, float32: at the mask of a masked model, at the first token of a
+        bidirectional classifier, else at the last token.
         """
         scorer, torch = self.scorer, self.torch
         prompts = [row.tokens.inputs[0] for row in rows] if self.head == "masked" else self.encoder.prompts(rows, 0)
-        inputs = {**scorer.filled(prompts), "output_hidden_states": True}
+        inputs = {**scorer.padded(prompts), "output_hidden_states": True}
         if "logits_to_keep" in scorer.accepts and self.head == "causal":
             inputs["logits_to_keep"] = 1
         if self.head == "seq2seq":
             inputs["decoder_input_ids"] = torch.full((len(rows), 1), self.encoder.start, device=scorer.device)
         with torch.inference_mode():
-            told = virtual.run(self.model, inputs)
-            hidden = (told["encoder_hidden_states"] if "encoder_hidden_states" in told else told["hidden_states"])[-1]
+            outputs = virtual.run(self.model, inputs)
+            layers = outputs["encoder_hidden_states" if "encoder_hidden_states" in outputs else "hidden_states"]
             width = inputs["input_ids"].shape[1]
-            hidden = hidden[:, -width:]  # past a prompt of virtual tokens
-            if scorer.left:
-                places = [width - 1 for _ in rows]
-            elif self.head == "masked":
-                places = [row.tokens.mask for row in rows]
-            else:
-                places = [len(ids) - 1 if self.head == "seq2seq" else 0 for ids in prompts]
-            taken = hidden[torch.arange(len(rows), device=scorer.device), torch.tensor(places, device=scorer.device)]
-        return [[float(x) for x in line] for line in taken.float().tolist()]
+            hidden = layers[-1][:, -width:]  # without the virtual tokens of a prompt
+            positions = torch.tensor(self._feature_positions(rows, prompts, width), device=scorer.device)
+            features = hidden[torch.arange(len(rows), device=scorer.device), positions]
+        return [[float(x) for x in line] for line in features.float().tolist()]
 
-    def _run(self, inputs: dict[str, Any], written: _Written) -> Any:
-        """New tokens of each row, (rows, at most so many)."""
+    def _feature_positions(self, rows: Sequence[Row], prompts: Sequence[Sequence[int]], width: int) -> list[int]:
+        """Position of the token whose features are taken, in each padded prompt."""
+        if self.scorer.left:
+            return [width - 1 for _ in rows]
+        if self.head == "masked":
+            return [row.tokens.mask for row in rows]
+        return [len(ids) - 1 if self.head == "seq2seq" else 0 for ids in prompts]
+
+    def _new_tokens(self, inputs: dict[str, Any], stopping: _Stopping) -> Any:
+        """Generated tokens of each row, (rows, at most so many)."""
         from transformers import StoppingCriteriaList
 
         ids, kind = inputs["input_ids"], virtual.kind(self.model)
-        written.skip = 1 if self.head == "seq2seq" else ids.shape[1]
-        more: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([written])}
+        stopping.skip = 1 if self.head == "seq2seq" else ids.shape[1]
+        more: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([stopping])}
         if kind == "prompt":
-            written.skip = written.skip if self.head == "seq2seq" else 0
-            return self.inner.generate(**virtual.prompted(self.model, inputs), **more)[:, written.skip :]
+            stopping.skip = stopping.skip if self.head == "seq2seq" else 0
+            return self.inner.generate(**virtual.with_prompt(self.model, inputs), **more)[:, stopping.skip :]
         if kind == "prefix" and self.head == "causal":
-            before = self.torch.zeros_like(ids[:, :1]).expand(-1, virtual.count(self.model))
-            inputs["input_ids"] = self.torch.cat([before, ids], dim=1)
-            inputs["attention_mask"] = self.torch.cat([self.torch.ones_like(before), inputs["attention_mask"]], dim=1)
-            written.skip = inputs["input_ids"].shape[1]
+            placeholders = self.torch.zeros_like(ids[:, :1]).expand(-1, virtual.count(self.model))
+            ones = self.torch.ones_like(placeholders)
+            inputs["input_ids"] = self.torch.cat([placeholders, ids], dim=1)
+            inputs["attention_mask"] = self.torch.cat([ones, inputs["attention_mask"]], dim=1)
+            stopping.skip = inputs["input_ids"].shape[1]
             more["past_key_values"] = self.model.get_prompt(len(ids))
-            return self.inner.generate(**inputs, **more)[:, written.skip :]
+            return self.inner.generate(**inputs, **more)[:, stopping.skip :]
         model = self.model if kind else self.inner
-        return model.generate(**inputs, **more)[:, written.skip :]
+        return model.generate(**inputs, **more)[:, stopping.skip :]
 
-    def _ends(self) -> list[int]:
-        """Tokens that end a text."""
-        told = self.inner.generation_config.eos_token_id
-        told = self.encoder.tokenizer.eos_token_id if told is None else told
-        return list(told) if isinstance(told, list | tuple) else [] if told is None else [int(told)]
+    def _end_tokens(self) -> list[int]:
+        """Ids of the tokens that end a text."""
+        found = self.inner.generation_config.eos_token_id
+        found = self.encoder.tokenizer.eos_token_id if found is None else found
+        return list(found) if isinstance(found, list | tuple) else [] if found is None else [int(found)]
 
     @contextmanager
     def _greedy(self, tokens: int) -> Iterator[None]:
-        """Nothing of what a checkpoint wishes for generation but its marks."""
+        """Generate greedily; of a checkpoint's own generation settings only the special tokens are kept."""
         from transformers import GenerationConfig
 
         before = self.inner.generation_config
@@ -109,7 +121,7 @@ class Writer:
             do_sample=False,
             num_beams=1,
             bos_token_id=before.bos_token_id,
-            eos_token_id=self._ends() or None,
+            eos_token_id=self._end_tokens() or None,
             pad_token_id=self.scorer.pad,
             decoder_start_token_id=self.encoder.start,
         )
@@ -119,11 +131,11 @@ class Writer:
             self.inner.generation_config = before
 
 
-class _Written:
-    """Tells which rows have written what they are to stop at.
+class _Stopping:
+    """A stopping criterion of transformers: which rows have generated the stop text.
 
     Attributes:
-        skip: tokens before the new ones.
+        skip: tokens before the generated ones.
     """
 
     def __init__(self, tokenizer: Any, stop: str, ends: list[int]) -> None:
@@ -137,7 +149,7 @@ class _Written:
         return torch.tensor([self.stop in text for text in texts], device=ids.device)
 
     def text(self, ids: list[int]) -> str:
-        """What counts of what was written."""
-        end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))  # then rows are filled up
+        """The text of a row's generated tokens, up to its end token or the stop text."""
+        end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))  # padding follows
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         return str(text.partition(self.stop)[0].strip())

@@ -1,4 +1,4 @@
-"""What a checkpoint makes of a text: which class of transformers opens it, and what of that class is new to it."""
+"""The head of a model: which class of transformers opens a checkpoint, and which parameters it lacks."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Base, Head
 from zoplat_devices.pytorch.quiet import quiet
 
-KINDS: dict[Head, tuple[str, str]] = {
+AUTO_CLASSES: dict[Head, tuple[str, str]] = {
     "classifier": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"),
     "seq2seq": ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"),
     "masked": ("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING_NAMES"),
     "causal": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
 }
-"""Head → class that opens it, and table of the architectures that have it; in the order in which they are tried."""
+"""Head → auto class that opens it, and its table of architectures in transformers; in the order they are tried."""
 
 
 def head_of(config: Any, asked: Head) -> Head:
-    """The head that was asked for, or the one of a configuration.
+    """The head that was asked for, or else the one that a configuration names.
 
     Raises:
-        ZoplatError: the model can't have it.
+        ZoplatError: there is no class of transformers for it.
     """
-    known = _possible(config.model_type)
+    known = _classes_by_head(config.model_type)
     if asked != "auto":
         if asked not in known:
             others = f"it can be {', '.join(known)}" if known else "it has none of the heads that zoplat knows"
@@ -47,9 +47,9 @@ def head_of(config: Any, asked: Head) -> Head:
     )
 
 
-def reads_on(config: Any) -> bool:
-    """Whether a model of this type reads from left to right, so that its last token has seen all others."""
-    known = _possible(config.model_type)
+def is_autoregressive(config: Any) -> bool:
+    """Whether a model of this type attends from left to right only, so that its last token has seen all others."""
+    known = _classes_by_head(config.model_type)
     return "causal" in known and "masked" not in known
 
 
@@ -58,7 +58,7 @@ def opened(
 ) -> tuple[Any, frozenset[str]]:
     """(model, names of its parameters that are not in the checkpoint), on the host.
 
-    Only a classifier may have new parameters; they come from `seed`, the global random state is left alone.
+    Only a classifier may have new parameters. They are drawn from `seed`; the global random state does not change.
 
     Raises:
         ZoplatError: the checkpoint does not fit the head.
@@ -68,11 +68,11 @@ def opened(
 
     if head == "classifier":
         _set_classes(config, classes)
-    auto = getattr(transformers, KINDS[head][0])
+    auto = getattr(transformers, AUTO_CLASSES[head][0])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, report = auto.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **_held_as(base)
+            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **_quantisation(base)
         )
     missing = frozenset(report["missing_keys"])
     backbone = f"{model.base_model_prefix}."
@@ -89,7 +89,8 @@ def opened(
     return model, missing
 
 
-def _held_as(base: Base) -> dict[str, Any]:
+def _quantisation(base: Base) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for how frozen weights are stored."""
     if base == "plain":
         return {}
     from transformers import TorchAoConfig
@@ -103,6 +104,7 @@ def _held_as(base: Base) -> dict[str, Any]:
 
 
 def _set_classes(config: Any, classes: int) -> None:
+    """Give a new classification head the classes of the task, or check those that the checkpoint has."""
     saved = (config.architectures or [""])[0].endswith("ForSequenceClassification")
     if saved and classes and config.num_labels != classes:
         raise ZoplatError(
@@ -115,12 +117,12 @@ def _set_classes(config: Any, classes: int) -> None:
         config.num_labels = classes
 
 
-def _possible(model_type: str) -> dict[Head, tuple[str, ...]]:
-    """The heads of a type of model, and the classes that have them."""
+def _classes_by_head(model_type: str) -> dict[Head, tuple[str, ...]]:
+    """The heads that transformers has for a type of model, and the classes with each."""
     from transformers.models.auto import modeling_auto
 
     found: dict[Head, tuple[str, ...]] = {}
-    for head, (_, table) in KINDS.items():
+    for head, (_, table) in AUTO_CLASSES.items():
         classes = dict(getattr(modeling_auto, table)).get(model_type)
         if classes:
             found[head] = (classes,) if isinstance(classes, str) else tuple(classes)
@@ -128,7 +130,7 @@ def _possible(model_type: str) -> dict[Head, tuple[str, ...]]:
 
 
 def head_modules(model: Any, new: Iterable[str]) -> list[str]:
-    """Names of the modules on top of a classifier's backbone, and of those in it that are new."""
+    """Names of the modules on top of a classifier's backbone, and of its pooler where that is new."""
     backbone = model.base_model_prefix
     names = [
         name for name, module in model.named_children() if name != backbone and any(True for _ in module.parameters())

@@ -1,4 +1,4 @@
-"""Tensors that live in files: the system reads what is used, and drops it again where it is let go."""
+"""Tensors in files that are mapped into memory: read when they are used, evicted and prefetched on request."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from zoplat_devices.memory import reserved
 from zoplat_devices.pytorch.pages import movable
 
 LINE = 64
+"""Bytes of a cache line."""
 MAPS = Path("/proc/self/maps")
 
 
 def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor in a file without a name, zero at first; it takes a descriptor only while it is made."""
+    """A tensor in a file without a name, zero at first; its file descriptor is open only while it is made."""
     with torch.inference_mode(False), reserved(math.prod(shape) * dtype.itemsize) as file:
         return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
 
 def move_to_files(model: Any) -> None:
-    """Put each parameter that is trained, or that is no part of a checkpoint's file, into a file of its own.
+    """Move each parameter that is trained, or that is not mapped from a checkpoint, into a file of its own.
 
-    It begins where it would in a cache line if it stayed in memory: how the product of a matrix and one row rounds
+    Its offset within a cache line is the one it would have in memory, because the rounding of a matrix-vector product
     depends on it.
     """
-    known, lined = files(), {*movable(model)}
+    known, aligned = files(), {*movable(model)}
     moved: dict[int, torch.Tensor] = {}
     for parameter in model.parameters():
         address = parameter.data_ptr()
         if parameter.numel() and (parameter.requires_grad or not lies_in(known, parameter)):
             if address not in moved:
-                moved[address] = _copied(parameter, 0 if address in lined else address % LINE)
+                moved[address] = _copied(parameter, 0 if address in aligned else address % LINE)
             if lies_in(known, parameter):
                 evict(parameter)
             parameter.data = moved[address]
 
 
-def _copied(tensor: torch.Tensor, begin: int) -> torch.Tensor:
-    """The same numbers in a file, from so many bytes into a cache line."""
-    before = begin // tensor.element_size()
+def _copied(tensor: torch.Tensor, offset: int) -> torch.Tensor:
+    """A copy in a file, so many bytes into a cache line."""
+    before = offset // tensor.element_size()
     held = mapped((before + tensor.numel(),), tensor.dtype)[before:].view(tensor.shape)
     held.copy_(tensor.detach())
     evict(held)
@@ -51,7 +52,7 @@ def _copied(tensor: torch.Tensor, begin: int) -> torch.Tensor:
 
 
 def files() -> list[tuple[int, int]]:
-    """First and last address of everything that is mapped from a file; nothing where the system does not tell."""
+    """First and last address of everything that is mapped from a file; empty where the system does not list it."""
     if not MAPS.exists():
         return []
     lines = [line.split() for line in MAPS.read_text().splitlines()]
@@ -59,20 +60,20 @@ def files() -> list[tuple[int, int]]:
 
 
 def lies_in(known: list[tuple[int, int]], tensor: torch.Tensor) -> bool:
-    """Whether a tensor is part of one of these files."""
+    """Whether a tensor lies in one of these address ranges."""
     return any(start <= tensor.data_ptr() < stop for start, stop in known)
 
 
 def evict(tensor: torch.Tensor) -> None:
-    """Take a tensor of a file out of the process's memory until it is used again.
+    """Remove a mapped tensor's pages from the process's memory until it is used again.
 
-    Nothing is lost: what was written to a file of its own stays there, and a checkpoint's is never written to.
+    Nothing is lost: what was written to a file of its own stays there, and a checkpoint is never written to.
     """
     _advise(tensor, mmap.MADV_DONTNEED)
 
 
-def fetch(tensor: torch.Tensor) -> None:
-    """Have the system read a tensor of a file while something else is done."""
+def prefetch(tensor: torch.Tensor) -> None:
+    """Have the system read a mapped tensor in the background."""
     _advise(tensor, mmap.MADV_WILLNEED)
 
 

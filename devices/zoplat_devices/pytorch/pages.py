@@ -1,4 +1,4 @@
-"""Weights on large pages: a pass over all of them then waits less for the memory's address tables."""
+"""Trainable weights on large pages: a pass over all of them then has fewer TLB misses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 LARGE = 1 << 21
+"""Bytes of a large page."""
 LEAST = 16 * LARGE
 """Bytes of trainable weights below which nothing is moved."""
 
@@ -16,8 +17,8 @@ LEAST = 16 * LARGE
 def onto_large_pages(model: Any) -> None:
     """Move the trainable weights of a model into one region that the system may back with large pages.
 
-    Every tensor is let go of as soon as it was copied, so the peak grows by one tensor and not by the model. Where
-    the system has no large pages, nothing happens.
+    Every tensor is released as soon as it was copied, so the peak grows by one tensor and not by the model. Where the
+    system has no large pages, nothing happens.
     """
     tensors = movable(model)
     ends = list(accumulate(-(-tensor.nbytes // 64) * 64 for tensor in tensors.values()))
@@ -27,25 +28,25 @@ def onto_large_pages(model: Any) -> None:
         region = _region(ends[-1])
     except OSError:
         return
-    begins = dict(zip(tensors, [0, *ends], strict=False))
+    offsets = dict(zip(tensors, [0, *ends], strict=False))
     del tensors
     users: dict[int, list[Any]] = {}
     for parameter in model.parameters():
-        if parameter.data_ptr() in begins:
+        if parameter.data_ptr() in offsets:
             users.setdefault(parameter.data_ptr(), []).append(parameter)
-    for place, owners in users.items():
-        _move(owners, region[begins[place] :])
+    for address, owners in users.items():
+        _move(owners, region[offsets[address] :])
 
 
 def movable(model: Any) -> dict[int, Any]:
-    """By address, the tensors that belong on large pages, where each begins a cache line; none if they are few."""
+    """Address → tensor, of those that belong on large pages, each aligned to a cache line; none if they are few."""
     tensors = {p.data_ptr(): p.data for p in model.parameters() if p.requires_grad and p.is_contiguous()}
     enough = sum(-(-tensor.nbytes // 64) * 64 for tensor in tensors.values()) >= LEAST
     return tensors if enough and hasattr(mmap, "MADV_HUGEPAGE") else {}
 
 
 def _region(size: int) -> Any:
-    """Bytes that begin on a large page."""
+    """So many bytes, aligned to a large page."""
     import torch
 
     held = mmap.mmap(-1, size + LARGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -56,16 +57,17 @@ def _region(size: int) -> Any:
 
 
 def _move(owners: list[Any], target: Any) -> None:
+    """Copy a tensor to the start of `target` and let all parameters that share it point there."""
     old = owners[0].data
     new = target[: old.nbytes].view(old.dtype).view(old.shape)
     new.copy_(old)
     for parameter in owners:
         parameter.data = new
-    _evict(old)
+    _release(old)
 
 
-def _evict(tensor: Any) -> None:
-    """Give the pages back that hold nothing but this tensor; others may keep the mapping they are part of."""
+def _release(tensor: Any) -> None:
+    """Return the pages that hold nothing but this tensor to the system; other tensors may share its mapping."""
     page = os.sysconf("SC_PAGESIZE")
     begin, end = -(-tensor.data_ptr() // page) * page, (tensor.data_ptr() + tensor.nbytes) // page * page
     if end > begin:

@@ -1,16 +1,22 @@
-"""Libraries that say much while they open a model."""
+"""What is printed while a model opens: notices of zoplat on stderr, and nothing of the libraries'."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def notice(text: str) -> None:
+    """Print what the user should know to stderr."""
+    print(text, file=sys.stderr)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, advice and warnings of libraries; errors still come through."""
+    """Suppress progress bars, advice and warnings of libraries; errors still come through."""
     from transformers.utils import logging as bars
 
     shown, level = bars.is_progress_bar_enabled(), logging.root.manager.disable

@@ -10,40 +10,39 @@ from typing import Any
 from zoplat.core.blocks import Block
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError
-from zoplat.core.model_spec import ModelSpec, Tuning
+from zoplat.core.model_spec import ADAPTERS, ModelSpec, Tuning
 from zoplat_devices.pytorch.heads import head_modules
-from zoplat_devices.pytorch.models import Loaded
+from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.session import ADAPTERS
-from zoplat_devices.pytorch.virtual import set_start, shapes
+from zoplat_devices.pytorch.virtual import cache_shape, set_start
 
 VIRTUAL = ("prefix", "prompt")
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS", "masked": "FEATURE_EXTRACTION"}
-"""Head → the task of peft whose forward pass fits; it has none for masked models, but one that passes all on."""
+"""Head → the task type of peft whose forward pass fits; for masked models, which have none, one that passes all on."""
 
 
 def tuned(loaded: Loaded, spec: ModelSpec) -> Any:
-    """The model with what is trainable marked, inside adapters where that needs some.
+    """The model with its trainable parameters marked, inside an adapter of peft where one is trained.
 
     Raises:
-        ZoplatError: there is nothing of that kind in the model, or it can't be trained.
+        ZoplatError: the model has no such parameters, or they can't be trained.
     """
-    if spec.tune.name in ADAPTERS:
-        return _adapted(loaded, spec)
+    if spec.tune.is_adapter:
+        return _with_adapter(loaded, spec)
     parameters = dict(loaded.model.named_parameters())
     chosen = _group(loaded, spec.tune.name)
     for name in chosen:
-        if kind := _packed(parameters[name]):
+        if stored := _packed_type(parameters[name]):
             raise ZoplatError(
-                f"--tune {spec.tune.name} selects {name}, whose numbers are packed as {kind} and can't move by small "
+                f"--tune {spec.tune.name} selects {name}, whose values are packed as {stored} and can't move by small "
                 f"steps. Use an adapter ({', '.join(ADAPTERS)}), or a regular expression that leaves it out."
             )
         parameters[name].requires_grad_(True)
     return loaded.model
 
 
-def _packed(parameter: Any) -> str:
-    """What a parameter's numbers are packed as; "" where they are plain."""
+def _packed_type(parameter: Any) -> str:
+    """The type that a parameter's quantised values are packed in; "" where it is a plain floating-point tensor."""
     import torch
 
     if type(parameter.data) is not torch.Tensor:
@@ -52,7 +51,7 @@ def _packed(parameter: Any) -> str:
 
 
 def blocks(device: Device, model: Any) -> list[Block]:
-    """The trainable tensors, each storage once, in registration order."""
+    """The trainable tensors as blocks, each storage once, in registration order."""
     found = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -64,7 +63,7 @@ def blocks(device: Device, model: Any) -> list[Block]:
 
 
 def _group(loaded: Loaded, name: str) -> list[str]:
-    """Names of the model's own parameters in a group, or found by a regular expression."""
+    """Names of the model's own parameters in a group, or those that a regular expression finds."""
     model = loaded.model
     names = [own for own, _ in model.named_parameters()]
     if name == "full":
@@ -74,7 +73,7 @@ def _group(loaded: Loaded, name: str) -> list[str]:
         found = set(chosen(loaded))
         if not found:
             raise ZoplatError(f"--tune {name}: {type(model).__name__} has no {what}.")
-        found |= _on_top(loaded) if loaded.head == "classifier" else set()
+        found |= _classification_head(loaded) if loaded.head == "classifier" else set()
         return [own for own in names if own in found]
     try:
         pattern = re.compile(name)
@@ -103,7 +102,7 @@ def _norms(loaded: Loaded) -> Iterator[str]:
 
 
 def _normalises(module: Any) -> bool:
-    """Whether a module of vectors gives the same for x and for 4x."""
+    """Whether a module whose parameters are vectors is scale-invariant: it gives the same for 16x and for 64x."""
     import torch
 
     own = list(module.parameters(recurse=False))
@@ -115,7 +114,7 @@ def _normalises(module: Any) -> bool:
     try:
         with torch.inference_mode():
             one, other = module(16 * x), module(64 * x)
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):  # it wants other inputs
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):  # it takes other inputs
         return False
     same_kind = isinstance(one, torch.Tensor) and one.shape == x.shape
     return same_kind and bool(torch.allclose(one, other, rtol=0.02, atol=1e-3 * float(own[0].abs().max())))
@@ -123,16 +122,16 @@ def _normalises(module: Any) -> bool:
 
 def _head(loaded: Loaded) -> Iterator[str]:
     if loaded.head == "classifier":
-        yield from _on_top(loaded)
+        yield from _classification_head(loaded)
         return
     own = {id(parameter) for parameter in loaded.model.get_output_embeddings().parameters()}
-    for name, parameter in loaded.model.named_parameters():  # a tied weight has the name of its first place
+    for name, parameter in loaded.model.named_parameters():  # a tied weight has the name of its first use
         if id(parameter) in own:
             yield name
 
 
-def _on_top(loaded: Loaded) -> set[str]:
-    """Names of the parameters of a classification head."""
+def _classification_head(loaded: Loaded) -> set[str]:
+    """Names of its parameters."""
     tops = tuple(f"{name}." for name in head_modules(loaded.model, loaded.new))
     return {name for name, _ in loaded.model.named_parameters() if name.startswith(tops)}
 
@@ -142,10 +141,11 @@ GROUPS: dict[str, tuple[Callable[[Loaded], Iterator[str]], str]] = {
     "norms": (_norms, "layers of normalisation with weights"),
     "head": (_head, "head"),
 }
-"""Name → how its parameters are found, and what they are; a classification head moves along with each."""
+"""Group → how its parameters are found, and what they are; a classification head is trained along with each."""
 
 
-def _adapted(loaded: Loaded, spec: ModelSpec) -> Any:
+def _with_adapter(loaded: Loaded, spec: ModelSpec) -> Any:
+    """The model of peft around a model; its new weights are drawn from the seed of the run."""
     import torch
 
     if spec.tune.name in VIRTUAL and loaded.head == "classifier" and loaded.model.config.is_encoder_decoder:
@@ -162,7 +162,7 @@ def _adapted(loaded: Loaded, spec: ModelSpec) -> Any:
         raise ZoplatError(
             f"--tune {spec.tune.name}: peft can't place adapters: {first}  (-o tune.targets=REGEX)"
         ) from problem
-    if spec.tune.name == "prompt" and loaded.head == "classifier":  # rows end together, which is all it wants
+    if spec.tune.name == "prompt" and loaded.head == "classifier":  # its warning: rows must end together, as they do
         logging.getLogger("transformers.modeling_layers").addFilter(lambda record: "inputs_embeds" not in record.msg)
     if spec.tune.name in VIRTUAL and spec.tune.start == "text":
         set_start(model, loaded, spec.tune)
@@ -170,6 +170,7 @@ def _adapted(loaded: Loaded, spec: ModelSpec) -> Any:
 
 
 def _config(loaded: Loaded, tune: Tuning) -> Any:
+    """The configuration of peft for a tuning."""
     import peft
 
     common: dict[str, Any] = {"task_type": TASKS[loaded.head]}
@@ -181,14 +182,14 @@ def _config(loaded: Loaded, tune: Tuning) -> Any:
             r=tune.rank, lora_alpha=tune.alpha, target_modules=targets, use_dora=tune.name == "dora", **common
         )
     if tune.name == "ia3":
-        inputs: list[str] | None = [] if targets else None  # layers whose inputs are scaled and not their outputs
+        inputs: list[str] | None = [] if targets else None  # no layer whose inputs are scaled in place of its outputs
         return peft.IA3Config(target_modules=targets, feedforward_modules=inputs, **common)
     if tune.name == "prompt":
         width = loaded.model.get_input_embeddings().embedding_dim
         return peft.PromptTuningConfig(
             num_virtual_tokens=tune.tokens, token_dim=width, num_transformer_submodules=1, **common
         )
-    layers, heads, size = shapes(loaded)
+    layers, heads, size = cache_shape(loaded)
     config = peft.PrefixTuningConfig(num_virtual_tokens=tune.tokens, num_layers=layers, **common)
     config.token_dim, config.num_attention_heads = heads * size, heads
     return config

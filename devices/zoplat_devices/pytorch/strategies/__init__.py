@@ -1,1 +1,1 @@
-"""How several losses are evaluated: sequential, batched, streaming."""
+"""Evaluation strategies: how the losses at several points near θ are computed."""

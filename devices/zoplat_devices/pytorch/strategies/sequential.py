@@ -1,4 +1,4 @@
-"""Exact restore: while a layer runs, its parameters point to a scratch array that holds θ + probe."""
+"""Exact restore: while a layer runs, its parameters point to a scratch array that holds θ + perturbation."""
 
 from __future__ import annotations
 
@@ -9,78 +9,81 @@ from typing import Any
 from zoplat.core.blocks import Block
 from zoplat.core.errors import ZoplatError
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.pytorch.parameters import by_address
+from zoplat_devices.pytorch.pieces import CONTAINERS
 
-HOLDERS = ("ParameterDict", "ParameterList", "ModuleDict", "ModuleList")
-"""Modules that hold others and are never run; what they hold is used by the module around them."""
 
-
-class Probes:
-    """Forms the probed weights of a layer while it runs, so that the weights stay at θ.
+class ExactRestore:
+    """Forms the perturbed weights of a layer while it runs, so that the stored weights stay at θ.
 
     Args:
-        model: its modules are watched.
-        space: its overlay is the probe.
+        model: gets a pair of hooks on every module that owns trained weights.
+        space: its `perturbation` is what is added to θ.
+
+    Attributes:
+        on: whether weights are formed; the strategies switch it from point to point.
+        bytes: of the scratch arrays, which are reused.
     """
 
     def __init__(self, model: Any, space: ParameterSpace) -> None:
-        self.space = space
-        self.pool: dict[tuple[Any, ...], list[Any]] = {}
-        self.bytes = 0
         self.on = False
-        self.formed: set[str] = set()
-        self.depth: dict[str, int] = {}
-        for module, owned in _owners(model, {block.array.data_ptr(): block for block in space.blocks}):
-            module.register_forward_pre_hook(self._swap(owned))
-            module.register_forward_hook(self._back(owned), always_call=True)
+        self.bytes = 0
+        self._space = space
+        self._pool: dict[tuple[Any, ...], list[Any]] = {}
+        self._formed: set[str] = set()
+        self._depth: dict[str, int] = {}
+        for module, owned in _owners(model, by_address(space.blocks)):
+            module.register_forward_pre_hook(self._form_weights(owned))
+            module.register_forward_hook(self._restore_weights(owned), always_call=True)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """The model runs at θ + probe.
+        """Run the model at θ + perturbation.
 
         Raises:
             ZoplatError: a weight was used outside the module that owns it, or not at all.
         """
-        self.on, self.formed, self.depth = True, set(), {}
+        self.on, self._formed, self._depth = True, set(), {}
         try:
             yield
         finally:
             self.on = False
-        missed = {block.name for block in self.space.blocks} - self.formed
+        missed = {block.name for block in self._space.blocks} - self._formed
         if missed:
             raise ZoplatError(
                 f"Restore 'exact' could not form {min(missed)}: the model uses it outside the module that owns it. "
                 "Use -o device.restore=in-place, or leave it out of --tune."
             )
 
-    def _swap(self, owned: list[tuple[Any, Block]]) -> Callable[..., None]:
+    def _form_weights(self, owned: list[tuple[Any, Block]]) -> Callable[..., None]:
         def hook(module: Any, inputs: Any) -> None:
             if not self.on:
                 return
             for parameter, block in owned:
-                depth = self.depth[block.name] = self.depth.get(block.name, 0) + 1
+                depth = self._depth[block.name] = self._depth.get(block.name, 0) + 1
                 if depth == 1:  # a module inside another may own the same tensor
-                    self.space.settle_block(block)
-                    scratch = self._take(parameter)
-                    self.space.form(block, self.space.perturbation, scratch.view(block.shape))
-                    self.formed.add(block.name)
+                    self._space.settle_block(block)
+                    scratch = self._take_scratch(parameter)
+                    self._space.form(block, self._space.perturbation, scratch.view(block.shape))
+                    self._formed.add(block.name)
                     parameter.data = scratch
 
         return hook
 
-    def _back(self, owned: list[tuple[Any, Block]]) -> Callable[..., None]:
+    def _restore_weights(self, owned: list[tuple[Any, Block]]) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: Any) -> None:
             if not self.on:
                 return
             for parameter, block in owned:
-                self.depth[block.name] -= 1
-                if self.depth[block.name] == 0:
-                    self.pool[_like(parameter)].append(parameter.data)
+                self._depth[block.name] -= 1
+                if self._depth[block.name] == 0:
+                    self._pool[_layout(parameter)].append(parameter.data)
                     parameter.data = block.array.view(parameter.shape)
 
         return hook
 
-    def _take(self, parameter: Any) -> Any:
-        free = self.pool.setdefault(_like(parameter), [])
+    def _take_scratch(self, parameter: Any) -> Any:
+        free = self._pool.setdefault(_layout(parameter), [])
         if not free:
             free.append(parameter.data.clone())
             self.bytes += int(parameter.nbytes)
@@ -88,12 +91,12 @@ class Probes:
 
 
 def _owners(model: Any, blocks: dict[int, Block]) -> Iterator[tuple[Any, list[tuple[Any, Block]]]]:
-    """Modules that run, and what is trainable of their own and of their holders."""
+    """Modules with a forward pass, and the trained parameters of each and of the containers inside it."""
     modules = dict(model.named_modules())
     found: dict[str, list[tuple[Any, Block]]] = {}
     for name, module in modules.items():
         owned = [(p, blocks[p.data_ptr()]) for p in module.parameters(recurse=False) if p.data_ptr() in blocks]
-        while type(modules[name]).__name__ in HOLDERS:
+        while type(modules[name]).__name__ in CONTAINERS:
             name = name.rpartition(".")[0]
         if owned:
             found.setdefault(name, []).extend(owned)
@@ -101,5 +104,6 @@ def _owners(model: Any, blocks: dict[int, Block]) -> Iterator[tuple[Any, list[tu
         yield modules[name], owned
 
 
-def _like(parameter: Any) -> tuple[Any, ...]:
+def _layout(parameter: Any) -> tuple[Any, ...]:
+    """What scratch arrays must have in common with a parameter."""
     return (tuple(parameter.shape), parameter.dtype)

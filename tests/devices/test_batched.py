@@ -1,4 +1,4 @@
-"""The batched strategy: the losses of walking, from one pass over a stack, with the weights left alone."""
+"""The batched strategy: the losses of the sequential one by one forward pass over a stack; weights are only read."""
 
 import json
 from collections.abc import Callable
@@ -30,17 +30,18 @@ EXAMPLES = [
     Example("It was", (" terrible", " great"), 1),
 ]
 EPS = 0.02
+FORMED = "zoplat_devices.pytorch.strategies.branch_weights.FORMED"
 
 
 @pytest.fixture(params=["all ahead", "in tiles"])
 def forming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of large models too: matrices a few rows at a time."""
+    """Form matrices at once, and a few rows at a time as for large models."""
     if request.param == "in tiles":
-        monkeypatch.setattr("zoplat_devices.branches.FORMED", 200)
+        monkeypatch.setattr(FORMED, 200)
 
 
 def opened(folder: Path, tune: str = "full", dtype: str = "float32", restore: str = "exact", **tuning: Any) -> Any:
-    """A session whose probes are formed beside the weights by either strategy, so that walking rounds as little."""
+    """A session whose probed weights are formed beside θ under either strategy, so that both round as little."""
     device: Any = PyTorch(restore=restore, strategy="batched")
     return device.open(ModelSpec(str(folder), Tuning(tune, **tuning), dtype, 0))
 
@@ -49,8 +50,8 @@ def drawn(session: Any, law: Sampler, index: int = 0, eps: float = EPS) -> Direc
     return eps * session.space.draw(law, Key(3, 0, index))
 
 
-def walked(session: Any, rows: Any, directions: list[Direction]) -> list[float]:
-    """The losses of the same points, one after the other."""
+def sequential(session: Any, rows: Any, directions: list[Direction]) -> list[float]:
+    """The losses at θ + d for each d, one after the other."""
     losses = []
     for direction in directions:
         session.space.at(direction)
@@ -60,18 +61,18 @@ def walked(session: Any, rows: Any, directions: list[Direction]) -> list[float]:
 
 
 def agrees(session: Any, directions: list[Direction], tolerance: float = 1e-5) -> None:
-    """Both strategies, the weights' bits, and that the question tells the points from θ."""
+    """Check that both strategies agree, that no bit of the weights changes, and that the losses differ from L(θ)."""
     rows, start = session.encode(EXAMPLES), session.digest()
     found = session.losses_at(rows, directions)
     assert session.digest() == start
-    base, *expected = walked(session, rows, [ZERO, *directions])
+    base, *expected = sequential(session, rows, [ZERO, *directions])
     assert found == pytest.approx(expected, abs=tolerance)
     shifts = [abs(loss - base) for loss, direction in zip(expected, directions, strict=True) if direction]
     assert sum(shift < 2 * tolerance for shift in shifts) < 2, f"too alike to tell: {shifts}"
 
 
-def without_drop(model: Any) -> None:
-    """Every parameter of a model is held as it was."""
+def has_its_parameters(model: Any) -> None:
+    """Check that no stand-in is left in the place of a parameter."""
     for module in model.modules():
         for parameter in module._parameters.values():
             assert parameter is None or type(parameter) is torch.nn.Parameter
@@ -79,18 +80,18 @@ def without_drop(model: Any) -> None:
 
 @pytest.mark.usefixtures("forming")
 class TestAgreement:
-    """With walking, to a few roundings of float32."""
+    """With the sequential strategy, to a few roundings of float32."""
 
     @pytest.mark.parametrize("law", LAWS, ids=repr)
     @pytest.mark.parametrize("kind", KINDS)
     def test_all_weights_of_every_architecture(self, checkpoint: Make, kind: str, law: Sampler) -> None:
-        session = opened(checkpoint(kind, words=kind != "qwen2"))  # which comes with letters of its own
+        session = opened(checkpoint(kind, words=kind != "qwen2"))  # which is tested with the other tokenizer
         z, y = drawn(session, law), drawn(session, law, 1)
         agrees(session, [ZERO, z, -z, y, 2 * y])
-        without_drop(session.model)
+        has_its_parameters(session.model)
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_options_of_many_tokens_and_a_head_of_its_own(self, checkpoint: Make, kind: str) -> None:
+    def test_options_of_many_tokens_and_an_untied_head(self, checkpoint: Make, kind: str) -> None:
         session = opened(checkpoint(kind, words=False, tied=kind == "gpt2"))
         agrees(session, [drawn(session, law) for law in LAWS])
 
@@ -126,7 +127,7 @@ class TestAgreement:
 
     @pytest.mark.parametrize(("law", "tolerance"), [(Gaussian(), 0.02), (Rademacher(), 0.02), (LowRank(), 0.06)])
     def test_weights_of_16_bits(self, checkpoint: Make, law: Sampler, tolerance: float) -> None:
-        session = opened(checkpoint(), dtype="bfloat16")  # walking rounds the probed weight, a side term does not
+        session = opened(checkpoint(), dtype="bfloat16")  # sequential rounds the probed weight, a side term does not
         agrees(session, [ZERO, *(20 * drawn(session, law, i) for i in range(3))], tolerance)
 
     def test_sums_parts_scales_and_mixtures_of_laws(self, checkpoint: Make) -> None:
@@ -159,14 +160,14 @@ class TestAgreement:
         whole = session.losses_at(rows, [ZERO, *directions])
         width = max(row.length for row in rows)
         for branches, passes in ((6, 1), (4, 2), (1, 6)):
-            monkeypatch.setattr("zoplat_devices.layout.TOKENS", branches * len(rows) * width)
+            monkeypatch.setattr("zoplat_devices.text.layout.TOKENS", branches * len(rows) * width)
             with counted(session) as calls:
                 assert session.losses_at(rows, [ZERO, *directions]) == pytest.approx(whole, abs=1e-5)
             assert calls == [1] * passes
 
 
-class counted:  # noqa: N801  # reads as a word
-    """A 1 for each forward pass of the model."""
+class counted:  # noqa: N801  # used as a context manager
+    """Counts forward passes of the model: a list with a 1 for each."""
 
     def __init__(self, session: Any) -> None:
         self.model = session.model
@@ -180,7 +181,7 @@ class counted:  # noqa: N801  # reads as a word
         self.hook.remove()
 
 
-class TestLeftAlone:
+class TestNoSideEffects:
     @pytest.mark.parametrize("restore", ["in-place", "exact"])
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     def test_steps_change_the_weights_by_their_updates_only(self, checkpoint: Make, restore: str, dtype: str) -> None:
@@ -194,7 +195,7 @@ class TestLeftAlone:
         assert session.digest() == start
         assert session.space.drift == 0.0
 
-    def test_nothing_random_no_gradient_and_no_mode_is_touched(self, checkpoint: Make) -> None:
+    def test_random_states_gradients_and_modes_do_not_change(self, checkpoint: Make) -> None:
         session = opened(checkpoint("opt"))
         rows, z = session.encode(EXAMPLES), drawn(session, Gaussian())
         state, wanted = torch.get_rng_state(), [p.requires_grad for p in session.model.parameters()]
@@ -204,16 +205,16 @@ class TestLeftAlone:
         torch.manual_seed(7)
         assert session.losses_at(rows, [z, -z]) == first, "dropout was at work"
 
-    def test_parameters_are_back_after_an_error(self, checkpoint: Make) -> None:
+    def test_parameters_are_restored_after_an_error(self, checkpoint: Make) -> None:
         session = opened(checkpoint())
         norm = session.model.model.norm
         norm.forward = lambda x: 1 / 0
         with pytest.raises(ZeroDivisionError):
             session.losses_at(session.encode(EXAMPLES), [ZERO, ZERO])
-        without_drop(session.model)
+        has_its_parameters(session.model)
 
-    def test_scratch_is_booked(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("zoplat_devices.branches.FORMED", 200)
+    def test_scratch_is_in_the_ledger(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FORMED, 200)
         session = opened(checkpoint())
         before = session.ledger()["scratch"]
         session.losses_at(session.encode(EXAMPLES), [drawn(session, Gaussian(), i) for i in range(2)])
@@ -221,7 +222,7 @@ class TestLeftAlone:
 
 
 class TestUnknownUses:
-    """An error that names the parameter, at the first question; never a loss that ignores a probe."""
+    """An error that names the parameter, at the first losses; never a loss that ignores a probe."""
 
     @pytest.mark.parametrize(
         ("use", "words"),
@@ -244,7 +245,7 @@ class TestUnknownUses:
         with pytest.raises(ZoplatError, match=words) as problem:
             session.losses_at(session.encode(EXAMPLES), [drawn(session, Gaussian()), ZERO])
         assert "device.strategy=sequential" in str(problem.value)
-        without_drop(session.model)
+        has_its_parameters(session.model)
 
     @pytest.mark.parametrize(
         "use",
@@ -265,23 +266,23 @@ class TestUnknownUses:
         agrees(session, [ZERO, 8 * drawn(session, Gaussian()), 8 * drawn(session, Gaussian(), 1)])
 
 
-class TestQuestions:
-    def test_eight_points_and_a_base_count_nine_passes_and_take_one(self, checkpoint: Make) -> None:
+class TestOracle:
+    def test_eight_points_and_a_base_count_as_nine_passes_and_run_one(self, checkpoint: Make) -> None:
         from zoplat.core.losses import LossBackend
 
         session = opened(checkpoint())
         rows = session.encode(EXAMPLES)
 
-        class Asked(LossBackend):
+        class SessionLosses(LossBackend):
             strategy = session.strategy
 
             def forward(self) -> float:
-                raise AssertionError("walked")
+                raise AssertionError("evaluated sequentially")
 
             def losses_at(self, directions: Any) -> list[float]:
                 return list(session.losses_at(rows, directions))
 
-        oracle = Oracle(session.space, Key(0, 0, -1), None, Asked())
+        oracle = Oracle(session.space, Key(0, 0, -1), None, SessionLosses())
         oracle.losses(ZERO, ZERO)
         with counted(session) as calls:
             oracle.losses(ZERO, *(EPS * u for u in oracle.draw(Rademacher(), 8)))
@@ -298,7 +299,9 @@ class TestQuestions:
         ],
         ids=lambda more: " ".join(map(str, more)) if isinstance(more, tuple) else "",
     )
-    def test_a_run_by_this_road_replays_bit_for_bit(self, checkpoint: Make, more: tuple[Any, ...], each: int) -> None:
+    def test_a_run_by_this_strategy_replays_bit_for_bit(
+        self, checkpoint: Make, more: tuple[Any, ...], each: int
+    ) -> None:
         arguments = ["--model", checkpoint(), "--steps", 5, "--limit", 8, "--batch-size", 4, "--evaluate-every", 2]
         summary = command("run", *arguments, "--device", "cpu", "-o", "device.strategy=batched", *more, "--quiet")
         assert summary["forward_passes"] == 5 * each
@@ -307,22 +310,22 @@ class TestQuestions:
         assert header["strategy"] == "batched"
         assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
 
-    def test_moves_of_low_rank_that_are_put_off_are_seen_by_every_question(self, checkpoint: Make) -> None:
+    def test_deferred_low_rank_updates_are_part_of_every_loss(self, checkpoint: Make) -> None:
         found = {}
         for strategy in ("sequential", "batched"):
             arguments = ["--model", checkpoint(), "--steps", 7, "--limit", 8, "--batch-size", 4, "--evaluate-every", 9]
             more = ["--estimator", "lozo", "--lr", 1e-2, "--eps", 1e-2, "--device", "cpu"]
             summary = command("run", *arguments, *more, "-o", f"device.strategy={strategy}", "--quiet")
             found[strategy] = Journal.read(Path(summary["run_dir"], "journal.jsonl")), summary["passes_over_weights"]
-        (walked, many), (stacked, few) = found["sequential"], found["batched"]
-        for one, other in zip(walked.steps, stacked.steps, strict=True):
+        (one_by_one, many), (stacked, few) = found["sequential"], found["batched"]
+        for one, other in zip(one_by_one.steps, stacked.steps, strict=True):
             assert other.answers == pytest.approx(one.answers, abs=1e-4), f"step {one.step}"
-        assert len({record.answers[0] for record in walked.steps}) == 7
+        assert len({record.answers[0] for record in one_by_one.steps}) == 7
         assert few < many / 4
 
 
 def command(*arguments: Any) -> dict[str, Any]:
-    """What a command of the program tells a machine."""
+    """The JSON that a command prints."""
     done = CliRunner().invoke(main, [*map(str, arguments), "--json"])
     assert done.exit_code == 0, (done.stderr, done.exception)
     return dict(json.loads(done.stdout))
@@ -337,9 +340,7 @@ def command(*arguments: Any) -> dict[str, Any]:
         ("llama", "dora", "sequential"),
     ],
 )
-def test_batches_are_the_usual_road_where_adapters_can_be_followed(
-    checkpoint: Make, kind: str, tune: str, strategy: str
-) -> None:
+def test_adapters_are_batched_where_they_can_be_followed(checkpoint: Make, kind: str, tune: str, strategy: str) -> None:
     spec = ModelSpec(str(checkpoint(kind)), Tuning(tune), "float32", 0)
     assert PyTorch().open(spec).strategy == strategy
     assert PyTorch(strategy="sequential").open(spec).strategy == "sequential"
@@ -356,17 +357,17 @@ def test_batches_are_the_usual_road_where_adapters_can_be_followed(
         (None, 32, {}, "float32", "sequential"),
     ],
 )
-def test_low_rank_directions_go_by_batches_where_rows_are_few(
+def test_low_rank_directions_are_batched_where_tokens_are_few(
     checkpoint: Make, law: Any, tokens: float, device: dict[str, Any], dtype: str, strategy: str
 ) -> None:
     session = PyTorch(**device).open(ModelSpec(str(checkpoint("llama")), Tuning("full"), dtype, 0))
     assert session.strategy_for(law, tokens) == strategy
 
 
-def test_the_road_of_the_first_steps_is_that_of_the_rest(checkpoint: Make, tmp_path: Path) -> None:
-    """Rows decide about the strategy of a run, and a replay or another day may not see them."""
+def test_the_strategy_of_the_first_steps_is_that_of_the_rest(checkpoint: Make, tmp_path: Path) -> None:
+    """The rows of a run choose its strategy, and a replay or a resumed run may not see them."""
     given = ("--model", checkpoint("llama"), "--tune", "full", "--batch-size", 1, "--limit", 4, "--evaluate-every", 2)
-    told = command("run", *given, "--estimator", "lozo", "--lr", 1e-3, "--steps", 4, "--out", tmp_path / "run")
+    summary = command("run", *given, "--estimator", "lozo", "--lr", 1e-3, "--steps", 4, "--out", tmp_path / "run")
     header = json.loads((tmp_path / "run" / "journal.jsonl").read_text().partition("\n")[0])
     assert header["strategy"] == "batched"
-    assert command("replay", tmp_path / "run")["weights_digest"] == told["weights_digest"]
+    assert command("replay", tmp_path / "run")["weights_digest"] == summary["weights_digest"]

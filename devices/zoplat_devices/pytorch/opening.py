@@ -1,0 +1,87 @@
+"""The steps by which a session is put together: torch, the model, its space, its tokens and its forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from zoplat.core.blocks import Block
+from zoplat.core.model_spec import Head, ModelSpec
+from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.pytorch import virtual
+from zoplat_devices.pytorch.backends import backend_for
+from zoplat_devices.pytorch.heads import is_autoregressive
+from zoplat_devices.pytorch.loaded import Loaded, padding_token, token_limit
+from zoplat_devices.pytorch.mapped import move_to_files
+from zoplat_devices.pytorch.pages import onto_large_pages
+from zoplat_devices.pytorch.precision import base_dtype, choose_restore, choose_rounding
+from zoplat_devices.pytorch.quiet import notice
+from zoplat_devices.pytorch.scoring import Scorer
+from zoplat_devices.pytorch.settings import PyTorchSettings
+from zoplat_devices.pytorch.tuning import tuned
+from zoplat_devices.text.encoding import Encoder
+
+COMPILER = "inductor"
+"""The backend of torch.compile."""
+
+
+def configure_torch(settings: PyTorchSettings) -> None:
+    """Set the threads and the precision of matrix products, which are global to the process."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+
+
+def open_model(settings: PyTorchSettings, spec: ModelSpec, load: Callable[..., Loaded]) -> tuple[Loaded, Any]:
+    """(the model as it was loaded, the model that runs: with its adapter, on the device, its weights in place)."""
+
+    def dtype(head: Head) -> Any:
+        return getattr(torch, base_dtype(spec, settings.kind, head))
+
+    streamed = settings.is_streaming
+    loaded = load(spec.model, dtype, notice, spec.head, spec.classes, spec.seed, spec.base, streamed)
+    model = tuned(loaded, spec).to(torch.device(settings.kind))
+    if streamed:
+        move_to_files(model)
+    elif settings.kind == "cpu":
+        onto_large_pages(model)
+    return loaded, model
+
+
+def build_space(settings: PyTorchSettings, spec: ModelSpec, blocks: Sequence[Block]) -> ParameterSpace:
+    """The space of the trained weights, on the kernels of the device."""
+    restore = choose_restore(settings, blocks)
+    rounding = choose_rounding(settings, blocks, restore)
+    return ParameterSpace(
+        blocks,
+        backend_for(blocks, settings.kind),
+        restore,
+        rounding,
+        spec.seed,
+        weights_in_files=settings.is_streaming,
+        state_in_files=settings.is_streaming or settings.state == "disk",
+    )
+
+
+def build_encoder(loaded: Loaded, model: Any) -> Encoder:
+    """Text to tokens, with room for the virtual ones."""
+    config = loaded.model.config
+    start = config.decoder_start_token_id if loaded.head == "seq2seq" else None
+    limit = token_limit(loaded, virtual.count(model))
+    return Encoder(loaded.tokenizer, limit, loaded.head, start, config.num_labels)
+
+
+def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Scorer:
+    """The forward pass, compiled or recorded where the settings say so."""
+    head = loaded.head
+    left = head == "causal" or (head == "classifier" and is_autoregressive(loaded.model.config))
+    scorer = Scorer(model, torch.device(settings.kind), head, padding_token(loaded), left)
+    if settings.compile:
+        scorer.run = torch.compile(scorer.run, backend=COMPILER)
+    if settings.graphs:
+        from zoplat_devices.pytorch.cuda_graphs import CudaRecorder, Graphs
+
+        scorer.mean = Graphs(scorer.mean, CudaRecorder())
+    return scorer

@@ -1,0 +1,59 @@
+"""The parameters of a model that are blocks of a space, and other tensors in their place for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from zoplat.core.blocks import Block
+
+
+def tensor_of(block: Block) -> Any:
+    """The tensor that holds a block's weights."""
+    return block.array
+
+
+def by_address(blocks: Iterable[Block]) -> dict[int, Block]:
+    """Blocks by the address of their weights, which the parameters of a model share."""
+    return {tensor_of(block).data_ptr(): block for block in blocks}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where a module holds a parameter; tied weights have several.
+
+    Attributes:
+        held: the module's parameters by name; torch offers no public way to put a plain tensor there.
+        name: of the parameter in the module.
+        parameter: what belongs there.
+        block: the trained weights that it is.
+    """
+
+    held: dict[str, Any]
+    name: str
+    parameter: Any
+    block: Block
+
+
+def slots(model: Any, blocks: Mapping[int, Block]) -> list[Slot]:
+    """Every place that holds one of the blocks, given by address, in the order of the modules."""
+    return [
+        Slot(module._parameters, name, parameter, blocks[parameter.data_ptr()])
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.data_ptr() in blocks
+    ]
+
+
+@contextmanager
+def replaced(chosen: list[Slot], substitute: Callable[[Slot], Any]) -> Iterator[None]:
+    """Put a substitute into each slot, and the parameters back afterwards."""
+    try:
+        for slot in chosen:
+            slot.held[slot.name] = substitute(slot)
+        yield
+    finally:
+        for slot in chosen:
+            slot.held[slot.name] = slot.parameter
