@@ -24,7 +24,7 @@ from zoplat.training.train import train
 
 Make = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ROOT / "devices" / "zoplat_devices" / "edge-requirements.txt"
+REQUIREMENTS = ROOT / "devices" / "zoplat_devices" / "onnx" / "edge-requirements.txt"
 NEEDED = re.findall(r"^([a-z-]+)", REQUIREMENTS.read_text(), re.MULTILINE)
 LIGHT = f"""
 import sys
@@ -232,7 +232,8 @@ class TestWhatItSays:
         import onnxruntime
         from safetensors.numpy import load_file
 
-        from zoplat_devices.onnx.graph import Facts, PlainTokenizer, feeds
+        from zoplat_devices.onnx.facts import Facts
+        from zoplat_devices.onnx.graph import PlainTokenizer, feeds
         from zoplat_devices.onnx.proof import EXAMPLE
         from zoplat_devices.text.encoding import Encoder
 

@@ -13,6 +13,9 @@ Base = Literal["plain", "int8"]
 Head = Literal["auto", "causal", "masked", "seq2seq", "classifier"]
 """What a model makes of a text: its continuation, a word in its middle, an answer to it, or its class."""
 
+ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
+"""Names of tunings that train new weights beside a frozen model."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -39,6 +42,11 @@ class Tuning:
         for name in ("rank", "alpha", "tokens"):
             if getattr(self, name) < 1:
                 raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o tune.{name}=…)")
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether new weights are trained beside a frozen model."""
+        return self.name in ADAPTERS
 
 
 @dataclass(frozen=True)
