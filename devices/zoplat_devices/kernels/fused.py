@@ -125,11 +125,11 @@ class FusedBackend(Backend):
         self.kernels.run(scratch_jobs(tile, out, out, SUM), sums)
         return out
 
-    def moved(self, tile: Tile, update: Update) -> Any:
+    def updated(self, tile: Tile, update: Update) -> Any:
         theta, (factor, direction) = self.rounding.theta_of(tile.block), update.on(tile.block)
         sums = self._sums_on([*direction], tile.block)
         if not sums.fused[0] or not _is_float32(theta):
-            return super().moved(tile, update)
+            return super().updated(tile, update)
         out = self.scratch(tile, "theta")
         self.kernels.run(scratch_jobs(tile, tile.of(theta), out, DTYPES["float32"]), sums, factor)
         return out
@@ -153,7 +153,7 @@ class FusedBackend(Backend):
         addresses = [0 if array is None else address(array) for array in arrays]
         jobs = Jobs(jobs_on(block, self.rounding, 0, block.size, PIECE))
         sampled = Tile(block, 0, drift.rows(block))
-        before = drift.before(sampled, self.moved(sampled, update)) if sampled.stop else None
+        before = drift.before(sampled, self.updated(sampled, update)) if sampled.stop else None
         self.kernels.rule(jobs, moved, factor, entries, program, addresses)
         self.rounding.publish(block)
         drift.after(sampled, sampled.of(self.rounding.theta_of(block)), before)
@@ -162,10 +162,10 @@ class FusedBackend(Backend):
         indices = np.array([self._index[block.name] for block in blocks], int)
         decays = np.array([block.decays for block in blocks], bool)
         if update.is_uniform:
-            self._pass(indices, 1.0, update.plain)
+            self._pass(indices, 1.0, update.undecayed)
         else:
-            self._pass(indices[decays], update.keep, update.decayed)
-            self._pass(indices[~decays], 1.0, update.plain)
+            self._pass(indices[decays], update.factor, update.decayed)
+            self._pass(indices[~decays], 1.0, update.undecayed)
         for block in blocks:
             self.rounding.publish(block)
 

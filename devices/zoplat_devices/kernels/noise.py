@@ -22,8 +22,8 @@ HALF_ROOT_2 = 0x3F3504F3  # bits of √½ in float32
 class ReferenceNoise(Noise):
     """The definition in numpy: written to be read, not to be fast."""
 
-    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Numbers `first`, `first` + 1, … of a stream, float32 of `shape`."""
+    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
+        """Random numbers `first`, `first` + 1, … of a stream, float32 of `shape`."""
         count = int(np.prod(shape))
         return LAWS[law](stream, first, count).reshape(shape)
 

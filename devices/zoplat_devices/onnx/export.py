@@ -74,7 +74,7 @@ class Source:
         """Write the trained weights as they are now."""
         from safetensors.numpy import save_file
 
-        save_file({block.name: block.array.numpy() for block in self.blocks}, path)
+        save_file(self.arrays, path)
 
     def proof(self) -> proof.Proof:
         """Moves of weights with their effects on the loss of PyTorch."""
