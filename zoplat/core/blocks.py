@@ -104,7 +104,7 @@ class Tile:
             yield Tile(self.block, start, min(self.stop, start + stride))
 
     def of(self, array: Array) -> Array:
-        """The same rows of an array with as many rows as the block; of one with a single row, which is broadcast, all."""
+        """The same rows of an array laid out like the block; an array of one row, which is broadcast, itself."""
         return array if array.shape[0] == 1 else array[self.start : self.stop]
 
     def rows_of(self, buffers: Sequence[Buffer]) -> list[Array | None]:

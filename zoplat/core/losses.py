@@ -21,8 +21,8 @@ class LossBackend(ABC):
 
     Attributes:
         strategy: how several losses are evaluated: "sequential", one point after the other in place; "batched", by one
-            forward pass for all points, the weights staying at θ; "streaming", layer by layer for all points, where each
-            layer is settled first.
+            forward pass for all points, the weights staying at θ; "streaming", layer by layer for all points,
+            where each layer is settled first.
     """
 
     strategy: str = "sequential"

@@ -151,7 +151,7 @@ class Oracle:
         return loss, gradient
 
     def input_norms(self) -> dict[str, list[float]]:
-        """For each matrix, the Euclidean norm over the batch of each input feature of its layer, or 1 if it has none."""
+        """For each matrix, the Euclidean norm over the batch of each input feature of its layer; 1 if unknown."""
         self.space.settle()
         by_matrix = self._backend.input_norms(self.space)
         norms = [norm for row in by_matrix.values() for norm in row]

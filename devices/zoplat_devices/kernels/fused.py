@@ -18,7 +18,7 @@ from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
 from zoplat_devices.kernels.drawn import Drawn
-from zoplat_devices.kernels.plans import PIECE, Cut, Plan, conversion, jobs_on, scratch_jobs
+from zoplat_devices.kernels.plans import ENTRIES, PIECE, Cut, Plan, conversion, jobs_on, scratch_jobs
 from zoplat_devices.kernels.tables import DTYPES, SUM, TERMS, Jobs, Kernels, Sums, address
 from zoplat_devices.kernels.traced import Program, traced
 
@@ -218,7 +218,7 @@ class FusedBackend(Backend):
             start = tile.start * (block.size // block.shape[0])
             sums.terms[0, 0] = (TERMS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0, 0, 0)
             sums.counts[0] = 1
-            rows = jobs_on(block, self.rounding, start, start + tile.size)
+            rows = jobs_on(block, self.rounding, start, start + tile.size, ENTRIES)
             if target is not None:
                 rows["target"], rows["dtype"] = address(target), conversion(block, self.rounding)
             sums.uploaded = None

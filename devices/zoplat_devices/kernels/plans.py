@@ -29,7 +29,7 @@ class Plan:
     """
 
     def __init__(self, blocks: Sequence[Block], rounding: Rounding) -> None:
-        tables = [jobs_on(block, rounding, 0, block.size) for block in blocks]
+        tables = [jobs_on(block, rounding, 0, block.size, ENTRIES) for block in blocks]
         rows = np.concatenate(tables) if tables else np.zeros(0, JOB)
         self.owner = np.repeat(np.arange(len(tables)), [len(jobs) for jobs in tables])
         rows["line"] = self.owner
@@ -98,8 +98,8 @@ class Cut:
         return self._jobs[name]
 
 
-def jobs_on(block: Block, rounding: Rounding, start: int, stop: int, entries: int = ENTRIES) -> np.ndarray:
-    """Jobs in place over entries `start` to `stop` of θ on a block, for line 0."""
+def jobs_on(block: Block, rounding: Rounding, start: int, stop: int, entries: int) -> np.ndarray:
+    """Jobs in place over entries `start` to `stop` of θ on a block, at most `entries` each, for line 0."""
     starts = np.arange(start, stop, entries)
     jobs = np.zeros(len(starts), JOB)
     jobs["source"] = jobs["target"] = address(rounding.theta_of(block))
