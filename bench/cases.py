@@ -218,7 +218,7 @@ class Engine:
     peak: float | None = None
 
 
-PACKED = {"pack": True}
+PACKED = {"prepack": True}
 TORCH = Engine("PyTorch, float32", "cpu")
 ENGINES = (
     TORCH,

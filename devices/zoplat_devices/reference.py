@@ -165,7 +165,7 @@ class ReferenceSession(Session):
         return {**self.weights, **copies}
 
     def _perturbed_copy(self, block: Block) -> Any:
-        copy = self.np.array(block.array)
+        copy: Any = self.np.array(block.array)
         self.space.form(block, self.space.perturbation, copy)
         return copy
 

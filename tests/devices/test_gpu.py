@@ -106,12 +106,12 @@ def test_without_usable_triton_random_numbers_are_generated_on_the_processor(
 
 
 def _first_as_cuda(kernels: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`kernels_for` that answers the first call as for CUDA and later ones as asked."""
-    asked: list[str] = []
+    """A `kernels_for` whose first call returns what CUDA has; later calls are unchanged."""
+    calls: list[str] = []
 
     def found(kind: str) -> Any:
-        asked.append(kind)
-        return kernels("cuda" if len(asked) == 1 else kind)
+        calls.append(kind)
+        return kernels("cuda" if len(calls) == 1 else kind)
 
     return found
 

@@ -92,7 +92,7 @@ class TestWithoutAGraph:
             return {name: 2 * array for name, array in arrays.items()}
 
         proof = proofs.prove(arrays, loss, slopes).grouped(arrays, loss)
-        assert not proof.unfelt
+        assert not proof.without_effect
         assert [group.blocks for group in proof.groups] == [("a", "b")]
         assert proof.compare(arrays, loss, "here", 0.1) < 1e-3
         assert proof.check(arrays, loss, "here") < 1e-3
@@ -106,7 +106,7 @@ class TestWithoutAGraph:
         arrays = {"a": np.ones(3, np.float32), "unused": np.ones(3, np.float32)}
         slopes = {"a": 2 * arrays["a"], "unused": np.zeros(3, np.float32)}
         proof = proofs.prove(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes)
-        assert proof.unfelt == ["unused"]
+        assert proof.without_effect == ["unused"]
 
 
 GRAPH = """
@@ -119,9 +119,9 @@ bag (int64[s, t] input_ids, int64[n] sequence, int64[n] position, int64[n] token
     place = Unsqueeze (position, one)
     where = Concat <axis = 1> (line, place)
     hidden = Gather (words, input_ids)
-    asked = GatherND (hidden, where)
+    scored = GatherND (hidden, where)
     head = Transpose <perm = [1, 0]> (words)
-    logits = MatMul (asked, head)
+    logits = MatMul (scored, head)
     logs = LogSoftmax <axis = 1> (logits)
     ids = Unsqueeze (token, one)
     column = GatherElements <axis = 1> (logs, ids)
@@ -198,7 +198,7 @@ class TestAGraphByHand:
 
         made, words = graph()
         proof = proofs.prove({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes)
-        assert not proof.unfelt
+        assert not proof.without_effect
         assert proof.compare({"words": words}, lambda: made.loss(self.ROWS[:1]), "here", 0.1) < 1e-3
         made, words = graph(is_frozen=True)
         with pytest.raises(ZoplatError, match=r"Edits of words .* is ignored"):
@@ -432,7 +432,7 @@ class TestKeptGraphs:
         graph.graph.node.insert(0, onnx.helper.make_node("Gather", [name, "zero"], ["first"]))
         onnx.save(graph, place / "graph.onnx")
         monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "damaged"))
-        with pytest.raises(ZoplatError, match="at two points asked together"):
+        with pytest.raises(ZoplatError, match="at two points together"):
             opened(OnnxRuntime(), folder)
 
     def test_facts_give_the_distance_of_the_graph_from_pytorch(self, checkpoint: Make, kept: Path) -> None:

@@ -199,12 +199,8 @@ def test_a_rule_is_traced_if_it_treats_every_entry_alike_and_only_then() -> None
 
 @pytest.mark.parametrize("power", [1.0, -0.5, -1.0])
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
-def test_scaled_terms_of_all_laws_leave_the_same_bits(
-    kernels: Kernels, dtype: str, runtime: str, power: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scaled_terms_of_all_laws_leave_the_same_bits(kernels: Kernels, dtype: str, runtime: str, power: float) -> None:
     one, other = pair(kernels, dtype, runtime)
-    unfused, entries = [], Backend.entries
-    monkeypatch.setattr(Backend, "entries", lambda self, *given: unfused.append(type(self)) or entries(self, *given))
     for space in (one, other):
         scale = space.buffer("test/scale")
         for block in space.blocks:
@@ -215,11 +211,24 @@ def test_scaled_terms_of_all_laws_leave_the_same_bits(
             total += (-1) ** index * 0.01 * (index + 1) * space.draw(law, Key(2, 0, index)).scaled(scale, power)
         space.at(total)
         space.add(0.3 * total, decay=0.05)
-        assert (FusedBackend in unfused) == (space is other and power == -1.0), "the kernels know powers 1 and −1/2"
         for array in scale.arrays.values():
             array *= 1.5
         space.at(0.5 * space.draw(Gaussian(), Key(2, 0, 0)).scaled(scale, power).scaled(scale, power))
     assert differing(one, other) == []
+
+
+@pytest.mark.parametrize(("power", "is_fused"), [(1.0, True), (-0.5, True), (-1.0, False), (2.0, False)])
+def test_scales_of_power_1_and_minus_half_are_applied_in_registers(
+    processor_kernels: Kernels, power: float, is_fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfused, entries = [], Backend.entries
+    monkeypatch.setattr(Backend, "entries", lambda self, *given: unfused.append(given) or entries(self, *given))
+    space = pair(processor_kernels, "float32", "numpy")[1]
+    scale, [tile] = space.buffer("test/scale", fill=0.5), space.blocks[0].tiles()
+    for law in (Gaussian(), Rademacher(), Sphere(), LowRank(rank=3)):
+        unfused.clear()
+        space.entries(space.draw(law, Key(0, 0, 0)).scaled(scale, power), tile)
+        assert (not unfused) == is_fused, law
 
 
 def test_blocks_cut_into_several_jobs_leave_the_same_bits(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:

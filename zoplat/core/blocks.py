@@ -22,7 +22,7 @@ class Block:
         array: the device's own array, edited in place; (n,) or (rows, columns), contiguous.
         dtype: "float32", "bfloat16", "float16" or "float64".
         layer: index of the layer it belongs to, or None.
-        decays: whether weight decay applies; by structure (matrices do, vectors don't), never by spelling.
+        decays: whether weight decay applies; it does to matrices and not to vectors, whatever their names.
     """
 
     name: str

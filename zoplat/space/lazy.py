@@ -90,7 +90,7 @@ class LazyWeights:
                 self._backend.move([block], self.pending)
 
     def swept(self, on: Part | None) -> Iterator[Block]:
-        """The blocks of a part, one pass; the caller brings each to θ by `pending` before the next one is asked for."""
+        """The blocks of a part, one pass; the caller performs `pending` on each before it takes the next."""
         if on is not None or self._settled:
             self.move_to(ZERO)
         with self.phase("rule"):

@@ -256,7 +256,7 @@ class FusedBackend(Backend):
         return self._plans[name]
 
     def _terms_of(self, draw: Draw) -> Drawn:
-        """The terms of one draw, kept for the next few passes; never those of a buffer, which would stay in memory."""
+        """The terms of one draw, kept for the next few passes, except those of a buffer, which would stay in memory."""
         if isinstance(draw.sampler, Held):
             return Drawn(self.blocks, self.noise, draw)
         if draw not in self._drawn:

@@ -10,6 +10,6 @@ from zoplat_devices.memory import empty, mapped
 
 
 def host_backend() -> Backend:
-    """Fused where a C compiler is installed, tile by tile elsewhere; both make the same bits."""
+    """Fused where a C compiler is installed, tile by tile elsewhere; both give the same bits."""
     found = kernels()
     return FusedBackend(found, empty, mapped) if found else Backend(ReferenceNoise(), empty, mapped)

@@ -97,7 +97,7 @@ def export(
     versions: dict[str, str],
     notice: Callable[[str], None],
 ) -> None:
-    """Export a model to a folder, atomically; does nothing if another process has made the folder meanwhile.
+    """Export a model to a folder, atomically; does nothing if another process has made it at the same time.
 
     Args:
         device: makes blocks of arrays.

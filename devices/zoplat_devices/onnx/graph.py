@@ -25,7 +25,7 @@ from zoplat_devices.text.layout import laid_out
 
 GRAPH, TOKENIZER = "graph.onnx", "tokenizer.json"
 BATCH = ("input_ids", "sequence", "position", "token", "share", "absent", "label")
-"""Inputs of a graph beside its trained weights; see `feeds`."""
+"""Inputs of a graph, except its trained weights; see `feeds`."""
 OUTPUTS = ("scores", "options", "tokens")
 """Outputs of a graph, for each point: scores of all options, the loss over options, the loss over tokens."""
 
@@ -82,7 +82,7 @@ class Graph:
         return str(self._session.get_providers()[0])
 
     def loss(self, rows: Sequence[Row]) -> float:
-        """Mean loss of a batch at the arrays as they stand."""
+        """Mean loss of a batch at what the arrays hold now."""
         [loss] = self._losses(rows)
         return loss
 

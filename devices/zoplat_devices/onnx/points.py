@@ -1,4 +1,4 @@
-"""The batched strategy of a graph: losses at several points by one run, each point with trained weights of its own."""
+"""The batched strategy of a graph: losses at several points in one run, with trained weights for each point."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Stacks:
 
     Args:
         graph: whose trained weights have a leading dimension of points.
-        space: at θ whenever losses are asked for.
+        space: of the trained weights; its arrays hold θ when losses are computed.
         arrays: of the space by name, in the shapes of the graph.
     """
 
@@ -71,7 +71,7 @@ def check(graph: Graph, rows: Sequence[Row], arrays: Mapping[str, Any], where: s
     """Largest difference between the losses at two points evaluated together and one after the other.
 
     Raises:
-        ZoplatError: it is more than rounding explains, so the graph does not keep the points apart.
+        ZoplatError: it is more than rounding explains, so the graph mixes up the points.
     """
     with nudged(arrays):
         pairs = {name: np.stack([0.5 * array, array]) for name, array in arrays.items()}
@@ -80,7 +80,7 @@ def check(graph: Graph, rows: Sequence[Row], arrays: Mapping[str, Any], where: s
     off = max(abs(one - other) for one, other in zip(together, alone, strict=True))
     if not off <= TOLERANCE * max(1.0, *map(abs, alone)):
         raise ZoplatError(
-            f"The graph in {where} answers {together} at two points asked together and {alone} at one after the other. "
+            f"The graph in {where} computes losses {together} at two points together and {alone} one after the other. "
             "Use -o device.strategy=sequential."
         )
     return off

@@ -20,10 +20,10 @@ from zoplat.core.example import Example
 EXAMPLE = Example("The film was long and the food was bad. It was", (" great",), 0, loss="tokens")
 """The example whose loss is taken: short, for it is evaluated many times."""
 
-NUDGE = 0.1  # size of what blocks of zeros hold during the proof; beside a factor of zeros, LoRA's other has no effect
+NUDGE = 0.1  # size of the entries of zero blocks during the proof: LoRA's A has no effect while B is zero
 AIM = 0.02  # effect of a move on the loss that is aimed for, a thousand times that of rounding
 DOUBLINGS = 10  # most times that a move with too little effect is doubled
-FELT = 1e-3  # least effect that is told from rounding
+LEAST_EFFECT = 1e-3  # least effect that counts; rounding errors are far smaller
 TENTH = 0.1  # share of each move where several are made at once: so short that their effects add up
 TOGETHER = 8  # moves that are made at once
 
@@ -76,18 +76,18 @@ class Proof:
 
     @classmethod
     def read(cls, fields: Mapping[str, Any]) -> Proof:
-        """The proof that `dataclasses.asdict` turned into these fields, possibly by way of JSON."""
+        """The proof that `dataclasses.asdict` turned into these fields, possibly through JSON."""
         moves = tuple(Move(**move) for move in fields["moves"])
         return cls(moves, tuple(Group(**group) for group in fields["groups"]))
 
     @property
-    def unfelt(self) -> list[str]:
+    def without_effect(self) -> list[str]:
         """Blocks in which no weight changes the loss, such as a bias that is the same for all keys."""
         return [move.block for move in self.moves if not move.effect]
 
     @property
-    def felt(self) -> list[Move]:
-        """The moves of all other blocks."""
+    def with_effect(self) -> list[Move]:
+        """The moves in all other blocks."""
         return [move for move in self.moves if move.effect]
 
     def compare(self, arrays: Mapping[str, Any], loss: Callable[[], float], where: str, slack: float) -> float:
@@ -105,7 +105,7 @@ class Proof:
         worst = 0.0
         with nudged(arrays):
             base = loss()
-            for move in self.felt:
+            for move in self.with_effect:
                 effect = _moved(arrays, [move], 1.0, loss) - base
                 worst = max(worst, abs(effect / move.effect - 1))
                 if not worst <= slack:
@@ -120,9 +120,9 @@ class Proof:
             def effect(moves: Sequence[Move], share: float) -> float:
                 return _moved(arrays, moves, share, loss) - base
 
-            alone = {move: effect([move], TENTH) for move in self.felt}
-            faint = [move for move in self.felt if abs(alone[move]) < TENTH * FELT]
-            strong = [move for move in self.felt if move not in faint]
+            alone = {move: effect([move], TENTH) for move in self.with_effect}
+            faint = [move for move in self.with_effect if abs(alone[move]) < TENTH * LEAST_EFFECT]
+            strong = [move for move in self.with_effect if move not in faint]
             chosen = [(strong[i : i + TOGETHER], TENTH) for i in range(0, len(strong), TOGETHER)]
             chosen += [([move], 1.0) for move in faint]
             groups = []
@@ -163,7 +163,7 @@ def prove(arrays: Mapping[str, Any], loss: Callable[[], float], slopes: Callable
 
     Args:
         arrays: the trained weights by name; edited and restored.
-        loss: at the weights as they stand.
+        loss: at what the arrays hold now.
         slopes: gradient of the loss by name.
     """
     with nudged(arrays):
@@ -171,8 +171,8 @@ def prove(arrays: Mapping[str, Any], loss: Callable[[], float], slopes: Callable
         moves = [
             _move(name, arrays, slope[name], lambda move: _moved(arrays, [move], 1.0, loss) - base) for name in arrays
         ]
-    felt = [move if move.effect >= FELT else Move(move.block, 0, 0.0, 0.0) for move in moves]
-    return Proof(tuple(felt))
+    found = [move if move.effect >= LEAST_EFFECT else Move(move.block, 0, 0.0, 0.0) for move in moves]
+    return Proof(tuple(found))
 
 
 def _move(name: str, arrays: Mapping[str, Any], slope: Any, effect: Callable[[Move], float]) -> Move:

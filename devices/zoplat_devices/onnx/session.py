@@ -72,7 +72,7 @@ class OnnxSession(Session):
         rows, where = self.encode([EXAMPLE]), str(self.folder)
         proof = Proof.read(self.graph_facts.proof)
         off = proof.check(self.weights, lambda: self.graph.loss(rows), where)
-        found = {"edits_off_by": off, "edits_without_effect": proof.unfelt}
+        found = {"edits_off_by": off, "edits_without_effect": proof.without_effect}
         if self.graph.is_stacked:
             found["points_off_by"] = points.check(self.graph, rows, self.weights, where)
         return found

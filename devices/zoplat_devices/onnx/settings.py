@@ -35,7 +35,7 @@ def providers_for(name: Provider) -> tuple[str, ...]:
     """Execution providers of ONNX Runtime, best first.
 
     Raises:
-        ZoplatError: this onnxruntime does not have the one that was asked for.
+        ZoplatError: this onnxruntime does not have that provider.
     """
     import onnxruntime
 
