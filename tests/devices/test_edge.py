@@ -24,7 +24,7 @@ from zoplat.training.train import train
 
 Make = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ROOT / "devices" / "zoplat_devices" / "onnx" / "edge-requirements.txt"
+REQUIREMENTS = ROOT / "devices" / "zoplat_devices" / "edge" / "edge-requirements.txt"
 NEEDED = re.findall(r"^([a-z-]+)", REQUIREMENTS.read_text(), re.MULTILINE)
 LIGHT = f"""
 import sys

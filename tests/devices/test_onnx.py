@@ -24,7 +24,8 @@ from zoplat.training.train import train
 from zoplat_devices.onnx import proof as proofs
 from zoplat_devices.onnx.device import OnnxRuntime
 from zoplat_devices.onnx.graph import Graph
-from zoplat_devices.onnx.kept_graph import kept_graph
+from zoplat_devices.onnx.kept_graph import cache_key, start_name
+from zoplat_devices.onnx.versions import MAKERS, installed
 from zoplat_devices.pytorch.device import PyTorch
 from zoplat_devices.text.encoding import Tokens
 from zoplat_plugins.gaussian import Gaussian
@@ -63,16 +64,14 @@ class TestWithoutAGraph:
         with pytest.raises(ZoplatError, match="computes in float32, not in bfloat16"):
             OnnxRuntime().open(ModelSpec(None, Tuning(), "bfloat16", 0))
 
-    def test_graphs_made_by_earlier_versions_are_found_again(self, monkeypatch: Any, tmp_path: Path) -> None:
+    def test_graphs_made_by_earlier_versions_are_found_again(self, monkeypatch: Any) -> None:
         """The cache key is part of the file format: a change of it exports every kept graph again."""
-        monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path))
-        monkeypatch.setattr("zoplat_devices.pytorch.models.located", lambda model, notice: (model, "sha256:0"))
         monkeypatch.setattr(metadata, "version", lambda name: "1.0")
         for base, key in (("plain", PLAIN_KEY), ("int8", INT8_KEY)):
-            (tmp_path / "onnx" / key).mkdir(parents=True)
-            (tmp_path / "onnx" / key / "start-3.safetensors").touch()
-            kept = kept_graph(OnnxRuntime(prepack=True), ModelSpec("m", Tuning("lora"), "auto", 3, base=base))
-            assert (kept.folder.name, kept.start) == (key, "start-3.safetensors")
+            spec = ModelSpec("m", Tuning("lora"), "auto", 3, base=base)
+            assert cache_key(spec, "sha256:0", installed(MAKERS)) == key
+            assert start_name(spec) == "start-3.safetensors"
+            assert start_name(replace(spec, tune=Tuning("full"))) == "start.safetensors"
 
     def test_configs_of_earlier_versions_may_say_pack_for_prepack(self) -> None:
         for name in ("pack", "prepack"):

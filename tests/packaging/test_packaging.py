@@ -70,7 +70,7 @@ def test_the_wheel_holds_code_kernels_data_and_licence_and_nothing_else(wheels: 
         "zoplat/tasks/data/sentiment.jsonl.gz",
         "zoplat/tasks/data/README.md",
         "zoplat/testing/estimators.py",
-        "zoplat_devices/kernels/kernels.c",
+        "zoplat_devices/kernels.c",
         "zoplat_plugins/mezo.py",
     } <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"zoplat", "zoplat_devices", "zoplat_plugins"}

@@ -24,6 +24,6 @@ def write(graph: Path, starts: set[str], bundle: Path) -> None:
     for path in graph.iterdir():
         if not path.name.startswith("start") or path.name in starts:
             shutil.copyfile(path, bundle / GRAPH / path.name)
-    text = resources.files(__package__).joinpath("edge-requirements.txt").read_bytes()
+    text = resources.files("zoplat_devices.edge").joinpath("edge-requirements.txt").read_bytes()
     (bundle / REQUIREMENTS).write_bytes(text)
     native.build_for_boards(bundle / KERNELS)

@@ -41,11 +41,7 @@ def kept_graph(device: Device, spec: ModelSpec) -> KeptGraph:
     model = spec.model or DEFAULT
     _, identity = located(model, notice)
     versions = installed(MAKERS)
-    key = [FORMAT, identity, asdict(spec.tune), spec.head, spec.base, versions]
-    key += [next(iter(installed(ENGINES).values()), None)] if spec.base != "plain" else []
-    digest = sha256(json.dumps(key).encode()).hexdigest()
-    folder = cache_folder() / "onnx" / digest[:24]
-    start = start_name(spec)
+    folder, start = cache_folder() / "onnx" / cache_key(spec, identity, versions), start_name(spec)
     if not folder.exists():
         from zoplat_devices.onnx.export import export
 
@@ -56,6 +52,19 @@ def kept_graph(device: Device, spec: ModelSpec) -> KeptGraph:
 
         Source(device, spec, notice).write_start(folder / start)
     return KeptGraph(folder, start)
+
+
+def cache_key(spec: ModelSpec, identity: str, versions: dict[str, str]) -> str:
+    """Name of a graph's folder, by all that it depends on.
+
+    Args:
+        spec: what of the model is trained, its head and its base.
+        identity: identifies the weights of the model.
+        versions: of the packages that make a graph; a quantised base depends on the engine's version too.
+    """
+    key = [FORMAT, identity, asdict(spec.tune), spec.head, spec.base, versions]
+    key += [next(iter(installed(ENGINES).values()), None)] if spec.base != "plain" else []
+    return sha256(json.dumps(key).encode()).hexdigest()[:24]
 
 
 def start_name(spec: ModelSpec) -> str:
