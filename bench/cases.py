@@ -230,7 +230,7 @@ class Engine:
     peak: float | None = None
 
 
-PACKED = {"pack": True}
+PACKED = {"prepack": True}
 TORCH = Engine("PyTorch, float32", "cpu")
 ENGINES = (
     TORCH,

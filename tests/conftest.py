@@ -1,4 +1,4 @@
-"""What tests of fused moves share: the kernels of a processor and those of a GPU."""
+"""Fixtures shared by tests of fused kernels: the kernels for a processor, a board and a GPU."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-WAYS = ["processor", "board", "interpreter", pytest.param("gpu", marks=pytest.mark.gpu)]
+PLATFORMS = ["processor", "board", "interpreter", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
-@pytest.fixture(scope="session", params=WAYS)
+@pytest.fixture(scope="session", params=PLATFORMS)
 def kernels(request: pytest.FixtureRequest) -> Any:
-    """Each kind in turn: compiled C, and that for boards; Triton in its interpreter, without a GPU; Triton on a GPU."""
+    """Each kind in turn: C compiled for this machine, C compiled for boards, Triton's interpreter, Triton on a GPU."""
     fixture = {"processor": "processor_kernels", "board": "board_kernels"}
     fixture |= {"interpreter": "interpreted_kernels", "gpu": "gpu_kernels"}
     return request.getfixturevalue(fixture[request.param])
@@ -21,7 +21,7 @@ def kernels(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="session")
 def processor_kernels() -> Any:
-    """Those of `kernels.c`."""
+    """`kernels.c`, compiled for this machine."""
     from zoplat_devices.kernels import native
 
     found = native.kernels()
@@ -32,20 +32,20 @@ def processor_kernels() -> Any:
 
 @pytest.fixture(scope="session")
 def board_kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Those that a bundle brings for machines of this kind."""
+    """`kernels.c`, compiled for boards of this machine's kind, as in a bundle."""
     from zoplat_devices.kernels import native
 
     folder = tmp_path_factory.mktemp("boards") / "kernels"
-    native.for_boards(folder)
-    path = native.for_this_machine(folder)
+    native.build_for_boards(folder)
+    path = native.built_for_this_machine(folder)
     if path is None:
         pytest.skip("nothing is built for machines like this one, or `ziglang` is missing")
-    return native.NativeKernels(native.opened(path))
+    return native.NativeKernels(native.load_library(path))
 
 
 @pytest.fixture(scope="session")
 def gpu_kernels() -> Any:
-    """Those of `gpu_kernels.py` on a GPU."""
+    """`gpu_kernels.py` on a GPU."""
     torch, _ = pytest.importorskip("torch"), pytest.importorskip("triton")
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
@@ -56,27 +56,26 @@ def gpu_kernels() -> Any:
 
 @pytest.fixture(scope="session")
 def interpreted_kernels() -> Iterator[Any]:
-    """The programs for a GPU, run by Triton's interpreter on arrays of the host.
+    """`gpu_kernels.py`, run by Triton's interpreter on arrays of the host.
 
-    Its `fma` rounds the product and the sum, so it is given that of the definition; and it is told what a launch
-    is told, that words wrap around.
+    Its `fma` rounds twice, so it is replaced by that of the definition; and integers wrap around, as in a launch.
     """
     pytest.importorskip("torch")
     triton_interpreter = pytest.importorskip("triton.runtime.interpreter")
     from zoplat_devices.kernels import gpu, noise
 
-    def once(self: Any, x: Any, y: Any, z: Any) -> Any:
+    def fused(self: Any, x: Any, y: Any, z: Any) -> Any:
         return triton_interpreter.TensorHandle(noise.fma(x.data, y.data, z.data), z.dtype.scalar)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_interpreter.InterpreterBuilder, "create_fma", once)
+        patch.setattr(triton_interpreter.InterpreterBuilder, "create_fma", fused)
         wraps = triton_interpreter.InterpreterOptions(sanitize_overflow=False)
         patch.setattr(triton_interpreter.interpreter_builder, "options", wraps)
         yield gpu.TritonKernels("cpu", _programs())
 
 
 def _programs() -> ModuleType:
-    """A copy of the module whose functions are interpreted; which they are is settled when they are defined."""
+    """A copy of the module whose functions are interpreted, which is decided when they are defined."""
     from zoplat_devices.kernels import gpu
 
     path = Path(gpu.__file__).with_name("gpu_kernels.py")

@@ -1,1 +1,1 @@
-"""Devices that ship with zoplat. Runtimes are imported when a device opens, not before."""
+"""Devices that ship with zoplat. A runtime is imported when its device is opened, not before."""

@@ -1,4 +1,4 @@
-"""Host memory of this process: resident bytes now and at peak; and arrays that need none of it for long."""
+"""Host memory of this process: resident bytes now and at peak; numpy arrays in memory and in mapped files."""
 
 import math
 import os
@@ -20,10 +20,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class HostMemory:
-    """Peak by the kernel's own counter where it lets us reset it, else by sampling every 10 ms.
+    """Resident memory of this process: the peak from the kernel's counter where that can be reset, else sampled.
 
     Attributes:
-        method: "kernel" or "sampled"; said in the report, for a sampled peak can miss a short one.
+        method: "kernel", or "sampled" every 10 ms, which can miss a short peak; reports say which.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class HostMemory:
             threading.Thread(target=self._sample, daemon=True, name="zoplat-memory").start()
 
     def now(self) -> int:
-        """Resident bytes."""
+        """Resident bytes now."""
         return int(self._process.memory_info().rss)
 
     def read(self) -> tuple[int, int]:
@@ -50,7 +50,7 @@ class HostMemory:
         return _status("VmHWM")
 
     def reset(self) -> None:
-        """Start a new peak."""
+        """Start a new peak from the bytes of now."""
         if self.method == "kernel":
             self._kernel_reset()
         else:
@@ -76,8 +76,15 @@ def _status(name: str) -> int:
     return int(text[start : text.index("kB", start)]) * 1024
 
 
+def empty(shape: tuple[int, ...], dtype: str) -> Any:
+    """A numpy array in memory, with whatever was there."""
+    import numpy as np
+
+    return np.empty(shape, dtype)
+
+
 def mapped(shape: tuple[int, ...], dtype: str) -> Any:
-    """A numpy array in a file without a name, zero at first; the system keeps in memory what it has room for."""
+    """A numpy array of zeros in an unnamed file; the system keeps in memory as much of it as there is room for."""
     import numpy as np
 
     with reserved(max(1, math.prod(shape)) * np.dtype(dtype).itemsize) as file:
@@ -86,7 +93,7 @@ def mapped(shape: tuple[int, ...], dtype: str) -> Any:
 
 @contextmanager
 def reserved(size: int) -> Iterator[Any]:
-    """A file of zeros on the cache's disk, which has room for all of them; it loses its name when this is left.
+    """A file of `size` zero bytes on the cache's disk, allocated in full; its name is removed when the context ends.
 
     Raises:
         ZoplatError: the disk is full.

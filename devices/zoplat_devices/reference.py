@@ -1,7 +1,7 @@
-"""The numpy device: slow on purpose, the executable definition of what a device does.
+"""The numpy device: a small, slow, readable example of all that a device does.
 
-Its model is a two-layer network over a bag of hashed words. It learns any task of the catalogue a little and
-opens in a millisecond, which is what tests and a first plugin want.
+Its model is a two-layer network over a bag of hashed words. It learns any task of the catalogue a little and opens in a
+millisecond, which suits tests and first experiments with a plugin.
 """
 
 import math
@@ -32,9 +32,10 @@ class Reference(Device):
     """numpy on the processor, with a small bag-of-words network as its only model.
 
     Attributes:
-        restore: "in-place" or "exact".
-        rounding: of updates to float16 weights: "nearest"; "stochastic", up or down by chance; "master", from a
-            float32 copy. The latter two need exact restore.
+        restore: "in-place" writes each perturbation into the weights and subtracts it again; "exact" evaluates
+            perturbed copies, so that the stored weights stay at θ.
+        rounding: of updates to float16 weights: "nearest"; "stochastic", up or down at random with the result as
+            expected value; "master", from a float32 copy. The latter two need exact restore.
     """
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses", "features"})
@@ -63,7 +64,7 @@ class ReferenceSession(Session):
         import numpy as np
 
         from zoplat_devices.kernels.noise import ReferenceNoise
-        from zoplat_devices.memory import HostMemory, mapped
+        from zoplat_devices.memory import HostMemory, empty, mapped
 
         dtype = "float32" if spec.dtype == "auto" else spec.dtype
         if dtype == "bfloat16":
@@ -80,7 +81,7 @@ class ReferenceSession(Session):
         blocks = [device.block(name, self.weights[name], dtype) for name in chosen]
         if not blocks:
             raise ZoplatError(f"--tune {spec.tune.name} finds no weight; there are {', '.join(SHAPES)}.")
-        backend = Backend(ReferenceNoise(), np.empty, mapped)
+        backend = Backend(ReferenceNoise(), empty, mapped)
         self.space = ParameterSpace(blocks, backend, device.restore, device.rounding, spec.seed)
         self.host = HostMemory()
         self.facts = {
@@ -103,7 +104,7 @@ class ReferenceSession(Session):
         ]
 
     def forward(self, rows: Sequence[Row]) -> float:
-        weights, total = self._seen(), 0.0
+        weights, total = self._perturbed(), 0.0
         for row in rows:
             scores, right = self._scores(row, weights), row.example.label
             if row.example.loss == "tokens":
@@ -112,11 +113,11 @@ class ReferenceSession(Session):
         return total / len(rows)
 
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
-        weights = self._seen()
+        weights = self._perturbed()
         return [[float(score) for score in self._scores(row, weights)] for row in rows]
 
     def features(self, rows: Sequence[Row]) -> list[list[float]]:
-        weights = self._seen()
+        weights = self._perturbed()
         return [[float(x) for x in self._hidden(row.tokens[0], weights)] for row in rows]
 
     def memory(self) -> MemoryReading:
@@ -158,13 +159,13 @@ class ReferenceSession(Session):
         bag = weights["words"][words].astype("float64").mean(axis=0)
         return self.np.tanh(weights["hidden"] @ bag + weights["hidden_bias"])
 
-    def _seen(self) -> dict[str, Any]:
-        """The weights as a forward pass sees them: the arrays, or copies with the probe when restore is exact."""
-        moved = {block.name: self._probed(block) for block in self.space.blocks if self.space.perturbation}
-        return {**self.weights, **moved}
+    def _perturbed(self) -> dict[str, Any]:
+        """The weights that a forward pass sees: the arrays, or perturbed copies under exact restore."""
+        copies = {block.name: self._perturbed_copy(block) for block in self.space.blocks if self.space.perturbation}
+        return {**self.weights, **copies}
 
-    def _probed(self, block: Block) -> Any:
-        copy = block.array.copy()
+    def _perturbed_copy(self, block: Block) -> Any:
+        copy: Any = self.np.array(block.array)
         self.space.form(block, self.space.perturbation, copy)
         return copy
 

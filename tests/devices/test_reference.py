@@ -1,4 +1,4 @@
-"""The numpy device: small enough to be read beside a formula, so these tests are that formula."""
+"""The numpy device, compared with the formula of its network."""
 
 import gc
 import math
@@ -50,17 +50,17 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_network() -> None:
 
 @pytest.mark.parametrize("sampler", [Gaussian(), LowRank()])
 @pytest.mark.parametrize("restore", ["in-place", "exact"])
-def test_a_probe_is_seen_by_the_forward_pass(sampler: Any, restore: str) -> None:
+def test_a_forward_pass_sees_the_perturbation(sampler: Any, restore: str) -> None:
     session = opened(restore=restore)
     rows, space = session.encode(EXAMPLES), session.space
     z = 0.1 * space.draw(sampler, Key(0, 0, 0))
-    moved = {}
+    perturbed = {}
     for block in space.blocks:
         [tile] = block.tiles()
-        moved[block.name] = session.weights[block.name] + space.entries(z, tile)
+        perturbed[block.name] = session.weights[block.name] + space.entries(z, tile)
     start, before = session.digest(), session.forward(rows)
     space.at(z)
-    found = [scores(moved, example) for example in EXAMPLES]
+    found = [scores(perturbed, example) for example in EXAMPLES]
     losses = [math.log(sum(map(math.exp, s))) - s[e.label] for s, e in zip(found, EXAMPLES, strict=True)]
     assert session.forward(rows) == pytest.approx(sum(losses) / 3, rel=1e-12)
     assert session.forward(rows) != before
@@ -69,7 +69,7 @@ def test_a_probe_is_seen_by_the_forward_pass(sampler: Any, restore: str) -> None
     assert session.forward(rows) == pytest.approx(before, rel=1e-5)
 
 
-def test_the_seed_makes_the_start() -> None:
+def test_the_seed_determines_the_initial_weights() -> None:
     assert opened(seed=1).digest() == opened(seed=1).digest() != opened(seed=2).digest()
 
 
@@ -86,7 +86,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_arrays_survive_a_trip_to_disk(tmp_path: Path, dtype: str) -> None:
+def test_arrays_survive_a_round_trip_to_disk(tmp_path: Path, dtype: str) -> None:
     session, other = opened(dtype=dtype, seed=1), opened(dtype=dtype, seed=2)
     session.write(tmp_path / "w.safetensors", session.arrays())
     other.read(tmp_path / "w.safetensors", other.arrays())
@@ -100,8 +100,8 @@ def test_export_writes_all_weights_at_theta(tmp_path: Path) -> None:
     session = opened("hidden")
     session.space.add(0.1 * session.space.draw(Gaussian(), Key(0, 0, 0)))
     session.space.settle()
-    session.export(tmp_path / "there")
-    found = load_file(tmp_path / "there" / "model.safetensors")
+    session.export(tmp_path / "export")
+    found = load_file(tmp_path / "export" / "model.safetensors")
     assert found.keys() == SHAPES.keys()
     assert all(np.array_equal(found[name], session.weights[name]) for name in SHAPES)
 
@@ -123,6 +123,6 @@ def test_memory_is_read_from_the_process() -> None:
     ("tune", "dtype", "words"),
     [("nothing", "auto", "finds no weight"), ("(", "auto", "regular expression"), ("full", "bfloat16", "no bfloat16")],
 )
-def test_what_it_cannot_do_is_explained(tune: str, dtype: str, words: str) -> None:
+def test_unsupported_settings_are_refused_with_a_reason(tune: str, dtype: str, words: str) -> None:
     with pytest.raises(ZoplatError, match=words):
         opened(tune, dtype)

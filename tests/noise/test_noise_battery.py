@@ -1,8 +1,7 @@
-"""A battery on 2²⁶ numbers of the kernels: what a user of the noise could notice, and then some.
+"""A battery of statistical tests on 2²⁶ random numbers of the kernels.
 
-Every figure is a standard score or a p-value under the law that is claimed; `-s` prints them. Bounds: five
-standard errors for a single score, and for the largest of m scores the bound that a fair source exceeds as
-rarely as one in 10⁶.
+Every figure is a standard score or a p-value under the claimed law; `-s` prints them. Bounds: five standard errors for
+a single score; for the largest of m scores, the bound that true random numbers exceed with probability 10⁻⁶.
 """
 
 from collections.abc import Iterator
@@ -35,13 +34,13 @@ def noise() -> FusedNoise:
 
 
 def chunks(noise: FusedNoise, law: str, of: tuple[int, int] = BASE, n: int = N) -> Iterator[np.ndarray]:
-    """n numbers of a stream as float64, a chunk at a time."""
+    """The first n numbers of a stream as float64, a chunk at a time."""
     for first in range(0, n, CHUNK):
         yield noise.numbers(law, of, first, (CHUNK,)).astype(np.float64)
 
 
 def fair(scores: Any, what: str) -> None:
-    """The largest of m independent standard scores is no larger than chance allows."""
+    """Assert that the largest of m independent standard scores is within its bound."""
     scores = np.atleast_1d(np.asarray(scores, float))
     bound = max(5.0, float(stats.norm.isf(RARE / 2 / scores.size)))
     worst = float(np.abs(scores).max())
@@ -50,7 +49,7 @@ def fair(scores: Any, what: str) -> None:
 
 
 def likely(p: float, what: str) -> None:
-    """A p-value is not absurd at either end."""
+    """Assert that a p-value is not extreme at either end."""
     print(f"\n    {what}: p = {p:.4f}", end="")
     assert RARE / 2 <= p <= 1 - RARE / 2, f"{what}: p = {p:.3g}"
 
@@ -135,7 +134,7 @@ def test_neighbouring_seeds_steps_draws_and_tensors_are_uncorrelated(noise: Fuse
 
 @pytest.mark.parametrize("key", [0, 1])
 def test_streams_whose_keys_differ_in_one_bit_have_unrelated_words(noise: FusedNoise, key: int) -> None:
-    """No address comes that close but by chance; the mixing is tried on its own, bit by bit of the words."""
+    """Keys this close occur only by coincidence; this tests the mixing itself, for each bit of the words."""
     base, scores = words_of(noise, BASE, 2**19), []
     for bit in range(32):
         changed = BASE[0] ^ (key == 0) << bit, BASE[1] ^ (key == 1) << bit
@@ -144,7 +143,7 @@ def test_streams_whose_keys_differ_in_one_bit_have_unrelated_words(noise: FusedN
 
 
 def test_streams_that_share_one_key_have_unrelated_words(noise: FusedNoise) -> None:
-    """Any two streams of a run share it at some lag: the first key only says where the count begins."""
+    """The first key only offsets the counter, so any two streams of a run share it at some lag."""
     base, scores = words_of(noise, BASE, 2**18), []
     for other in np.random.default_rng(0).integers(2**32, size=200).tolist():
         scores.append(bit_scores(base ^ words_of(noise, (BASE[0], other), 2**18)))
@@ -167,12 +166,12 @@ def test_words_change_in_half_their_bits_when_the_counter_changes_in_one(noise: 
 
 
 def words_of(noise: FusedNoise, of: tuple[int, int], count: int) -> np.ndarray:
-    """The raw words of a stream, put together again from its signs."""
+    """The raw words of a stream, reassembled from its signs."""
     signs = noise.numbers("sign", of, 0, (count * 32,))
     return np.packbits(np.signbit(signs), bitorder="little").view("<u4")
 
 
-def test_runs_above_and_below_the_median_are_as_many_as_chance_makes(noise: FusedNoise) -> None:
+def test_runs_above_and_below_the_median_are_as_many_as_expected(noise: FusedNoise) -> None:
     """Wald and Wolfowitz on signs of normals and on the sign law; then runs up and down of uniforms."""
     for law in ("normal", "sign"):
         changes = sum(int((np.signbit(z[1:]) != np.signbit(z[:-1])).sum()) for z in chunks(noise, law))
@@ -225,11 +224,11 @@ def test_bits_of_sign_words_are_balanced_and_uncorrelated(noise: FusedNoise) -> 
     fair(lagged / pairs**0.5, "signs at lags 1 … 4096")
 
 
-def test_uniforms_are_even_alone_in_pairs_and_in_their_low_bits(noise: FusedNoise) -> None:
+def test_uniforms_are_equidistributed_alone_in_pairs_and_in_their_low_bits(noise: FusedNoise) -> None:
     """Chi-square in 2¹⁶ cells: by high bits, by low bits, by the high bytes of two numbers some way apart.
 
-    The words of a stream are a permutation of all 2³², so 2²⁶ of them fill cells more evenly than words drawn
-    anew would: the score is smaller by the share that is left, as in any draw without replacement.
+    The words of a stream are a permutation of all 2³², so 2²⁶ of them are drawn without replacement: the score is
+    smaller by the share of words that are left.
     """
     tables = {name: np.zeros(2**16, np.int64) for name in ("high bits", "low bits", "lag 1", "lag 2", "lag 256")}
     for u in chunks(noise, "uniform"):
@@ -248,7 +247,7 @@ def test_uniforms_are_even_alone_in_pairs_and_in_their_low_bits(noise: FusedNois
         likely(float(stats.chi2.sf(score, 2**16 - 1)), f"chi-square of uniforms, {name}")
 
 
-def test_coarse_numbers_are_even_alone_and_in_pairs(noise: FusedNoise) -> None:
+def test_coarse_numbers_are_equidistributed_alone_and_in_pairs(noise: FusedNoise) -> None:
     """Chi-square in all 2¹⁶ values; in the high and in the low bytes of two numbers some way apart."""
     lags = (1, 128, 256)
     tables = {name: np.zeros(2**16, np.int64) for name in ("values", *(f"{h} at {n}" for h in "01" for n in lags))}
@@ -266,7 +265,7 @@ def test_coarse_numbers_are_even_alone_and_in_pairs(noise: FusedNoise) -> None:
 
 
 def test_sums_over_rows_columns_and_blocks_are_normal(noise: FusedNoise) -> None:
-    """What a matrix sees of z: sums over rows and columns of (8192, 8192), scored against their law."""
+    """Sums over rows and columns of an (8192, 8192) matrix, scored against their law."""
     columns, rows = np.zeros(8192), []
     for first in range(0, N, CHUNK):
         z = noise.numbers("normal", BASE, first, (CHUNK // 8192, 8192)).astype(np.float64)
@@ -278,8 +277,8 @@ def test_sums_over_rows_columns_and_blocks_are_normal(noise: FusedNoise) -> None
         likely(float(stats.kstest(scores, "norm").pvalue), f"sums over {name} are normal")
 
 
-def test_the_number_of_steps_between_like_streams_shows_no_pattern(noise: FusedNoise) -> None:
-    """The first number of 2¹⁶ steps, as one sequence: what a bias of a weight is perturbed by over a run."""
+def test_the_first_numbers_of_successive_steps_are_independent_normals(noise: FusedNoise) -> None:
+    """The first numbers of 2¹⁶ steps as one sequence: how one weight is perturbed over a run."""
     z = np.array([noise.numbers("normal", stream(Key(0, step, 0), "bias"), 0, (1,))[0] for step in range(2**16)])
     likely(float(stats.kstest(z, "norm").pvalue), "one weight over 65536 steps is normal")
     padded = fft.rfft(z.astype(np.float64), 2**17)

@@ -1,4 +1,4 @@
-"""The kernels make the numbers of the numpy definition, bit for bit, wherever a stream is cut."""
+"""Kernels generate the random numbers of the numpy definition, bit for bit, from any offset of a stream."""
 
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from zoplat_devices.kernels.tables import Kernels
 STREAMS = [(0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 0xFFFFFFFF), (0x9E3779B9, 0x243F6A88), (12345, 2**31)]
 OFFSETS = [0, 1, 31, 32, 255, 256, 511, 512, 513, 100_000, 2**31 - 300, 2**32 - 700, 2**32, 2**37 + 12345]
 
-NEARLY_ONE = 22_526_217  # a word of the stream (1, 2) that is all but 2³²
+NEARLY_ONE = 22_526_217  # counter of a word of the stream (1, 2) that is almost 2³²
 WORDS = ["0xc48bea2a", "0xb2dc20e2", "0x20f5060d"]
 FIRST = {
     "normal": [3189172182, 3207596471, 3205997770, 1063628898],
@@ -27,13 +27,13 @@ FIRST = {
 
 @pytest.fixture(scope="module")
 def made(kernels: Kernels) -> FusedNoise:
-    """The noise of each kind of kernels."""
+    """The noise of each kind of kernels in turn."""
     device = getattr(kernels, "device", "cpu")
     return FusedNoise(kernels, lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device=device))
 
 
 def is_interpreted(made: FusedNoise) -> bool:
-    """Whether every four groups take ten milliseconds."""
+    """Whether the kernels are interpreted, which takes ten milliseconds for every four groups."""
     return getattr(made.kernels, "device", "") == "cpu"
 
 
@@ -54,7 +54,7 @@ def test_kernels_and_definition_agree_at_every_offset(made: FusedNoise, law: str
 
 @pytest.mark.parametrize("law", sorted(LAWS))
 @pytest.mark.parametrize("maker", ["definition", "kernels"])
-def test_any_cut_of_a_stream_gives_the_same_numbers(law: str, maker: str, made: FusedNoise) -> None:
+def test_a_stream_has_the_same_numbers_however_it_is_split(law: str, maker: str, made: FusedNoise) -> None:
     noise: Any = made if maker == "kernels" else ReferenceNoise()
     rng = np.random.default_rng(1)
     for start in (0, 777, 2**32 - 2000):
@@ -72,7 +72,7 @@ def test_kernels_and_definition_agree_on_a_million_numbers(made: FusedNoise, law
 
 
 def test_a_radius_of_zero_has_the_sign_of_the_definition(made: FusedNoise) -> None:
-    """Words within 128 of 2³² have 0 for a logarithm, and the zero a sign: one in 33 million."""
+    """Words within 128 of 2³² have logarithm 0, a signed zero: one word in 33 million."""
     group, lane = divmod(NEARLY_ONE, GROUP // 2)
     first = group * GROUP + lane
     expected = np.concatenate(
@@ -84,20 +84,20 @@ def test_a_radius_of_zero_has_the_sign_of_the_definition(made: FusedNoise) -> No
     assert (np.concatenate(got) == bits(expected)).all()
 
 
-def test_the_first_numbers_are_those_that_journals_were_made_with() -> None:
-    """Version 1 for ever: a change of these is a change of every recorded run."""
+def test_the_first_numbers_are_those_of_recorded_runs() -> None:
+    """Version 1 of the definition: if these change, no recorded run can be replayed."""
     counters = np.array([0, 1, 2**32], np.uint64)
     assert [hex(w) for w in words((1, 2), counters).tolist()] == WORDS
     for law, expected in FIRST.items():
         assert ReferenceNoise().numbers(law, (1, 2), 0, (4,)).view(np.uint32).tolist() == expected
 
 
-def test_words_of_a_stream_never_repeat_within_two_to_the_sixteenth() -> None:
+def test_65536_words_of_a_stream_are_distinct() -> None:
     made = words((3, 4), np.arange(2**16, dtype=np.uint64))
     assert len(np.unique(made)) == 2**16
 
 
-def test_both_members_of_a_pair_share_a_radius_and_sit_half_a_group_apart() -> None:
+def test_members_of_a_pair_share_a_radius_and_are_half_a_group_apart() -> None:
     z = ReferenceNoise().numbers("normal", (3, 4), 0, (GROUP,)).astype(np.float64)
     a = words((3, 4), np.arange(GROUP // 2, dtype=np.uint64)) | np.uint32(1)
     radius = np.sqrt(-2 * np.log(a / 2.0**32))
@@ -105,7 +105,7 @@ def test_both_members_of_a_pair_share_a_radius_and_sit_half_a_group_apart() -> N
 
 
 def test_normals_are_finite_and_bounded_whatever_the_words() -> None:
-    """The smallest word has 22.2 for the size of its logarithm, so no normal is beyond √(2·22.2) = 6.66."""
+    """The largest −ln of a word is 22.2, so no normal exceeds √(2·22.2) = 6.66."""
     z = ReferenceNoise().numbers("normal", (7, 8), 0, (2**18,))
     assert np.isfinite(z).all()
     assert 4 < np.abs(z).max() < 6.67
@@ -120,7 +120,7 @@ def test_signs_are_one_and_uniforms_stay_below_one_on_their_grid() -> None:
     assert (u * 2**24 == np.floor(u * 2**24)).all()
 
 
-def test_coarse_numbers_are_the_halves_of_words_and_of_their_second_words() -> None:
+def test_coarse_numbers_are_made_of_half_words_and_half_second_words() -> None:
     made = ReferenceNoise().numbers("coarse", (7, 8), 0, (2 * GROUP,)).astype(np.float64) * 2**16 - 0.5
     a = words((7, 8), np.arange(GROUP // 2, dtype=np.uint64)).reshape(2, -1)
     b = second((7, 8), a)

@@ -1,4 +1,4 @@
-"""Directions are vectors by name: their algebra is that of the numbers they stand for."""
+"""Directions are vectors by name: their algebra is that of their entries."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_zero_one_and_minus_one_act_as_in_any_vector_space(a: Direction) -> None
 
 
 @given(directions)
-def test_terms_that_cancel_are_forgotten(a: Direction) -> None:
+def test_terms_that_cancel_are_removed(a: Direction) -> None:
     assert len(a - a) == 0
     assert not (a - a)
     assert all(c != 0.0 for _, c in a)
@@ -64,7 +64,7 @@ def test_arithmetic_changes_no_operand(a: Direction, b: Direction) -> None:
     assert dict(a) == before
 
 
-def test_laws_and_keys_tell_terms_apart() -> None:
+def test_terms_are_equal_if_their_laws_and_keys_are() -> None:
     key = Key(0, 0, 0)
     different = [Direction.of(LAWS[0], key), Direction.of(LAWS[1], key)]
     different += [Direction.of(LAWS[0], k) for k in (Key(1, 0, 0), Key(0, 1, 0), Key(0, 0, 1), key.at(0))]
@@ -72,12 +72,19 @@ def test_laws_and_keys_tell_terms_apart() -> None:
     assert Direction.of(Gaussian(), key) == Direction.of(Gaussian(), Key(0, 0, 0))
 
 
-def test_a_shared_key_forgets_the_draw_and_keeps_the_seed() -> None:
+def test_the_shared_key_of_a_step_has_the_seed_and_no_draw() -> None:
     assert Key(7, 120, 3).at(100) == Key(7, 100, -1)
 
 
+@pytest.mark.parametrize(
+    ("step", "interval", "first"), [(0, 1, 0), (5, 1, 5), (0, 4, 0), (3, 4, 0), (4, 4, 4), (11, 4, 8), (11, 0, 0)]
+)
+def test_all_draws_of_an_interval_share_the_key_of_its_first_step(step: int, interval: int, first: int) -> None:
+    assert Key(7, step, 3).epoch(interval) == Key(7, first, -1)
+
+
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-def test_a_coefficient_that_is_not_finite_is_kept_and_seen(bad: float) -> None:
+def test_a_coefficient_that_is_not_finite_is_kept_and_reported(bad: float) -> None:
     z = Direction.of(LAWS[0], Key(0, 0, 0))
     assert z.is_finite
     assert ZERO.is_finite
@@ -91,7 +98,7 @@ def test_a_direction_reads_as_a_sum() -> None:
     assert repr(ZERO) == "0"
 
 
-def test_a_direction_is_no_key_and_equals_no_number() -> None:
+def test_a_direction_is_not_hashable_and_equals_no_number() -> None:
     with pytest.raises(TypeError):
         hash(ZERO)
     assert ZERO != 0

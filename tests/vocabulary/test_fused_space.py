@@ -1,4 +1,4 @@
-"""The fused moves against their definition: the same bits for every law, dtype, decay and merge."""
+"""Fused kernels compared with their definition: the same bits for every law, dtype, decay and merged update."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from zoplat import ZERO, Block, Direction, Key, Noise, ParameterSpace, Sampler, Tile
 from zoplat.space.backend import Backend
 from zoplat.space.drift import DriftMeter
-from zoplat_devices.kernels import fused
+from zoplat_devices.kernels import plans
 from zoplat_devices.kernels.fused import FusedBackend, FusedNoise
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_devices.kernels.tables import Kernels
@@ -34,7 +34,7 @@ class TorchNoise(Noise):
 
 
 def blocks(dtype: str, runtime: str, device: str = "cpu") -> list[Block]:
-    """Fresh blocks with the same numbers every time."""
+    """New blocks with the same entries every time."""
     rng = np.random.default_rng(4)
     made = []
     for index, shape in enumerate(SHAPES):
@@ -52,7 +52,7 @@ def empty_of(runtime: str, device: str = "cpu") -> Any:
 
 
 def pair(kernels: Kernels, dtype: str, runtime: str) -> tuple[ParameterSpace, ParameterSpace]:
-    """The definition, on the host, and the kernels over equal weights."""
+    """Two spaces of equal weights: the definition, on the host, and the fused backend."""
     noise = TorchNoise() if runtime == "torch" else ReferenceNoise()
     device = device_of(kernels, runtime)
     return (
@@ -62,9 +62,9 @@ def pair(kernels: Kernels, dtype: str, runtime: str) -> tuple[ParameterSpace, Pa
 
 
 def device_of(kernels: Kernels, runtime: str) -> str:
-    """Where kernels move arrays of a runtime; skips where they don't."""
+    """Device of the arrays that kernels update; skips runtimes that they don't support."""
     if hasattr(kernels, "device") and runtime == "numpy":
-        pytest.skip("Triton moves tensors")
+        pytest.skip("Triton updates tensors only")
     return str(getattr(kernels, "device", "cpu"))
 
 
@@ -140,12 +140,12 @@ def signs(theta: Any, g: Any, m: Any, v: Any) -> None:
     v /= 3.0
 
 
-def by_hand(theta: Any, g: Any, m: Any, v: Any) -> None:
+def by_reduction(theta: Any, g: Any, m: Any, v: Any) -> None:
     if float(abs(g).max()) > 0:
         theta += (g * g).sum() * 1e-6
 
 
-RULES = {adam: True, curvature: True, signs: True, by_hand: False}
+RULES = {adam: True, curvature: True, signs: True, by_reduction: False}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -155,7 +155,7 @@ def test_rules_leave_the_same_bits_whether_they_are_traced_or_run_on_arrays(
 ) -> None:
     monkeypatch.setattr(DriftMeter, "ENTRIES", 64)
     one, other = pair(kernels, dtype, runtime)
-    if dtype == "float32" and kernels.rules and RULES[rule]:  # roots of PyTorch are not always rounded right
+    if dtype == "float32" and kernels.runs_rules and RULES[rule]:  # roots of PyTorch are not always rounded right
         one = pair(kernels, dtype, "numpy")[0]
     done: list[int] = []
     run = type(kernels).rule
@@ -177,16 +177,16 @@ def test_rules_leave_the_same_bits_whether_they_are_traced_or_run_on_arrays(
     assert differing(one, other) == []
     for name, array in held[0].items():
         np.testing.assert_array_equal(held[1][name], array, err_msg=name)
-    assert bool(done) == (RULES[rule] and dtype == "float32" and kernels.rules)
+    assert bool(done) == (RULES[rule] and dtype == "float32" and kernels.runs_rules)
 
 
-def test_a_rule_is_traced_for_what_it_does_and_nothing_else() -> None:
-    told = traced(adam, 4)
-    assert told is not None
-    assert told.written == {0, 2, 3}
-    assert max(step[1] for step in told.steps) < 8, "registers are used again"
-    assert traced(by_hand, 4) is None
-    for odd in (
+def test_a_rule_is_traced_if_it_treats_every_entry_alike_and_only_then() -> None:
+    program = traced(adam, 4)
+    assert program is not None
+    assert program.written == {0, 2, 3}
+    assert max(step[1] for step in program.steps) < 8, "registers are reused"
+    assert traced(by_reduction, 4) is None
+    for untraceable in (
         lambda t, g: t.__iadd__(np.array(g)),
         lambda t, g: t.__iadd__(g**3),
         lambda t, g: t.__setitem__(0, g),
@@ -194,7 +194,7 @@ def test_a_rule_is_traced_for_what_it_does_and_nothing_else() -> None:
         lambda t, g: t.__iadd__(np.sign(g)),
         lambda t, g: t.__iadd__(1.0 if g == 0 else 2.0),
     ):
-        assert traced(odd, 2) is None
+        assert traced(untraceable, 2) is None
 
 
 @pytest.mark.parametrize("power", [1.0, -0.5, -1.0])
@@ -215,11 +215,24 @@ def test_scaled_terms_of_all_laws_leave_the_same_bits(kernels: Kernels, dtype: s
             array *= 1.5
         space.at(0.5 * space.draw(Gaussian(), Key(2, 0, 0)).scaled(scale, power).scaled(scale, power))
     assert differing(one, other) == []
-    assert power == -1.0 or all(line.on(np.array([0]))[1][0] for line in [*other._drawn.values()][:3]), "in registers"
+
+
+@pytest.mark.parametrize(("power", "is_fused"), [(1.0, True), (-0.5, True), (-1.0, False), (2.0, False)])
+def test_scales_of_power_1_and_minus_half_are_applied_in_registers(
+    processor_kernels: Kernels, power: float, is_fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfused, entries = [], Backend.entries
+    monkeypatch.setattr(Backend, "entries", lambda self, *given: unfused.append(given) or entries(self, *given))
+    space = pair(processor_kernels, "float32", "numpy")[1]
+    scale, [tile] = space.buffer("test/scale", fill=0.5), space.blocks[0].tiles()
+    for law in (Gaussian(), Rademacher(), Sphere(), LowRank(rank=3)):
+        unfused.clear()
+        space.entries(space.draw(law, Key(0, 0, 0)).scaled(scale, power), tile)
+        assert (not unfused) == is_fused, law
 
 
 def test_blocks_cut_into_several_jobs_leave_the_same_bits(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "ENTRIES", 1024)
+    monkeypatch.setattr(plans, "ENTRIES", 1024)
     one, other = pair(kernels, "float32", "torch")
     assert sum(-(-math.prod(shape) // 1024) for shape in SHAPES) > len(SHAPES)
     for space in (one, other):
@@ -229,7 +242,7 @@ def test_blocks_cut_into_several_jobs_leave_the_same_bits(kernels: Kernels, monk
 
 @pytest.mark.parametrize("law", [Gaussian(), Uniform(), LowRank()], ids=repr)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_form_writes_theta_plus_direction_elsewhere_and_leaves_theta(
+def test_form_writes_theta_plus_direction_to_another_array_and_leaves_theta(
     kernels: Kernels, law: Sampler, dtype: str
 ) -> None:
     reference, space = pair(kernels, dtype, "torch")
@@ -247,12 +260,12 @@ def test_form_writes_theta_plus_direction_elsewhere_and_leaves_theta(
         assert torch.equal(block.array.cpu(), target.cpu())
 
 
-@pytest.mark.parametrize("piece", [300, fused.PIECE])
+@pytest.mark.parametrize("piece", [300, plans.PIECE])
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 def test_points_are_written_side_by_side_with_the_bits_of_their_definition(
     kernels: Kernels, dtype: str, runtime: str, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "PIECE", piece)
+    monkeypatch.setattr(plans, "PIECE", piece)
     one, other = pair(kernels, dtype, runtime)
     before = bits(other)
     written = []
@@ -264,7 +277,8 @@ def test_points_are_written_side_by_side_with_the_bits_of_their_definition(
         points, chosen = space.points(directions), [*range(len(directions))][::-1]
         tiles = [Tile(block, 0, block.shape[0]) for block in space.blocks]
         tiles += [Tile(space.blocks[0], row, row + 1) for row in (3, 4, 30)] + [Tile(space.blocks[2], 7, 9)]
-        lines = space._empty((len(chosen), sum(tile.size for tile in tiles)), dtype)
+        device = device_of(kernels, runtime) if space is other else "cpu"
+        lines = empty_of(runtime, device)((len(chosen), sum(tile.size for tile in tiles)), dtype)
         points.write(tiles, chosen, lines)
         written.append(lines if runtime == "numpy" else lines.float().cpu().numpy())
     np.testing.assert_array_equal(written[0], written[1])
@@ -293,7 +307,7 @@ def test_sweeps_norms_and_drift_agree_to_the_bit(kernels: Kernels) -> None:
 
 @dataclass(frozen=True)
 class SameRow(Sampler):
-    """One random row, written to every row: as many numbers as columns."""
+    """One random row, written to every row: draws as many numbers as there are columns."""
 
     def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
         out[:] = noise.normal(tile.shape[1:] or (1,), key, tile.block.name)
@@ -301,7 +315,7 @@ class SameRow(Sampler):
 
 @dataclass(frozen=True)
 class Shifted(Sampler):
-    """Adds to its numbers, so it computes."""
+    """Adds a constant to its random numbers."""
 
     def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
         out[:] = noise.normal(tile.shape, key, tile)
@@ -310,7 +324,7 @@ class Shifted(Sampler):
 
 @dataclass(frozen=True)
 class Product(Sampler):
-    """Draws twice."""
+    """The product of two draws."""
 
     def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
         out[:] = noise.normal(tile.shape, key, tile)
@@ -318,14 +332,14 @@ class Product(Sampler):
 
 
 @pytest.mark.parametrize("law", [SameRow(), Shifted(), Product()], ids=repr)
-def test_laws_that_are_no_plain_draw_are_not_mistaken_for_one(kernels: Kernels, law: Sampler) -> None:
+def test_laws_that_compute_with_their_draws_are_not_fused_as_plain_ones(kernels: Kernels, law: Sampler) -> None:
     one, other = pair(kernels, "float32", "torch")
     for space in (one, other):
         space.at(0.1 * Direction.of(law, Key(0, 0, 0)))
     assert differing(one, other) == []
 
 
-def test_the_kernels_noise_fills_arrays_of_any_shape_and_runtime(kernels: Kernels) -> None:
+def test_fused_noise_fills_arrays_of_any_shape_and_runtime(kernels: Kernels) -> None:
     expected = ReferenceNoise().normal((5, 300), Key(1, 2, 3), "w")
     for runtime in ("numpy", "torch"):
         made = FusedNoise(kernels, empty_of(runtime, device_of(kernels, runtime))).normal((5, 300), Key(1, 2, 3), "w")

@@ -1,4 +1,4 @@
-"""Parts, scaled and held vectors, buffers of other shapes, and what a space counts over its blocks."""
+"""Parts, scaled directions, buffers as directions, buffers of other shapes, and reductions over blocks."""
 
 import json
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def z(toy: Toy, draw: int = 0, law: Sampler = Gaussian()) -> Direction:  # noqa:
     return toy.space.draw(law, Key(0, 0, draw))
 
 
-def test_a_vector_on_a_part_is_itself_there_and_zero_outside() -> None:
+def test_a_direction_on_a_part_is_itself_there_and_zero_outside() -> None:
     toy = linear()
     part = toy.space.part(lambda block: len(block.shape) == 1)
     whole, inside = toy.entries(z(toy)), toy.entries(z(toy).on(part))
@@ -38,14 +38,14 @@ def test_a_vector_on_a_part_is_itself_there_and_zero_outside() -> None:
     assert not toy.entries(rest.on(part)).any()
 
 
-def test_a_move_on_a_part_counts_for_that_part_alone() -> None:
+def test_a_pass_over_a_part_counts_for_its_share_of_the_weights() -> None:
     toy = linear()
     part = toy.space.part(lambda block: block.name == "tall.weight")
     toy.space.at(z(toy).on(part))
     assert toy.space.passes_over_weights == 40 / toy.space.size
 
 
-def test_a_scaled_vector_is_multiplied_by_a_power_of_the_buffer_as_it_stands() -> None:
+def test_a_scaled_direction_reads_its_buffer_whenever_entries_are_generated() -> None:
     toy = linear()
     h = toy.space.buffer("test/h", fill=4.0)
     u = z(toy).scaled(h, -0.5)
@@ -55,7 +55,7 @@ def test_a_scaled_vector_is_multiplied_by_a_power_of_the_buffer_as_it_stands() -
     np.testing.assert_allclose(toy.entries(u), toy.entries(z(toy)) / 4)
 
 
-def test_a_buffer_is_a_vector_like_any_other() -> None:
+def test_a_buffer_is_a_direction_like_any_other() -> None:
     toy = linear()
     m = toy.space.buffer("test/m", fill=2.0, on=toy.space.part(lambda block: block.name == "long.bias"))
     start = toy.held
@@ -65,7 +65,7 @@ def test_a_buffer_is_a_vector_like_any_other() -> None:
     np.testing.assert_allclose(toy.theta, expected, atol=1e-12)
 
 
-def test_signs_and_the_latest_terms() -> None:
+def test_signs_replace_coefficients_and_latest_keeps_the_newest_terms() -> None:
     toy = linear()
     one, two, three = (z(toy, draw) for draw in range(3))
     total = -2.0 * one + 0.5 * two - three
@@ -86,24 +86,7 @@ def test_a_sweep_on_a_part_leaves_the_rest_alone() -> None:
     np.testing.assert_allclose(toy.theta - start, np.repeat([0.0, 1.0], [MATRICES, 20]), atol=1e-15)
 
 
-def test_a_sweep_hands_out_factors_of_all_terms() -> None:
-    toy = linear()
-    law, seen = LowRank(rank=2), []
-    total = 2.0 * z(toy, 0, law) - z(toy, 1, law)
-
-    def kernel(theta: Any, factors: Any, tile: Any) -> None:
-        if tile.is_matrix:
-            u, v = factors
-            assert u.shape[1] == 2, "draws of one step share V, so their U are added up"
-            seen.append((u @ v.T - toy.space.entries(total, tile)).max())
-        else:
-            assert (factors == toy.space.entries(total, tile)).all()
-
-    toy.space.sweep(kernel, total, factored=True)
-    assert np.abs(seen).max() < 1e-5
-
-
-def test_reduce_counts_by_block_whatever_the_weights_hold_at_the_moment() -> None:
+def test_reduce_settles_and_sums_over_each_block() -> None:
     toy = linear()
     start = toy.held
     toy.space.at(z(toy))
@@ -114,7 +97,7 @@ def test_reduce_counts_by_block_whatever_the_weights_hold_at_the_moment() -> Non
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 1.0])
-def test_quantiles_are_the_least_numbers_that_a_share_of_the_scores_does_not_exceed(share: float) -> None:
+def test_a_quantile_is_the_least_number_that_a_share_of_the_scores_does_not_exceed(share: float) -> None:
     toy = linear(dtype="float32")
     found = toy.space.quantiles(share, lambda theta: abs(theta))
     for block in toy.space.blocks:
@@ -123,7 +106,7 @@ def test_quantiles_are_the_least_numbers_that_a_share_of_the_scores_does_not_exc
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_quantiles_of_float64_weights_are_numbers_of_theirs(share: float) -> None:
+def test_quantiles_of_float64_weights_are_float64(share: float) -> None:
     toy = linear()
     found = toy.space.quantiles(share, lambda theta: abs(theta))
     for block in toy.space.blocks:
@@ -131,7 +114,7 @@ def test_quantiles_of_float64_weights_are_numbers_of_theirs(share: float) -> Non
         assert found[block.name] == scores[int(np.ceil(share * block.size)) - 1]
 
 
-def test_numbers_of_columns_stand_for_every_row() -> None:
+def test_a_broadcast_row_is_used_for_every_row_of_its_matrix() -> None:
     toy = linear(dtype="float32")
     norms = toy.space.broadcast_row("test/norms", {"tall.weight": [2.0, 3.0]})
     assert norms not in toy.space.buffers
@@ -144,7 +127,7 @@ def test_numbers_of_columns_stand_for_every_row() -> None:
     assert [n for n in seen if n is not None] == [[[2.0, 3.0]]] * 3, "one row for each of three tiles"
 
 
-def test_the_product_of_two_vectors_block_by_block() -> None:
+def test_dot_is_the_product_of_two_directions_by_block() -> None:
     toy = linear()
     part = toy.space.part(lambda block: len(block.shape) == 2)
     a, b = toy.entries(z(toy)), toy.entries(z(toy, 1))
@@ -156,17 +139,7 @@ def test_the_product_of_two_vectors_block_by_block() -> None:
     assert length == pytest.approx(toy.space.norm(z(toy)), rel=1e-6)
 
 
-def test_costs_add_up_and_may_depend_on_the_space() -> None:
-    space = linear().space
-    fixed, divided = Cost(passes=2, moves=1, state=numbers(1)), Cost(passes=lambda space: 2 * len(space.blocks))
-    assert fixed.counts(space) == (2, 1)
-    assert divided.counts(space) == (8, 0)
-    both = fixed + divided + fixed
-    assert both.counts(space) == (12, 2)
-    assert both.state((3, 4)) == 2 * 4 * 12
-
-
-def test_a_snapshot_keeps_theta_in_files() -> None:
+def test_a_snapshot_is_a_mapped_copy_of_theta() -> None:
     toy = linear()
     start = toy.held
     toy.space.at(z(toy))
@@ -177,7 +150,7 @@ def test_a_snapshot_keeps_theta_in_files() -> None:
     np.testing.assert_allclose(kept, start[:MATRICES], atol=1e-12)
 
 
-def test_a_buffer_may_have_columns_of_its_own_and_bytes_for_marks() -> None:
+def test_a_buffer_may_have_other_columns_and_bytes_for_masks() -> None:
     toy = linear(dtype="float32")
     n = toy.space.buffer("test/n", columns=3)
     assert [array.shape for array in n.arrays.values()] == [(4, 3), (1, 3), (20, 3), (20,)]
@@ -197,7 +170,7 @@ class State:
     count: int = 0
 
 
-def test_a_state_survives_a_trip_through_json() -> None:
+def test_a_state_survives_a_round_trip_through_json() -> None:
     toy = linear()
     m = toy.space.buffer("test/m")
     part = toy.space.part(lambda block: block.name == "long.bias")
@@ -210,7 +183,7 @@ def test_a_state_survives_a_trip_through_json() -> None:
 
 @pytest.mark.skipif(LIBRARY is None, reason="no C compiler is at hand")
 @pytest.mark.parametrize("decay", [0.0, 0.25])
-def test_the_host_space_moves_parts_scaled_and_held_vectors_as_the_definition_does(decay: float) -> None:
+def test_the_fused_backend_has_the_bits_of_the_definition_for_parts_scales_and_buffers(decay: float) -> None:
     plain, fast = linear(dtype="float32"), linear(dtype="float32")
     plain.space = ParameterSpace(plain.space.blocks, Backend(ReferenceNoise(), np.empty))
     fast.space = ParameterSpace(fast.space.blocks, FusedBackend(LIBRARY, np.empty), "in-place")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""16-bit weights that keep what small updates add up to: by chance, or beside a float32 master."""
+"""16-bit weights that keep small updates: stochastic rounding, and float32 master weights."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import JournalWriter, StepRecord
 from zoplat.training.replay import replay
 from zoplat.training.step import Learner
-from zoplat_devices.kernels import fused
+from zoplat_devices.kernels import plans
 from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_devices.kernels.tables import Kernels
@@ -47,7 +47,7 @@ class Ones(Sampler):
 
 @dataclass(frozen=True)
 class SameRow(Sampler):
-    """One random row, written to every row: nothing that the kernels draw by themselves."""
+    """One random row, written to every row: a law that is not fused."""
 
     def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
         out[:] = noise.normal(tile.shape[1:] or (1,), key, tile.block.name)
@@ -64,15 +64,9 @@ def space_of(
     arrays: list[Any], dtype: str, runtime: str, rounding: RoundingName, kernels: Kernels | None = None, seed: int = 0
 ) -> ParameterSpace:
     """A space over copies of float64 arrays, on the device of the kernels."""
-    device, blocks = str(getattr(kernels, "device", "cpu")), []
+    device, blocks, empty = str(getattr(kernels, "device", "cpu")), [], empty_of(runtime, kernels)
     if hasattr(kernels, "device") and runtime == "numpy":
-        pytest.skip("Triton moves tensors")
-
-    def empty(shape: tuple[int, ...], dtype: str) -> Any:
-        if runtime == "numpy":
-            return np.empty(shape, dtype)
-        return torch.empty(shape, dtype=getattr(torch, dtype), device=device)
-
+        pytest.skip("Triton updates tensors only")
     for index, numbers in enumerate(arrays):
         array: Any = torch.tensor(numbers).to(device, getattr(torch, dtype))
         array = array if runtime == "torch" else array.numpy()
@@ -83,8 +77,16 @@ def space_of(
     return ParameterSpace(blocks, Backend(noise, empty), "exact", rounding=rounding, seed=seed)
 
 
+def empty_of(runtime: str, kernels: Kernels | None) -> Any:
+    """(shape, dtype) → a new array on the device of the kernels."""
+    if runtime == "numpy":
+        return np.empty
+    device = str(getattr(kernels, "device", "cpu"))
+    return lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+
+
 def some(scale: float = 0.05) -> list[Any]:
-    """Numbers for blocks of all kinds of shape."""
+    """Random entries for blocks of all kinds of shape."""
     rng = np.random.default_rng(4)
     return [rng.normal(size=shape) * scale for shape in SHAPES]
 
@@ -101,16 +103,16 @@ def bits(space: ParameterSpace) -> bytes:
 
 
 def rounded(values: Any, dtype: str, step: int = 0) -> Any:
-    """Numbers rounded by chance, as float64."""
+    """Numbers rounded stochastically, as float64."""
     theta = np.array(values, np.float32)
     round_stochastically(theta, ReferenceNoise().coarse(theta.shape, Key(0, step, -1), "w"), dtype, np.dtype("int32"))
     stored = torch.from_numpy(theta).to(getattr(torch, dtype))
-    assert torch.equal(stored.float(), torch.from_numpy(theta)), "what is left to the type is no rounding at all"
+    assert torch.equal(stored.float(), torch.from_numpy(theta)), "the conversion to the dtype rounds nothing more"
     return theta.astype(np.float64)
 
 
 def neighbours(x: float, dtype: str) -> tuple[float, float]:
-    """The numbers of a type on both sides of a number, the one nearer to zero first."""
+    """The two neighbouring numbers of a dtype, the one nearer to zero first."""
     kind = getattr(torch, dtype)
     near = torch.tensor(x, dtype=torch.float64).to(kind)
     beyond = abs(float(near)) > abs(x)
@@ -136,7 +138,7 @@ def test_the_mean_of_many_roundings_is_the_number_itself(dtype: str, base: float
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_numbers_of_the_type_stay_and_nothing_finite_becomes_infinite(dtype: str) -> None:
+def test_numbers_of_the_dtype_stay_and_nothing_finite_becomes_infinite(dtype: str) -> None:
     kind = getattr(torch, dtype)
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(kind).float().numpy()
     every = every[~np.isnan(every)]
@@ -155,7 +157,7 @@ def test_numbers_of_the_type_stay_and_nothing_finite_becomes_infinite(dtype: str
 
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
 @pytest.mark.parametrize("compiled", [False, True])
-def test_updates_of_a_thousandth_of_a_gap_add_up_by_chance_and_are_lost_to_nearest(
+def test_updates_of_a_thousandth_of_a_gap_add_up_stochastically_and_are_lost_to_nearest(
     processor_kernels: Kernels, dtype: str, runtime: str, compiled: bool
 ) -> None:
     start, steps, share = [np.ones((300, 700))], 24, 1 / 1024
@@ -173,8 +175,8 @@ def test_updates_of_a_thousandth_of_a_gap_add_up_by_chance_and_are_lost_to_neare
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_200_small_updates_against_those_of_float32(processor_kernels: Kernels, dtype: str) -> None:
-    """Steps of up to 0.4 of a gap that agree in direction: to nearest none of them leaves a trace."""
+def test_200_small_updates_compared_with_those_of_float32(processor_kernels: Kernels, dtype: str) -> None:
+    """Steps of up to 0.4 of a gap in one direction: rounded to nearest, all of them are lost."""
     start = [torch.tensor(array).to(getattr(torch, dtype)).double().numpy() + 0.0 for array in some(0.0)]
     start = [array + 1.5 for array in start]
     ends: dict[str, Any] = {}
@@ -196,7 +198,7 @@ def test_200_small_updates_against_those_of_float32(processor_kernels: Kernels, 
     assert along_the_way == pytest.approx(1.0, abs=4 * errors["stochastic"] / math.sqrt(exact.size))
 
 
-def test_chances_hang_on_seed_write_and_block_alone() -> None:
+def test_random_numbers_of_rounding_depend_on_seed_pass_and_block_alone() -> None:
     start = [np.ones((50, 40)), np.ones((50, 40))]
 
     def after(writes: int, seed: int = 0, dtype: str = "float16") -> Any:
@@ -215,7 +217,7 @@ def test_chances_hang_on_seed_write_and_block_alone() -> None:
 
 
 @pytest.mark.parametrize("rounding", CAREFUL)
-@pytest.mark.parametrize("rule", [Plain(lr=0.02, decay=0.1), Sweeping(lr=0.02)], ids=["remembered", "swept"])
+@pytest.mark.parametrize("rule", [Plain(lr=0.02, decay=0.1), Sweeping(lr=0.02)], ids=["deferred", "swept"])
 def test_tiles_and_visiting_order_change_no_bit(rounding: RoundingName, rule: Any) -> None:
     ends = set()
     for changes in ({}, {"grid": 1}, {"grid": 1000}, {"backwards": True}):
@@ -227,8 +229,8 @@ def test_tiles_and_visiting_order_change_no_bit(rounding: RoundingName, rule: An
 
 @pytest.mark.parametrize("rounding", CAREFUL)
 @pytest.mark.parametrize("dtype", NARROW)
-@pytest.mark.parametrize("rule", [Plain(lr=0.02, decay=0.1), Sweeping(lr=0.02)], ids=["remembered", "swept"])
-def test_a_run_is_rebuilt_from_its_answers_bit_for_bit(rounding: RoundingName, dtype: str, rule: Any) -> None:
+@pytest.mark.parametrize("rule", [Plain(lr=0.02, decay=0.1), Sweeping(lr=0.02)], ids=["deferred", "swept"])
+def test_a_run_is_replayed_from_its_answers_bit_for_bit(rounding: RoundingName, dtype: str, rule: Any) -> None:
     pytest.importorskip("ml_dtypes")
 
     def anew() -> Toy:
@@ -252,7 +254,7 @@ def bits_of_buffers(toy: Toy) -> list[bytes]:
 def test_the_kernels_leave_the_bits_of_the_definition(
     kernels: Kernels, dtype: str, runtime: str, rounding: RoundingName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "ENTRIES", 700)
+    monkeypatch.setattr(plans, "ENTRIES", 700)
     spaces = [space_of(some(), dtype, runtime, rounding, made, seed=5) for made in (None, kernels)]
     for step, law in enumerate([Gaussian(), Rademacher(), LowRank(rank=3), SameRow(), Gaussian()]):
         for space in spaces:
@@ -269,7 +271,7 @@ def test_the_kernels_leave_the_bits_of_the_definition(
 
 @pytest.mark.parametrize("rounding", CAREFUL)
 @pytest.mark.parametrize(("dtype", "runtime"), KINDS)
-def test_probed_weights_are_theta_and_probe_rounded_to_nearest(
+def test_perturbed_weights_are_theta_plus_perturbation_rounded_to_nearest(
     kernels: Kernels, dtype: str, runtime: str, rounding: RoundingName
 ) -> None:
     written = []
@@ -277,19 +279,22 @@ def test_probed_weights_are_theta_and_probe_rounded_to_nearest(
         space = space_of(some(), dtype, runtime, rounding, made)
         space.add(1e-4 * space.draw(Gaussian(), Key(0, 0, 0)))
         space.settle()
+        theta, empty = space.buffer("test/theta"), empty_of(runtime, made)
+        space.copy_to(theta)
         before = bits(space)
         probes = [0.1 * space.draw(law, Key(1, 0, 0)) for law in (Gaussian(), LowRank(), SameRow())]
         tiles = [Tile(block, 0, block.shape[0]) for block in space.blocks]
-        lines = space._empty((len(probes), space.size), dtype)
+        lines = empty((len(probes), space.size), dtype)
         space.points(probes).write(tiles, range(len(probes)), lines)
         begin = 0
         for block in space.blocks:
             for probe, line in zip(probes, lines, strict=True):
-                target = space._empty(block.shape, dtype)
+                target = empty(block.shape, dtype)
                 space.form(block, probe, target)
                 assert bool((target.reshape(-1) == line[begin : begin + block.size]).all())
-                theta = torch.as_tensor(space._theta_of(block)).float()
-                sums = theta + torch.as_tensor(space.entries(probe, Tile(block, 0, block.shape[0])))
+                sums = torch.as_tensor(theta.arrays[block.name]) + torch.as_tensor(
+                    space.entries(probe, Tile(block, 0, block.shape[0]))
+                )
                 assert torch.equal(torch.as_tensor(target), sums.to(getattr(torch, dtype)))
             begin += block.size
         written.append(torch.as_tensor(lines).float().cpu())
@@ -299,7 +304,7 @@ def test_probed_weights_are_theta_and_probe_rounded_to_nearest(
 
 @pytest.mark.parametrize("dtype", NARROW)
 def test_the_kernels_round_any_sum_as_the_definition_does(kernels: Kernels, dtype: str) -> None:
-    """Every finite number of the type, moved by everything from nothing to what is out of its range."""
+    """Every finite number of the dtype plus noise of any size, from nothing to beyond its range."""
     kind = getattr(torch, dtype)
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(kind)
     every = every[every.isfinite()].double().numpy()
@@ -321,7 +326,7 @@ def test_the_kernels_round_any_sum_as_the_definition_does(kernels: Kernels, dtyp
 
 @pytest.mark.parametrize("rounding", CAREFUL)
 @pytest.mark.parametrize("dtype", NARROW)
-def test_weights_written_by_probes_are_refused_with_a_way_out(rounding: RoundingName, dtype: str) -> None:
+def test_in_place_restore_is_refused_with_a_hint(rounding: RoundingName, dtype: str) -> None:
     with pytest.raises(ZoplatError, match=rf"rounding={rounding} writes {dtype} weights .*device\.restore=exact"):
         ParameterSpace(
             [Block("w", np.zeros(3), dtype)], Backend(ReferenceNoise(), np.empty), "in-place", rounding=rounding
@@ -329,7 +334,7 @@ def test_weights_written_by_probes_are_refused_with_a_way_out(rounding: Rounding
 
 
 @pytest.mark.parametrize("rounding", CAREFUL)
-def test_float32_weights_know_no_other_rounding(rounding: RoundingName) -> None:
+def test_the_setting_has_no_effect_on_float32_weights(rounding: RoundingName) -> None:
     ends = []
     for chosen in ("nearest", rounding):
         toy = two_layers(dtype="float32").anew(rounding=chosen)
@@ -339,7 +344,7 @@ def test_float32_weights_know_no_other_rounding(rounding: RoundingName) -> None:
     assert ends[0] == ends[1]
 
 
-def test_masters_are_booked_and_weights_from_outside_become_theta() -> None:
+def test_master_weights_are_in_the_ledger_and_weights_from_outside_become_theta() -> None:
     toy = linear(dtype="float16", restore="exact").anew(rounding="master")
     [masters] = toy.space.buffers
     assert (masters.owner, masters.bytes) == ("master weights", 4 * toy.space.size)
@@ -357,7 +362,7 @@ def test_masters_are_booked_and_weights_from_outside_become_theta() -> None:
     assert all((array == expected[name]).all() for name, array in copy.arrays.items())
 
 
-def test_drift_tells_lost_updates_from_kept_ones_in_moves_and_in_sweeps() -> None:
+def test_drift_shows_lost_updates_in_deferred_updates_and_in_sweeps() -> None:
     for rule in (Plain(lr=1e-6), Sweeping(lr=1e-6)):
         drifts = {}
         for rounding in ("nearest", *CAREFUL):
@@ -367,7 +372,7 @@ def test_drift_tells_lost_updates_from_kept_ones_in_moves_and_in_sweeps() -> Non
             drifts[rounding] = toy.space.drift
         moved = np.linalg.norm(toy.theta - start) / np.linalg.norm(start)
         assert drifts["nearest"] > 0.5 * moved, rule
-        assert drifts["stochastic"] > 1e-5, "the price of chance"
+        assert drifts["stochastic"] > 1e-5, "the noise of stochastic rounding"
         assert drifts["master"] < 1e-6
 
 
@@ -376,7 +381,7 @@ def test_changed_is_the_share_of_entries_that_differ_since_the_mark() -> None:
     assert toy.space.changed == 0.0
     toy.blocks[0].array[0, :5] = 2.0
     assert toy.space.changed == 5 / 400
-    toy.space.mark()
+    toy.space.mark_changes()
     assert toy.space.changed == 0.0
     toy.blocks[0].array[3] = 3.0
     assert toy.space.changed == 20 / 400
@@ -397,14 +402,14 @@ def test_changed_shows_what_small_updates_do(rounding: RoundingName, least: floa
 def test_a_run_marks_the_weights_where_they_were_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before: list[float] = []
-    mark = ParameterSpace.mark
+    mark = ParameterSpace.mark_changes
 
     def noted(space: ParameterSpace) -> None:
         before.append(space.changed)
         mark(space)
         assert space.changed == 0.0
 
-    monkeypatch.setattr(ParameterSpace, "mark", noted)
+    monkeypatch.setattr(ParameterSpace, "mark_changes", noted)
     package.run(device="reference", limit=16, batch_size=4, steps=12, evaluate_every=5, lr=1e-2, out="out")
     assert before == [0.0, 1.0, 1.0], "at steps 0, 5 and 10: float32 weights all move"
 
@@ -442,7 +447,7 @@ def test_runs_resume_and_replay_to_the_same_digest(
 
 
 @pytest.mark.parametrize("rounding", CAREFUL)
-def test_a_checkpoint_carries_master_and_count(
+def test_a_checkpoint_has_master_weights_and_the_state_of_stochastic_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounding: RoundingName
 ) -> None:
     """A run that stopped after step 11 goes on from the checkpoint of step 10, two recorded steps and nothing else."""
@@ -476,7 +481,7 @@ def test_a_checkpoint_carries_master_and_count(
     assert resumed["weights_digest"] == whole["weights_digest"]
 
 
-def test_nothing_moves_where_nothing_is_added() -> None:
+def test_passes_without_an_update_change_no_bit() -> None:
     toy = linear(dtype="float16", restore="exact").anew(rounding="stochastic")
     start = toy.bits
     for step in range(5):

@@ -1,4 +1,4 @@
-"""The lazy space: what the arrays hold against a plain transcription that never merges moves."""
+"""The lazy space compared with plain arithmetic that performs every update at once."""
 
 import math
 from contextlib import contextmanager
@@ -38,8 +38,8 @@ actions = st.lists(
 )
 
 
-class Plainly:
-    """θ as a float64 vector, moved at once by every update; no restore, no merge."""
+class Eager:
+    """θ as a float64 vector that every update changes at once; no restore, no merging."""
 
     def __init__(self, toy: Toy) -> None:
         self.toy, self.theta, self.probe = toy, toy.held, 0.0 * toy.held
@@ -52,7 +52,7 @@ class Plainly:
 
 
 def perform(space: ParameterSpace, action: str, direction: Direction, decay: float) -> None:
-    """The same, asked of a space."""
+    """The same action on a space."""
     if action == "add":
         space.add(direction, decay)
     elif action == "at":
@@ -64,26 +64,26 @@ def perform(space: ParameterSpace, action: str, direction: Direction, decay: flo
             space.settle_block(block)
 
 
-def test_moves_of_low_rank_are_put_off_a_few_at_a_time_and_all_others_are_performed() -> None:
+def test_a_few_low_rank_updates_are_deferred_and_all_others_are_performed() -> None:
     toy = quadratic(restore="in-place")
-    low = [0.01 * toy.space.draw(LowRank(), Key(0, step, 0)) for step in range(MAX_DEFERRED_TERMS + 1)]
+    low_rank = [0.01 * toy.space.draw(LowRank(), Key(0, step, 0)) for step in range(MAX_DEFERRED_TERMS + 1)]
     start, moved = toy.held.tolist(), ZERO
-    for move in low[:-1]:
+    for move in low_rank[:-1]:
         toy.space.add(move)
         moved += move
         assert toy.space.deferred_update() == moved
         assert toy.held.tolist() == start
-    toy.space.add(low[-1])
+    toy.space.add(low_rank[-1])
     assert toy.space.deferred_update() == ZERO
-    assert toy.held == pytest.approx(start + toy.entries(moved + low[-1]), abs=1e-6)
-    for move, decay in ((0.01 * toy.space.draw(Gaussian(), Key(0, 0, 1)), 0.0), (low[0], 0.1)):
+    assert toy.held == pytest.approx(start + toy.entries(moved + low_rank[-1]), abs=1e-6)
+    for move, decay in ((0.01 * toy.space.draw(Gaussian(), Key(0, 0, 1)), 0.0), (low_rank[0], 0.1)):
         before = toy.space.passes_over_weights
         toy.space.add(move, decay)
         assert toy.space.deferred_update() == ZERO
-        assert toy.space.passes_over_weights > before, "it is still to be performed"
+        assert toy.space.passes_over_weights > before, "it was performed"
     narrow = quadratic(dtype="float16", restore="exact")
-    narrow.space.add(low[0])
-    assert narrow.space.deferred_update() == ZERO, "what is kept back would be rounded otherwise"
+    narrow.space.add(low_rank[0])
+    assert narrow.space.deferred_update() == ZERO, "deferring it would change the rounding"
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
@@ -102,11 +102,36 @@ def test_blocks_settled_one_by_one_hold_what_one_pass_gives_and_count_as_one(rou
     assert held[0][1] == 2.0
 
 
+def test_perturb_shows_a_forward_pass_a_point_before_the_arrays_are_settled_block_by_block() -> None:
+    toy = linear(restore="exact")
+    start, z, y = toy.held, *(toy.space.draw(Gaussian(), Key(0, 0, i)) for i in range(2))
+    toy.space.add(0.1 * z)
+    toy.space.perturb(y)
+    assert (toy.held == start).all(), "nothing is written yet"
+    for block in toy.space.blocks:
+        toy.space.settle_block(block)
+    np.testing.assert_allclose(toy.held, start + 0.1 * toy.entries(z), rtol=0, atol=1e-14)
+    assert toy.forward() == pytest.approx(toy.loss(toy.held + toy.entries(y)), rel=1e-12)
+    toy.space.settle()
+    assert toy.space.perturbation == ZERO
+    assert toy.space.passes_over_weights == 1
+
+
+def test_an_update_in_the_middle_of_a_pass_finishes_the_pass_first() -> None:
+    toy = linear()
+    start, z = toy.held, toy.space.draw(Gaussian(), Key(0, 0, 0))
+    toy.space.add(0.1 * z)
+    toy.space.settle_block(toy.space.blocks[0])
+    toy.space.add(0.2 * z, decay=0.5)
+    expected = np.where(MATRIX, 0.5, 1.0) * (start + 0.1 * toy.entries(z)) + 0.2 * toy.entries(z)
+    np.testing.assert_allclose(toy.theta, expected, rtol=0, atol=1e-14)
+
+
 @settings(max_examples=40, deadline=None)
 @given(actions)
-def test_any_sequence_of_moves_ends_where_plain_arithmetic_ends(moves: list[Any]) -> None:
+def test_any_sequence_of_updates_ends_where_plain_arithmetic_ends(moves: list[Any]) -> None:
     toy = linear()
-    eager = Plainly(toy)
+    eager = Eager(toy)
     for move in moves:
         perform(toy.space, *move)
         eager.do(*move)
@@ -117,15 +142,15 @@ def test_any_sequence_of_moves_ends_where_plain_arithmetic_ends(moves: list[Any]
 
 @settings(max_examples=25, deadline=None)
 @given(actions)
-def test_exact_restore_ends_at_the_same_theta_with_the_arrays_never_probed(moves: list[Any]) -> None:
+def test_exact_restore_ends_at_the_same_theta_and_never_perturbs_the_arrays(moves: list[Any]) -> None:
     toy = linear(restore="exact")
-    eager = Plainly(toy)
+    eager = Eager(toy)
     for move in moves:
         perform(toy.space, *move)
         eager.do(*move)
         if move[0] in ("at", "settle"):
             np.testing.assert_allclose(toy.held, eager.theta, rtol=0, atol=1e-12)
-            seen = toy.held + toy.entries(toy.space.overlay)
+            seen = toy.held + toy.entries(toy.space.perturbation)
             np.testing.assert_allclose(seen, eager.theta + eager.probe, rtol=0, atol=1e-12)
     np.testing.assert_allclose(toy.theta, eager.theta, rtol=0, atol=1e-12)
 
@@ -156,7 +181,7 @@ def test_settling_twice_is_settling_once() -> None:
     assert toy.space.passes_over_weights == passes
 
 
-def test_asking_for_the_place_where_the_weights_are_moves_nothing() -> None:
+def test_going_to_where_the_arrays_are_takes_no_pass() -> None:
     toy = linear()
     z = toy.space.draw(Gaussian(), Key(0, 0, 0))
     toy.space.at(ZERO)
@@ -166,7 +191,7 @@ def test_asking_for_the_place_where_the_weights_are_moves_nothing() -> None:
     assert toy.space.passes_over_weights == 1
     toy.space.add(0.5 * z)
     toy.space.at(ZERO)
-    assert toy.space.passes_over_weights == 1, "θ has moved to where the arrays stand, so no pass is needed"
+    assert toy.space.passes_over_weights == 1, "θ is now what the arrays hold, so no pass is needed"
 
 
 def test_decay_applies_to_blocks_that_decay_and_to_what_was_added_before() -> None:
@@ -187,7 +212,7 @@ def test_decay_alone_is_one_exact_multiplication_and_leaves_vectors_bit_for_bit(
         assert toy.space.passes_over_weights == MATRIX.sum() / MATRIX.size, "a pass over the matrices alone"
 
 
-def test_exact_restore_leaves_the_bits_after_many_probes_and_in_place_leaves_rounding() -> None:
+def test_exact_restore_keeps_every_bit_and_in_place_restore_leaves_rounding_errors() -> None:
     for dtype, ulps in (("float32", 2.0**-23), ("float16", 2.0**-10)):
         exact, in_place = linear(dtype=dtype, restore="exact"), linear(dtype=dtype)
         start, bits = exact.held, exact.bits
@@ -201,7 +226,7 @@ def test_exact_restore_leaves_the_bits_after_many_probes_and_in_place_leaves_rou
         assert 0 < off.max() <= 10 * ulps * 4, "ten passes, each off by at most half an ulp of a weight below 4"
 
 
-def test_reset_takes_what_was_written_from_outside_as_theta() -> None:
+def test_reset_takes_what_the_arrays_hold_as_theta() -> None:
     toy = linear()
     z = toy.space.draw(Gaussian(), Key(0, 0, 0))
     toy.space.at(z)
@@ -213,7 +238,7 @@ def test_reset_takes_what_was_written_from_outside_as_theta() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_moves_that_are_not_finite_are_refused_and_change_nothing(bad: float) -> None:
+def test_updates_that_are_not_finite_are_refused_and_change_nothing(bad: float) -> None:
     toy = linear()
     start, z = toy.bits, toy.space.draw(Gaussian(), Key(0, 0, 0))
     for move in (lambda: toy.space.add(bad * z), lambda: toy.space.at(bad * z)):
@@ -262,7 +287,7 @@ def test_norm_is_the_length_of_all_entries() -> None:
     assert toy.space.norm(ZERO) == 0.0
 
 
-def test_a_sweep_settles_shows_every_tile_and_writes_back() -> None:
+def test_a_sweep_settles_and_writes_every_tile_in_one_pass() -> None:
     toy = linear()
     start, z = toy.held, toy.space.draw(Gaussian(), Key(0, 0, 0))
     momentum = toy.space.buffer("test/m", fill=1.0)
@@ -279,7 +304,7 @@ def test_a_sweep_settles_shows_every_tile_and_writes_back() -> None:
     held = np.concatenate([momentum.arrays[block.name].reshape(-1) for block in toy.space.blocks])
     np.testing.assert_allclose(held, m, rtol=1e-12)
     np.testing.assert_allclose(toy.theta, start + 0.5 * toy.entries(z) - 0.1 * m, rtol=0, atol=1e-6)
-    assert toy.space.passes_over_weights == 2, "one probe, and one sweep that settles as it goes"
+    assert toy.space.passes_over_weights == 2, "one perturbation, and one sweep that settles as it goes"
 
 
 def test_a_buffer_is_float32_filled_and_in_the_ledger() -> None:
@@ -301,7 +326,7 @@ def test_scratch_is_the_size_of_a_tile_and_not_of_a_block() -> None:
     assert 0 < toy.space.scratch_bytes <= 3 * 20 * 4, "three float32 arrays of one tile of at most 20 entries"
 
 
-def test_drift_is_measured_at_the_size_that_was_put_there() -> None:
+def test_drift_is_the_relative_size_of_a_change_from_outside() -> None:
     toy = linear()
     assert toy.space.drift == 0.0
     for block in toy.space.blocks:
@@ -309,7 +334,7 @@ def test_drift_is_measured_at_the_size_that_was_put_there() -> None:
     assert toy.space.drift == pytest.approx(1e-3, rel=1e-9)
 
 
-def test_drift_sees_every_sampled_row_exactly() -> None:
+def test_drift_of_one_entry_is_exact() -> None:
     shapes = {"w": (5, 3)}
     toy = linear(shapes)
     start = toy.held
@@ -317,7 +342,7 @@ def test_drift_sees_every_sampled_row_exactly() -> None:
     assert toy.space.drift == pytest.approx(0.25 / np.linalg.norm(start), rel=1e-7)  # rounded to float32
 
 
-def test_updates_decay_and_sweeps_are_no_drift() -> None:
+def test_updates_decay_and_sweeps_cause_no_drift() -> None:
     toy = linear()
     m = toy.space.buffer("test/m")
 
@@ -334,7 +359,7 @@ def test_updates_decay_and_sweeps_are_no_drift() -> None:
     assert toy.space.drift <= 1e-14
 
 
-def test_drift_grows_with_in_place_probes_in_half_precision_and_not_with_exact_restore() -> None:
+def test_in_place_perturbations_of_float16_cause_drift_and_exact_restore_does_not() -> None:
     drifts = {}
     for restore in ("in-place", "exact"):
         toy = linear(dtype="float16", restore=restore)  # type: ignore[arg-type]
@@ -344,16 +369,16 @@ def test_drift_grows_with_in_place_probes_in_half_precision_and_not_with_exact_r
     assert 1e-4 < drifts["in-place"] < 1e-2, "40 roundings of 2⁻¹¹ each, as a random walk: about 1e-3"
 
 
-def test_moves_and_sweeps_are_announced_to_whoever_watches() -> None:
+def test_phases_are_entered_around_passes_and_sweeps() -> None:
     phases = []
 
     @contextmanager
-    def watch(phase: str) -> Any:
+    def record(phase: str) -> Any:
         phases.append(phase)
         yield
 
     toy = linear()
-    toy.space.watch = watch
+    toy.space.time_phases(record)
     toy.space.at(toy.space.draw(Gaussian(), Key(0, 0, 0)))
     toy.space.sweep(lambda theta, g: None)
     assert phases == ["move", "rule"]

@@ -15,6 +15,8 @@ def renamed_setting(path: str, name: str, value: Any) -> tuple[str, Any]:
     """
     if (path, name) == ("device", "road"):
         return "strategy", STRATEGIES.get(value, value)
+    if (path, name) == ("device", "pack"):
+        return "prepack", value
     return name, value
 
 

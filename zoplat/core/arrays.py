@@ -1,4 +1,4 @@
-"""What the engine and the plugins ask of an array: operators that numpy arrays and torch tensors share."""
+"""The interface of arrays for the engine and for plugins: operators that numpy arrays and torch tensors share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 
 class Array(Protocol):
-    """An array of the device's own kind: a numpy array, a torch tensor.
+    """An array of a device: a numpy array or a torch tensor.
 
     A kernel may use arithmetic and comparison operators, in place or not, powers, `@`, `.T`, `abs`, `.sum()`, `.clip()`
-    and slices. What else the two libraries have differs between them.
+    and slices. Other methods of the two libraries differ.
     """
 
     @property
@@ -19,7 +19,7 @@ class Array(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Type of its entries, as its library names it."""
+        """Type of its entries, an object of its library."""
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +61,7 @@ class Array(Protocol):
     def __ne__(self, other: object, /) -> Any: ...
     def __float__(self) -> float: ...
     def __int__(self) -> int: ...
-    def sum(self) -> Any: ...  # noqa: D102
-    def reshape(self, *shape: Any) -> Array: ...  # noqa: D102
-    def view(self, dtype: Any, /) -> Array: ...  # noqa: D102
-    def clip(self, min: Any = None, max: Any = None) -> Array: ...  # noqa: A002, D102
+    def sum(self) -> Any: ...
+    def reshape(self, *shape: Any) -> Array: ...
+    def view(self, dtype: Any, /) -> Array: ...
+    def clip(self, min: Any = None, max: Any = None) -> Array: ...  # noqa: A002

@@ -1,4 +1,4 @@
-"""Weight arrays by name, whole, in groups and in tiles, and the arrays that go along with them."""
+"""Blocks (weight arrays by name), parts (sets of blocks), tiles (rows of a block), buffers (state for each block)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from zoplat.core.arrays import Array
 
 TILE = 1 << 18
-"""Entries of a tile, about: whole rows, at least one. Small enough for a core's own cache."""
+"""About how many entries a tile has: whole rows, at least one. Small enough for the cache of one core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Block:
         array: the device's own array, edited in place; (n,) or (rows, columns), contiguous.
         dtype: "float32", "bfloat16", "float16" or "float64".
         layer: index of the layer it belongs to, or None.
-        decays: whether weight decay applies; by structure (matrices do, vectors don't), never by spelling.
+        decays: whether weight decay applies; it does to matrices and not to vectors, whatever their names.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Block:
 
     @property
     def wide_dtype(self) -> str:
-        """Type in which updates are computed: float64 beside float64 weights, float32 beside all others."""
+        """Type in which updates are computed: float64 for float64 weights, float32 for all others."""
         return "float64" if self.dtype == "float64" else "float32"
 
     def tiles(self, entries: int = TILE) -> Iterator[Tile]:
-        """The block cut into runs of whole rows of about `entries` entries."""
+        """The block split into tiles of whole rows, about `entries` entries each."""
         return Tile(self, 0, self.shape[0]).tiles(entries)
 
 
@@ -76,7 +76,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """Rows `start` to `stop` of a block; how a block is cut never changes a number."""
+    """Rows `start` to `stop` of a block. How a block is split into tiles changes no result."""
 
     block: Block
     start: int
@@ -84,7 +84,7 @@ class Tile:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the piece."""
+        """Shape of these rows."""
         return (self.stop - self.start, *self.block.shape[1:])
 
     @property
@@ -98,13 +98,13 @@ class Tile:
         return len(self.block.shape) == 2
 
     def tiles(self, entries: int = TILE) -> Iterator[Tile]:
-        """The tile cut likewise."""
+        """The tile split into smaller ones in the same way."""
         stride = max(1, entries // (self.block.size // self.block.shape[0]))
         for start in range(self.start, self.stop, stride):
             yield Tile(self.block, start, min(self.stop, start + stride))
 
     def of(self, array: Array) -> Array:
-        """The same rows of an array laid out like the block; a broadcast row stands for all of them."""
+        """The same rows of an array laid out like the block; an array of one row, which is broadcast, itself."""
         return array if array.shape[0] == 1 else array[self.start : self.stop]
 
     def rows_of(self, buffers: Sequence[Buffer]) -> list[Array | None]:
@@ -115,12 +115,12 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """One more array per block, such as a momentum; booked in the ledger under its owner.
+    """An array for each block, such as a momentum; entered in the memory ledger under its owner.
 
     Attributes:
-        owner: who asked for it.
-        arrays: by name of the block; rows are those of the block.
-        is_mapped: whether the arrays are files that the system reads and writes as it sees fit.
+        owner: method and name, such as "adam/m".
+        arrays: by name of the block, with as many rows as the block.
+        is_mapped: whether the arrays are mapped from files, which the operating system reads and evicts.
     """
 
     owner: str

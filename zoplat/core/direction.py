@@ -1,7 +1,7 @@
-"""Names of random vectors, and sums of them.
+"""Directions: sums of random vectors by name.
 
-A random vector is (law, key): a few bytes that any device can turn into the same numbers. Algorithms do
-arithmetic on these names; only a parameter space ever makes numbers of them, one tile at a time.
+The name of a random vector is (law, key): a few bytes from which any device generates the same entries. Algorithms do
+arithmetic on names; only a parameter space generates entries, one tile at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Draw(NamedTuple):
         sampler: its law.
         key: its name under that law.
         part: the blocks outside of which it is zero; None for all blocks.
-        scales: (buffer, power), … by which its entries are multiplied, as the buffers stand when it is performed.
+        scales: (buffer, power), …: entries are multiplied by buffer ** power, read whenever entries are generated.
     """
 
     sampler: Sampler
@@ -56,24 +56,24 @@ class Direction:
         return self._renamed(lambda draw: draw._replace(part=part if draw.part is None else draw.part & part))
 
     def scaled(self, buffer: Buffer, power: float = 1.0) -> Direction:
-        """Entry by entry times buffer ** power; the buffer is read whenever the vector is made."""
+        """Entry by entry times buffer ** power; the buffer is read whenever entries are generated."""
         return self._renamed(lambda draw: draw._replace(scales=(*draw.scales, (buffer, power))))
 
     def signs(self) -> Direction:
-        """Each coefficient replaced by its sign; vectors are left as they are."""
+        """Each coefficient replaced by its sign; the random vectors stay."""
         return Direction({draw: math.copysign(1.0, c) for draw, c in self})
 
     def latest(self, n: int) -> Direction:
-        """The n newest terms only: those that were last added under a name of their own."""
+        """The n newest terms only, in the order in which their draws were first added."""
         return Direction(dict(list(self)[-n:] if n else []))
 
     def touches(self, block: Block) -> bool:
-        """Whether some term may be other than zero there."""
+        """Whether some term may be other than zero on a block."""
         return any(draw.part is None or block in draw.part for draw in self._terms)
 
     @property
     def is_finite(self) -> bool:
-        """Whether every coefficient is a number that float32 can hold."""
+        """Whether every coefficient is finite in float32."""
         return all(abs(c) < FLOAT32_MAX for c in self._terms.values())
 
     def __iter__(self) -> Iterator[tuple[Draw, float]]:
@@ -124,5 +124,5 @@ ZERO = Direction()
 
 
 def held(buffer: Buffer) -> Direction:
-    """A buffer as a vector, to be added, scaled and probed like any other; zero on blocks that it does not cover."""
+    """A buffer as a direction, to be added and scaled like any other; zero on blocks that it does not cover."""
     return Direction.of(Held(buffer), Key(0, -1, -1)).on(Part(frozenset(buffer.arrays)))

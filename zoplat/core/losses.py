@@ -1,4 +1,4 @@
-"""Where losses come from: a live session, or a journal."""
+"""Loss backends: where the answers of an oracle come from, a live session or a journal."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from zoplat.core.errors import ZoplatError
 from zoplat.space.parameter_space import ParameterSpace
 
 Number: TypeAlias = Any
-"""A float, or what a device will make one of: its own array of one number, which `float()` waits for."""
+"""A float, or an array of one number that the device has queued: `float()` waits for it."""
 
 
 class LossBackend(ABC):
-    """Where answers come from: a session and a batch, or a journal. Weights are where the caller brought them.
+    """Computes losses of one batch at the weights that the caller has set, or reads them from a journal.
 
     Attributes:
-        strategy: how several losses that are asked together are evaluated: "sequential", one point after the other in
-            place; "batched", by one forward pass that leaves the weights at θ; or "streaming", layer by layer, where
-            each layer is first brought to θ.
+        strategy: how several losses are evaluated: "sequential", one point after the other in place; "batched", by one
+            forward pass for all points, the weights staying at θ; "streaming", layer by layer for all points,
+            where each layer is settled first.
     """
 
     strategy: str = "sequential"
 
     @abstractmethod
     def forward(self) -> Number:
-        """Loss of the batch at the weights as they stand."""
+        """Loss of the batch at the weights as they are now."""
 
     def as_floats(self, answers: Sequence[Number]) -> list[float]:
-        """Answers of `forward` as floats, once the device has computed them all."""
+        """Results of `forward` as floats; waits until the device has computed them all."""
         return [float(answer) for answer in answers]
 
     def losses_at(self, directions: Sequence[Direction]) -> list[float]:
-        """L(θ + d) for each d, the weights being at θ and staying there; by streaming, they get there on the way."""
+        """L(θ + d) for each d. "batched": the weights are at θ and stay; "streaming": the pass settles them."""
         raise NotImplementedError
 
     def jvp(self, direction: Direction) -> tuple[float, float]:
-        """Loss at θ, and its exact derivative along a direction."""
+        """Loss at θ, and its exact derivative along a direction, by forward-mode differentiation."""
         raise NotImplementedError
 
     def gradient(self, part: Part, recompute: bool) -> tuple[float, dict[str, Array]]:
@@ -52,17 +52,17 @@ class LossBackend(ABC):
         raise NotImplementedError
 
     def on_batch(self, index: int) -> LossBackend:
-        """The same for another batch of this step."""
+        """The backend of auxiliary batch number `index` of this step."""
         raise NotImplementedError
 
 
 class RecordedLosses(LossBackend):
-    """Answers from a journal: the same moves without a model.
+    """Answers from a journal, from which a run is replayed without a forward pass.
 
     Args:
-        step: for the error message.
-        answers: of that step, in order.
-        strategy: the one that was taken.
+        step: for error messages.
+        answers: recorded at that step, in order.
+        strategy: of the recorded run.
     """
 
     def __init__(self, step: int, answers: Sequence[float], strategy: str = "sequential") -> None:
@@ -100,7 +100,7 @@ class RecordedLosses(LossBackend):
 
 
 def in_blocks(space: ParameterSpace, known: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """Norms for every matrix of the space, 1 for those that are not known."""
+    """Norms for every matrix of the space, 1 for those that are not known; shape (columns,) each."""
     return {
         block.name: [float(x) for x in known.get(block.name, [1.0] * block.shape[1])]
         for block in space.blocks

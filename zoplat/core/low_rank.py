@@ -1,4 +1,4 @@
-"""Laws of low rank: whoever has the factors has the entries."""
+"""Low-rank laws, which generate the entries of z from its factors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class LowRankSampler(Sampler):
 
     @abstractmethod
     def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
-        """(U, V), shapes (rows, r) and (columns, r), of a tile of a matrix."""
+        """(U, V) with z = U Vᵀ on a tile of a matrix; shapes (rows, r) and (columns, r)."""
 
     def has_factors(self, shape: tuple[int, ...]) -> bool:
-        """Whether a block of this shape is drawn in factors: a matrix."""
+        """Whether z has factors on blocks of this shape; by default on matrices."""
         return len(shape) == 2
 
     def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array] | None:

@@ -1,4 +1,4 @@
-"""Random numbers by address, and the names of draws."""
+"""Random numbers by address: the keys that name draws, and the noise that generates them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zoplat.core.arrays import Array
 from zoplat.core.blocks import Tile
 
 Stream: TypeAlias = tuple[int, int]
+"""Two 32-bit keys of a sequence of random words."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,23 @@ class Key:
     draw: int
 
     def at(self, step: int) -> Key:
-        """The key that every draw of `step` shares; for things renewed now and then."""
+        """The key that all draws of `step` share; for what is drawn once for several steps."""
         return Key(self.seed, step, -1)
 
     def epoch(self, interval: int) -> Key:
-        """The key that all draws of `interval` steps share: that of the last step which `interval` divides.
+        """The key that all draws of an interval share: that of its first step, a multiple of `interval`.
 
-        With an interval of 0, one key for the whole run.
+        With an interval of 0, the key of step 0 for the whole run.
         """
         return self.at(self.step - self.step % interval if interval else 0)
 
 
 class Noise(ABC):
-    """Random numbers by address: the same address gives the same numbers, whoever asks, in whatever order.
+    """Random numbers by address: the same address always gives the same numbers, on any device and in any order.
 
-    An address is any sequence of a `Key`, a `Tile` and strings. A tile stands for its block's name, and the
-    numbers are those of its rows, so a block cut into other tiles gets the same numbers. The written
-    definition, version 1, is `docs/explanation/noise.md`; devices implement only `numbers`.
+    An address is any sequence of a `Key`, a `Tile` and strings. A tile contributes the name of its block, and its
+    numbers are those of its rows, so a block gets the same numbers however it is split into tiles. The definition,
+    version 1, is `docs/explanation/noise.md`; devices implement only `numbers`.
     """
 
     name = "zoplat-1"
@@ -55,7 +56,7 @@ class Noise(ABC):
         return self._at("normal", shape, address)
 
     def sign(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
-        """+1 or −1 with equal chance."""
+        """+1 or −1 with equal probability."""
         return self._at("sign", shape, address)
 
     def uniform(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
@@ -63,7 +64,7 @@ class Noise(ABC):
         return self._at("uniform", shape, address)
 
     def coarse(self, shape: tuple[int, ...], *address: Key | Tile | str) -> Array:
-        """Uniform on (0, 1), odd multiples of 2⁻¹⁷, made two at a time: what rounding by chance needs."""
+        """Uniform on (0, 1), odd multiples of 2⁻¹⁷: 16 random bits for each number, for stochastic rounding."""
         return self._at("coarse", shape, address)
 
     def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
@@ -78,7 +79,7 @@ class Noise(ABC):
 
 
 def stream(*address: Key | Tile | str) -> Stream:
-    """The two 32-bit keys of an address.
+    """The stream of an address, by hashing it.
 
     >>> stream(Key(0, 0, 0), "w") == stream(Key(0, 0, 0), "w")
     True

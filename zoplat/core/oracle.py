@@ -1,4 +1,4 @@
-"""Answers about the loss of one batch near θ. Every answer is a number, and every number is journaled."""
+"""The oracle: answers about the loss of one batch near θ. Every answer is a number, and every answer is journaled."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
 
 JVP_PASSES, GRADIENT_PASSES, RECOMPUTED_PASSES = 2, 3, 4
-"""What a derivative counts for in forward passes: a pass of pairs; a pass and a backward one of twice its work;
-the same with every layer run once more."""
+"""Cost of a derivative in forward passes: forward mode takes two; backpropagation one forward pass and a backward pass
+of twice its work; with recomputation, every layer is run once more."""
 
 
 Side: TypeAlias = Literal["two", "one"]
 
 
 class Slopes(NamedTuple):
-    """Projected gradients, and what they were computed from.
+    """Projected gradients, and the losses they were computed from.
 
     Attributes:
         projected_grads: one for each direction.
-        losses: all that were asked, in order.
+        losses: in the order of evaluation.
     """
 
     projected_grads: list[float]
@@ -39,11 +39,11 @@ class Slopes(NamedTuple):
 
 @dataclass
 class Tally:
-    """What an oracle was asked for.
+    """What an oracle has computed.
 
     Attributes:
-        passes: forward passes, a derivative at what it counts for.
-        losses: those that were finite.
+        passes: forward passes, derivatives counted by their cost.
+        losses: the finite ones.
     """
 
     passes: int = 0
@@ -51,17 +51,18 @@ class Tally:
 
 
 class Oracle:
-    """Questions about one batch, asked at one step.
+    """Losses and derivatives of one batch at one step.
 
     Args:
         space: θ.
-        key: seed and step; the draws of this step are named from it.
+        key: seed and step, from which the keys of this step's draws are made.
         progress: share of the run's budget that is spent, in [0, 1); None when the budget is only time.
-        backend: where losses come from.
+        backend: computes the losses, or reads them from a journal.
 
     Attributes:
         step: step of the run, from 0.
-        answers: every number given so far, in order.
+        progress: as given.
+        answers: every number returned so far, in order.
     """
 
     def __init__(self, space: ParameterSpace, key: Key, progress: float | None, backend: LossBackend) -> None:
@@ -71,30 +72,30 @@ class Oracle:
         self.answers: list[float] = []
         self._key = key
         self._backend = backend
-        self._names = count()
+        self._draws = count()
         self._tally = Tally()
 
     @property
     def passes(self) -> int:
-        """Forward passes asked for so far."""
+        """Forward passes so far, derivatives counted by their cost."""
         return self._tally.passes
 
     @property
     def loss(self) -> float | None:
-        """Mean of the finite losses seen so far."""
+        """Mean of the finite losses so far; None if there is none."""
         seen = self._tally.losses
         return sum(seen) / len(seen) if seen else None
 
     def draw(self, sampler: Sampler, n: int) -> list[Direction]:
-        """N fresh directions for this step."""
+        """Draw `n` new directions for this step."""
         return [self.space.draw(sampler, self._fresh()) for _ in range(n)]
 
     def normals(self, n: int) -> list[float]:
-        """N standard normal numbers for this step, for coordinates of the estimator's own."""
+        """Draw `n` standard normal numbers for this step, for use in the estimator itself."""
         return [float(x) for x in self.space.noise.normal((n,), self._fresh(), "numbers")]
 
     def losses(self, *directions: Direction) -> list[float]:
-        """L(θ + d) for each d, in order; ask together what may be answered together.
+        """L(θ + d) for each d, in order. Directions that are passed together can be evaluated together.
 
         Raises:
             NonFinite: a loss is infinite or not a number; the engine skips the step.
@@ -106,20 +107,20 @@ class Oracle:
             deferred = self.space.deferred_update() if strategy == "batched" else ZERO
             losses = self._backend.losses_at([deferred + direction for direction in directions])
             if strategy == "streaming":
-                self.space.settle()  # what the losses did not need, all of it where they come from a journal
+                self.space.settle()  # blocks that the pass did not reach; all blocks in a replay
             self._record(losses, len(losses), losses=len(losses))
         for direction, loss in zip(directions, losses, strict=True):
             self._check(direction, loss)
         return losses
 
     def slopes(self, directions: Sequence[Direction], eps: float, side: Side = "two") -> Slopes:
-        """Projected gradients along some directions, all asked for together.
+        """Projected gradients along some directions, evaluated together.
 
         Args:
-            directions: of unit size; ε scales them.
+            directions: z, before scaling by ε.
             eps: smoothing radius ε.
             side: "two" for central differences [L(θ + εz) − L(θ − εz)]/2ε; "one" for forward differences
-                [L(θ + εz) − L(θ)]/ε that share one L(θ), which is asked first.
+                [L(θ + εz) − L(θ)]/ε with one common L(θ), which is evaluated first.
         """
         if side == "one":
             base, *ups = losses = self.losses(ZERO, *(eps * z for z in directions))
@@ -136,11 +137,11 @@ class Oracle:
         return loss, derivative
 
     def gradient(self, part: Part | None = None, recompute: bool = False) -> tuple[float, Direction]:
-        """L(θ) and ∇L(θ) on a part, by backpropagation; the vector is good until the next call. Not replayable.
+        """L(θ) and ∇L(θ) on a part, by backpropagation; the direction is valid until the next call. Not replayable.
 
         Args:
-            part: the blocks whose gradient is wanted; all when None. What comes before them keeps no activations.
-            recompute: keep only what goes into each layer and run it once more on the way back.
+            part: the blocks whose gradient is wanted; all when None. Layers before them keep no activations.
+            recompute: keep only the input of each layer, and run the layer again in the backward pass.
         """
         self.space.settle()
         loss, arrays = self._backend.gradient(part or self.space.everything, recompute)
@@ -150,7 +151,7 @@ class Oracle:
         return loss, gradient
 
     def input_norms(self) -> dict[str, list[float]]:
-        """For each matrix, the norm of every input of its layer over this batch; 1 where it has none."""
+        """For each matrix, the Euclidean norm over the batch of each input feature of its layer; 1 if unknown."""
         self.space.settle()
         by_matrix = self._backend.input_norms(self.space)
         norms = [norm for row in by_matrix.values() for norm in row]
@@ -160,24 +161,24 @@ class Oracle:
         return by_matrix
 
     def on_batch(self, index: int) -> Oracle:
-        """The same questions about auxiliary batch number `index` of this step."""
-        other = copy.copy(self)  # answers, names and tally are shared
+        """The oracle of auxiliary batch number `index` of this step; answers are journaled with this one's."""
+        other = copy.copy(self)  # shares answers, draw numbers and tally
         other._backend = self._backend.on_batch(index)
         return other
 
     def _fresh(self) -> Key:
-        return Key(self._key.seed, self.step, next(self._names))
+        return Key(self._key.seed, self.step, next(self._draws))
 
     def _sequential(self, directions: Sequence[Direction]) -> list[float]:
-        """All points are asked for before the first loss is waited for, whatever the losses will be."""
-        asked: list[Number] = []
+        """Queue the forward passes of all points before waiting for the first loss; record those that were queued."""
+        queued: list[Number] = []
         losses: list[float] = []
         try:
             for direction in directions:
                 self.space.at(direction)
-                asked.append(self._backend.forward())
+                queued.append(self._backend.forward())
         finally:
-            losses = self._backend.as_floats(asked)
+            losses = self._backend.as_floats(queued)
             self._record(losses, len(losses), losses=len(losses))
         return losses
 

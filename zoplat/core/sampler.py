@@ -1,4 +1,4 @@
-"""The law of z: how a name becomes numbers on a tile."""
+"""Samplers: laws of random directions z, which generate the entries of z on a tile from its key."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from zoplat.core.noise import Key, Noise
 
 
 class Extent(Protocol):
-    """What a law may ask of the space that its vectors lie in."""
+    """What a law may use of the parameter space."""
 
     @property
     def size(self) -> int:
         """Number of entries d."""
 
     def length(self, sampler: Sampler, key: Key) -> float:
-        """Euclidean length of the vector that `fill` writes under a key; one pass of random numbers."""
+        """Euclidean norm of the vector that `fill` writes under a key; generates all its random numbers."""
 
 
 class Sampler(Checked, ABC):
-    """The law of z. Fields of the frozen dataclass are its parameters; entries have unit variance by custom."""
+    """The law of z. The fields of the frozen dataclass are its parameters; entries have unit variance by convention."""
 
     def scale(self, space: Extent, key: Key) -> float:
-        """A factor common to all of z that depends on the whole of it, such as 1 / its norm."""
+        """A common factor of all entries of z that depends on the whole vector, such as 1 / its norm."""
         return 1.0
 
     @abstractmethod
@@ -35,7 +35,7 @@ class Sampler(Checked, ABC):
         """Write the entries of z that fall in `tile` into `out`, a float array of the tile's shape."""
 
     def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array] | None:
-        """(U, V), shapes (rows, r) and (columns, r), with z = U Vᵀ on the tile; None where z is not low rank."""
+        """(U, V), shapes (rows, r) and (columns, r), with z = U Vᵀ on the tile; None where the law has no factors."""
         return None
 
     def variance(self, shape: tuple[int, ...]) -> float:
@@ -45,10 +45,10 @@ class Sampler(Checked, ABC):
 
 @dataclass(frozen=True)
 class Held(Sampler):
-    """No law at all: the entries of a buffer.
+    """A vector that is not random: the entries of a buffer.
 
     Attributes:
-        buffer: read whenever the vector is made.
+        buffer: read whenever entries are generated.
     """
 
     buffer: Buffer

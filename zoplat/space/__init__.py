@@ -1,1 +1,1 @@
-"""θ as a vector space: where the arrays stand, and who moves them."""
+"""The trainable weights θ as a vector space: lazy updates, backends that perform them, rounding, buffers."""

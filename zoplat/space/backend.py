@@ -1,6 +1,7 @@
-"""Who moves the arrays: here tile by tile through scratch, which is the definition; devices fuse it.
+"""Backends perform updates on arrays. `Backend` does it tile by tile in scratch memory, and is the definition.
 
-A fused backend draws, scales and adds in registers. It must give the same bits, or its noise needs another name.
+A fused backend of a device draws, scales and adds in registers. It must give the same bits, or its noise needs another
+name.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
 
 Kernel: TypeAlias = "Callable[..., None]"
-"""What a sweep runs on every tile: (theta, g, *rows of buffers) → None, changing them in place."""
+"""The function that a sweep calls on every tile: (theta, g, *rows of buffers) → None, changing them in place."""
 
 
 class Backend:
-    """Makes arrays and moves weights.
+    """Allocates arrays, forms directions, and updates weights.
 
     Args:
         noise: random numbers by address.
         empty: (shape, dtype) → a new array of the device.
-        mapped: the same for arrays that live in a file; None where a device has none.
-        release: is called with an array in a file that nobody needs for a while.
+        mapped: the same for arrays that are mapped from files; None where a device can't.
+        release: is called with a mapped array that is not needed for a while.
 
     Attributes:
-        blocks: the weights that it moves, once it is attached.
-        rounding: how results become stored weights.
+        blocks: the weights that it updates, once it is attached.
+        rounding: how results become stored weights, once it is attached.
     """
 
     blocks: Sequence[Block]
@@ -52,12 +53,12 @@ class Backend:
         self._scratch: dict[str, Array] = {}
 
     def attach(self, blocks: Sequence[Block], rounding: Rounding) -> None:
-        """Serve these weights; called once, by their space."""
+        """Take charge of some weights; their space calls this once."""
         self.blocks, self.rounding = blocks, rounding
 
     @property
     def name(self) -> str:
-        """What moves the weights, for the record of a run."""
+        """Name of what updates the weights, for the record of a run."""
         return type(self.noise).__name__
 
     def visiting_order(self, blocks: Sequence[Block]) -> Sequence[Block]:
@@ -65,7 +66,7 @@ class Backend:
         return blocks
 
     def anticipate(self, update: Update) -> None:
-        """Take note of what is to be performed next, should that help."""
+        """Called with every new pending update, so that a backend can keep what it needs of it."""
 
     @property
     def scratch_bytes(self) -> int:
@@ -73,20 +74,20 @@ class Backend:
         return sum(int(array.nbytes) for array in self._scratch.values())
 
     def move(self, blocks: Sequence[Block], update: Update) -> None:
-        """Perform an update on some blocks: W' = factor·W + s, s as in `entries`, rounded to the block's dtype."""
+        """Perform an update on some blocks: W ← factor·W + s, s as in `entries`, rounded to the block's dtype."""
         for block in blocks:
             for tile in block.tiles():
-                self.rounding.store(tile, self.moved(tile, update))
+                self.rounding.store(tile, self.updated(tile, update))
 
     def form(self, block: Block, direction: Direction, target: Array) -> None:
-        """Write θ + direction on one block to `target`, of the block's shape and dtype; the arrays hold θ and stay."""
+        """Write θ + direction on one block to `target`, of its shape and dtype; the arrays hold θ and stay."""
         for tile in block.tiles():
             theta = self.wide(tile)
             theta += self.entries(direction, tile)
             tile.of(target)[:] = theta
 
     def points(self, directions: Sequence[Direction]) -> Points:
-        """What the arrays hold + d for several d, to be formed tile by tile."""
+        """What the arrays hold + d for each direction d, to be formed a few tiles at a time."""
         return Points(self, directions)
 
     def sweep(
@@ -98,22 +99,31 @@ class Backend:
         buffers: Sequence[Buffer],
         drift: DriftMeter,
     ) -> None:
-        """Bring every tile of a block to θ by an update and run kernel(theta, g, *buffers) on it."""
+        """Perform an update on every tile of a block and run kernel(theta, g, *buffers) on it, in one pass.
+
+        Args:
+            block: to be swept.
+            kernel: changes theta and buffers in place.
+            update: takes the array to θ.
+            direction: its entries are g.
+            buffers: their rows of the tile follow.
+            drift: is to follow what the kernel changes.
+        """
         for tile in block.tiles():
-            with self.rewritten(tile, update, drift) as theta:
+            with self.writable_theta(tile, update, drift) as theta:
                 kernel(theta, self.entries(direction, tile, "gradient"), *tile.rows_of(buffers))
 
     @contextmanager
-    def rewritten(self, tile: Tile, update: Update, drift: DriftMeter) -> Iterator[Array]:
-        """θ on a tile, float32 in scratch, which is stored when the block within is done with it."""
-        theta = self.moved(tile, update)
+    def writable_theta(self, tile: Tile, update: Update, drift: DriftMeter) -> Iterator[Array]:
+        """θ on a tile, float32 in scratch; what it holds when the context ends is stored."""
+        theta = self.updated(tile, update)
         before = drift.before(tile, theta)
         yield theta
         drift.after(tile, theta, before)
         self.rounding.store(tile, theta)
 
-    def moved(self, tile: Tile, update: Update) -> Array:
-        """factor·W + direction of an update on a tile, float32 in scratch."""
+    def updated(self, tile: Tile, update: Update) -> Array:
+        """W as an update leaves it on a tile, float32 in scratch; the array is not written."""
         theta = self.wide(tile)
         factor, direction = update.on(tile.block)
         if factor != 1.0:
@@ -150,7 +160,9 @@ class Backend:
         return None if draw.scales else draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
 
     def factors_of(self, direction: Direction, tile: Tile) -> tuple[Array, Array] | None:
-        """(U, V) of a whole direction on a tile, coefficients in U; terms with one V are added up. None for no terms.
+        """(U, V) of a whole direction on a tile, coefficients in U; None for the zero direction.
+
+        Successive terms that share V are added up, others are concatenated.
 
         Raises:
             ZoplatError: a term has no factors there.
@@ -167,7 +179,7 @@ class Backend:
                 found.append((u, v))
         if len(found) < 2:
             return found[0] if found else None
-        return self._side_by_side([u for u, _ in found]), self._side_by_side([v for _, v in found])
+        return self._concatenated([u for u, _ in found]), self._concatenated([v for _, v in found])
 
     def wide(self, tile: Tile, purpose: str = "theta") -> Array:
         """What the arrays hold on a tile, float32 in scratch."""
@@ -176,7 +188,7 @@ class Backend:
         return theta
 
     def scratch(self, tile: Tile, purpose: str) -> Array:
-        """A working array of the tile's shape; the same one at each call with this purpose."""
+        """A working array of the tile's shape; its memory is reused by the next call with the same purpose."""
         wide = tile.block.wide_dtype
         held = self._scratch.get(f"{purpose}/{wide}")
         if held is None or held.shape[0] < tile.size:
@@ -193,7 +205,7 @@ class Backend:
         for k in range(1, u.shape[1]):
             out += u[:, k : k + 1] * v[:, k]
 
-    def _side_by_side(self, arrays: Sequence[Array]) -> Array:
+    def _concatenated(self, arrays: Sequence[Array]) -> Array:
         whole = self.empty((arrays[0].shape[0], sum(array.shape[1] for array in arrays)), "float32")
         start = 0
         for array in arrays:
@@ -203,10 +215,10 @@ class Backend:
 
 
 class Points:
-    """What the arrays hold + d for several directions d, written beside them a few tiles at a time.
+    """What the arrays hold + d for several directions d, formed in other memory a few tiles at a time.
 
     Args:
-        backend: whose arrays stay as they are as long as this is used.
+        backend: of the arrays, which must not be written while this is in use.
         directions: numbered from 0.
     """
 
@@ -215,9 +227,12 @@ class Points:
         self.directions = directions
 
     def write(self, tiles: Sequence[Tile], chosen: Sequence[int], target: Array) -> None:
-        """Write some tiles, one after the other, to a line of `target` for each of the chosen directions.
+        """Write some tiles, one after the other, to a row of `target` for each of the chosen directions.
 
-        A line has as many entries as the tiles, and the dtype of their blocks; the numbers are those of `form`.
+        Args:
+            tiles: of blocks of one dtype.
+            chosen: numbers of directions.
+            target: (len(chosen), entries of all tiles), of that dtype; the numbers are those of `form`.
         """
         for i, number in enumerate(chosen):
             begin = 0

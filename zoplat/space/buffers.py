@@ -1,4 +1,4 @@
-"""State of methods and rules, allocated in one place so that the memory ledger has every byte of it."""
+"""Buffers: state of methods and rules, allocated in one place so that the memory ledger has every byte of it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ class Buffers:
     Args:
         blocks: of the space.
         empty: makes arrays in memory.
-        mapped: makes arrays in files; None where the device has none.
-        release: is called with an array in a file that nobody needs for a while.
-        in_files: whether all buffers live in files.
+        mapped: makes arrays in mapped files; None where the device can't.
+        release: is called with a mapped array that is not needed for a while.
+        in_files: whether all buffers are mapped from files.
+
+    Attributes:
+        all: the buffers, in order.
     """
 
     def __init__(
@@ -66,13 +69,13 @@ class Buffers:
         return buffer
 
     def release(self, block: Block) -> None:
-        """Release the memory of a block's rows, where that can be had back from a file."""
+        """Evict a block's rows of all buffers that are mapped from files."""
         for buffer in self.all:
             if buffer.is_mapped and block.name in buffer.arrays:
                 self._release(buffer.arrays[block.name])
 
     def broadcast_row(self, owner: str, rows: Mapping[str, Sequence[float]]) -> Buffer:
-        """One row per matrix that is broadcast over all of its rows; a temporary, not in the ledger."""
+        """A buffer of one row per matrix, broadcast over all rows of the matrix; temporary, so not in the ledger."""
         arrays = {}
         for name, row in rows.items():
             arrays[name] = self._empty((1, len(row)), "float32")

@@ -1,26 +1,29 @@
-"""How far rounding carries the stored weights away from θ."""
+"""How far rounding has moved the stored weights away from θ."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
 
+from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Tile
 from zoplat.core.direction import Direction
 
-if TYPE_CHECKING:
-    Array: TypeAlias = Any
-
 
 class DriftMeter:
-    """θ in float64 on a few rows of a few blocks, moved by every update and by no probe; and those rows at a mark.
+    """A sample of θ in float64, changed by every update and by no perturbation, for comparison with the stored weights.
+
+    The sample is the first rows, about `ENTRIES` entries, of some `BLOCKS` blocks.
 
     Args:
-        blocks: the weights, which stand at θ.
+        blocks: the weights; their arrays hold θ.
         theta_of: block → the array that holds its θ.
-        entries: (direction, tile) → numbers of the tile's shape.
+        entries: (direction, tile) → the direction's entries, an array of the tile's shape.
         empty: (shape, dtype) → a new array of the device.
+
+    Attributes:
+        shadows: name of a block → the sampled rows, and their θ in float64.
+        marks: name of a block → its sampled rows as they were stored at the last mark.
     """
 
     BLOCKS, ENTRIES = 8, 2048
@@ -45,29 +48,29 @@ class DriftMeter:
         self.mark()
 
     def add(self, direction: Direction, decay: float) -> None:
-        """Every update, made or only remembered."""
+        """θ ← (1 − decay)·θ + direction; called for every update, whether it is performed now or later."""
         for tile, shadow in self.shadows.values():
             if tile.block.decays and decay:
                 shadow *= 1 - decay
             shadow += self._entries(direction, tile)
 
     def rows(self, block: Block) -> int:
-        """How many of a block's first rows are sampled."""
+        """How many rows of a block are sampled, from the first on."""
         return self.shadows[block.name][0].stop if block.name in self.shadows else 0
 
     def before(self, tile: Tile, theta: Array) -> Array | None:
-        """The sampled rows of a tile before a rule writes to it; None if it has none."""
+        """A copy of the sampled rows of a tile, before a rule writes to it; None if it has none."""
         known = self.shadows.get(tile.block.name)
         return None if known is None or tile.start else 1.0 * theta[: known[0].stop]
 
     def after(self, tile: Tile, theta: Array, before: Array | None) -> None:
-        """Follow what a rule wrote."""
+        """Add what a rule changed on the sampled rows since `before`."""
         if before is not None:
             sample, shadow = self.shadows[tile.block.name]
             shadow += theta[: sample.stop] - before
 
     def measure(self) -> float:
-        """‖W − θ‖ / ‖θ‖."""
+        """‖W − θ‖ / ‖θ‖ on the sample, W the stored weights."""
         off = norm = 0.0
         for tile, shadow in self.shadows.values():
             difference = (tile.of(self._theta_of(tile.block)) - shadow).reshape(-1)
@@ -76,11 +79,13 @@ class DriftMeter:
         return math.sqrt(off / norm) if norm else 0.0
 
     def mark(self) -> None:
-        """Let `changed` count from here."""
+        """Remember the stored weights of the sample, for `changed`."""
         for name, (tile, _) in self.shadows.items():
             self.marks[name][:] = tile.of(tile.block.array)
 
     def changed(self) -> float:
-        """Share of the sampled entries that are other numbers than at the mark."""
-        others = sum(int((tile.of(tile.block.array) != self.marks[n]).sum()) for n, (tile, _) in self.shadows.items())
-        return others / sum(tile.size for tile, _ in self.shadows.values())
+        """Share of the sampled entries whose stored number differs from the one at the mark."""
+        differing = sum(
+            int((tile.of(tile.block.array) != self.marks[name]).sum()) for name, (tile, _) in self.shadows.items()
+        )
+        return differing / sum(tile.size for tile, _ in self.shadows.values())

@@ -1,8 +1,9 @@
-"""Where the arrays stand relative to θ, and the passes that bring them there.
+"""Lazy weights: what the arrays hold relative to θ, and the passes that write them.
 
-What takes the arrays to θ is remembered as a sum of names. An update only changes what is remembered; `go` performs the
-difference between where the arrays stand and where they should be. So the restore of the last probe, the update, the
-decay and the next probe become one pass with merged coefficients: fewer passes, fewer roundings.
+The update that takes the arrays to θ is kept by name, as a sum of draws. A step only changes this sum; `move_to`
+performs the difference between what the arrays hold and what they should hold. So restoring the last perturbation, the
+update of the step, weight decay and the next perturbation are one pass with merged coefficients: fewer passes, fewer
+roundings.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from zoplat.space.buffers import Buffers
 from zoplat.space.update import NO_UPDATE, Update
 
 Phase: TypeAlias = "Callable[[str], AbstractContextManager[Any]]"
-"""Name of a phase → what is entered around its work."""
+"""Name of a phase → a context that is entered around its work, for timing."""
 
 
 class LazyWeights:
-    """The arrays of a space, of which θ is an update away.
+    """The arrays of a space, with an update pending between what they hold and θ.
 
     Args:
         blocks: of the space.
-        backend: moves them.
+        backend: performs updates.
         buffers: of the space; their rows are released along with a block.
-        in_files: whether the arrays are files that memory has no room for all at once.
+        in_files: whether the arrays are mapped from files that do not all fit in memory.
 
     Attributes:
-        pending: takes the arrays to θ.
-        passes: over θ so far; one over some of the blocks counts for their share of the weights.
-        phase: is entered for "move" and "rule".
+        pending: the update that takes the arrays to θ.
+        passes: passes over the weights so far; one over some of the blocks counts for their share of the weights.
+        phase: is entered for "move" (writing weights) and "rule" (sweeps and reductions).
     """
 
     def __init__(self, blocks: Sequence[Block], backend: Backend, buffers: Buffers, in_files: bool) -> None:
@@ -46,25 +47,25 @@ class LazyWeights:
         self._settled: set[str] = set()
 
     @property
-    def is_between(self) -> bool:
-        """Whether some blocks are ahead of a pass that the others have not made yet."""
+    def is_mid_pass(self) -> bool:
+        """Whether some blocks have been settled by a pass that the others are still waiting for."""
         return bool(self._settled)
 
     def stands_at(self, direction: Direction) -> None:
         """Note that the arrays hold θ + direction."""
-        self._await(Update.along(-direction))
+        self._set_pending(Update.along(-direction))
         self._settled = set()
 
     def add(self, direction: Direction, decay: float) -> None:
-        """θ ← (1 − decay)·θ + direction, remembered."""
+        """θ ← (1 − decay)·θ + direction, added to the pending update."""
         if self._settled:
-            self.go(ZERO)
-        self._await(self.pending.then(direction, decay))
+            self.move_to(ZERO)
+        self._set_pending(self.pending.then(direction, decay))
 
-    def go(self, direction: Direction) -> None:
-        """Make the arrays hold θ + direction. One pass, or none."""
+    def move_to(self, direction: Direction) -> None:
+        """Make the arrays hold θ + direction; one pass, or none if they do already."""
         if self._settled and direction:
-            self.go(ZERO)
+            self.move_to(ZERO)
         update = self.pending.then(direction)
         if update:
             with self.phase("move"):
@@ -78,7 +79,7 @@ class LazyWeights:
         self.stands_at(direction)
 
     def settle_block(self, block: Block) -> None:
-        """Make the array of one block hold θ; `go` does the rest of that pass."""
+        """Make the array of one block hold θ; `move_to` does the rest of that pass."""
         if block.name in self._settled or not self.pending:
             return
         with self.phase("move"):
@@ -89,9 +90,9 @@ class LazyWeights:
                 self._backend.move([block], self.pending)
 
     def swept(self, on: Part | None) -> Iterator[Block]:
-        """The blocks of a part, for a sweep that brings each to θ by `pending` itself; one pass."""
+        """The blocks of a part, one pass; the caller performs `pending` on each before it takes the next."""
         if on is not None or self._settled:
-            self.go(ZERO)
+            self.move_to(ZERO)
         with self.phase("rule"):
             self.passes += self._share([block for block in self._blocks if on is None or block in on])
             self._backend.rounding.begin_pass()
@@ -99,14 +100,14 @@ class LazyWeights:
         self.stands_at(ZERO)
 
     def visited(self, on: Part | None = None) -> Iterator[Block]:
-        """The blocks of a part, one after the other; each is released before the next one comes."""
+        """The blocks of a part in visiting order; each is released before the next one is yielded."""
         for block in self._backend.visiting_order(self._blocks):
             if on is None or block in on:
                 yield block
                 self.release(block)
 
     def release(self, block: Block) -> None:
-        """Release the memory of a block and of its rows of buffers, where that can be had back from a file."""
+        """Evict a block and its rows of buffers from memory, as far as they are mapped from files."""
         if self._in_files:
             self._backend.release(block.array)
         self._buffers.release(block)
@@ -115,15 +116,15 @@ class LazyWeights:
         """The array that holds θ on a block, once it is settled."""
         return self._backend.rounding.theta_of(block)
 
-    def _await(self, update: Update) -> None:
+    def _set_pending(self, update: Update) -> None:
         self.pending = update
         self._backend.anticipate(update)
 
     def _begin_pass(self, update: Update) -> None:
-        """Count a pass that writes θ."""
+        """Count a pass that writes θ, and advance the stream of stochastic rounding."""
         self.passes += self._share([block for block in self._blocks if update.changes(block)])
         self._backend.rounding.begin_pass()
 
     def _share(self, blocks: Sequence[Block]) -> float:
-        """What a pass over some blocks counts for."""
+        """Share of the weights that some blocks have."""
         return sum(block.size for block in blocks) / self._size

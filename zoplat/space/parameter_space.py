@@ -1,4 +1,8 @@
-"""The trainable weights θ as a vector space: what algorithms, rules and devices ask of it."""
+"""The trainable weights θ as a vector space.
+
+Longer than other files because it is the whole public face of θ for algorithms, rules and devices: some forty methods
+of a few lines each. The work is done in lazy.py, backend.py, rounding.py, reductions.py, buffers.py and drift.py.
+"""
 
 from __future__ import annotations
 
@@ -18,36 +22,36 @@ from zoplat.space.buffers import Buffers
 from zoplat.space.drift import DriftMeter
 from zoplat.space.lazy import LazyWeights, Phase
 from zoplat.space.reductions import Reductions
-from zoplat.space.rounding import NARROW, RoundingName, rounding_by
+from zoplat.space.rounding import NARROW, RoundingName, rounding_named
 
 MAX_DEFERRED_TERMS = 4
-"""Terms of low rank that are performed together: enough to make a pass rare, few enough to keep their factors."""
+"""Low-rank terms that are deferred and performed together: enough to make a pass rare, few enough to keep factors."""
 Restore: TypeAlias = Literal["in-place", "exact"]
 Score: TypeAlias = "Callable[..., Any]"
 Keep: TypeAlias = Literal["largest", "smallest"]
 
 
 class ParameterSpace:
-    """θ, and where the real weights stand relative to it.
+    """θ, and the arrays that hold it or a perturbation of it.
 
     Args:
         blocks: the trainable arrays, each storage once, in registration order.
-        backend: moves them.
-        restore: "in-place" writes probes into the arrays and takes them back; "exact" leaves the arrays at θ
-            and has the device form the probed weights while a layer runs.
-        rounding: how results become 16-bit weights; no effect on wider ones. "nearest"; "stochastic", up or down by
-            chance, so that the expected value is exact; "master", to nearest from a float32 copy that is θ. The
-            latter two need exact restore.
+        backend: performs updates on them.
+        restore: "in-place" writes perturbations into the arrays and subtracts them again; "exact" leaves the arrays at
+            θ, and the device forms the perturbed weights of a layer while it runs.
+        rounding: how results become 16-bit weights; no effect on wider ones. "nearest"; "stochastic", up or down at
+            random with the result as expected value; "master", to nearest from a float32 copy that is θ. The latter two
+            need exact restore.
         seed: of stochastic rounding.
-        weights_in_files: whether the blocks' arrays are files that memory has no room for all at once; passes then go
-            from block to block.
-        state_in_files: whether all buffers are files.
+        weights_in_files: whether the arrays are mapped from files that do not all fit in memory; each block is then
+            released once a pass has written it.
+        state_in_files: whether all buffers are mapped from files.
 
     Attributes:
-        perturbation: what forward passes see beside the arrays, under exact restore.
+        perturbation: under exact restore, what forward passes add to the arrays.
 
     Raises:
-        ZoplatError: 16-bit weights are to be rounded otherwise than to nearest, and probes are written into them.
+        ZoplatError: 16-bit weights are to be rounded otherwise than to nearest, under in-place restore.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class ParameterSpace:
         self._backend = backend
         self._buffers = Buffers(self.blocks, backend.empty, backend.mapped, backend.release, state_in_files)
         backend.attach(
-            self.blocks, rounding_by(rounding, self.blocks, backend.noise, self._buffers, backend.empty, seed)
+            self.blocks, rounding_named(rounding, self.blocks, backend.noise, self._buffers, backend.empty, seed)
         )
         self._weights = LazyWeights(self.blocks, backend, self._buffers, weights_in_files)
         self._reductions = Reductions(backend)
@@ -88,14 +92,14 @@ class ParameterSpace:
         return Part(frozenset(block.name for block in self.blocks if test(block)))
 
     def parts_by(self, label: Callable[[Block], Any]) -> list[Part]:
-        """The blocks with one label together, in the order in which their first blocks are registered."""
+        """The blocks grouped by label, in the order of the first block of each group."""
         names: dict[Any, list[str]] = {}
         for block in self.blocks:
             names.setdefault(label(block), []).append(block.name)
         return [Part(frozenset(group)) for group in names.values()]
 
     def layers(self) -> list[Part]:
-        """The blocks of each layer, in order; a block outside of all layers is a part by itself."""
+        """The blocks of each layer, in order; a block that belongs to no layer is a part by itself."""
         return self.parts_by(lambda block: block.name if block.layer is None else block.layer)
 
     def size_of(self, part: Part) -> int:
@@ -104,19 +108,19 @@ class ParameterSpace:
 
     @property
     def passes_over_weights(self) -> float:
-        """Passes over θ so far; one over some of the blocks counts for their share of the weights."""
+        """Passes over the weights so far; one over some of the blocks counts for their share of the weights."""
         return self._weights.passes
 
     def time_phases(self, phase: Phase) -> None:
-        """Enter phase("move") and phase("rule") around the work that belongs to them."""
+        """Enter phase("move") around all writing of weights, phase("rule") around sweeps and reductions."""
         self._weights.phase = phase
 
-    # Where the arrays stand
+    # Updates and perturbations
 
     def reset(self) -> None:
         """Take what the arrays hold now as θ; for weights written from outside, such as a checkpoint's.
 
-        A master copy keeps the entries that still round to what the arrays hold.
+        Master weights keep the entries that still round to what the arrays hold.
         """
         self.perturbation = ZERO
         self._weights.stands_at(ZERO)
@@ -124,45 +128,45 @@ class ParameterSpace:
         self._drift = DriftMeter(self.blocks, self._weights.theta_of, self.entries, self._backend.empty)
 
     def add(self, direction: Direction, decay: float = 0.0) -> None:
-        """θ ← (1 − decay)·θ + direction, decay on the blocks that decay. Remembered, not performed."""
+        """θ ← (1 − decay)·θ + direction, with decay on the blocks that decay; performed by the next pass."""
         if not (direction.is_finite and math.isfinite(decay)):
             raise NonFinite("The update has a coefficient that is not finite.")
         self._weights.add(direction, decay)
         self._drift.add(direction, decay)
 
     def at(self, direction: Direction) -> None:
-        """Make the weights that a forward pass sees hold θ + direction. One pass, remembered moves included."""
+        """Make the weights that a forward pass sees equal θ + direction; one pass, together with pending updates."""
         if not direction.is_finite:
-            raise NonFinite("The probe has a coefficient that is not finite.")
+            raise NonFinite("The perturbation has a coefficient that is not finite.")
         if self.restore == "exact":
             self.settle()
             self.perturbation = direction
         else:
-            self._weights.go(direction)
+            self._weights.move_to(direction)
 
     def perturb(self, direction: Direction) -> None:
-        """Have forward passes see θ + direction, and leave the arrays to `settle_block`; under exact restore only."""
+        """Under exact restore, make forward passes see θ + direction without settling; the caller settles blocks."""
         self.perturbation = direction
 
     def settle(self) -> None:
-        """Make the arrays hold θ. One pass, or none."""
+        """Make the arrays hold θ; one pass, or none if they do already."""
         self.perturbation = ZERO
-        self._weights.go(ZERO)
+        self._weights.move_to(ZERO)
 
     def settle_block(self, block: Block) -> None:
-        """Make the array of one block hold θ, and leave it to `settle` to do the rest of that pass."""
+        """Make the array of one block hold θ; `settle` does the other blocks, as part of the same pass."""
         self._weights.settle_block(block)
 
     def deferred_update(self) -> Direction:
-        """What the arrays lack of θ, where points around it are formed beside them: a short sum of low rank, or else
-        nothing, once settled.
+        """θ minus what the arrays hold, if that is a short low-rank sum; otherwise settles and returns `ZERO`.
 
-        A move of low rank costs a pass over the weights as it is performed, and next to nothing beside a product.
+        For strategies that evaluate points without writing the arrays: performing a low-rank update costs a pass over
+        the weights, adding its factors to the side terms of each point next to nothing.
         """
         pending, is_narrow = self._weights.pending, any(block.dtype in NARROW for block in self.blocks)
-        can_wait = pending.is_uniform and not self._weights.is_between and not is_narrow
-        if can_wait and len(pending.plain) <= MAX_DEFERRED_TERMS and self._has_factors(pending.plain):
-            return pending.plain
+        may_defer = pending.is_uniform and not self._weights.is_mid_pass and not is_narrow
+        if may_defer and len(pending.undecayed) <= MAX_DEFERRED_TERMS and self._has_factors(pending.undecayed):
+            return pending.undecayed
         self.settle()
         return ZERO
 
@@ -171,9 +175,9 @@ class ParameterSpace:
     def sweep(self, kernel: Kernel, direction: Direction = ZERO, *buffers: Buffer, on: Part | None = None) -> None:
         """Bring every tile to θ and run kernel(theta, g, *buffers) on it, in one pass; on the blocks of a part only.
 
-        Arrays of one tile's shape: theta (float32, written back after), g the direction's entries, and the
-        buffers' rows, changed in place; None for a buffer that does not cover the block. A kernel treats every entry
-        alike and does nothing else: a device may run it once, on stand-ins.
+        The arguments have the shape of the tile: theta (float32, stored afterwards), g the direction's entries, and the
+        rows of buffers, changed in place; None for a buffer that does not cover the block. A kernel must treat every
+        entry alike and have no other effects: a device may call it once, with proxies, and trace it.
         """
         for block in self._swept(on):
             self._backend.sweep(block, kernel, self._weights.pending, direction, buffers, self._drift)
@@ -199,16 +203,16 @@ class ParameterSpace:
                 self._backend.sweep(block, vectors, self._weights.pending, direction, buffers, self._drift)
                 continue
             for tile in block.tiles():
-                with self._backend.rewritten(tile, self._weights.pending, self._drift) as theta:
+                with self._backend.writable_theta(tile, self._weights.pending, self._drift) as theta:
                     factors = self._backend.factors_of(direction, tile) or (None, None)
                     kernel(theta, *factors, *tile.rows_of(buffers), tile)
 
     def mark(
         self, mask: Buffer, bounds: Mapping[str, float], score: Score, *buffers: Buffer, keep: Keep = "largest"
     ) -> None:
-        """Set `mask` to 1 where score(theta, *buffers) reaches the bound of its block, to 0 elsewhere; one pass.
+        """Set `mask` to 1 where score(theta, *buffers) ≥ the bound of its block, else to 0; one pass.
 
-        With keep = "smallest", where it does not exceed the bound.
+        With keep = "smallest", to 1 where score ≤ bound.
         """
 
         def marking(bound: float) -> Kernel:
@@ -223,11 +227,11 @@ class ParameterSpace:
             self._backend.sweep(block, kernel, self._weights.pending, ZERO, (mask, *buffers), self._drift)
 
     def select(self, mask: Buffer, share: float, score: Score, *buffers: Buffer, keep: Keep = "largest") -> None:
-        """Set `mask` to 1 on the share of each block's entries whose score(theta, *buffers) ≥ 0 is largest.
+        """Set `mask` to 1 on a share of each block's entries, those of largest score(theta, *buffers) ≥ 0; else to 0.
 
-        Entries that score the same as the last one to be kept are kept as well. A share that is a whole number of
-        entries stays that number however it is rounded; the least of the largest is the first one above a share of
-        1 − `share`, not the last one within it.
+        With keep = "smallest", on those of smallest score. Entries that tie with the last one selected are selected
+        too. The quantile is taken 10⁻⁹ off the share, so that a share that is a whole number of entries selects that
+        number whichever way it is rounded.
         """
         within = 1 - share + 1e-9 if keep == "largest" else share - 1e-9
         self.mark(mask, self.quantiles(within, score, *buffers), score, *buffers, keep=keep)
@@ -241,12 +245,12 @@ class ParameterSpace:
         self.copy_to(into)
         self.sweep(subtract, ZERO, into, anchor, on=Part(frozenset(into.arrays)))
 
-    # Numbers about θ and about directions
+    # Reductions over θ and over directions
 
     def reduce(
         self, count: Callable[..., Any], direction: Direction = ZERO, *buffers: Buffer, on: Part | None = None
     ) -> dict[str, float]:
-        """One number a block: count(theta, g, *buffers) summed over its tiles; arguments as in `sweep`."""
+        """For each block count(theta, g, *buffers) summed over its tiles; arguments as in `sweep`."""
         self.settle()
         with self._weights.phase("rule"):
             return self._reductions.sums(self._weights.visited(on), count, direction, buffers)
@@ -259,11 +263,11 @@ class ParameterSpace:
         return self._reductions.quantiles(self._weights.visited(on), share, score, buffers)
 
     def norm(self, direction: Direction) -> float:
-        """Euclidean length of a direction over all blocks; one pass of random numbers, no weight is read."""
+        """Euclidean norm of a direction over all blocks; its random numbers are generated once, no weight is read."""
         return self._reductions.norm(self.blocks, direction)
 
     def length(self, sampler: Sampler, key: Key) -> float:
-        """Euclidean length of what a law draws under a key, before its `scale`."""
+        """Euclidean norm of what a law draws under a key, without the law's `scale`."""
         return self.norm(Direction.of(sampler, key))
 
     def dot(self, one: Direction, other: Direction, on: Part | None = None) -> dict[str, float]:
@@ -272,7 +276,7 @@ class ParameterSpace:
 
     @property
     def drift(self) -> float:
-        """‖W − θ‖ / ‖θ‖ on a sample of rows, θ kept in float64 beside the weights W (a master copy where there is one).
+        """‖W − θ‖ / ‖θ‖ on a sample of rows: W as stored (master weights where there are some), θ tracked in float64.
 
         Settles first.
         """
@@ -281,15 +285,15 @@ class ParameterSpace:
 
     @property
     def changed(self) -> float:
-        """Share of the entries whose stored number is another than at the last mark, or at the start; settles first.
+        """Share of entries whose stored number has changed since the last mark, or since the start; settles first.
 
-        On the rows that the drift meter samples: the first 2,048 entries or so of some eight blocks.
+        On the sample of the drift meter: about the first 2,048 entries of some eight blocks.
         """
         self.settle()
         return self._drift.changed()
 
     def mark_changes(self) -> None:
-        """Let `changed` count from here; settles first."""
+        """Make `changed` compare with the weights of now; settles first."""
         self.settle()
         self._drift.mark()
 
@@ -316,33 +320,33 @@ class ParameterSpace:
             fill: first value of every entry.
             on: the blocks that have one; all when None.
             columns: of the arrays of matrices, where they are not those of the matrix.
-            dtype: "uint8" for marks; by default float32, float64 beside float64 weights.
-            mapped: keep the arrays in files, outside of the process's own memory.
+            dtype: "uint8" for masks; by default float32, and float64 for float64 weights.
+            mapped: map the arrays from files, outside of the process's own memory.
         """
         return self._buffers.allocate(owner, fill, on, columns, dtype, mapped)
 
     def broadcast_row(self, owner: str, rows: Mapping[str, Sequence[float]]) -> Buffer:
-        """One row per matrix, broadcast over all of its rows: for `sweep` and `select`, not for state."""
+        """A buffer of one row per matrix, broadcast over all of its rows: an argument for `select`, not for state."""
         return self._buffers.broadcast_row(owner, rows)
 
     def snapshot(self, owner: str, on: Part | None = None) -> Buffer:
-        """θ on a part as it is now, in files: a mapped buffer."""
+        """A copy of θ on a part as it is now, in a mapped buffer."""
         copy = self.buffer(owner, on=on, mapped=True)
         self.copy_to(copy)
         return copy
 
     def copy_to(self, buffer: Buffer) -> None:
-        """Write θ, as it is now, into a buffer, on the blocks that it covers."""
+        """Write θ as it is now into a buffer, on the blocks that the buffer covers."""
         self.settle()
         for block in self._weights.visited():
             if block.name in buffer.arrays:
                 buffer.arrays[block.name][:] = self._weights.theta_of(block)
 
     def release(self, block: Block) -> None:
-        """Release the memory of a block and of its rows of buffers, where that can be had back from a file."""
+        """Evict a block and its rows of buffers from memory, as far as they are mapped from files."""
         self._weights.release(block)
 
-    # Directions as numbers
+    # Entries and factors of directions
 
     @property
     def noise(self) -> Noise:
@@ -354,7 +358,7 @@ class ParameterSpace:
         return sampler.scale(self, key) * Direction.of(sampler, key)
 
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile) -> Array:
-        """The direction's entries on a tile, float32 in scratch: valid until the next call."""
+        """The direction's entries on a tile, float32 in scratch that the next call reuses."""
         return self._backend.entries(direction, tile)
 
     def factors(self, draw: Draw, block: Block) -> tuple[Array, Array] | None:
@@ -371,7 +375,7 @@ class ParameterSpace:
         self._backend.form(block, direction, target)
 
     def points(self, directions: Sequence[Direction]) -> Points:
-        """What the arrays hold + d for several d, to be formed tile by tile."""
+        """What the arrays hold + d for each direction d, to be formed a few tiles at a time."""
         return self._backend.points(directions)
 
     @property
@@ -381,7 +385,7 @@ class ParameterSpace:
 
     @property
     def backend_name(self) -> str:
-        """What moves the weights, for the record."""
+        """Name of what updates the weights, for the record of a run."""
         return self._backend.name
 
     def _swept(self, on: Part | None) -> Iterator[Block]:
@@ -397,7 +401,7 @@ def _check_rounding(blocks: Sequence[Block], restore: Restore, rounding: Roundin
     narrow = [block.dtype for block in blocks if block.dtype in NARROW]
     if narrow and rounding != "nearest" and restore != "exact":
         raise ZoplatError(
-            f"rounding={rounding} writes {narrow[0]} weights only when an update moves them; "
-            f"restore={restore} writes every probe into them and takes it back, which rounds too. "
+            f"rounding={rounding} writes {narrow[0]} weights only when an update changes them; "
+            f"restore={restore} writes every perturbation into them and subtracts it again, which rounds too. "
             "Use -o device.restore=exact, or -o device.rounding=nearest."
         )

@@ -1,4 +1,4 @@
-"""Numbers about θ and about directions: sums, quantiles, lengths and products, block by block. No weight is written."""
+"""Reductions over θ and over directions: sums, quantiles, norms and dot products by block. No weight is written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zoplat.space.backend import Backend
 
 
 class Reductions:
-    """Reductions over blocks; those that read weights want the arrays to hold θ.
+    """Reductions over blocks; for those that read weights the arrays must hold θ.
 
     Args:
-        backend: draws directions.
+        backend: reads weights and forms entries of directions.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -43,11 +43,14 @@ class Reductions:
     def quantiles(
         self, blocks: Iterable[Block], share: float, score: Callable[..., Array], buffers: Sequence[Buffer]
     ) -> dict[str, float]:
-        """For each block the least t with score(theta, *buffers) ≤ t on a share of its entries; scores are ≥ 0."""
+        """For each block the least t with score(theta, *buffers) ≤ t on a share of its entries; scores are ≥ 0.
+
+        By bisection over the bit patterns of floats, which are ordered as the numbers are; a pass over the block each.
+        """
         found = {}
         for block in blocks:
             dtype = block.wide_dtype
-            low, high = -1, 0x7F7FFFFF if dtype == "float32" else 0x7FEFFFFFFFFFFFFF  # ordered as the numbers are
+            low, high = -1, 0x7F7FFFFF if dtype == "float32" else 0x7FEFFFFFFFFFFFFF
             while high - low > 1:
                 middle = (low + high) // 2
                 below = 0
@@ -59,7 +62,7 @@ class Reductions:
         return found
 
     def norm(self, blocks: Iterable[Block], direction: Direction) -> float:
-        """Euclidean length of a direction over some blocks."""
+        """Euclidean norm of a direction over some blocks."""
         total = 0.0
         for block in blocks:
             for tile in block.tiles():
@@ -77,14 +80,14 @@ class Reductions:
         }
 
     def _float64(self, direction: Direction, tile: Tile) -> Array:
-        """The direction's entries on a tile as one float64 vector of its own."""
+        """The direction's entries on a tile as a new float64 vector."""
         wide = self._backend.empty((tile.size,), "float64")
         wide[:] = self._backend.entries(direction, tile).reshape(-1)
         return wide
 
 
 def _as_float32(number: float) -> float:
-    """Rounded to 24 bits, so that the order in which it was summed leaves hardly a trace."""
+    """Rounded to 24 bits, so that the result hardly depends on the order of summation."""
     mantissa, exponent = math.frexp(number)
     return math.ldexp(round(mantissa * 2**24), exponent - 24)
 

@@ -3,7 +3,7 @@
 Under stochastic rounding a result between two neighbouring numbers of the type becomes the one nearer to zero, or the
 other where u < f; f is the share of the gap that lies between the former and the result, u uniform on (0, 1). So the
 expected value is the result itself. What is beyond the largest finite number becomes that number; infinities and NaN
-stay. Written in operators that numpy arrays and torch tensors share; `kernels.c` makes the same bits.
+stay. Written in operators that numpy arrays and torch tensors share; `kernels.c` computes the same bits.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from zoplat.space.buffers import Buffers, MakeArray
 RoundingName: TypeAlias = Literal["nearest", "stochastic", "master"]
 
 NARROW = ("bfloat16", "float16")
-"""The types that a float32 result is rounded to."""
+"""The dtypes of 16 bits, to which float32 results are rounded."""
 
 SIZE, SIGN, EXPONENT = 0x7FFFFFFF, -0x80000000, 0x7F800000  # bits of a float32
 LARGEST = {"bfloat16": 0x7F7F0000, "float16": 0x477FE000}  # finite number of the type, as bits of a float32
 
 
 class Rounding:
-    """To the nearest number of a block's type.
+    """Rounding to nearest, as a conversion of dtype does it.
 
     Attributes:
         is_stochastic: whether results are rounded with the random numbers of `stream`.
@@ -35,34 +35,39 @@ class Rounding:
     is_stochastic = False
 
     def theta_of(self, block: Block) -> Array:
-        """The array that holds θ: the block's own, or its master."""
+        """The array that holds θ on a block: the block's own, or its master copy."""
         return block.array
 
     def begin_pass(self) -> None:
-        """Advance the stream of stochastic rounding: a pass that writes θ begins."""
+        """Called before every pass that writes θ; advances the stream of stochastic rounding."""
 
     def stream(self, block: Block) -> Stream:
-        """The random numbers that this pass rounds a block with, where `is_stochastic` says so."""
+        """The stream of random numbers for rounding a block in this pass; only where `is_stochastic`."""
         raise NotImplementedError
 
     def store(self, tile: Tile, theta: Array) -> None:
-        """Write θ on a tile, given as float32 in scratch that is free to be overwritten."""
+        """Round θ on a tile and write it to the block.
+
+        Args:
+            tile: of the block.
+            theta: float32 in scratch memory; may be overwritten.
+        """
         tile.of(tile.block.array)[:] = theta
 
     def publish(self, block: Block) -> None:
-        """Bring the block's own array to what `theta_of` holds, once that was written directly."""
+        """Round what `theta_of` holds to the block's own array; called when the former was written directly."""
 
     def resynchronise(self) -> None:
-        """Take over what was written into the blocks' own arrays from outside."""
+        """Take what was written into the blocks' own arrays from outside, such as a checkpoint, as θ."""
 
 
 class StochasticRounding(Rounding):
-    """Up or down by chance, with the result as expected value.
+    """Stochastic rounding: up or down at random, with the exact result as expected value.
 
     Args:
         blocks: of 16 bits.
         noise: random numbers by address.
-        buffers: of the space; one counts the passes that wrote, so that a resumed run goes on with other numbers.
+        buffers: of the space; a new one counts passes, so that a resumed run continues the stream.
         empty: makes arrays in memory.
         seed: of the random numbers.
     """
@@ -94,11 +99,11 @@ class StochasticRounding(Rounding):
 
 
 class MasterWeights(Rounding):
-    """To the nearest, from a float32 copy of the weights that is θ.
+    """Master weights: θ is a float32 copy, and the blocks' own arrays hold it rounded to nearest.
 
     Args:
         blocks: of 16 bits.
-        buffers: of the space; the copies are one of them.
+        buffers: of the space; a new one holds the copies.
         empty: makes arrays in memory.
     """
 
@@ -122,7 +127,7 @@ class MasterWeights(Rounding):
             block.array[:] = self._masters[block.name]
 
     def resynchronise(self) -> None:
-        """Entries of a master that still round to what the array holds stay; the others take its value."""
+        """Entries of master weights that still round to what the array holds stay; the others take its value."""
         for block in self._blocks:
             for tile in block.tiles():
                 master, held = tile.of(self._masters[block.name]), tile.of(block.array)
@@ -132,10 +137,10 @@ class MasterWeights(Rounding):
                 master[differs] = wide[differs]
 
 
-def rounding_by(
+def rounding_named(
     name: RoundingName, blocks: Sequence[Block], noise: Noise, buffers: Buffers, empty: MakeArray, seed: int
 ) -> Rounding:
-    """The rounding of a name for these blocks; to nearest where none of them has 16 bits."""
+    """The rounding of a name for some blocks; to nearest where none of them has 16 bits."""
     narrow = [block for block in blocks if block.dtype in NARROW]
     if not narrow or name == "nearest":
         return Rounding()
@@ -145,11 +150,11 @@ def rounding_by(
 
 
 def round_stochastically(theta: Array, u: Array, dtype: str, integer: Any) -> None:
-    """Replace every entry of `theta` by one of the two numbers of a type that are next to it.
+    """Round every entry of `theta` to one of the two neighbouring numbers of a dtype.
 
     Args:
-        theta: contiguous float32, changed in place; then converts to the type without rounding.
-        u: of the same shape, odd multiples of 2⁻¹⁷ between 0 and 1.
+        theta: contiguous float32, changed in place; its entries are then numbers of the dtype.
+        u: uniform random numbers of the same shape, odd multiples of 2⁻¹⁷ between 0 and 1.
         dtype: one of `NARROW`.
         integer: the runtime's own name for int32.
     """
@@ -157,7 +162,7 @@ def round_stochastically(theta: Array, u: Array, dtype: str, integer: Any) -> No
 
 
 def _to_bfloat16(theta: Array, u: Array, integer: Any) -> None:
-    """The upper half of a float32 is the neighbour nearer to zero, the lower half is f."""
+    """The upper half of a float32's bits is the neighbour nearer to zero, the lower half is the share f."""
     bits = theta.view(integer)
     rest = bits & 0xFFFF
     away = (rest * 2.0**-16 > u) & ((bits & SIZE) < LARGEST["bfloat16"])
@@ -166,7 +171,7 @@ def _to_bfloat16(theta: Array, u: Array, integer: Any) -> None:
 
 
 def _to_float16(theta: Array, u: Array, integer: Any) -> None:
-    """Counted in gaps from zero; below 2⁻¹⁴ all gaps are 2⁻²⁴."""
+    """The size in units of the gap between neighbours, its fraction the share f; below 2⁻¹⁴ all gaps are 2⁻²⁴."""
     bits = theta.view(integer)
     size, sign = bits & SIZE, bits & SIGN
     inside = size < LARGEST["float16"]

@@ -1,4 +1,4 @@
-"""What takes the weights from where the arrays stand to somewhere else."""
+"""Updates of weights by name: what takes the arrays from one point to another."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from zoplat.core.direction import ZERO, Direction
 
 @dataclass(frozen=True)
 class Update:
-    """W ← keep·W + decayed on the blocks that decay, W ← W + plain on the others.
+    """W ← factor·W + decayed on blocks that decay, W ← W + undecayed on the others.
 
     Attributes:
-        keep: what weight decay leaves of W.
-        decayed: sum of the moves, each shrunk by the decays that came after it.
-        plain: sum of the moves as they were made.
+        factor: product of (1 − decay) over all steps.
+        decayed: sum of the steps, each multiplied by (1 − decay) of every later one.
+        undecayed: sum of the steps.
     """
 
-    keep: float
+    factor: float
     decayed: Direction
-    plain: Direction
+    undecayed: Direction
 
     @classmethod
     def along(cls, direction: Direction) -> Update:
@@ -28,26 +28,26 @@ class Update:
         return cls(1.0, direction, direction)
 
     def then(self, direction: Direction, decay: float = 0.0) -> Update:
-        """This one, followed by W ← (1 − decay)·W + direction."""
-        keep = 1 - decay
-        return Update(keep * self.keep, keep * self.decayed + direction, self.plain + direction)
+        """Followed by W ← (1 − decay)·W + direction."""
+        factor = 1 - decay
+        return Update(factor * self.factor, factor * self.decayed + direction, self.undecayed + direction)
 
     def on(self, block: Block) -> tuple[float, Direction]:
-        """(factor, direction) on one block."""
-        return (self.keep, self.decayed) if block.decays else (1.0, self.plain)
+        """(factor, direction) with W ← factor·W + direction on one block."""
+        return (self.factor, self.decayed) if block.decays else (1.0, self.undecayed)
 
     def changes(self, block: Block) -> bool:
-        """Whether it may change a block."""
+        """Whether any entry of a block may change."""
         factor, direction = self.on(block)
         return factor != 1.0 or direction.touches(block)
 
     @property
     def is_uniform(self) -> bool:
-        """Whether it is one sum of moves for all blocks, without decay."""
-        return self.keep == 1.0 and self.decayed == self.plain
+        """Whether it is W ← W + direction with one direction for all blocks."""
+        return self.factor == 1.0 and self.decayed == self.undecayed
 
     def __bool__(self) -> bool:
-        return bool(self.decayed or self.plain) or self.keep != 1.0
+        return bool(self.decayed or self.undecayed) or self.factor != 1.0
 
 
 NO_UPDATE = Update.along(ZERO)

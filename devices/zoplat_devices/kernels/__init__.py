@@ -1,1 +1,1 @@
-"""Random numbers and moves of weights in fused kernels, for processors and GPUs."""
+"""Fused kernels for random numbers and weight updates, on processors and GPUs."""

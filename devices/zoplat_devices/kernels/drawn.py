@@ -1,7 +1,8 @@
-"""One draw as fused kernels draw it: a named run of random numbers, two factors, or the values of an array."""
+"""One draw as a term of fused kernels: a stream of random numbers, two factors, or the entries of an array."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,47 +15,47 @@ from zoplat_devices.kernels.tables import TERM, TERMS, address
 
 
 class Drawn:
-    """The terms of one draw on the blocks of a backend; each is found when it is first asked for.
+    """The terms of one draw on the blocks of a backend, computed on demand and kept.
 
     Args:
-        blocks: by place.
+        blocks: of the backend, in order.
         noise: random numbers by address.
         draw: without its part.
 
     Attributes:
-        held: the arrays that terms point to.
-        factors: (U, V) by the place of a block, where there are some.
+        factor_arrays: copies of factors that terms point to.
+        factors: index of a block → (U, V), where the draw has factors.
     """
 
-    def __init__(self, blocks: Any, noise: Noise, draw: Draw) -> None:
-        self.held: list[Any] = []
+    def __init__(self, blocks: Sequence[Block], noise: Noise, draw: Draw) -> None:
+        self.factor_arrays: list[Any] = []
         self.factors: dict[int, tuple[Any, Any]] = {}
         self._blocks, self._noise, self._draw = blocks, noise, draw
         self._terms = np.zeros(len(blocks), TERM)
         self._known = np.zeros(len(blocks), bool)
         self._fused = np.zeros(len(blocks), bool)
 
-    def find(self, place: int) -> None:
-        """Find the term on one block, unless it is known."""
-        if not self._known[place]:
-            block = self._blocks[place]
-            term = self._term(place, Tile(block, 0, block.shape[0]))
+    def compute(self, index: int) -> None:
+        """Compute the term on one block, unless it is known."""
+        if not self._known[index]:
+            block = self._blocks[index]
+            term = self._term(index, Tile(block, 0, block.shape[0]))
             if term is not None:
-                self._terms[place], self._fused[place] = term, True
-            self._known[place] = True
+                self._terms[index], self._fused[index] = term, True
+            self._known[index] = True
 
-    def on(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """On some blocks, the terms without coefficients, and whether the kernels can draw them."""
-        for place in places[~self._known[places]]:
-            self.find(place)
-        return self._terms[places], self._fused[places]
+    def on(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The terms on some blocks, without coefficients, and for each whether the kernels can draw it."""
+        for index in indices[~self._known[indices]]:
+            self.compute(index)
+        return self._terms[indices], self._fused[indices]
 
     @property
     def bytes(self) -> int:
-        """Memory of the factors."""
-        return sum(int(array.nbytes) for array in self.held)
+        """Bytes of the factors."""
+        return sum(int(array.nbytes) for array in self.factor_arrays)
 
-    def _term(self, place: int, tile: Tile) -> tuple[Any, ...] | None:
+    def _term(self, index: int, tile: Tile) -> tuple[Any, ...] | None:
         sampler, key = self._draw.sampler, self._draw.key
         scale = _scale(self._draw, tile.block)
         if scale is None:
@@ -65,13 +66,13 @@ class Drawn:
         factors = sampler.factors(tile, key, self._noise)
         if factors is not None:
             u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
-            self.held += [u, v]
-            self.factors[place] = u, v.T
+            self.factor_arrays += [u, v]
+            self.factors[index] = u, v.T
             return (TERMS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v), *scale)
-        sink = _Sink()
+        sink: Any = _Sink()
         try:
             sampler.fill(sink, tile, key, _REQUESTS)
-        except (TypeError, AttributeError):  # the law computes with its numbers
+        except (TypeError, AttributeError):  # the law computes with its random numbers
             return None
         request = sink.request
         if request is None or (request.first, request.shape) != (0, tile.shape):
@@ -80,7 +81,7 @@ class Drawn:
 
 
 def _scale(draw: Draw, block: Block) -> tuple[int, int] | None:
-    """Where the scale of a draw is on a block, and whether its root divides; None where the kernels can't apply it."""
+    """(address of a draw's scale s on a block, whether s^−½ multiplies); None if the kernels can't apply it."""
     if not draw.scales:
         return 0, 0
     [(buffer, power), *others] = draw.scales
@@ -92,14 +93,14 @@ def _scale(draw: Draw, block: Block) -> tuple[int, int] | None:
 
 
 class _Requests(Noise):
-    """Records what was asked for instead of making it."""
+    """Noise that returns the request instead of the random numbers, to learn what a law draws."""
 
     def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
         return _Request(law, stream, first, shape)
 
 
 class _Request:
-    """Random numbers that were asked for. It computes with nothing, so that a law which computes is noticed."""
+    """A request for random numbers. It supports no arithmetic, so a law that computes with its numbers raises."""
 
     __slots__ = ("first", "law", "shape", "stream")
 
@@ -108,13 +109,13 @@ class _Request:
 
 
 class _Sink:
-    """Stands for `out`: takes one request for the whole tile and nothing else."""
+    """A proxy of `out` that accepts one request for the whole tile and nothing else."""
 
     request: _Request | None = None
 
-    def __setitem__(self, index: Any, value: Any) -> None:
-        if index != slice(None) or not isinstance(value, _Request) or self.request is not None:
-            raise TypeError("not a plain draw")
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if key != slice(None) or not isinstance(value, _Request) or self.request is not None:
+            raise TypeError("not one plain draw")
         self.request = value
 
 
@@ -122,5 +123,5 @@ _REQUESTS: Any = _Requests()
 
 
 def _contiguous(array: Any) -> Any:
-    """The array itself or a copy without gaps, for numpy and torch."""
+    """A numpy array or torch tensor in contiguous memory; copied if it is not."""
     return array.contiguous() if hasattr(array, "contiguous") else np.ascontiguousarray(array)

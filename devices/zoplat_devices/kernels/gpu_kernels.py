@@ -1,7 +1,7 @@
 """Draw, scale and add in the registers of a GPU: `kernels.c` in Triton, with the same bits.
 
-Records are those of `tables.py`, read as 64-bit words. A group of 512 entries is held as two halves of 256, for
-that is how pairs of normals come. To be launched without fusion: only what is written `fma` may be one.
+Records are those of `tables.py`, read as 64-bit words. A group of 512 entries is held as two halves of 256, the two
+members of each pair of normals. To be launched without fusion: only what is written `fma` may be fused.
 """
 
 # ruff: noqa: SIM108, SIM109
@@ -20,17 +20,15 @@ SUM = tl.constexpr(tables.SUM)
 MIXED = tl.constexpr(-1)
 TO_BFLOAT16, TO_FLOAT16 = (tl.constexpr(FROM_FLOAT32[name]) for name in ("bfloat16", "float16"))
 
-GROUP = tl.constexpr(512)
-HALF = tl.constexpr(256)
+GROUP, HALF = tl.constexpr(512), tl.constexpr(256)
 ROWS = tl.constexpr(4)  # groups that a program holds at a time
 SLICE = tl.constexpr(32)  # groups of one program
-TERM_WORDS = tl.constexpr(tables.TERM.itemsize // 8)
-JOB_WORDS = tl.constexpr(tables.JOB.itemsize // 8)
+TERM_WORDS, JOB_WORDS = (tl.constexpr(record.itemsize // 8) for record in (tables.TERM, tables.JOB))
 
 
 @triton.jit
 def word(low, high, key0, key1):
-    """A random word; `high` has the counter's upper half and the second key in it."""
+    """A random word; `high` combines the counter's upper half and the second key."""
     x = (low * 0x9E3779B9 + key0) ^ high
     x = (x ^ (x >> 16)) * 0x21F0AAAD
     x = ((x ^ (x >> 15)) + key1) * 0x735A2D97
@@ -40,7 +38,7 @@ def word(low, high, key0, key1):
 
 @triton.jit
 def words(counter, offset, key0, key1):
-    """Words number counter + offset; no carry comes from the offset."""
+    """Words number counter + offset; the offset never carries into the upper half."""
     high = (counter >> 32).to(tl.uint32) * 0x85EBCA6B
     return word(counter.to(tl.uint32) + offset, high ^ key1, key0, key1)
 
@@ -56,7 +54,7 @@ def second(first, key1):
 
 @triton.jit
 def normals(group, lane, key0, key1):
-    """Pairs from two words each: one member in either half of a group."""
+    """Standard normals, a pair from two words: one member in each half of a group."""
     a = words(group * HALF, lane, key0, key1)
     bits = (a | 1).to(tl.float32).to(tl.uint32, bitcast=True) - 0x4F3504F3
     exponent = (bits.to(tl.int32, bitcast=True) >> 23).to(tl.float32)
@@ -87,7 +85,7 @@ def sign(bits, place):
 
 @triton.jit
 def signs(group, lane, key0, key1):
-    """Thirty-two entries share a word."""
+    """Random signs; 32 entries share a word."""
     counter = group * (GROUP // 32)
     left = words(counter, lane >> 5, key0, key1)
     right = words(counter, (lane >> 5) + HALF // 32, key0, key1)
@@ -96,7 +94,7 @@ def signs(group, lane, key0, key1):
 
 @triton.jit
 def uniforms(group, lane, key0, key1):
-    """The 24 high bits of a word each, over 2²⁴."""
+    """Uniform numbers: the 24 high bits of a word for each entry, divided by 2²⁴."""
     left = words(group * GROUP, lane, key0, key1) >> 8
     right = words(group * GROUP, lane + HALF, key0, key1) >> 8
     return left.to(tl.float32) * 5.9604644775390625e-8, right.to(tl.float32) * 5.9604644775390625e-8
@@ -104,7 +102,7 @@ def uniforms(group, lane, key0, key1):
 
 @triton.jit
 def halves(group, lane, key0, key1):
-    """The sixteen bits of coarse numbers: lower and upper halves of words, then those of their second ones."""
+    """16 random bits for each entry: lower and upper halves of words, then those of their second words."""
     a = words(group * (HALF // 2), lane & (HALF // 2 - 1), key0, key1)
     b = second(a, key1)
     upper = (lane >> 7) << 4
@@ -113,13 +111,13 @@ def halves(group, lane, key0, key1):
 
 @triton.jit
 def share(k):
-    """(k + ½) / 2¹⁶, exact."""
+    """(k + ½) / 2¹⁶, exact: 16 random bits as a number in (0, 1)."""
     return k.to(tl.float32) * 1.52587890625e-5 + 7.62939453125e-6
 
 
 @triton.jit
 def drawn(kind: tl.constexpr, group, lane, key0, key1):
-    """Numbers of a stream in some groups, (groups, HALF) twice."""
+    """Random numbers of a stream in some groups: left and right halves, (groups, HALF) each."""
     if kind == NORMAL:
         left, right = normals(group, lane, key0, key1)
     elif kind == SIGN:
@@ -134,9 +132,9 @@ def drawn(kind: tl.constexpr, group, lane, key0, key1):
 
 @triton.jit
 def outer(term, entry, place, inside):
-    """Rows of U times V from some entry on, added up in the order of their columns."""
-    facts = term.to(tl.pointer_type(tl.int32))
-    rank, columns = tl.load(facts + 1), tl.load(facts + 5)
+    """Entries of U V from some entry on, summed over the rank in order."""
+    fields = term.to(tl.pointer_type(tl.int32))
+    rank, columns = tl.load(fields + 1), tl.load(fields + 5)
     u = tl.load(term + 3).to(tl.pointer_type(tl.float32))
     v = tl.load(term + 4).to(tl.pointer_type(tl.float32))
     row = entry // columns
@@ -153,7 +151,7 @@ def outer(term, entry, place, inside):
 
 @triton.jit
 def values(term, entry, place, inside):
-    """Entries that somebody else has made."""
+    """Entries that are read from memory."""
     z = tl.load(term + 3).to(tl.pointer_type(tl.float32)) + entry
     return tl.load(z + place, mask=inside, other=0.0)
 
@@ -166,7 +164,7 @@ def key(term, number):
 
 @triton.jit
 def entries_of(kind: tl.constexpr, term, entry, group, lane, place, begin, end):
-    """One random vector of a known kind on some groups, (groups, HALF) twice."""
+    """The vector of a term whose kind is known at compile time, on some groups: left and right halves."""
     if kind == LOW_RANK or kind == VALUES:
         other = place + HALF
         in_left, in_right = (place >= begin) & (place < end), (other >= begin) & (other < end)
@@ -181,7 +179,7 @@ def entries_of(kind: tl.constexpr, term, entry, group, lane, place, begin, end):
 
 @triton.jit
 def entries(kind: tl.constexpr, term, entry, group, lane, place, begin, end):
-    """The same where kinds may be mixed, which takes twice the registers."""
+    """The same, where kinds may also be `MIXED`, which takes twice the registers."""
     if kind != MIXED:
         left, right = entries_of(kind, term, entry, group, lane, place, begin, end)
     else:
@@ -203,7 +201,7 @@ def entries(kind: tl.constexpr, term, entry, group, lane, place, begin, end):
 
 @triton.jit
 def scaled(z, term, entry, place, begin, end):
-    """A vector times its scale or over the root of it, if it has one; rounded before the coefficient comes."""
+    """A vector times its scale s or 1/√s, if it has one; rounded before it is multiplied by the coefficient."""
     scale = tl.load(term + 5)
     if scale != 0:
         inside = (place >= begin) & (place < end)
@@ -221,7 +219,7 @@ def to_bfloat(bits):
 
 @triton.jit
 def stochastic_bfloat(bits, k):
-    """One of the neighbours of a float32, by chance: see zoplat/rounding.py."""
+    """A float32 rounded stochastically with 16 random bits k, as in zoplat/space/rounding.py."""
     size = bits & 0x7FFFFFFF
     away = (k < (bits & 0xFFFF)) & (size < 0x7F7F0000)
     nan = (size > 0x7F800000).to(tl.uint32) << 6
@@ -230,7 +228,7 @@ def stochastic_bfloat(bits, k):
 
 @triton.jit
 def stochastic_half(bits, k):
-    """The same, as a float32 that float16 has too."""
+    """The same for float16; the result is a float32 that converts without rounding."""
     size = bits & 0x7FFFFFFF
     inside = tl.where(size < 0x477FE000, size, 0)
     exponent = inside & 0x7F800000
@@ -245,55 +243,55 @@ def stochastic_half(bits, k):
 
 @triton.jit
 def moved(
-    source, target, place, begin, end, whole, keep, total, chances, dtype: tl.constexpr, is_stochastic: tl.constexpr
+    source, target, place, begin, end, is_full, factor, total, k, dtype: tl.constexpr, is_stochastic: tl.constexpr
 ):
-    """Target ← keep·source + total on half of some groups."""
+    """Target ← factor·source + total on the left or right half of some groups."""
     inside = (place >= begin) & (place < end)
     if dtype != SUM:
-        if whole:  # no mask, so that loads are wide
+        if is_full:  # no mask, so that loads are wide
             held = tl.load(source + place)
         else:
             held = tl.load(source + place, mask=inside)
         if dtype == BFLOAT16:
             held = held.to(tl.uint32) << 16
             held = held.to(tl.float32, bitcast=True)
-        total = keep * held.to(tl.float32) + total
+        total = factor * held.to(tl.float32) + total
     bits = total.to(tl.uint32, bitcast=True)
     if dtype == FLOAT32 or dtype == SUM:
         result = total
     elif dtype == BFLOAT16 or dtype == TO_BFLOAT16:
-        result = stochastic_bfloat(bits, chances) if is_stochastic else to_bfloat(bits)
+        result = stochastic_bfloat(bits, k) if is_stochastic else to_bfloat(bits)
     else:
-        result = stochastic_half(bits, chances).to(tl.float16) if is_stochastic else total.to(tl.float16)
-    if whole:
+        result = stochastic_half(bits, k).to(tl.float16) if is_stochastic else total.to(tl.float16)
+    if is_full:
         tl.store(target + place, result)
     else:
         tl.store(target + place, result, mask=inside)
 
 
-@triton.jit(do_not_specialize=["first", "slices", "most", "base"])
+@triton.jit(do_not_specialize=["first", "slices", "stride", "origin"])
 def move(
     jobs,
     terms,
     counts,
     first,
     slices,
-    most,
-    keep,
-    base: tl.int64,
+    stride,
+    factor,
+    origin: tl.int64,
     kind: tl.constexpr,
     has_scales: tl.constexpr,
     dtype: tl.constexpr,
     is_stochastic: tl.constexpr,
-    aligned: tl.constexpr,
+    is_aligned: tl.constexpr,
 ):
-    """A slice of a job: target ← keep·source + the sum of its terms, all of one kind or `MIXED`."""
+    """A slice of a job: target ← factor·source + the sum of its terms, all of one kind or `MIXED`."""
     program = tl.program_id(0)
     job = jobs + (first + program // slices).to(tl.int64) * JOB_WORDS
     start, stop = tl.load(job + 2), tl.load(job + 3)
     line = tl.load(job.to(tl.pointer_type(tl.int32)) + 8).to(tl.int64)
     count = tl.load(counts + line)
-    line_terms = terms + line * most * TERM_WORDS
+    line_terms = terms + line * stride * TERM_WORDS
     source_type = tl.float16 if dtype == FLOAT16 else tl.uint16 if dtype == BFLOAT16 else tl.float32
     target_type = (
         tl.float32
@@ -303,15 +301,15 @@ def move(
         else tl.uint16
     )
     source = tl.load(job).to(tl.pointer_type(source_type))
-    target = (tl.load(job + 1) + base).to(tl.pointer_type(target_type))
-    if aligned:
+    target = (tl.load(job + 1) + origin).to(tl.pointer_type(target_type))
+    if is_aligned:
         source, target = tl.multiple_of(source, 16), tl.multiple_of(target, 16)
     row, lane = tl.arange(0, ROWS)[:, None], tl.arange(0, HALF)[None, :]
     place = row * GROUP + lane
     lane = lane.to(tl.uint32)
-    begun = start // GROUP + (program % slices) * SLICE
-    ended = tl.minimum(begun + SLICE, (stop + GROUP - 1) // GROUP)
-    for number in range(begun, ended, ROWS):
+    first_group = start // GROUP + (program % slices) * SLICE
+    end_group = tl.minimum(first_group + SLICE, (stop + GROUP - 1) // GROUP)
+    for number in range(first_group, end_group, ROWS):
         entry = number * GROUP
         group = (number + row).to(tl.uint64)
         begin = tl.maximum(start - entry, 0).to(tl.int32)
@@ -327,20 +325,19 @@ def move(
                 other = scaled(other, term, entry, place + HALF, begin, end)
             left = tl.where(k == 0, c * z, left + c * z)
             right = tl.where(k == 0, c * other, right + c * other)
-        chances, others = lane, lane
+        left_bits, right_bits = lane, lane
         if is_stochastic:
             term = line_terms + count * TERM_WORDS
-            chances, others = halves(group, lane, key(term, 0), key(term, 1))
-        whole = (begin == 0) & (end == ROWS * GROUP)
-        moved(source + entry, target + entry, place, begin, end, whole, keep, left, chances, dtype, is_stochastic)
-        moved(
-            source + entry, target + entry, place + HALF, begin, end, whole, keep, right, others, dtype, is_stochastic
-        )
+            left_bits, right_bits = halves(group, lane, key(term, 0), key(term, 1))
+        is_full = (begin == 0) & (end == ROWS * GROUP)
+        read, written = source + entry, target + entry
+        moved(read, written, place, begin, end, is_full, factor, left, left_bits, dtype, is_stochastic)
+        moved(read, written, place + HALF, begin, end, is_full, factor, right, right_bits, dtype, is_stochastic)
 
 
 @triton.jit(do_not_specialize=["out", "key0", "key1", "first", "count"])
 def numbers(out: tl.int64, key0: tl.int64, key1: tl.int64, first: tl.int64, count: tl.int64, kind: tl.constexpr):
-    """Numbers first to first + count of a stream."""
+    """Random numbers first to first + count of a stream."""
     row, lane = tl.arange(0, ROWS)[:, None], tl.arange(0, HALF)[None, :]
     number = first // GROUP + tl.program_id(0).to(tl.int64) * ROWS
     group = (number + row).to(tl.uint64)

@@ -1,15 +1,15 @@
-"""The backend for float32 arrays of numpy."""
+"""The backend for numpy arrays: what runs without PyTorch moves weights with it."""
 
-import numpy as np
+from __future__ import annotations
 
 from zoplat.space.backend import Backend
 from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.native import kernels
 from zoplat_devices.kernels.noise import ReferenceNoise
-from zoplat_devices.memory import mapped
+from zoplat_devices.memory import empty, mapped
 
 
 def host_backend() -> Backend:
-    """Fused where a compiler is at hand, tile by tile elsewhere; both make the same bits."""
+    """Fused where a C compiler is installed, tile by tile elsewhere; both give the same bits."""
     found = kernels()
-    return FusedBackend(found, np.empty, mapped) if found else Backend(ReferenceNoise(), np.empty, mapped)
+    return FusedBackend(found, empty, mapped) if found else Backend(ReferenceNoise(), empty, mapped)

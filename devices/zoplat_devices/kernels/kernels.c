@@ -1,7 +1,8 @@
-/* Draw, scale and add in registers: the noise of docs/explanation/noise.md and the moves of zoplat/space.py.
+/* Fused kernels that draw, scale and add in registers: the noise of docs/explanation/noise.md and the updates of
+ * zoplat/space/backend.py, which are the definition.
  *
- * The numbers are those of noise.py, bit for bit, provided that the compiler fuses no product and sum by itself
- * (-ffp-contract=off). */
+ * The random numbers are those of noise.py, bit for bit, provided that the compiler fuses no product and sum by
+ * itself (-ffp-contract=off). */
 
 #include <stdint.h>
 
@@ -18,7 +19,8 @@
 #endif
 
 enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES, COARSE };
-enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16, SUM }; /* TO_: from float32, apart; SUM: terms alone */
+/* Conversions; TO_: out of place, from float32; SUM: the terms alone, in float32. */
+enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16, SUM };
 
 typedef struct {            /* coefficient times one random vector */
     int32_t kind;
@@ -26,27 +28,28 @@ typedef struct {            /* coefficient times one random vector */
     uint32_t key0, key1;    /* of the stream */
     float coefficient;
     int32_t columns;
-    int64_t u;              /* LOW_RANK: (rows, rank) of the whole block; VALUES: entries, numbered as the block's */
-    int64_t v;              /* LOW_RANK: (rank, columns) */
-    int64_t scale;          /* entries that multiply the vector, or none */
-    int64_t by_root;        /* whether they divide it by their roots instead */
+    int64_t u;              /* address; LOW_RANK: (rows, rank) of the whole block; VALUES: entries of the block */
+    int64_t v;              /* address; LOW_RANK: (rank, columns) */
+    int64_t scale;          /* address of entries s that multiply the vector; 0 for none */
+    int64_t inverse_root;   /* whether 1 / sqrt(s) multiplies it instead */
 } Term;
 
-typedef struct {            /* entries start to stop of one block: source -> target <- keep * source + terms */
-    int64_t source;
-    int64_t target;         /* from the base of the call */
+typedef struct {            /* entries start to stop of one block: target <- factor * source + sum of terms */
+    int64_t source;         /* address */
+    int64_t target;         /* address, relative to the origin of the call */
     int64_t start, stop;
-    int32_t line;           /* of terms */
-    int32_t dtype;
+    int32_t line;           /* of the table of terms */
+    int32_t dtype;          /* one of the conversions above */
 } Job;
 
 typedef struct {            /* what the jobs of one call share */
-    const Term *terms;      /* `most` of them a line */
-    const int32_t *counts;  /* terms of each line */
-    int64_t base;           /* added to all targets */
-    int32_t most;
-    float keep;
-    int32_t is_stochastic;      /* whether 16-bit results are rounded by the stream of the term after the last of a line */
+    const Term *terms;      /* table of lines, `stride` terms each */
+    const int32_t *counts;  /* terms in use of each line */
+    int64_t origin;         /* added to all target addresses */
+    int32_t stride;
+    float factor;           /* of the source */
+    int32_t is_stochastic;  /* whether 16-bit results are rounded stochastically, with the stream that the term after the
+                               last one in use names */
 } Call;
 
 static inline float as_float(uint32_t bits) { union { uint32_t bits; float value; } c = { bits }; return c.value; }
@@ -60,7 +63,7 @@ static inline uint32_t word(uint32_t counter, uint32_t high, uint32_t key0, uint
     return x ^ (x >> 14);
 }
 
-/* What all words of a group share: the counter's upper half and the second key. */
+/* Common to all words of a group: the counter's upper half and the second key. */
 static inline uint32_t high_part(uint64_t counter, uint32_t key1) {
     return ((uint32_t)(counter >> 32) * 0x85EBCA6Bu) ^ key1;
 }
@@ -76,17 +79,17 @@ static inline uint32_t second(uint32_t first, uint32_t key1) {
 /* a * b + c with one rounding, wherever the definition says so and nowhere else. */
 #define FMA(a, b, c) __builtin_fmaf(a, b, c)
 
-/* Every law: out <- c * z for the first term of a sum, out <- out + c * z for the others. */
+/* For every law: out <- c * z for the first term of a sum, out <- out + c * z for the others. */
 #define PUT(place, z) (place) = add ? (place) + c * (z) : c * (z)
 
-/* In four short loops: one long one would wait for its own results most of the time. */
+/* Four short loops: one long loop would be bound by the latency of its dependency chain. */
 ALWAYS_INLINE void normals(float *out, uint64_t group, const Term *term, float c, int add) {
     uint64_t counter = group * HALF;
-    uint32_t base = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
+    uint32_t low = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
     uint32_t words[HALF];
     float radii[HALF];
     INTERLEAVE
-    for (int i = 0; i < HALF; i++) words[i] = word(base + i, high, key0, key1);
+    for (int i = 0; i < HALF; i++) words[i] = word(low + i, high, key0, key1);
     INTERLEAVE
     for (int i = 0; i < HALF; i++) {
         uint32_t bits = as_bits((float)(words[i] | 1u)) - 0x4F3504F3u;
@@ -117,28 +120,29 @@ ALWAYS_INLINE void normals(float *out, uint64_t group, const Term *term, float c
 
 ALWAYS_INLINE void signs(float *out, uint64_t group, const Term *term, float c, int add) {
     uint64_t counter = group * (GROUP / 32);
-    uint32_t base = (uint32_t)counter, high = high_part(counter, term->key1);
+    uint32_t low = (uint32_t)counter, high = high_part(counter, term->key1);
     for (int k = 0; k < GROUP / 32; k++) {
-        uint32_t w = word(base + k, high, term->key0, term->key1);
+        uint32_t w = word(low + k, high, term->key0, term->key1);
         for (int j = 0; j < 32; j++) PUT(out[32 * k + j], as_float(0x3F800000u ^ (((w >> j) & 1u) << 31)));
     }
 }
 
 ALWAYS_INLINE void uniforms(float *out, uint64_t group, const Term *term, float c, int add) {
     uint64_t counter = group * GROUP;
-    uint32_t base = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
+    uint32_t low = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
     INTERLEAVE
     for (int i = 0; i < GROUP; i++)
-        PUT(out[i], (float)(word(base + i, high, key0, key1) >> 8) * 5.9604644775390625e-8f);
+        PUT(out[i], (float)(word(low + i, high, key0, key1) >> 8) * 5.9604644775390625e-8f);
 }
 
-/* Half a word each: a group takes the lower halves of its first words, the upper ones, and both of the second words. */
+/* 16 random bits for each entry: the lower halves of a group's words, their upper halves, then both halves of the
+ * second words. */
 ALWAYS_INLINE void halves(uint32_t *out, uint64_t group, const Term *term) {
     uint64_t counter = group * QUARTER;
-    uint32_t base = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
+    uint32_t low = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
     INTERLEAVE
     for (int i = 0; i < QUARTER; i++) {
-        uint32_t a = word(base + i, high, key0, key1), b = second(a, key1);
+        uint32_t a = word(low + i, high, key0, key1), b = second(a, key1);
         out[i] = a & 0xFFFFu;
         out[QUARTER + i] = a >> 16;
         out[2 * QUARTER + i] = b & 0xFFFFu;
@@ -146,7 +150,7 @@ ALWAYS_INLINE void halves(uint32_t *out, uint64_t group, const Term *term) {
     }
 }
 
-/* (k + 1/2) / 65536, exact. */
+/* (k + 1/2) / 65536, exact: 16 random bits as a number in (0, 1). */
 static inline float share(uint32_t k) { return (float)k * 1.52587890625e-5f + 7.62939453125e-6f; }
 
 ALWAYS_INLINE void coarse(float *out, uint64_t group, const Term *term, float c, int add) {
@@ -157,7 +161,7 @@ ALWAYS_INLINE void coarse(float *out, uint64_t group, const Term *term, float c,
 
 static inline const float *at(int64_t address) { return (const float *)(intptr_t)address; }
 
-/* Rows of U times V, added up in the order of their columns; z holds one stretch of a row. */
+/* Entries of U V, summed over the rank in order; z holds a part of one row. */
 ALWAYS_INLINE void outer(float *out, int64_t first, int64_t last, const Term *term, float c, int add) {
     float z[GROUP];
     while (first < last) {
@@ -188,7 +192,7 @@ ALWAYS_INLINE void values(float *out, int64_t first, int64_t last, const Term *t
     for (int64_t i = first; i < last; i++) PUT(out[i - first], at(term->u)[i]);
 }
 
-/* Entries first to last of a term, at their places within the group that holds them. */
+/* Entries first to last of a term, written at their offsets within their group. */
 #define DRAW(add)                                                                                   \
     switch (term->kind) {                                                                           \
     case NORMAL: normals(sum, first / GROUP, term, c, add); break;                                  \
@@ -199,24 +203,24 @@ ALWAYS_INLINE void values(float *out, int64_t first, int64_t last, const Term *t
     default: values(sum + first % GROUP, first, last, term, c, add);                                \
     }
 
-static void draw_plain(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, float c, int adds) {
-    if (adds) DRAW(1)
+static void draw_plain(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, float c, int add) {
+    if (add) DRAW(1)
     else DRAW(0)
 }
 
-/* The vector times its scale, rounded before the coefficient comes. */
+/* The vector times its scale, rounded to float32 before it is multiplied by the coefficient. */
 static void draw_scaled(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, int add) {
     float z[GROUP], c = term->coefficient;
     const float *restrict s = at(term->scale) + first, *restrict from = z + first % GROUP;
     float *restrict to = sum + first % GROUP;
     draw_plain(z, first, last, term, 1.0f, 0);
-    if (term->by_root) for (int64_t i = 0; i < last - first; i++) PUT(to[i], from[i] * (1.0f / __builtin_sqrtf(s[i])));
+    if (term->inverse_root) for (int64_t i = 0; i < last - first; i++) PUT(to[i], from[i] * (1.0f / __builtin_sqrtf(s[i])));
     else for (int64_t i = 0; i < last - first; i++) PUT(to[i], from[i] * s[i]);
 }
 
-static void draw(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, int adds) {
-    if (term->scale) draw_scaled(sum, first, last, term, adds);
-    else draw_plain(sum, first, last, term, term->coefficient, adds);
+static void draw(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, int add) {
+    if (term->scale) draw_scaled(sum, first, last, term, add);
+    else draw_plain(sum, first, last, term, term->coefficient, add);
 }
 
 static inline float from_half(uint16_t h) { union { uint16_t bits; _Float16 value; } c = { h }; return (float)c.value; }
@@ -226,7 +230,7 @@ static inline uint16_t to_bfloat(float f) {
     return (b & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)((b >> 16) | 64u) : (uint16_t)((b + 0x7FFFu + ((b >> 16) & 1u)) >> 16);
 }
 
-/* The neighbours of a result, by chance: see zoplat/rounding.py. The halves k of words are the chances. */
+/* Stochastic rounding as in zoplat/space/rounding.py, with 16 random bits k. */
 static inline uint16_t stochastic_bfloat(float f, uint32_t k) {
     uint32_t b = as_bits(f), size = b & 0x7FFFFFFFu;
     uint32_t away = (k < (b & 0xFFFFu)) & (size < 0x7F7F0000u);
@@ -247,38 +251,42 @@ static inline uint16_t stochastic_half(float f, uint32_t k) {
 static inline float same(float f) { return f; }
 static inline float from_bfloat(uint16_t b) { return as_float((uint32_t)b << 16); }
 
-/* target <- keep * source + sum, in place or apart; telling the compiler which is what lets it use vectors. */
+/* target <- factor * source + sum. Each loop is vectorised only if the compiler knows whether the arrays are the same. */
 #define IN_PLACE(type, load, ...)                                                                   \
     {                                                                                               \
         type *t = (type *)target + first;                                                           \
-        for (int64_t i = 0; i < n; i++) { float f = keep * load(t[i]) + sum[i]; t[i] = __VA_ARGS__; } \
+        for (int64_t i = 0; i < n; i++) { float f = factor * load(t[i]) + sum[i]; t[i] = __VA_ARGS__; } \
     }
-#define APART(from, type, load, save)                                                               \
+#define OUT_OF_PLACE(from, type, load, save)                                                               \
     {                                                                                               \
         const from *restrict w = (const from *)source + first;                                      \
         type *restrict t = (type *)target + first;                                                  \
-        for (int64_t i = 0; i < n; i++) t[i] = save(keep * load(w[i]) + sum[i]);                    \
+        for (int64_t i = 0; i < n; i++) t[i] = save(factor * load(w[i]) + sum[i]);                    \
     }
 
 static void store(
-    int32_t dtype, intptr_t source, intptr_t target, float keep, int64_t first, int64_t n, const float *restrict sum
+    int32_t dtype, intptr_t source, intptr_t target, float factor, int64_t first, int64_t n, const float *restrict sum
 ) {
-    int here = source == target;
+    int in_place = source == target;
     switch (dtype) {
-    case FLOAT32: if (here) IN_PLACE(float, same, f) else APART(float, float, same, same) break;
+    case FLOAT32: if (in_place) IN_PLACE(float, same, f) else OUT_OF_PLACE(float, float, same, same) break;
     case BFLOAT16:
-        if (here) IN_PLACE(uint16_t, from_bfloat, to_bfloat(f)) else APART(uint16_t, uint16_t, from_bfloat, to_bfloat) break;
+        if (in_place) IN_PLACE(uint16_t, from_bfloat, to_bfloat(f))
+        else OUT_OF_PLACE(uint16_t, uint16_t, from_bfloat, to_bfloat)
+        break;
     case FLOAT16:
-        if (here) IN_PLACE(uint16_t, from_half, to_half(f)) else APART(uint16_t, uint16_t, from_half, to_half) break;
-    case TO_BFLOAT16: APART(float, uint16_t, same, to_bfloat) break;
-    case TO_FLOAT16: APART(float, uint16_t, same, to_half) break;
+        if (in_place) IN_PLACE(uint16_t, from_half, to_half(f))
+        else OUT_OF_PLACE(uint16_t, uint16_t, from_half, to_half)
+        break;
+    case TO_BFLOAT16: OUT_OF_PLACE(float, uint16_t, same, to_bfloat) break;
+    case TO_FLOAT16: OUT_OF_PLACE(float, uint16_t, same, to_half) break;
     default: for (int64_t i = 0; i < n; i++) ((float *)target)[first + i] = sum[i];
     }
 }
 
-/* The same in place, for 16-bit weights; k holds the chances. */
-static void store_by_chance(
-    int32_t dtype, intptr_t target, float keep, int64_t first, int64_t n, const float *restrict sum,
+/* In place, for 16-bit weights, rounded stochastically with 16 random bits k for each entry. */
+static void store_stochastically(
+    int32_t dtype, intptr_t target, float factor, int64_t first, int64_t n, const float *restrict sum,
     const uint32_t *restrict k
 ) {
     if (dtype == BFLOAT16) IN_PLACE(uint16_t, from_bfloat, stochastic_bfloat(f, k[i]))
@@ -287,10 +295,10 @@ static void store_by_chance(
 
 static void run(const Job *job, const Call *call) {
     float sum[GROUP];
-    uint32_t chances[GROUP];
+    uint32_t random_bits[GROUP];
     int wide = job->dtype != BFLOAT16 && job->dtype != FLOAT16;
-    intptr_t source = (intptr_t)job->source, target = (intptr_t)(job->target + call->base);
-    const Term *terms = call->terms + (int64_t)job->line * call->most;
+    intptr_t source = (intptr_t)job->source, target = (intptr_t)(job->target + call->origin);
+    const Term *terms = call->terms + (int64_t)job->line * call->stride;
     int32_t count = call->counts[job->line];
     for (int i = 0; i < GROUP; i++) sum[i] = 0.0f;
     for (int64_t first = job->start; first < job->stop;) {
@@ -301,16 +309,17 @@ static void run(const Job *job, const Call *call) {
         for (int32_t k = 0; k < count; k++) draw(sum, first, last, terms + k, k);
         const float *from = sum + first % GROUP;
         if (call->is_stochastic && !wide) {
-            halves(chances, first / GROUP, terms + count);
-            store_by_chance(job->dtype, target, call->keep, first, last - first, from, chances + first % GROUP);
+            halves(random_bits, first / GROUP, terms + count);
+            const uint32_t *k = random_bits + first % GROUP;
+            store_stochastically(job->dtype, target, call->factor, first, last - first, from, k);
         } else {
-            store(job->dtype, source, target, call->keep, first, last - first, from);
+            store(job->dtype, source, target, call->factor, first, last - first, from);
         }
         first = last;
     }
 }
 
-/* Take jobs until none is left; called by several threads with one shared counter. */
+/* Do jobs until none is left; several threads call this with one shared counter. */
 void zoplat_run(const Job *jobs, int32_t count, const Call *call, int32_t *next) {
     for (;;) {
         int32_t i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
@@ -321,39 +330,43 @@ void zoplat_run(const Job *jobs, int32_t count, const Call *call, int32_t *next)
 
 #define REGISTERS 24
 
-enum { COPY, ADD, SUBTRACT, MULTIPLY, DIVIDE, ROOT, SIZE, ABOVE, AT_LEAST, LEAST, MOST };
+enum { COPY, ADD, SUBTRACT, MULTIPLY, DIVIDE, ROOT, ABSOLUTE, GREATER, GREATER_OR_EQUAL, MAXIMUM, MINIMUM };
 
 typedef struct {            /* register `to` <- a operation b, for every entry of a group */
     int32_t operation;
-    int32_t to, a, b;       /* b: a register, or none (-1) and `c` in its place */
+    int32_t to, a, b;       /* registers; where b is -1, the second operand is the constant c */
     float c;
-    int32_t turn;           /* whether b comes first */
+    int32_t is_reversed;    /* whether the second operand comes first */
 } Step;
 
-typedef struct {            /* a rule on one block */
-    const Call *moves;      /* what is performed on theta before */
-    const Call *direction;  /* its entries are register 1; those of theta register 0 */
+typedef struct {            /* a traced rule on one block; register 0 holds entries of theta */
+    const Call *update;     /* performed on theta before the rule */
+    const Call *direction;  /* its entries are register 1 */
     const Step *steps;
-    const int64_t *arrays;  /* of buffers, whose entries are registers 2 on; 0 for one that is not there */
-    int32_t count;          /* of steps */
-    int32_t held;           /* buffers */
-    uint32_t written;       /* a bit for each register that lasts */
+    const int64_t *arrays;  /* addresses of buffers, registers 2 on; 0 for a buffer that does not cover the block */
+    int32_t step_count;
+    int32_t array_count;
+    uint32_t written;       /* bit k: register k is written back to its array */
 } Rule;
 
-/* A register may be an operand and the result at once: entry by entry that does no harm. */
+/* A register may be an operand and the result at once: each entry is read before it is written. */
 #ifdef __clang__
-#define APIECE _Pragma("clang loop vectorize(assume_safety)")
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
-#define APIECE _Pragma("GCC ivdep")
+#define INDEPENDENT _Pragma("GCC ivdep")
 #endif
-#define EACH(result) { APIECE for (int i = 0; i < GROUP; i++) { float x = a[i], y = b[i]; (void)y; to[i] = result; } break; }
+#define EACH(result)                                                                                \
+    {                                                                                               \
+        INDEPENDENT for (int i = 0; i < GROUP; i++) { float x = a[i], y = b[i]; (void)y; to[i] = result; } \
+        break;                                                                                      \
+    }
 
 static void step(float (*restrict registers)[GROUP], const Step *step) {
     float constant[GROUP], *to = registers[step->to];
     const float *a = registers[step->a], *b = constant;
     if (step->b >= 0) b = registers[step->b];
     else for (int i = 0; i < GROUP; i++) constant[i] = step->c;
-    if (step->turn) { const float *first = b; b = a; a = first; }
+    if (step->is_reversed) { const float *first = b; b = a; a = first; }
     switch (step->operation) {
     case COPY: EACH(x)
     case ADD: EACH(x + y)
@@ -361,34 +374,34 @@ static void step(float (*restrict registers)[GROUP], const Step *step) {
     case MULTIPLY: EACH(x * y)
     case DIVIDE: EACH(x / y)
     case ROOT: EACH(__builtin_sqrtf(x))
-    case SIZE: EACH(__builtin_fabsf(x))
-    case ABOVE: EACH(x > y ? 1.0f : 0.0f)
-    case AT_LEAST: EACH(x >= y ? 1.0f : 0.0f)
-    case LEAST: EACH(x < y ? y : x)
+    case ABSOLUTE: EACH(__builtin_fabsf(x))
+    case GREATER: EACH(x > y ? 1.0f : 0.0f)
+    case GREATER_OR_EQUAL: EACH(x >= y ? 1.0f : 0.0f)
+    case MAXIMUM: EACH(x < y ? y : x)
     default: EACH(x > y ? y : x)
     }
 }
 
 static void rule(const Job *job, const Rule *rule) {
     float registers[REGISTERS][GROUP], sum[GROUP];
-    float *theta = (float *)(intptr_t)job->source, keep = rule->moves->keep;
-    int32_t moves = rule->moves->counts[0], terms = rule->direction->counts[0];
+    float *theta = (float *)(intptr_t)job->source, factor = rule->update->factor;
+    int32_t updates = rule->update->counts[0], terms = rule->direction->counts[0];
     for (int k = 0; k < REGISTERS; k++) for (int i = 0; i < GROUP; i++) registers[k][i] = 0.0f;
     for (int64_t first = job->start; first < job->stop;) {
         int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
         int64_t n = last - first;
         const float *from = sum + first % GROUP;
-        for (int32_t k = 0; k < moves; k++) draw(sum, first, last, rule->moves->terms + k, k);
-        if (moves) for (int64_t i = 0; i < n; i++) registers[0][i] = keep * theta[first + i] + from[i];
-        else for (int64_t i = 0; i < n; i++) registers[0][i] = keep * theta[first + i];
+        for (int32_t k = 0; k < updates; k++) draw(sum, first, last, rule->update->terms + k, k);
+        if (updates) for (int64_t i = 0; i < n; i++) registers[0][i] = factor * theta[first + i] + from[i];
+        else for (int64_t i = 0; i < n; i++) registers[0][i] = factor * theta[first + i];
         for (int32_t k = 0; k < terms; k++) draw(sum, first, last, rule->direction->terms + k, k);
         for (int64_t i = 0; i < n; i++) registers[1][i] = terms ? from[i] : 0.0f;
-        for (int32_t k = 0; k < rule->held; k++)
+        for (int32_t k = 0; k < rule->array_count; k++)
             if (rule->arrays[k]) for (int64_t i = 0; i < n; i++) registers[2 + k][i] = at(rule->arrays[k])[first + i];
-        for (int32_t k = 0; k < rule->count; k++) step(registers, rule->steps + k);
+        for (int32_t k = 0; k < rule->step_count; k++) step(registers, rule->steps + k);
         for (int64_t i = 0; i < n; i++) theta[first + i] = registers[0][i];
-        for (int32_t k = 0; k < rule->held; k++) {
+        for (int32_t k = 0; k < rule->array_count; k++) {
             float *array = (float *)(intptr_t)rule->arrays[k];
             if (rule->written >> (2 + k) & 1) for (int64_t i = 0; i < n; i++) array[first + i] = registers[2 + k][i];
         }
@@ -396,7 +409,7 @@ static void rule(const Job *job, const Rule *rule) {
     }
 }
 
-/* The same for a rule. */
+/* Likewise for the jobs of a rule. */
 void zoplat_rule(const Job *jobs, int32_t count, const Rule *shared, int32_t *next) {
     for (;;) {
         int32_t i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
@@ -405,7 +418,7 @@ void zoplat_rule(const Job *jobs, int32_t count, const Rule *shared, int32_t *ne
     }
 }
 
-/* Numbers first to first + count of a stream. */
+/* Random numbers first to first + count of a stream. */
 void zoplat_numbers(float *out, int32_t kind, uint32_t key0, uint32_t key1, int64_t first, int64_t count) {
     float z[GROUP];
     Term term = { kind, 0, key0, key1, 1.0f, 0, 0, 0, 0, 0 };

@@ -1,8 +1,8 @@
-"""The compiled kernels of `kernels.c`: built once by the compiler at hand, cached on disk, loaded by ctypes.
+"""The compiled kernels of `kernels.c`: built once by the compiler that is installed, cached on disk, loaded by ctypes.
 
-A shared library costs a process some hundred kilobytes where a compiler that lives in the process costs a
-hundred megabytes. The `ziglang` package brings a C compiler as a wheel, so no machine needs its own; where
-there is neither that nor `cc`, numpy makes the same bits, slowly. Bundles bring libraries for boards along.
+A shared library costs a process some hundred kilobytes, a just-in-time compiler a hundred megabytes. The `ziglang`
+package brings a C compiler as a wheel, so that no system compiler is needed; where there is neither that nor `cc`,
+numpy makes the same bits, slowly. Bundles contain libraries that were compiled for boards.
 """
 
 import ctypes
@@ -31,47 +31,47 @@ FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-t
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")
 BOARDS = {"x86_64": ["x86_64-linux-gnu", "-mcpu=x86_64_v3"], "aarch64": ["aarch64-linux-gnu"]}
-"""Machine → what zig is told to compile for it."""
+"""Machine → zig's target and options for it."""
 NEEDED = {"x86_64": {"avx2", "fma"}}
-"""Machine → what its processor must have for that."""
+"""Machine → features that its processor must have to run the library compiled for `BOARDS`."""
 
 
 class Call(ctypes.Structure):
-    """`Call` of kernels.c."""
+    """`Call` of kernels.c: what the jobs of one call share."""
 
     _fields_ = [
         ("terms", ctypes.c_void_p),
         ("counts", ctypes.c_void_p),
-        ("base", ctypes.c_int64),
-        ("most", ctypes.c_int32),
-        ("keep", ctypes.c_float),
+        ("origin", ctypes.c_int64),
+        ("stride", ctypes.c_int32),
+        ("factor", ctypes.c_float),
         ("is_stochastic", ctypes.c_int32),
     ]
 
 
 class Rule(ctypes.Structure):
-    """`Rule` of kernels.c."""
+    """`Rule` of kernels.c: a traced rule on one block."""
 
     _fields_ = [
-        ("moves", ctypes.c_void_p),
+        ("update", ctypes.c_void_p),
         ("direction", ctypes.c_void_p),
         ("steps", ctypes.c_void_p),
         ("arrays", ctypes.c_void_p),
-        ("count", ctypes.c_int32),
-        ("held", ctypes.c_int32),
+        ("step_count", ctypes.c_int32),
+        ("array_count", ctypes.c_int32),
         ("written", ctypes.c_uint32),
     ]
 
 
 class NativeKernels(Kernels):
-    """Those of the processor; several threads share the jobs of one call.
+    """Kernels for the processor; several threads share the jobs of one call.
 
     Args:
-        library: of the kernels.
-        threads: how many; as many as the process has cores when 0.
+        library: compiled from kernels.c.
+        threads: how many; one for each core that the process may use when 0.
     """
 
-    rules = True
+    runs_rules = True
 
     def __init__(self, library: ctypes.CDLL, threads: int = 0) -> None:
         self.library = library
@@ -83,29 +83,29 @@ class NativeKernels(Kernels):
         self,
         jobs: Jobs,
         sums: Sums,
-        keep: float = 1.0,
-        base: int = 0,
+        factor: float = 1.0,
+        origin: int = 0,
         is_stochastic: bool = False,
-        which: slice | None = None,
+        subset: slice | None = None,
     ) -> None:
-        rows = jobs.rows if which is None else jobs.rows[which]
-        self._share(self.library.zoplat_run, rows, _call(sums, keep, base, is_stochastic))
+        rows = jobs.rows if subset is None else jobs.rows[subset]
+        self._in_parallel(self.library.zoplat_run, rows, _call(sums, factor, origin, is_stochastic))
 
     def rule(
-        self, jobs: Jobs, moves: Sums, keep: float, direction: Sums, program: Program, arrays: Sequence[int]
+        self, jobs: Jobs, update: Sums, factor: float, direction: Sums, program: Program, arrays: Sequence[int]
     ) -> None:
-        before, entries = _call(moves, keep), _call(direction)
-        steps, held = program.table(), np.array(arrays, np.int64)
+        before, entries = _call(update, factor), _call(direction)
+        steps, addresses = program.table(), np.array(arrays, np.int64)
         written = sum(1 << register for register in program.written)
-        places = (ctypes.addressof(before), ctypes.addressof(entries), steps.ctypes.data, held.ctypes.data)
-        self._share(self.library.zoplat_rule, jobs.rows, Rule(*places, len(steps), len(held), written))
+        tables = (ctypes.addressof(before), ctypes.addressof(entries), steps.ctypes.data, addresses.ctypes.data)
+        self._in_parallel(self.library.zoplat_rule, jobs.rows, Rule(*tables, len(steps), len(addresses), written))
 
-    def _share(self, function: Callable[..., None], rows: np.ndarray, shared: ctypes.Structure) -> None:
-        """Jobs done by several threads."""
-        taken = ctypes.c_int32(0)
-        arguments = (rows.ctypes.data, len(rows), ctypes.addressof(shared), ctypes.addressof(taken))
-        helpers = min(self._threads, len(rows)) - 1
-        others = [self._pool.submit(function, *arguments) for _ in range(helpers)]
+    def _in_parallel(self, function: Callable[..., None], rows: np.ndarray, shared: ctypes.Structure) -> None:
+        """Call a kernel in several threads, which take jobs from one shared counter until none is left."""
+        counter = ctypes.c_int32(0)
+        arguments = (rows.ctypes.data, len(rows), ctypes.addressof(shared), ctypes.addressof(counter))
+        extra = min(self._threads, len(rows)) - 1
+        others = [self._pool.submit(function, *arguments) for _ in range(extra)]
         function(*arguments)
         for other in others:
             other.result()
@@ -114,33 +114,33 @@ class NativeKernels(Kernels):
         self.library.zoplat_numbers(out, TERMS[law], *stream, first, count)
 
 
-def _call(sums: Sums, keep: float = 1.0, base: int = 0, is_stochastic: bool = False) -> Call:
-    return Call(sums.terms.ctypes.data, sums.counts.ctypes.data, base, sums.terms.shape[1], keep, is_stochastic)
+def _call(sums: Sums, factor: float = 1.0, origin: int = 0, is_stochastic: bool = False) -> Call:
+    return Call(sums.terms.ctypes.data, sums.counts.ctypes.data, origin, sums.terms.shape[1], factor, is_stochastic)
 
 
 def kernels(threads: int = 0) -> NativeKernels | None:
-    """Those of `library`, or None likewise."""
+    """The kernels of `library`; None where there is none."""
     found = library()
     return NativeKernels(found, threads) if found else None
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, built if need be; None where no compiler is at hand.
+    """The compiled kernels, built if they are not cached; None where no compiler is installed.
 
-    ZOPLAT_KERNELS names a library that was built before, or with "numpy" asks for none.
+    The environment variable ZOPLAT_KERNELS names a library to load instead; "numpy" disables compiled kernels.
     """
-    if told := os.environ.get("ZOPLAT_KERNELS"):
-        return None if told == "numpy" else opened(Path(told))
+    if named := os.environ.get("ZOPLAT_KERNELS"):
+        return None if named == "numpy" else load_library(Path(named))
     for compiler in compilers():
-        path = _built(compiler)
+        path = _cached_build(compiler)
         if path:
-            return opened(path)
+            return load_library(path)
     return None
 
 
 def compilers() -> list[list[str]]:
-    """Commands that compile C here, best first."""
+    """Commands of the C compilers that are installed, preferred one first."""
     found = []
     if importlib.util.find_spec("ziglang"):
         found.append([sys.executable, "-m", "ziglang", "cc"])
@@ -149,36 +149,36 @@ def compilers() -> list[list[str]]:
     return found
 
 
-def for_boards(folder: Path) -> None:
-    """Write libraries for other machines as MACHINE.so, where zig is installed."""
+def build_for_boards(folder: Path) -> None:
+    """Cross-compile libraries for the machines of `BOARDS` to MACHINE.so in a new folder; nothing without zig."""
     if not importlib.util.find_spec("ziglang"):
         return
     plain = [flag for flag in FLAGS if not flag.startswith("-m")]
     folder.mkdir()
     for machine, target in BOARDS.items():
         compiler = [sys.executable, "-m", "ziglang", "cc", "-target", *target, "-nostdlib"]
-        _compiled([*compiler, *plain], folder / f"{machine}.so")
+        _compile([*compiler, *plain], folder / f"{machine}.so")
 
 
-def for_this_machine(folder: Path) -> Path | None:
-    """The library that `for_boards` wrote for a machine like this one, if it did."""
+def built_for_this_machine(folder: Path) -> Path | None:
+    """The library in a folder of `build_for_boards` that runs on this machine, if there is one."""
     machine = platform.machine()
     path = folder / f"{machine}.so"
     return path if path.exists() and NEEDED.get(machine, set()) <= {*_processor().split()} else None
 
 
-def _built(compiler: list[str]) -> Path | None:
+def _cached_build(compiler: list[str]) -> Path | None:
     identity = " ".join([*compiler[1:], *FLAGS, platform.machine(), _processor()])
     name = f"kernels-{sha256(_source() + identity.encode()).hexdigest()[:16]}.so"
     target = cache_folder() / name
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    return target if _compiled([*compiler, *FLAGS], target) else None
+    return target if _compile([*compiler, *FLAGS], target) else None
 
 
-def _compiled(compiler: list[str], target: Path) -> bool:
-    """Whether a library could be made."""
+def _compile(compiler: list[str], target: Path) -> bool:
+    """Compile kernels.c to a shared library; returns whether that succeeded."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         text, made = Path(folder, "kernels.c"), Path(folder, target.name)
         text.write_bytes(_source())
@@ -196,7 +196,7 @@ def _source() -> bytes:
 
 
 def _processor() -> str:
-    """What tells one processor's instruction set from another's, as far as the system says."""
+    """Features of the processor, which identify its instruction set; as far as the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -204,8 +204,8 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def opened(path: Path) -> ctypes.CDLL:
-    """A library of kernels, with the types of its functions."""
+def load_library(path: Path) -> ctypes.CDLL:
+    """Load a library of kernels and declare the types of its functions."""
     library = ctypes.CDLL(str(path))
     pointer, i32, u32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64
     for function in (library.zoplat_run, library.zoplat_rule):

@@ -1,7 +1,7 @@
 """The noise of `docs/explanation/noise.md`, version 1, in numpy: the executable definition.
 
 Everything is 32-bit integer arithmetic and float32 additions, multiplications, fused multiply-adds and square
-roots, each rounded once as IEEE 754 says, so that any machine makes the same bits.
+roots, each rounded once as IEEE 754 says, so that any machine gives the same bits.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ HALF_ROOT_2 = 0x3F3504F3  # bits of √½ in float32
 
 
 class ReferenceNoise(Noise):
-    """Slow on purpose."""
+    """The definition in numpy: written to be read, not to be fast."""
 
-    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Numbers `first`, `first` + 1, … of a stream, float32 of `shape`."""
+    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
+        """Random numbers `first`, `first` + 1, … of a stream, float32 of `shape`."""
         count = int(np.prod(shape))
         return LAWS[law](stream, first, count).reshape(shape)
 
@@ -80,7 +80,7 @@ def uniform(stream: Stream, first: int, count: int) -> np.ndarray:
 
 
 def coarse(stream: Stream, first: int, count: int) -> np.ndarray:
-    """Half a word k each, as (k + ½) / 2¹⁶; a word and its second one make four, a quarter of a group apart."""
+    """(k + ½) / 2¹⁶ with 16 random bits k; a word and its second word give four, a quarter of a group apart."""
     groups = np.arange(first // GROUP, -(-(first + count) // GROUP), dtype=np.uint64)
     counters = groups[:, None] * np.uint64(GROUP // 4) + np.arange(GROUP // 4, dtype=np.uint64)
     a = words(stream, counters.reshape(-1)).reshape(counters.shape)
@@ -95,7 +95,7 @@ LAWS = {"normal": normal, "sign": sign, "uniform": uniform, "coarse": coarse}
 
 
 def _minus_log(word: np.ndarray) -> np.ndarray:
-    """−ln of (word | 1) / 2³²: exponent and mantissa apart, the mantissa in [√½, √2)."""
+    """−ln of (word | 1) / 2³², from its exponent and its mantissa in [√½, √2)."""
     bits = (word | np.uint32(1)).astype(np.float32).view(np.uint32) - np.uint32(HALF_ROOT_2 + (32 << 23))
     exponent = bits.view(np.int32) >> np.int32(23)
     m = ((bits & np.uint32(0x007FFFFF)) + np.uint32(HALF_ROOT_2)).view(np.float32) - np.float32(1)
@@ -114,7 +114,7 @@ def _polynomial(coefficients: list[float], x: np.ndarray) -> np.ndarray:
 def fma(a: np.ndarray, b: Any, c: Any) -> np.ndarray:
     """a·b + c in float32 with one rounding.
 
-    The product is exact in float64. Its sum with c is rounded to odd there, by the error that the sum leaves, so
+    The product is exact in float64. Its sum with c is rounded to odd there, by the error of the sum, so
     that rounding once more to float32 is as good as rounding once (Boldo & Melquiond, IEEE Trans. Comput. 57, 2008).
     """
     product, addend = a.astype(np.float64) * b, np.asarray(c, np.float64)

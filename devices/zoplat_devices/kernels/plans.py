@@ -1,4 +1,4 @@
-"""Jobs for fused kernels: how the weights of some blocks are cut, and where results are written."""
+"""Tables of jobs for fused kernels: how the weights of blocks are split, and where results are written."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from zoplat.core.blocks import Block, Tile
 from zoplat.space.rounding import Rounding
 from zoplat_devices.kernels.tables import DTYPES, FROM_FLOAT32, JOB, Jobs, address
 
-ENTRIES = 1 << 20  # of one job: long enough to amortise a call, short enough to share evenly between threads
-PIECE = 1 << 16  # of one job where blocks are formed beside the weights, a few at a time
+ENTRIES = 1 << 20  # of one job in place: long enough to amortise a call, short enough to balance threads
+PIECE = 1 << 16  # entries of one job out of place, where a few blocks or tiles are formed at a time
 
 
 class Plan:
-    """Some blocks and the jobs that cover them.
+    """The jobs that cover some blocks.
 
     Args:
-        blocks: which.
-        rounding: tells where θ is held.
+        blocks: to be covered, a line of terms each.
+        rounding: knows which array holds θ.
 
     Attributes:
-        inside: the jobs in place.
-        beside: those that write beside the weights, targets counted from where a block's own begins.
-        owner: for each job, the number of its block.
+        in_place: jobs that update θ.
+        out_of_place: jobs that write to another array; targets are relative to its first entry.
+        owner: for each job, the line of its block.
     """
 
     def __init__(self, blocks: Sequence[Block], rounding: Rounding) -> None:
-        made = [jobs_on(block, rounding, 0, block.size) for block in blocks]
-        rows = np.concatenate(made) if made else np.zeros(0, JOB)
-        self.owner = np.repeat(np.arange(len(made)), [len(jobs) for jobs in made])
+        tables = [jobs_on(block, rounding, 0, block.size, ENTRIES) for block in blocks]
+        rows = np.concatenate(tables) if tables else np.zeros(0, JOB)
+        self.owner = np.repeat(np.arange(len(tables)), [len(jobs) for jobs in tables])
         rows["line"] = self.owner
-        self.inside, self.beside = Jobs(rows), Jobs(rows.copy())
-        self.beside.rows["target"] = 0
-        self.beside.rows["dtype"] = np.array([conversion(block, rounding) for block in blocks])[self.owner]
-        self._first = np.searchsorted(self.owner, np.arange(len(made) + 1))
-        self._chosen: dict[bytes, Jobs] = {}
+        self.in_place, self.out_of_place = Jobs(rows), Jobs(rows.copy())
+        self.out_of_place.rows["target"] = 0
+        self.out_of_place.rows["dtype"] = np.array([conversion(block, rounding) for block in blocks])[self.owner]
+        self._first = np.searchsorted(self.owner, np.arange(len(tables) + 1))
+        self._selected: dict[bytes, Jobs] = {}
 
     def of_line(self, line: int) -> slice:
-        """The jobs of one block."""
+        """The range of jobs of one block."""
         return slice(int(self._first[line]), int(self._first[line + 1]))
 
     def on(self, lines: np.ndarray) -> Jobs:
-        """Those in place on some of the blocks, given by a mask."""
+        """The jobs in place on those blocks whose lines are selected by a mask."""
         if lines.all():
-            return self.inside
+            return self.in_place
         name = lines.tobytes()
-        if name not in self._chosen:
-            self._chosen[name] = Jobs(self.inside.rows[lines[self.owner]])
-        return self._chosen[name]
+        if name not in self._selected:
+            self._selected[name] = Jobs(self.in_place.rows[lines[self.owner]])
+        return self._selected[name]
 
 
 class Cut:
-    """Some tiles cut into pieces that are written one after the other.
+    """The jobs that write some tiles to an array, one after the other, for one or several points.
 
     Args:
         tiles: of blocks of one dtype.
-        rounding: tells where θ is held.
+        rounding: knows which array holds θ.
 
     Attributes:
-        begins: for each tile, the entries before it.
+        begins: for each tile, its offset in the array, in entries.
     """
 
     def __init__(self, tiles: Sequence[Tile], rounding: Rounding) -> None:
@@ -82,19 +82,24 @@ class Cut:
         self._jobs: dict[tuple[int, ...], Jobs] = {}
 
     def jobs(self, points: int, chosen: tuple[int, ...]) -> Jobs:
-        """Those that write some of so many points, each behind the other; lines are counted tile by tile."""
+        """Jobs that write the chosen ones of `points` points, a row of the target each.
+
+        The table of terms has a line for each tile and point: number tile · points + point.
+        """
         name = (points, *chosen)
         if name not in self._jobs:
             numbers = np.array(chosen)
-            rows = np.repeat(self._pieces[:, None], len(numbers), axis=1)  # θ is read from memory once for all
+            rows = np.repeat(
+                self._pieces[:, None], len(numbers), axis=1
+            )  # in this order, a piece of θ is read from memory once for all points
             rows["target"] += np.arange(len(numbers)) * self._bytes
             rows["line"] = rows["line"] * points + numbers
             self._jobs[name] = Jobs(rows.reshape(-1))
         return self._jobs[name]
 
 
-def jobs_on(block: Block, rounding: Rounding, start: int, stop: int, entries: int = ENTRIES) -> np.ndarray:
-    """Jobs over entries `start` to `stop` of θ on a block, in place, for the first line."""
+def jobs_on(block: Block, rounding: Rounding, start: int, stop: int, entries: int) -> np.ndarray:
+    """Jobs in place over entries `start` to `stop` of θ on a block, at most `entries` each, for line 0."""
     starts = np.arange(start, stop, entries)
     jobs = np.zeros(len(starts), JOB)
     jobs["source"] = jobs["target"] = address(rounding.theta_of(block))
@@ -104,7 +109,7 @@ def jobs_on(block: Block, rounding: Rounding, start: int, stop: int, entries: in
 
 
 def scratch_jobs(tile: Tile, source: Any, out: Any, dtype: int) -> Jobs:
-    """Jobs over one tile from an array of its shape to another; entries are numbered as those of the block."""
+    """Jobs over one tile from an array of its shape to another, for line 0; entries are numbered as in the block."""
     start = tile.start * (tile.size // tile.shape[0])
     starts = np.arange(start, start + tile.size, PIECE)
     rows = np.zeros(len(starts), JOB)
@@ -115,10 +120,10 @@ def scratch_jobs(tile: Tile, source: Any, out: Any, dtype: int) -> Jobs:
 
 
 def conversion(block: Block, rounding: Rounding) -> int:
-    """The kernels' opcode for the conversion of θ on a block to the block's dtype."""
+    """Opcode for the conversion of θ on a block to the block's dtype."""
     return FROM_FLOAT32[block.dtype] if has_master(block, rounding) else DTYPES[block.dtype]
 
 
 def has_master(block: Block, rounding: Rounding) -> bool:
-    """Whether θ on a block is held in another array than the block's own."""
+    """Whether θ on a block is in a master copy and not in the block's own array."""
     return rounding.theta_of(block) is not block.array

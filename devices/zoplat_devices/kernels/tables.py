@@ -1,4 +1,4 @@
-"""What the fused kernels are told: jobs over stretches of weights, and the terms that they add up."""
+"""Tables that fused kernels read: jobs over ranges of weights, and the terms that are summed for each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TERM = np.dtype(
         ("u", np.int64),
         ("v", np.int64),
         ("scale", np.int64),
-        ("by_root", np.int64),
+        ("inverse_root", np.int64),
     ]
 )
-"""`Term` of kernels.c."""
+"""`Term` of kernels.c: a coefficient times one random vector."""
 
 JOB = np.dtype(
     [
@@ -37,117 +37,130 @@ JOB = np.dtype(
         ("dtype", np.int32),
     ]
 )
-"""`Job` of kernels.c."""
+"""`Job` of kernels.c: a range of entries to be written."""
 
 TERMS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5}
+"""Name of a term's kind → its number in kernels.c."""
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
 SUM = 5
-"""In the place of a dtype: the terms alone, in float32."""
+"""Conversion opcodes of a job: source and target of one dtype; a float32 source; no source, the sum in float32."""
 
 
 class Jobs:
-    """Jobs that come again, pass after pass.
+    """A table of jobs, reused from pass to pass.
 
     Attributes:
         rows: of `JOB`.
-        copy: what kernels have made of them for their device.
+        uploaded: the copy that kernels keep on their device; None until there is one.
     """
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
-        self.copy: Any = None
+        self.uploaded: Any = None
 
 
 class Sums:
-    """Terms that are added up: a line for each block, or for each of several points of one.
+    """A table of sums of terms: a line for each block, or for each of several points and blocks.
+
+    Args:
+        lines: number of lines.
+        stride: terms that a line has room for.
 
     Attributes:
-        terms: (lines, most) of `TERM`.
-        counts: terms of each line.
-        fused: for each line, whether the kernels can draw all of it.
-        held: whoever has the arrays that terms point to.
-        copy: what kernels have made of them for their device.
+        terms: (lines, stride) of `TERM`.
+        counts: terms in use of each line.
+        fused: for each line, whether the kernels can draw all of its terms.
+        owners: keep the arrays alive that terms point to.
+        uploaded: the copy that kernels keep on their device; None until there is one.
     """
 
-    def __init__(self, lines: int, most: int) -> None:
-        self.terms = np.zeros((lines, most), TERM)
+    def __init__(self, lines: int, stride: int) -> None:
+        self.terms = np.zeros((lines, stride), TERM)
         self.counts = np.zeros(lines, np.int32)
         self.fused = np.ones(lines, bool)
-        self.held: list[Any] = []
-        self.copy: Any = None
+        self.owners: list[Any] = []
+        self.uploaded: Any = None
 
     @classmethod
     def interleaved(cls, parts: Sequence[Sums]) -> Sums:
-        """The first line of each, then the second of each, and so on."""
+        """The first line of each table, then the second of each, and so on."""
         made = cls(len(parts) * len(parts[0].counts), max(part.terms.shape[1] for part in parts))
         for i, part in enumerate(parts):
             made.terms[i :: len(parts), : part.terms.shape[1]] = part.terms
             made.counts[i :: len(parts)] = part.counts
             made.fused[i :: len(parts)] = part.fused
-            made.held += part.held
+            made.owners += part.owners
         return made
 
     def add(self, lines: Any, terms: Any, are_fused: Any, c: float) -> None:
-        """One more term on some lines."""
-        places = self.counts[lines]
-        self.terms[lines, places] = terms
-        self.terms["coefficient"][lines, places] = c
+        """Append a term to some lines.
+
+        Args:
+            lines: their numbers.
+            terms: a row of `TERM` for each.
+            are_fused: for each, whether the kernels can draw it.
+            c: coefficient of all of them.
+        """
+        slots = self.counts[lines]
+        self.terms[lines, slots] = terms
+        self.terms["coefficient"][lines, slots] = c
         self.fused[lines] &= are_fused
         self.counts[lines] += 1
 
 
 class Kernels(ABC):
-    """Whoever draws, scales and adds in registers, on the arrays of one kind of device.
+    """Fused kernels of one kind of device, which draw, scale and add in registers.
 
     Attributes:
-        rules: whether they run rules too.
+        runs_rules: whether they can also run a traced rule.
     """
 
-    rules: bool = False
+    runs_rules: bool = False
 
     @abstractmethod
     def run(
         self,
         jobs: Jobs,
         sums: Sums,
-        keep: float = 1.0,
-        base: int = 0,
+        factor: float = 1.0,
+        origin: int = 0,
         is_stochastic: bool = False,
-        which: slice | None = None,
+        subset: slice | None = None,
     ) -> None:
-        """Target ← keep·source + the sum of a job's line.
+        """Target ← factor·source + the sum of the job's line.
 
         Args:
             jobs: to be done in any order.
-            sums: their lines.
-            keep: factor of what is there.
-            base: address from which targets are counted.
-            is_stochastic: whether 16-bit weights are rounded by the stream of the term after the last of a line.
-            which: some jobs of one dtype that follow one another; all when None.
+            sums: the table of their lines.
+            factor: of the source.
+            origin: address that targets are relative to.
+            is_stochastic: whether 16-bit weights are rounded stochastically, with the stream that the term after the
+                last one in use of a line names.
+            subset: a range of jobs of one dtype; all jobs when None.
         """
 
     def rule(
-        self, jobs: Jobs, moves: Sums, keep: float, direction: Sums, program: Program, arrays: Sequence[int]
+        self, jobs: Jobs, update: Sums, factor: float, direction: Sums, program: Program, arrays: Sequence[int]
     ) -> None:
-        """Bring float32 weights to keep·θ + moves and run a traced rule on them, in one pass; where `rules` says so.
+        """Bring float32 weights to factor·θ + update and run a traced rule on them, in one pass; where `runs_rules`.
 
         Args:
             jobs: on one block, in place.
-            moves: a line.
-            keep: factor of what is there.
-            direction: a line.
-            program: of the rule; its arrays are θ, the entries of the direction, and the others.
-            arrays: where those begin, 0 for one that is not there.
+            update: one line, added to the weights before the rule runs.
+            factor: of the weights.
+            direction: one line, the second array of the rule.
+            program: of the rule; its arrays are θ, the entries of the direction, and buffers.
+            arrays: addresses of the buffers, 0 for one that does not cover the block.
         """
         raise NotImplementedError
 
     @abstractmethod
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
-        """Write numbers `first` to `first` + `count` of a stream, float32, to an address."""
+        """Write random numbers `first` to `first` + `count` of a stream under a law, float32, to address `out`."""
 
 
 def address(array: Any) -> int:
-    """Where a contiguous array of numpy or torch begins."""
+    """Address of the first byte of a contiguous numpy array or torch tensor."""
     pointer = array.data_ptr() if hasattr(array, "data_ptr") else array.ctypes.data
     return int(pointer)

@@ -1,7 +1,7 @@
-"""A rule's arithmetic as a list of operations: the rule is run once on stand-ins that write down what it does.
+"""Trace a rule: run its kernel once on proxies that record the operations, so that fused kernels can do them.
 
-A rule that treats every entry alike, with nothing but +, −, ·, /, roots, sizes, comparisons and `clip`, can then be
-done where the entries are in registers. One that does anything else is not traced, and runs on arrays.
+A rule can be traced if it treats every entry alike and uses only +, −, ·, /, square roots, absolute values, comparisons
+and `clip`. Its operations are then done on entries in registers. Any other rule runs on arrays, tile by tile.
 """
 
 from __future__ import annotations
@@ -13,29 +13,48 @@ from typing import Any
 import numpy as np
 
 REGISTERS = 24
-"""As many as `kernels.c` has."""
+"""Number of registers in `kernels.c`."""
 
-OPERATIONS = ("copy", "add", "subtract", "multiply", "divide", "root", "size", "above", "at least", "least", "most")
-"""The number of each is its place. The second operand is a register or a number, and `reversed` swaps the two."""
+OPERATIONS = (
+    "copy",
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "root",
+    "absolute",
+    "greater",
+    "greater or equal",
+    "maximum",
+    "minimum",
+)
+"""Operations of kernels.c in the order of their numbers. The second operand is a register or a constant."""
 
 STEP = np.dtype(
-    [("operation", np.int32), ("to", np.int32), ("a", np.int32), ("b", np.int32), ("c", np.float32), ("turn", np.int32)]
+    [
+        ("operation", np.int32),
+        ("to", np.int32),
+        ("a", np.int32),
+        ("b", np.int32),
+        ("c", np.float32),
+        ("is_reversed", np.int32),
+    ]
 )
-"""`Step` of kernels.c."""
+"""`Step` of kernels.c: register `to` ← a operation b."""
 
 
 class Untraceable(Exception):
-    """The rule does something that is no operation."""
+    """The rule does something that is not in `OPERATIONS`."""
 
 
 @dataclass
 class Program:
-    """What a rule does.
+    """The operations of a rule.
 
     Attributes:
-        steps: (operation, to, a, b or −1, number, whether b comes first).
-        written: registers of arrays that it changes.
-        free: registers that hold nothing.
+        steps: (operation, to, a, b, constant, whether the operands are reversed); b is −1 for a constant operand.
+        written: registers of the arrays that the rule changes.
+        free: registers that hold no value.
     """
 
     steps: list[tuple[int, int, int, int, float, int]] = field(default_factory=list)
@@ -43,37 +62,49 @@ class Program:
     free: list[int] = field(default_factory=list)
 
     def table(self) -> np.ndarray:
-        """The steps, of `STEP`."""
+        """The steps as a table of `STEP`."""
         return np.array(self.steps, STEP)
 
-    def step(self, name: str, a: Traced, b: Any = None, to: Traced | None = None, turn: bool = False) -> Traced:
-        """One more operation, into a register of its own unless it is told which."""
+    def step(self, name: str, a: Traced, b: Any = None, to: Traced | None = None, is_reversed: bool = False) -> Traced:
+        """Append an operation and return the proxy of its result.
+
+        Args:
+            name: one of `OPERATIONS`.
+            a: first operand.
+            b: second operand, a proxy or a number; None for operations of one operand.
+            to: the proxy to overwrite; a fresh register when None.
+            is_reversed: whether b comes first.
+
+        Raises:
+            Untraceable: no register is free, or b is something else.
+        """
         if to is None:
             if not self.free:
-                raise Untraceable("more registers than there are")
+                raise Untraceable("no register is free")
             to = Traced(self, self.free.pop(), is_array=False)
         if isinstance(b, Traced):
-            operand, number = b.register, 0.0
+            operand, constant = b.register, 0.0
         elif b is None or isinstance(b, float | int):
-            operand, number = -1, float(b or 0.0)
+            operand, constant = -1, float(b or 0.0)
         else:
             raise Untraceable(f"an operand of type {type(b).__name__}")
-        self.steps.append((OPERATIONS.index(name), to.register, a.register, operand, number, int(turn)))
+        self.steps.append((OPERATIONS.index(name), to.register, a.register, operand, constant, int(is_reversed)))
         if to.is_array:
             self.written.add(to.register)
         return to
 
 
 class Traced:
-    """Stands for an array, or for what was computed from some.
+    """Proxy of an array, or of an intermediate result.
 
     Attributes:
-        register: where its entries are.
-        is_array: whether it is one of the rule's arrays, whose changes last.
+        program: records what is done to it.
+        register: holds its entries.
+        is_array: whether it is one of the rule's arrays, which are written back.
     """
 
     __slots__ = ("is_array", "program", "register")
-    __array_ufunc__ = None  # numpy leaves operators to us
+    __array_ufunc__ = None  # numpy defers to the operators below
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, program: Program, register: int, is_array: bool) -> None:
@@ -90,7 +121,7 @@ class Traced:
         return self.program.step("subtract", self, other)
 
     def __rsub__(self, other: Any) -> Traced:
-        return self.program.step("subtract", self, other, turn=True)
+        return self.program.step("subtract", self, other, is_reversed=True)
 
     def __mul__(self, other: Any) -> Traced:
         return self.program.step("multiply", self, other)
@@ -99,13 +130,13 @@ class Traced:
         return self.program.step("divide", self, other)
 
     def __rtruediv__(self, other: Any) -> Traced:
-        return self.program.step("divide", self, other, turn=True)
+        return self.program.step("divide", self, other, is_reversed=True)
 
     def __neg__(self) -> Traced:
         return self.program.step("multiply", self, -1.0)
 
     def __abs__(self) -> Traced:
-        return self.program.step("size", self)
+        return self.program.step("absolute", self)
 
     def __pow__(self, power: Any) -> Traced:
         if power == 0.5:
@@ -115,20 +146,20 @@ class Traced:
         raise Untraceable(f"a power of {power}")
 
     def __gt__(self, other: Any) -> Traced:
-        return self.program.step("above", self, other)
+        return self.program.step("greater", self, other)
 
     def __ge__(self, other: Any) -> Traced:
-        return self.program.step("at least", self, other)
+        return self.program.step("greater or equal", self, other)
 
     def __lt__(self, other: Any) -> Traced:
-        return self.program.step("above", self, other, turn=True)
+        return self.program.step("greater", self, other, is_reversed=True)
 
     def __le__(self, other: Any) -> Traced:
-        return self.program.step("at least", self, other, turn=True)
+        return self.program.step("greater or equal", self, other, is_reversed=True)
 
     def clip(self, low: float, high: float) -> Traced:
-        """Entries below the one and above the other are set to it."""
-        return self.program.step("most", self.program.step("least", self, low), high)
+        """Entries limited to [low, high]."""
+        return self.program.step("minimum", self.program.step("maximum", self, low), high)
 
     def __iadd__(self, other: Any) -> Traced:
         return self.program.step("add", self, other, to=self)
@@ -144,27 +175,33 @@ class Traced:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if index not in (slice(None), Ellipsis) or not isinstance(value, Traced):
-            raise Untraceable("a part is written, or no array")
+            raise Untraceable("an assignment to a slice, or of something that is not a proxy")
         self.program.step("copy", value, to=self)
 
     def __bool__(self) -> bool:
-        raise Untraceable("a decision that hangs on entries")
+        raise Untraceable("a branch on values of entries")
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        raise Untraceable("an array is made of entries")
+        raise Untraceable("a conversion to a numpy array")
 
     def __eq__(self, other: object) -> Any:
-        raise Untraceable("entries are told to be equal")
+        raise Untraceable("a comparison for equality")
 
     __radd__, __rmul__, __ne__ = __add__, __mul__, __eq__
 
 
 def traced(kernel: Callable[..., None], arrays: int, absent: frozenset[int] = frozenset()) -> Program | None:
-    """What a rule does to so many arrays, those absent being None; None where it can't be told."""
+    """The program of a rule; None where it can't be traced.
+
+    Args:
+        kernel: of the rule.
+        arrays: how many it takes.
+        absent: positions of the arrays that are None.
+    """
     program = Program(free=list(range(REGISTERS - 1, arrays - 1, -1)))
-    given = [None if place in absent else Traced(program, place, is_array=True) for place in range(arrays)]
+    proxies = [None if i in absent else Traced(program, i, is_array=True) for i in range(arrays)]
     try:
-        kernel(*given)
+        kernel(*proxies)
     except (Untraceable, TypeError, AttributeError):
         return None
     return program

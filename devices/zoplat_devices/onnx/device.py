@@ -1,33 +1,18 @@
-"""ONNX Runtime: causal language models of transformers, exported once, then answered by an inference engine."""
+"""ONNX Runtime: causal language models of transformers, exported to a graph once and then run by it."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import sys
-from dataclasses import asdict, dataclass
-from hashlib import sha256
-from importlib import metadata
-from pathlib import Path
-from typing import ClassVar, Literal
+import os
+from dataclasses import dataclass
+from typing import ClassVar
 
 from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
-from zoplat.paths import cache_folder
-
-FORMAT = 3  # of the folders; another one has every graph made again
-
-
-MAKERS = ("torch", "transformers", "peft", "onnx", "onnxscript")
-
-
-ENGINES = ("onnxruntime", "onnxruntime-gpu")
-
-
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-"""Name → what ONNX Runtime calls it, best first."""
+from zoplat_devices.onnx.settings import Engine, Provider, Strategy, providers_for
+from zoplat_devices.onnx.versions import ENGINES, installed
 
 
 @dataclass(frozen=True)
@@ -35,20 +20,20 @@ class OnnxRuntime(Device):
     """ONNX Runtime, with causal language models of transformers; float32, or a frozen base in int8.
 
     Attributes:
-        provider: what computes: "cpu", "cuda", or "auto" for the best that is there.
-        pack: whether frozen weights are copied into the order in which they are multiplied, which is faster; else they
-            stay in their file, which is mapped into memory.
-        strategy: how several losses that are asked together are found: "sequential" from point to point; "batched", adapters only,
-            by one answer for as many copies of the batch; "auto" takes the latter for adapters.
+        provider: what computes: "cpu", "cuda", or "auto" for the best that is available.
+        prepack: whether frozen weights are copied in memory into the layout that matrix products read, which is faster;
+            else they stay in their file, which is mapped into memory.
+        strategy: how several losses are evaluated: "sequential", one point after the other; "batched", for adapters
+            only, by one run of the graph for as many copies of the batch; "auto" chooses the latter for adapters.
         threads: of the processor; 0 for all that the process may use.
     """
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses"})
     makes_bundles: ClassVar[bool] = True
 
-    provider: Literal["auto", "cpu", "cuda"] = "auto"
-    pack: bool = False
-    strategy: Literal["auto", "sequential", "batched"] = "auto"
+    provider: Provider = "auto"
+    prepack: bool = False
+    strategy: Strategy = "auto"
     threads: int = 0
 
     def missing(self) -> str | None:
@@ -57,7 +42,7 @@ class OnnxRuntime(Device):
                 "Device 'onnx' needs onnxruntime, which is not installed: pip install 'zoplat[onnx]', or "
                 "'zoplat[onnx-gpu]' for CUDA."
             )
-        found = [name for name in ENGINES if _version(name)]
+        found = [*installed(ENGINES)]
         if len(found) > 1:
             return (
                 f"{' and '.join(found)} are both installed and write over each other's files, so neither can be "
@@ -68,70 +53,24 @@ class OnnxRuntime(Device):
     def open(self, spec: ModelSpec) -> Session:
         if spec.dtype not in ("auto", "float32"):
             raise ZoplatError(f"Device 'onnx' computes in float32, not in {spec.dtype}. Leave --dtype out.")
+        from zoplat_devices.memory import HostMemory
+        from zoplat_devices.onnx.kept_graph import kept_graph
         from zoplat_devices.onnx.session import OnnxSession
 
-        return OnnxSession(self, spec)
+        host, engine = HostMemory(), self.engine()
+        return OnnxSession(self, spec, engine, kept_graph(self, spec), host)
 
-    def found(self, spec: ModelSpec) -> tuple[Path, str]:
-        """Folder of the graph, and the name of the file in it with what is trained; made where they are not kept."""
-        return _made(self, spec)
-
-    def chosen(self) -> list[str]:
-        """Providers of ONNX Runtime, best first.
+    def engine(self) -> Engine:
+        """The settings as plain values, with what is "auto" or 0 replaced by what this machine has.
 
         Raises:
-            ZoplatError: the one that was asked for is not there.
+            ZoplatError: this onnxruntime does not have the provider.
         """
-        import onnxruntime
-
-        there = onnxruntime.get_available_providers()
-        if self.provider == "auto":
-            return [name for name in PROVIDERS.values() if name in there]
-        if PROVIDERS[self.provider] not in there:
-            raise ZoplatError(
-                f"provider {self.provider}: this onnxruntime has {', '.join(there)}. Leave -o device.provider out, or "
-                "pip install 'zoplat[onnx-gpu]' in the place of onnxruntime."
-            )
-        return list(dict.fromkeys([PROVIDERS[self.provider], PROVIDERS["cpu"]]))
+        return Engine(providers_for(self.provider), self.threads or _processors(), self.prepack, self.strategy)
 
 
-def _made(device: OnnxRuntime, spec: ModelSpec) -> tuple[Path, str]:
-    """(folder of the graph, name of the file with what is trained), both made where they are not kept yet."""
-    from zoplat_devices.pytorch.sources import DEFAULT, located
-
-    _, identity = located(spec.model or DEFAULT, _say)
-    versions = {name: version for name in MAKERS if (version := _version(name))}
-    what = [FORMAT, identity, asdict(spec.tune), spec.head, spec.base, versions]
-    what += [_version("onnxruntime") or _version("onnxruntime-gpu")] if spec.base != "plain" else []
-    digest = sha256(json.dumps(what).encode()).hexdigest()
-    folder = cache_folder() / "onnx" / digest[:24]
-    start = started(spec)
-    if not folder.exists():
-        from zoplat_devices.onnx.export import export
-
-        _say(f"making an ONNX graph of {spec.model or DEFAULT} once and keeping it in {folder}")
-        export(device, spec, folder, start, identity, versions, _say)
-    elif not (folder / start).exists():
-        from zoplat_devices.onnx.export import Source
-
-        Source(device, spec, _say).write_start(folder / start)
-    return folder, start
-
-
-def started(spec: ModelSpec) -> str:
-    """Name of the file with what is trained as it begins; adapters begin otherwise with each seed."""
-    return f"start-{spec.seed}.safetensors" if spec.tune.is_adapter else "start.safetensors"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""From a model of PyTorch to a folder that `ort_graph` opens."""
+"""Export a model of PyTorch to a folder that `graph.Graph` opens, and compare the two."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example
 from zoplat.core.model_spec import ModelSpec
 from zoplat_devices.onnx import proof
-from zoplat_devices.onnx.graph import ANSWERS, BATCH, GRAPH, TOKENIZER, Facts, Graph, PlainTokenizer, feeds
+from zoplat_devices.onnx.facts import Facts
+from zoplat_devices.onnx.graph import BATCH, GRAPH, OUTPUTS, TOKENIZER, Graph, PlainTokenizer, feeds
 from zoplat_devices.onnx.stacked import Stacked
 from zoplat_devices.pytorch import virtual
 from zoplat_devices.pytorch.loaded import Loaded, token_limit
@@ -28,21 +29,30 @@ from zoplat_devices.pytorch.tuning import blocks, tuned
 from zoplat_devices.text.encoding import Encoder
 
 TOLERANCE = 1e-4
-POINTS = 7  # in the example that a graph is made from, a number that is no other size there
+"""Largest difference of a score, relative to the scores, between PyTorch and the graph."""
+POINTS = 7  # stacked in the example that is traced; equal to none of its other dimensions
 EXAMPLES = [
     Example("The plot was thin, but the actors were fine and we laughed. It was", (" terrible", " great"), 1),
     Example("No. It was", (" not very good", " bad", " a pleasure"), 0),
 ]
-"""What scores of both are compared on."""
+"""Examples whose scores by PyTorch and by the graph are compared."""
 SLACK = {"plain": 0.1, "int8": 0.5}
-"""Base → share of what an edit does to the loss that the graph may be off by; other weights have other slopes."""
+"""Base → relative error that the effect of an edit may have in the graph; quantised weights have other slopes."""
 
 
 class Source:
-    """A model of PyTorch that a graph is made of.
+    """A model of PyTorch that is to be exported.
+
+    Args:
+        device: makes blocks of arrays.
+        spec: the model, and what of it is trained.
+        notice: is called with a line of text for the user.
+
+    Attributes:
+        arrays: trained weights by name; numpy arrays that share memory with the model.
 
     Raises:
-        ZoplatError: the model can't be loaded, tuned or asked for the scores of options.
+        ZoplatError: the model can't be loaded or tuned, or is not a causal one.
     """
 
     def __init__(self, device: Device, spec: ModelSpec, notice: Callable[[str], None]) -> None:
@@ -61,21 +71,21 @@ class Source:
         self.scorer = Scorer(self.model, torch.device("cpu"))
 
     def write_start(self, path: Path) -> None:
-        """What is trained, as it is now."""
+        """Write the trained weights as they are now."""
         from safetensors.numpy import save_file
 
-        save_file({block.name: block.array.numpy() for block in self.blocks}, path)
+        save_file(self.arrays, path)
 
     def proof(self) -> proof.Proof:
-        """What edits do to the loss."""
+        """Moves of weights with their effects on the loss of PyTorch."""
         rows, parameters = self.encoder.encode([proof.EXAMPLE]), self.parameters.values()
 
-        def slopes() -> dict[str, Any]:
-            told = torch.autograd.grad(self.scorer.mean_loss(rows), list(parameters), allow_unused=True)
-            found = [torch.zeros_like(p) if slope is None else slope for slope, p in zip(told, parameters, strict=True)]
+        def gradient() -> dict[str, Any]:
+            slopes = torch.autograd.grad(self.scorer.mean_loss(rows), list(parameters), allow_unused=True)
+            found = [torch.zeros_like(p) if s is None else s for s, p in zip(slopes, parameters, strict=True)]
             return dict(zip(self.arrays, (slope.numpy() for slope in found), strict=True))
 
-        return proof.found(self.arrays, lambda: self.scorer.loss(rows), slopes)
+        return proof.prove(self.arrays, lambda: self.scorer.loss(rows), gradient)
 
 
 def export(
@@ -87,35 +97,44 @@ def export(
     versions: dict[str, str],
     notice: Callable[[str], None],
 ) -> None:
-    """Make a folder, whole or not at all; nothing where another process was quicker.
+    """Export a model to a folder, atomically; does nothing if another process has made it at the same time.
+
+    Args:
+        device: makes blocks of arrays.
+        spec: the model, and what of it is trained.
+        target: the folder.
+        start: name of the file for the initial values of the trained weights.
+        identity: identifies the weights of the model.
+        versions: of the packages that take part.
+        notice: is called with a line of text for the user.
 
     Raises:
-        ZoplatError: the model can't be exported, or the graph answers otherwise than the model.
+        ZoplatError: the model can't be exported, or the graph's losses or scores differ from the model's.
     """
     if spec.base != "plain" and spec.tune.name == "full":
         raise ZoplatError(f"--base {spec.base}: with --tune full no weight is frozen. Use an adapter, or leave it out.")
     source = Source(device, spec, notice)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=target.parent))
+    temporary = Path(tempfile.mkdtemp(dir=target.parent))
     try:
-        source.write_start(beside / start)
-        source.loaded.tokenizer.backend_tokenizer.save(str(beside / TOKENIZER))
-        _write_graph(source, beside, spec)
-        _facts(source, spec, beside, start, identity, versions).write(beside)
-        beside.rename(target)
+        source.write_start(temporary / start)
+        source.loaded.tokenizer.backend_tokenizer.save(str(temporary / TOKENIZER))
+        _write_graph(source, temporary, spec)
+        _facts(source, spec, temporary, start, identity, versions).write(temporary)
+        temporary.rename(target)
     except OSError:
         if not target.exists():
             raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _facts(source: Source, spec: ModelSpec, folder: Path, start: str, identity: str, versions: dict[str, str]) -> Facts:
-    """What there is to say about a folder, once the graph in it was found to answer as the model does."""
+    """The facts about the graph in a folder, once its losses and scores were found to be those of the model."""
     tokenizer = source.loaded.tokenizer
     plain = PlainTokenizer(folder, tokenizer.bos_token_id)
     encoder = _encoder(source.loaded, virtual.count(source.model), plain)
-    graph = Graph(folder, source.arrays, ["CPUExecutionProvider"], torch.get_num_threads(), pack=False)
+    graph = Graph(folder, source.arrays, ["CPUExecutionProvider"], torch.get_num_threads(), prepack=False)
     parity = _parity(source, graph, encoder, spec.base)
     rows, where = encoder.encode([proof.EXAMPLE]), str(folder)
     single = source.proof()
@@ -138,47 +157,47 @@ def _facts(source: Source, spec: ModelSpec, folder: Path, start: str, identity: 
 
 
 def _parity(source: Source, graph: Graph, encoder: Encoder, base: str) -> dict[str, Any]:
-    """Answers of both; those of quantised weights are told, not judged."""
+    """Losses and scores of both; raises ZoplatError where they differ, unless weights are quantised."""
     rows = encoder.encode(EXAMPLES)
     if [row.tokens for row in rows] != [row.tokens for row in source.encoder.encode(EXAMPLES)]:
         raise ZoplatError(
             f"The tokenizer of {source.loaded.name} reads otherwise outside of transformers. Use --device cpu."
         )
-    there, here = source.scorer.scores(rows), graph.scores(rows)
-    off = max(abs(a - b) for one, two in zip(there, here, strict=True) for a, b in zip(one, two, strict=True))
-    found = {"torch": source.scorer.loss(rows), "onnx": graph.loss(rows), "largest_difference": off}
-    if base == "plain" and not off <= TOLERANCE * max(1.0, *(abs(score) for scores in there for score in scores)):
+    expected, found = source.scorer.scores(rows), graph.scores(rows)
+    off = max(abs(a - b) for one, two in zip(expected, found, strict=True) for a, b in zip(one, two, strict=True))
+    parity = {"torch": source.scorer.loss(rows), "onnx": graph.loss(rows), "largest_difference": off}
+    if base == "plain" and not off <= TOLERANCE * max(1.0, *(abs(score) for scores in expected for score in scores)):
         raise ZoplatError(
             f"The exported graph scores an option {off:.2g} off what PyTorch says, more than {TOLERANCE}. "
             "Use --device cpu."
         )
-    return {**found, "tolerance": TOLERANCE if base == "plain" else None}
+    return {**parity, "tolerance": TOLERANCE if base == "plain" else None}
 
 
 class _Loss(torch.nn.Module):  # type: ignore[misc]
-    """From a batch and the trained weights to scores and losses.
+    """The module that is exported: from a batch and the trained weights to scores and losses.
 
     Args:
         source: the model.
-        is_stacked: whether weights, scores and losses are those of several points, one after the other.
+        is_stacked: whether weights have a leading dimension of points, and scores and losses too.
     """
 
     def __init__(self, source: Source, is_stacked: bool) -> None:
         super().__init__()
-        self.read = _Read(source.model)
+        self.logits = _Logits(source.model)
         self.is_stacked = is_stacked
         self.names = [f"model.{name}" for name in source.parameters]
         self.before = virtual.count(source.model) if virtual.kind(source.model) == "prompt" else 0
-        self.asked: list[Any] = []
+        self.scored: list[Any] = []
 
     def forward(self, *inputs: Any) -> tuple[Any, Any, Any]:
         ids, sequence, position, token, share, absent, label, weights = inputs
         points = weights[0].shape[0] if self.is_stacked else 1
-        self.asked[:] = [points, sequence, position + self.before]
+        self.scored[:] = [points, sequence, position + self.before]
         rows = points * ids.shape[0], points * token.shape[0]
         with Stacked(weights, rows) if self.is_stacked else nullcontext():
-            given = ids.repeat(points, 1) if self.is_stacked else ids
-            logits = torch.func.functional_call(self.read, dict(zip(self.names, weights, strict=True)), (given,))
+            repeated = ids.repeat(points, 1) if self.is_stacked else ids
+            logits = torch.func.functional_call(self.logits, dict(zip(self.names, weights, strict=True)), (repeated,))
         logs = torch.log_softmax(logits.float(), dim=-1).unflatten(0, (points, -1))
         taken = logs.gather(2, token[None, :, None].expand(points, -1, -1))
         scores = (share @ taken[:, None])[..., 0]
@@ -186,22 +205,22 @@ class _Loss(torch.nn.Module):  # type: ignore[misc]
         return scores, (torch.logsumexp(scores + absent, dim=2) - right).mean(dim=1), -scores.sum(dim=(1, 2))
 
     @contextmanager
-    def only_asked(self, model: Any) -> Iterator[None]:
-        """The head computes logits of the tokens that are scored, (points · n, words)."""
+    def only_scored(self, model: Any) -> Iterator[None]:
+        """Within the context, the head computes logits only of the tokens that are scored, (points · n, words)."""
 
-        def some(_: Any, inputs: tuple[Any, ...]) -> tuple[Any]:
-            points, sequence, position = self.asked
+        def select(_: Any, inputs: tuple[Any, ...]) -> tuple[Any]:
+            points, sequence, position = self.scored
             return (inputs[0].unflatten(0, (points, -1))[:, sequence, position].flatten(0, 1),)
 
-        hook = inner_model(model).get_output_embeddings().register_forward_pre_hook(some)
+        hook = inner_model(model).get_output_embeddings().register_forward_pre_hook(select)
         try:
             yield
         finally:
             hook.remove()
 
 
-class _Read(torch.nn.Module):  # type: ignore[misc]
-    """Logits of token ids, virtual tokens first."""
+class _Logits(torch.nn.Module):  # type: ignore[misc]
+    """Logits of token ids, preceded by virtual tokens if the tuning has any."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -212,7 +231,7 @@ class _Read(torch.nn.Module):  # type: ignore[misc]
 
 
 def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
-    """The graph and its frozen weights, in which trained ones are inputs and sizes of a batch are open."""
+    """Write the graph and its frozen weights; trained weights are inputs, and the dimensions of a batch are dynamic."""
     is_stacked = spec.tune.is_adapter
     loss, weights = _Loss(source, is_stacked), [parameter.detach() for parameter in source.parameters.values()]
     points: dict[int, Any] = {}
@@ -220,9 +239,8 @@ def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
         weights = [torch.stack([weight] * POINTS) for weight in weights]
         points[0] = torch.export.Dim("points")
     batch = [torch.from_numpy(array) for array in feeds(source.encoder.encode(EXAMPLES), False).values()]
-    open_ = torch.export.Dim.DYNAMIC
-    sizes = [dict.fromkeys(range(array.dim()), open_) for array in batch]
-    with torch.no_grad(), quiet(), loss.only_asked(source.model), _explained(source.loaded.name):
+    sizes = [dict.fromkeys(range(array.dim()), torch.export.Dim.DYNAMIC) for array in batch]
+    with torch.no_grad(), quiet(), loss.only_scored(source.model), _export_errors(source.loaded.name):
         import onnx_ir
 
         program = torch.onnx.export(
@@ -231,15 +249,15 @@ def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
             dynamo=True,
             dynamic_shapes=((*sizes, [points for _ in weights]),),
             input_names=[*BATCH, *source.arrays],
-            output_names=[*ANSWERS],
+            output_names=[*OUTPUTS],
             verbose=False,
         )
     for node in program.model.graph:
         node.metadata_props.clear()
     if spec.base != "plain":
-        from zoplat_devices.onnx.packing import pack
+        from zoplat_devices.onnx.quantising import quantise
 
-        pack(program.model)
+        quantise(program.model)
     onnx_ir.save(program.model, folder / GRAPH, external_data=f"{GRAPH}.data", size_threshold_bytes=1 << 10)
 
 
@@ -248,8 +266,8 @@ def _encoder(loaded: Loaded, before: int, tokenizer: Any) -> Encoder:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """What the exporter says about a model that it can't follow, as the user's error."""
+def _export_errors(name: str) -> Iterator[None]:
+    """Turn errors of the exporter into errors for the user."""
     try:
         yield
     except ImportError as problem:

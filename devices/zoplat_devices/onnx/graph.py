@@ -1,21 +1,19 @@
-"""A graph of the loss that ONNX Runtime answers, opened from a folder: numpy, onnxruntime and nothing heavier.
+"""A graph that computes scores and losses, run by ONNX Runtime: numpy, onnxruntime and nothing heavier.
 
     graph.onnx           from tokens and trained weights to scores and losses
-    graph.onnx.data      what is frozen; mapped into memory
-    start-*.safetensors  what is trained, as it begins
+    graph.onnx.data      frozen weights; mapped into memory
+    start-*.safetensors  initial values of the trained weights
     tokenizer.json       of the `tokenizers` library
-    facts.json           `Facts`
+    facts.json           `facts.Facts`
 
-Trained weights are inputs of the graph, bound to arrays of the host that are edited in place. Where they have a
-dimension in front, the graph answers for as many points at once. Sequences are filled up at their ends: what a causal
-model reads of a token does not hang on what follows it, so no mask is needed.
+Trained weights are inputs of the graph, bound to numpy arrays that are edited in place. Where these inputs have a
+leading dimension of points, one run evaluates several points. Sequences are padded at their ends: in a causal model no
+token depends on later ones, so no attention mask is needed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,148 +23,116 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat_devices.text.layout import laid_out
 
-GRAPH, FACTS, TOKENIZER = "graph.onnx", "facts.json", "tokenizer.json"
+GRAPH, TOKENIZER = "graph.onnx", "tokenizer.json"
 BATCH = ("input_ids", "sequence", "position", "token", "share", "absent", "label")
-"""Inputs of a graph beside its weights; see `feeds`."""
-ANSWERS = ("scores", "options", "tokens")
-"""Outputs: the score of each option, the loss over them, and that of the tokens of the right ones; of each point."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a graph was made of.
-
-    Attributes:
-        model: how it was asked for.
-        identity: what tells its weights from others.
-        base: "plain", or how frozen weights are held.
-        limit: tokens that it reads.
-        bos: id of the token that begins a text, or None.
-        blocks: of what is trained, in order: name, layer and shape in the graph.
-        model_bytes: of all weights.
-        parity: answers of PyTorch beside those of the graph.
-        proof: what edits do.
-        proved_on: the start that the proof was found on.
-        versions: of what made it.
-    """
-
-    model: str
-    identity: str
-    base: str
-    limit: int
-    bos: int | None
-    blocks: list[dict[str, Any]]
-    model_bytes: int
-    parity: dict[str, Any]
-    proof: dict[str, Any]
-    proved_on: str
-    versions: dict[str, str]
-
-    @classmethod
-    def read(cls, folder: Path) -> Facts:
-        """Of a folder."""
-        return cls(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
-
-    def write(self, folder: Path) -> None:
-        """Into a folder."""
-        (folder / FACTS).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-
-    def arrays(self, folder: Path, start: str) -> dict[str, Any]:
-        """What is trained, as it begins, by name; each in the shape that the graph wants."""
-        from safetensors.numpy import load_file
-
-        told = load_file(folder / start)
-        return {block["name"]: told[block["name"]].reshape(block["shape"]) for block in self.blocks}
+"""Inputs of a graph, except its trained weights; see `feeds`."""
+OUTPUTS = ("scores", "options", "tokens")
+"""Outputs of a graph, for each point: scores of all options, the loss over options, the loss over tokens."""
 
 
 class Graph:
     """A graph with its trained weights bound to arrays.
 
     Args:
-        folder: where it is.
-        arrays: what is trained, by name; edits are seen by the next answer.
-        providers: of ONNX Runtime, best first.
+        folder: of the graph.
+        arrays: the trained weights by name; the next run sees what is written into them.
+        providers: execution providers of ONNX Runtime, best first.
         threads: of the processor.
-        pack: whether frozen weights are copied into the order in which they are multiplied.
+        prepack: whether frozen weights are copied into the layout that matrix products read.
+
+    Attributes:
+        is_stacked: whether trained weights have a leading dimension of points.
 
     Raises:
-        ZoplatError: the engine can't open it, or it does not read some of the arrays.
+        ZoplatError: ONNX Runtime can't open the graph, or some of the arrays are no inputs of it.
     """
 
     def __init__(
-        self, folder: Path, arrays: Mapping[str, Any], providers: Sequence[str], threads: int, pack: bool
+        self, folder: Path, arrays: Mapping[str, Any], providers: Sequence[str], threads: int, prepack: bool
     ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        options.add_session_config_entry("session.disable_prepacking", str(int(not pack)))
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are for the moves meanwhile
+        options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # idle threads leave the cores to the update
         try:
-            self.session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=[*providers])
+            self._session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=[*providers])
         except Exception as problem:  # onnxruntime's own classes share no other base
             raise ZoplatError(
                 f"ONNX Runtime can't open the graph in {folder}: {problem}. Delete that folder to have it made again."
             ) from problem
-        known = {value.name: value.shape for value in self.session.get_inputs()}
+        known = {value.name: value.shape for value in self._session.get_inputs()}
         if unread := [name for name in arrays if name not in known]:
             raise ZoplatError(
                 f"The graph in {folder} does not read {', '.join(unread[:3])}, so edits would be ignored. "
                 "Delete that folder to have it made again."
             )
         self.is_stacked = any(len(known[name]) > array.ndim for name, array in arrays.items())
-        self.arrays = {name: array[None] if self.is_stacked else array for name, array in arrays.items()}
-        self.binding = self.session.io_binding()
-        self._bind(self.arrays)
+        self._arrays = {name: array[None] if self.is_stacked else array for name, array in arrays.items()}
+        self._binding = self._session.io_binding()
+        self._bind(self._arrays)
 
     @property
     def provider(self) -> str:
-        """The one that answers."""
-        return str(self.session.get_providers()[0])
+        """The execution provider in use."""
+        return str(self._session.get_providers()[0])
 
     def loss(self, rows: Sequence[Row]) -> float:
-        """Mean loss of a batch at the arrays as they stand."""
-        [told] = self._losses(rows)
-        return told
+        """Mean loss of a batch at what the arrays hold now."""
+        [loss] = self._losses(rows)
+        return loss
 
     def losses(self, rows: Sequence[Row], points: Mapping[str, Any]) -> list[float]:
-        """The same at several points: arrays by name, with one more dimension in front."""
+        """Mean loss of a batch at several points: trained weights by name, with a leading dimension of points."""
         self._bind(points)
         try:
             return self._losses(rows)
         finally:
-            self._bind(self.arrays)
+            self._bind(self._arrays)
 
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         """Score of every option of each row."""
-        told = self._answer(feeds(rows, False), "scores")
-        lines = told.reshape(-1, told.shape[-1]).tolist()
-        return [scores[: len(row.example.options)] for row, scores in zip(rows, lines, strict=True)]
+        scores = self._run(feeds(rows, False), "scores")
+        lines = scores.reshape(-1, scores.shape[-1]).tolist()
+        return [line[: len(row.example.options)] for row, line in zip(rows, lines, strict=True)]
+
+    def write_adapter(self, path: Path) -> None:
+        """Write the trained weights in ONNX Runtime's format of adapters."""
+        from onnxruntime import AdapterFormat
+
+        adapter = AdapterFormat()
+        adapter.set_adapter_version(1)
+        adapter.set_model_version(1)
+        adapter.set_parameters(self._inputs)
+        adapter.export_adapter(str(path.absolute()))
 
     def _losses(self, rows: Sequence[Row]) -> list[float]:
         tokens = rows[0].example.loss == "tokens"
-        told = self._answer(feeds(rows, tokens), "tokens" if tokens else "options")
-        return [float(loss) for loss in told.reshape(-1)]
+        losses = self._run(feeds(rows, tokens), "tokens" if tokens else "options")
+        return [float(loss) for loss in losses.reshape(-1)]
 
     def _bind(self, arrays: Mapping[str, Any]) -> None:
         from onnxruntime import OrtValue
 
-        self.held = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-        for name, value in self.held.items():
-            self.binding.bind_ortvalue_input(name, value)
+        self._inputs = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
 
-    def _answer(self, batch: Mapping[str, Any], output: str) -> Any:
+    def _run(self, batch: Mapping[str, Any], output: str) -> Any:
         for name, array in batch.items():
-            self.binding.bind_cpu_input(name, array)
-        self.binding.clear_binding_outputs()
-        self.binding.bind_output(output)
-        self.session.run_with_iobinding(self.binding)
-        return self.binding.copy_outputs_to_cpu()[0]
+            self._binding.bind_cpu_input(name, array)
+        self._binding.clear_binding_outputs()
+        self._binding.bind_output(output)
+        self._session.run_with_iobinding(self._binding)
+        return self._binding.copy_outputs_to_cpu()[0]
 
 
 def feeds(rows: Sequence[Row], right: bool) -> dict[str, Any]:
-    """A batch as the graph reads it.
+    """A batch as inputs of the graph.
 
     Args:
         rows: of the batch.
@@ -174,7 +140,7 @@ def feeds(rows: Sequence[Row], right: bool) -> dict[str, Any]:
 
     Returns:
         input_ids (sequences, tokens); of each of n scored tokens its sequence, position and token; share (rows,
-        options, n), what each adds to a score; absent (rows, options), −∞ past the options of a row; label (rows).
+        options, n), the weight of each in a score; absent (rows, options), −∞ past the options of a row; label (rows).
     """
     layout = laid_out(rows, "causal", right)
     lengths = np.array([len(ids) for ids in layout.sequences])
@@ -191,7 +157,7 @@ def feeds(rows: Sequence[Row], right: bool) -> dict[str, Any]:
 
 
 class PlainTokenizer:
-    """A tokenizer.json, with what `Encoder` asks of a fast tokenizer of transformers."""
+    """A tokenizer.json with the interface of a fast tokenizer of transformers, as far as `Encoder` uses it."""
 
     is_fast = True
 
@@ -204,10 +170,10 @@ class PlainTokenizer:
         self.bos_token_id = bos
 
     def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[Any]]:
-        """Ids, offsets and marks of each text."""
-        told = self.inner.encode_batch(list(texts))
+        """Ids, character offsets and special-token marks of each text."""
+        encodings = self.inner.encode_batch(list(texts))
         return {
-            "input_ids": [one.ids for one in told],
-            "offset_mapping": [one.offsets for one in told],
-            "special_tokens_mask": [one.special_tokens_mask for one in told],
+            "input_ids": [one.ids for one in encodings],
+            "offset_mapping": [one.offsets for one in encodings],
+            "special_tokens_mask": [one.special_tokens_mask for one in encodings],
         }

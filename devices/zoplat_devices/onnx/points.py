@@ -1,4 +1,4 @@
-"""The batched strategy of a graph: losses at several points by one answer, each with trained weights of its own."""
+"""The batched strategy of a graph: losses at several points in one run, with trained weights for each point."""
 
 from __future__ import annotations
 
@@ -17,63 +17,70 @@ from zoplat_devices.onnx.proof import nudged
 from zoplat_devices.text.layout import cut, laid_out
 
 TOLERANCE = 1e-4
+"""Largest difference, relative to the loss, between points evaluated together and one after the other."""
 
 
 class Stacks:
-    """Losses at θ + d for several d.
+    """Losses at θ + d for several directions d.
 
     Args:
-        graph: of which trained weights have a dimension in front.
-        space: at θ whenever losses are asked.
+        graph: whose trained weights have a leading dimension of points.
+        space: of the trained weights; its arrays hold θ when losses are computed.
         arrays: of the space by name, in the shapes of the graph.
     """
 
     def __init__(self, graph: Graph, space: ParameterSpace, arrays: Mapping[str, Any]) -> None:
-        self.graph, self.space = graph, space
-        self.shapes = {name: array.shape for name, array in arrays.items()}
-        self.scratch = np.empty(0, np.float32)
+        self._graph, self._space = graph, space
+        self._shapes = {name: array.shape for name, array in arrays.items()}
+        self._scratch: Any = np.empty(0, np.float32)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of working arrays held between calls."""
+        return int(self._scratch.nbytes)
 
     def losses(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
-        """L(θ + d) for each d, in passes of not too many tokens."""
+        """L(θ + d) for each d, in runs that are limited in tokens."""
         layout = laid_out(rows, "causal", rows[0].example.loss == "tokens")
         tokens = len(layout.sequences) * max(len(ids) for ids in layout.sequences)
-        return [loss for some in cut(directions, tokens) for loss in self.graph.losses(rows, self._formed(some))]
+        return [loss for some in cut(directions, tokens) for loss in self._graph.losses(rows, self._formed(some))]
 
     def _formed(self, directions: Sequence[Direction]) -> dict[str, Any]:
-        """Weights of all points, by name."""
-        blocks, n = self.space.blocks, len(directions)
-        if self.scratch.size < 2 * n * self.space.size:
-            self.scratch = np.empty(2 * n * self.space.size, np.float32)
-        lines, whole = self.scratch[: 2 * n * self.space.size].reshape(2, -1)
-        lines = lines.reshape(n, -1)
-        self.space.points(directions).write([Tile(block, 0, block.shape[0]) for block in blocks], range(n), lines)
-        return dict(self._apart(lines, whole))
+        """Weights of all points: by name, arrays of the graph's shapes with a leading dimension of points."""
+        blocks, n = self._space.blocks, len(directions)
+        entries = n * self._space.size
+        if self._scratch.size < 2 * entries:
+            self._scratch = np.empty(2 * entries, np.float32)
+        by_point, by_block = self._scratch[: 2 * entries].reshape(2, -1)
+        by_point = by_point.reshape(n, -1)
+        self._space.points(directions).write([Tile(block, 0, block.shape[0]) for block in blocks], range(n), by_point)
+        return dict(self._regrouped(by_point, by_block))
 
-    def _apart(self, lines: Any, whole: Any) -> Iterator[tuple[str, Any]]:
-        """Each block of lines that hold all of them, one piece of memory a block."""
-        begin, n = 0, len(lines)
-        for block in self.space.blocks:
+    def _regrouped(self, by_point: Any, by_block: Any) -> Iterator[tuple[str, Any]]:
+        """Copy rows that hold all blocks of one point to contiguous arrays that hold one block of all points."""
+        begin, n = 0, len(by_point)
+        for block in self._space.blocks:
             end = begin + block.size
-            made = whole[n * begin : n * end].reshape(n, -1)
-            made[:] = lines[:, begin:end]
-            yield block.name, made.reshape(n, *self.shapes[block.name])
+            target = by_block[n * begin : n * end].reshape(n, -1)
+            target[:] = by_point[:, begin:end]
+            yield block.name, target.reshape(n, *self._shapes[block.name])
             begin = end
 
 
-def proved(graph: Graph, rows: Sequence[Row], arrays: Mapping[str, Any], where: str) -> float:
-    """How far losses at two points, answered at once, are from those of one after the other.
+def check(graph: Graph, rows: Sequence[Row], arrays: Mapping[str, Any], where: str) -> float:
+    """Largest difference between the losses at two points evaluated together and one after the other.
 
     Raises:
-        ZoplatError: further than rounding explains.
+        ZoplatError: it is more than rounding explains, so the graph mixes up the points.
     """
     with nudged(arrays):
         pairs = {name: np.stack([0.5 * array, array]) for name, array in arrays.items()}
         together = graph.losses(rows, pairs)
-        apart = [graph.losses(rows, {name: pair[i : i + 1] for name, pair in pairs.items()})[0] for i in range(2)]
-    off = max(abs(one - other) for one, other in zip(together, apart, strict=True))
-    if not off <= TOLERANCE * max(1.0, *map(abs, apart)):
+        alone = [graph.losses(rows, {name: pair[i : i + 1] for name, pair in pairs.items()})[0] for i in range(2)]
+    off = max(abs(one - other) for one, other in zip(together, alone, strict=True))
+    if not off <= TOLERANCE * max(1.0, *map(abs, alone)):
         raise ZoplatError(
-            f"The graph in {where} answers {together} at two points asked together and {apart} at one after the other. "
+            f"The graph in {where} computes losses {together} at two points together and {alone} one after the other. "
             "Use -o device.strategy=sequential."
         )
     return off

@@ -1,8 +1,8 @@
-"""Whether a graph sees edits of its weights: one weight of each block is moved, and the loss must answer.
+"""A proof that a graph sees edits of its weights: one weight of each block is moved, and the loss must change.
 
-An engine may pack or fold weights when it opens a graph and then ignore what is written into them, silently. When a
-graph is made, each move must do to its loss what it does in PyTorch. At every opening the same weights are moved again,
-several at once and a tenth as far, and the loss must change as it did then. numpy only.
+An inference engine may repack or fold weights when it opens a graph, and then silently ignore what is written into
+their arrays. When a graph is made, each move must change its loss as it changes PyTorch's. Whenever it is opened, the
+same weights are moved again, several at once and a tenth as far, and the loss must change as it did then. numpy only.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example
 
 EXAMPLE = Example("The film was long and the food was bad. It was", (" great",), 0, loss="tokens")
-"""What the loss of a proof is taken on: short, for it is read many times."""
+"""The example whose loss is taken: short, for it is evaluated many times."""
 
-NUDGE = 0.1  # what blocks of zeros get before the proof, for the other factor of LoRA has no effect beside zeros
-AIM = 0.02  # of a move: how far it raises the loss, a thousand times more than rounding does
-DOUBLINGS = 10  # of a move that raises the loss too little
-FELT = 1e-3  # the least effect that counts
-TENTH = 0.1  # of a move, where several are made at once: so short that what they do adds up
+NUDGE = 0.1  # size of the entries of zero blocks during the proof: LoRA's A has no effect while B is zero
+AIM = 0.02  # effect of a move on the loss that is aimed for, a thousand times that of rounding
+DOUBLINGS = 10  # most times that a move with too little effect is doubled
+LEAST_EFFECT = 1e-3  # least effect that counts; rounding errors are far smaller
+TENTH = 0.1  # share of each move where several are made at once: so short that their effects add up
 TOGETHER = 8  # moves that are made at once
 
 
 @dataclass(frozen=True)
 class Move:
-    """A weight that is moved.
+    """A change of one weight.
 
     Attributes:
-        block: its name.
-        entry: number of the weight in it.
-        by: what is added.
-        effect: what that does to the loss; 0 where no move of a weight was felt.
+        block: name of its block.
+        entry: index of the weight in the flattened block.
+        by: the number that is added to it.
+        effect: change of the loss; 0 where no move of a weight in this block changes it measurably.
     """
 
     block: str
@@ -50,10 +50,10 @@ class Group:
     """Moves that are made at once.
 
     Attributes:
-        blocks: of the moves.
-        share: of each move that is made.
-        effect: what they do to the loss of the graph.
-        least: the smallest effect that one of them has.
+        blocks: names of their blocks.
+        share: factor of each move.
+        effect: change of the graph's loss.
+        least: smallest effect among the moves made alone, at that share.
     """
 
     blocks: tuple[str, ...]
@@ -64,75 +64,76 @@ class Group:
 
 @dataclass(frozen=True)
 class Proof:
-    """What edits do to the loss.
+    """Moves with their effects on the loss.
 
     Attributes:
         moves: one for each block.
-        groups: of those that are felt.
+        groups: of the moves that have an effect.
     """
 
     moves: tuple[Move, ...]
     groups: tuple[Group, ...] = ()
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Proof:
-        """From what `dataclasses.asdict` and JSON made of it."""
-        return cls(tuple(Move(**move) for move in told["moves"]), tuple(Group(**group) for group in told["groups"]))
+    def read(cls, fields: Mapping[str, Any]) -> Proof:
+        """The proof that `dataclasses.asdict` turned into these fields, possibly through JSON."""
+        moves = tuple(Move(**move) for move in fields["moves"])
+        return cls(moves, tuple(Group(**group) for group in fields["groups"]))
 
     @property
-    def unfelt(self) -> list[str]:
-        """Blocks of which no weight changes the loss, such as a bias that all keys share."""
+    def without_effect(self) -> list[str]:
+        """Blocks in which no weight changes the loss, such as a bias that is the same for all keys."""
         return [move.block for move in self.moves if not move.effect]
 
     @property
-    def felt(self) -> list[Move]:
-        """The moves of all other blocks."""
+    def with_effect(self) -> list[Move]:
+        """The moves in all other blocks."""
         return [move for move in self.moves if move.effect]
 
     def compare(self, arrays: Mapping[str, Any], loss: Callable[[], float], where: str, slack: float) -> float:
-        """Make each move on its own; returns the largest share of an effect that an answer is off by.
+        """Make each move on its own; returns the largest relative error of an effect.
 
         Args:
-            arrays: hold what they held for `found`.
+            arrays: the trained weights, with the values that they had for `prove`.
             loss: of the graph.
-            where: it is.
-            slack: the share that is allowed.
+            where: folder of the graph, for the message.
+            slack: relative error that is allowed.
 
         Raises:
-            ZoplatError: an edit is ignored, or does something else than it should.
+            ZoplatError: an edit is ignored, or has another effect than in PyTorch.
         """
         worst = 0.0
         with nudged(arrays):
             base = loss()
-            for move in self.felt:
-                told = _moved(arrays, [move], 1.0, loss) - base
-                worst = max(worst, abs(told / move.effect - 1))
+            for move in self.with_effect:
+                effect = _moved(arrays, [move], 1.0, loss) - base
+                worst = max(worst, abs(effect / move.effect - 1))
                 if not worst <= slack:
-                    raise ZoplatError(_ignored([move.block], move.effect, told, where))
+                    raise ZoplatError(_ignored([move.block], move.effect, effect, where))
         return worst
 
     def grouped(self, arrays: Mapping[str, Any], loss: Callable[[], float]) -> Proof:
-        """The same with groups, and with what they do to the loss of the graph."""
+        """The same proof with groups, and their effects on the graph's loss."""
         with nudged(arrays):
             base = loss()
 
             def effect(moves: Sequence[Move], share: float) -> float:
                 return _moved(arrays, moves, share, loss) - base
 
-            alone = {move: effect([move], TENTH) for move in self.felt}
-            faint = [move for move in self.felt if abs(alone[move]) < TENTH * FELT]
-            strong = [move for move in self.felt if move not in faint]
+            alone = {move: effect([move], TENTH) for move in self.with_effect}
+            faint = [move for move in self.with_effect if abs(alone[move]) < TENTH * LEAST_EFFECT]
+            strong = [move for move in self.with_effect if move not in faint]
             chosen = [(strong[i : i + TOGETHER], TENTH) for i in range(0, len(strong), TOGETHER)]
             chosen += [([move], 1.0) for move in faint]
             groups = []
             for moves, share in chosen:
-                told = effect(moves, share)
-                least = min(abs(alone[move]) for move in moves) if share == TENTH else abs(told)
-                groups.append(Group(tuple(move.block for move in moves), share, told, least))
+                total = effect(moves, share)
+                least = min(abs(alone[move]) for move in moves) if share == TENTH else abs(total)
+                groups.append(Group(tuple(move.block for move in moves), share, total, least))
         return Proof(self.moves, tuple(groups))
 
     def check(self, arrays: Mapping[str, Any], loss: Callable[[], float], where: str) -> float:
-        """Make the moves of each group; returns the largest share of a smallest effect that an answer is off by.
+        """Make the moves of each group; returns the largest error of an effect, relative to the group's smallest one.
 
         Raises:
             ZoplatError: an edit is ignored.
@@ -141,70 +142,70 @@ class Proof:
         with nudged(arrays):
             base = loss()
             for group in self.groups:
-                told = _moved(arrays, [moves[block] for block in group.blocks], group.share, loss) - base
-                worst = max(worst, abs(told - group.effect) / group.least)
+                effect = _moved(arrays, [moves[block] for block in group.blocks], group.share, loss) - base
+                worst = max(worst, abs(effect - group.effect) / group.least)
                 if not worst <= 0.5:
-                    raise ZoplatError(_ignored(group.blocks, group.effect, told, where))
+                    raise ZoplatError(_ignored(group.blocks, group.effect, effect, where))
         return worst
 
 
-def _ignored(blocks: Sequence[str], effect: float, told: float, where: str) -> str:
+def _ignored(blocks: Sequence[str], expected: float, effect: float, where: str) -> str:
     which = "this weight" if len(blocks) == 1 else "some of these weights"
     return (
-        f"Edits of {', '.join(blocks)} should change the loss of the graph in {where} by {effect:.6f}, and change it "
-        f"by {told:.6f}: what is written into {which} is ignored. Delete that folder to have it made again; if that "
+        f"Edits of {', '.join(blocks)} should change the loss of the graph in {where} by {expected:.6f}, and change it "
+        f"by {effect:.6f}: what is written into {which} is ignored. Delete that folder to have it made again; if that "
         "does not help, use --device cpu."
     )
 
 
-def found(arrays: Mapping[str, Any], loss: Callable[[], float], slopes: Callable[[], Mapping[str, Any]]) -> Proof:
-    """Moves that are felt, and what they do.
+def prove(arrays: Mapping[str, Any], loss: Callable[[], float], slopes: Callable[[], Mapping[str, Any]]) -> Proof:
+    """Find a move in each block that changes the loss, and measure its effect.
 
     Args:
-        arrays: the trained weights by name, edited and put back.
-        loss: at the weights as they stand.
-        slopes: its gradient by name.
+        arrays: the trained weights by name; edited and restored.
+        loss: at what the arrays hold now.
+        slopes: gradient of the loss by name.
     """
     with nudged(arrays):
         base, slope = loss(), slopes()
         moves = [
             _move(name, arrays, slope[name], lambda move: _moved(arrays, [move], 1.0, loss) - base) for name in arrays
         ]
-    felt = [move if move.effect >= FELT else Move(move.block, 0, 0.0, 0.0) for move in moves]
-    return Proof(tuple(felt))
+    found = [move if move.effect >= LEAST_EFFECT else Move(move.block, 0, 0.0, 0.0) for move in moves]
+    return Proof(tuple(found))
 
 
 def _move(name: str, arrays: Mapping[str, Any], slope: Any, effect: Callable[[Move], float]) -> Move:
-    """The weight with the steepest slope of a block, moved until the loss has risen enough or the move is absurd."""
+    """The weight of a block with the steepest slope, moved far enough to raise the loss, within reason."""
     entry = int(np.abs(slope).argmax())
     steep = float(slope.reshape(-1)[entry])
     most = 100 * max(1.0, float(np.abs(arrays[name]).max()))
     by = float(np.clip(AIM / steep, -most, most)) if steep else most
     tried = []
     for _ in range(DOUBLINGS):
-        told = effect(Move(name, entry, by, 0.0))
-        tried.append(Move(name, entry, by, told if np.isfinite(told) else 0.0))
-        if told >= AIM / 2 or abs(by) >= most:
+        rise = effect(Move(name, entry, by, 0.0))
+        tried.append(Move(name, entry, by, rise if np.isfinite(rise) else 0.0))
+        if rise >= AIM / 2 or abs(by) >= most:
             break
         by = float(np.clip(2 * by, -most, most))
     return max(tried, key=lambda move: move.effect)
 
 
 def _moved(arrays: Mapping[str, Any], moves: Sequence[Move], share: float, loss: Callable[[], float]) -> float:
-    """The loss with some weights moved, which are then put back."""
-    places = [(arrays[move.block].reshape(-1), move.entry, move.by) for move in moves]
-    before = [flat[entry] for flat, entry, _ in places]
-    for flat, entry, by in places:
+    """The loss with some weights moved; they are restored."""
+    weights = [(arrays[move.block].reshape(-1), move.entry, move.by) for move in moves]
+    before = [flat[entry] for flat, entry, _ in weights]
+    for flat, entry, by in weights:
         flat[entry] += np.float32(share * by)
-    told = loss()
-    for (flat, entry, _), value in zip(places, before, strict=True):
+    moved = loss()
+    for (flat, entry, _), value in zip(weights, before, strict=True):
         flat[entry] = value
-    return told
+    return moved
 
 
 @contextmanager
 def nudged(arrays: Mapping[str, Any]) -> Iterator[None]:
-    """Blocks of zeros hold a few small numbers meanwhile."""
+    """Within the context, blocks of zeros hold small numbers."""
     zeros = [array for array in arrays.values() if not array.any()]
     for array in zeros:
         array[...] = NUDGE * np.sin(np.arange(array.size, dtype=np.float64)).reshape(array.shape)

@@ -1,8 +1,7 @@
-"""ONNX Runtime: causal language models of transformers, exported once, then answered by an inference engine."""
+"""A session of ONNX Runtime: a graph, its trained weights as numpy arrays, and what they take of memory."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from hashlib import sha256
@@ -10,83 +9,93 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.core.blocks import Block
-from zoplat.core.device import MemoryReading, Session
+from zoplat.core.device import Device, MemoryReading, Session
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.parameter_space import ParameterSpace
-from zoplat_devices.onnx.device import ENGINES, OnnxRuntime, _say, _version
+from zoplat_devices.kernels.host import host_backend
+from zoplat_devices.memory import HostMemory
+from zoplat_devices.onnx import bundle_files, points
+from zoplat_devices.onnx.facts import Facts
+from zoplat_devices.onnx.graph import Graph, PlainTokenizer
+from zoplat_devices.onnx.kept_graph import KeptGraph, notice
+from zoplat_devices.onnx.proof import EXAMPLE, Proof
+from zoplat_devices.onnx.settings import Engine
+from zoplat_devices.onnx.versions import ENGINES, installed
+from zoplat_devices.text.encoding import Encoder
 
 
 class OnnxSession(Session):
-    """A graph, opened."""
+    """A graph, opened.
 
-    def __init__(self, device: OnnxRuntime, spec: ModelSpec) -> None:
-        from zoplat_devices.kernels.host import host_backend
-        from zoplat_devices.memory import HostMemory
+    Args:
+        device: makes blocks of arrays.
+        spec: what the graph was made of.
+        engine: how it is run.
+        kept: the graph on disk.
+        host: measures memory; made before the graph, so that its peak has the export in it.
 
-        self.host, self.device, self.spec = HostMemory(), device, spec
-        providers = device.chosen()
-        self.folder, self.start = device.found(spec)
-        from zoplat_devices.onnx.graph import Facts, Graph, PlainTokenizer
-        from zoplat_devices.onnx.points import Stacks
-        from zoplat_devices.text.encoding import Encoder
+    Attributes:
+        weights: what is trained, by name, in the shapes of the graph.
+        folder: of the graph.
 
-        self.told = told = Facts.read(self.folder)
+    Raises:
+        ZoplatError: the graph can't be opened or ignores edits of its weights, or the strategy needs an adapter.
+    """
+
+    def __init__(self, device: Device, spec: ModelSpec, engine: Engine, kept: KeptGraph, host: HostMemory) -> None:
+        self.device, self.spec, self.folder, self.start = device, spec, kept.folder, kept.start
+        self.host = host
+        self.graph_facts = Facts.read(self.folder)
         self.before = self.host.now()
-        self.weights = told.arrays(self.folder, told.proved_on)
-        self.held = -self.host.now()
-        self.graph = Graph(self.folder, self.weights, providers, device.threads or _processors(), device.pack)
-        self.held += self.host.now()
-        self.encoder = Encoder(PlainTokenizer(self.folder, told.bos), told.limit)
-        self.strategy = _strategy(device, spec, self.graph.is_stacked)
-        parity = {**told.parity, **self._proved()}
-        for name, array in told.arrays(self.folder, self.start).items():
+        self.weights = self.graph_facts.arrays(self.folder, self.graph_facts.proved_on)
+        before = self.host.now()
+        self.graph = Graph(self.folder, self.weights, engine.providers, engine.threads, engine.prepack)
+        self.graph_bytes = self.host.now() - before
+        self.encoder = Encoder(PlainTokenizer(self.folder, self.graph_facts.bos), self.graph_facts.limit)
+        self.strategy = _strategy(engine, spec, self.graph.is_stacked)
+        parity = {**self.graph_facts.parity, **self._prove()}
+        for name, array in self.graph_facts.arrays(self.folder, self.start).items():
             self.weights[name][...] = array
         blocks = [
-            device.block(block["name"], self.weights[block["name"]], "float32", block["layer"]) for block in told.blocks
+            device.block(block["name"], self.weights[block["name"]], "float32", block["layer"])
+            for block in self.graph_facts.blocks
         ]
         self.space = ParameterSpace(blocks, host_backend(), seed=spec.seed)
-        self.stacks = Stacks(self.graph, self.space, self.weights)
-        self.facts = {**self._facts(blocks), "parity": parity}
+        self.stacks = points.Stacks(self.graph, self.space, self.weights)
+        self.facts = {**self._facts(engine, blocks), "parity": parity}
 
-    def write_bundle(self, directory: Path) -> None:
-        from zoplat_devices.onnx.bundle import write
-
-        write(self, directory)
-
-    def _proved(self) -> dict[str, Any]:
-        """How the graph answers edits now, once none was found to be ignored."""
-        from zoplat_devices.onnx import points, proof
-
-        rows, where = self.encode([proof.EXAMPLE]), str(self.folder)
-        proof = proof.Proof.read(self.told.proof)
+    def _prove(self) -> dict[str, Any]:
+        """How far the graph's answers to edits are off; raises ZoplatError where it ignores them."""
+        rows, where = self.encode([EXAMPLE]), str(self.folder)
+        proof = Proof.read(self.graph_facts.proof)
         off = proof.check(self.weights, lambda: self.graph.loss(rows), where)
-        told = {"edits_off_by": off, "edits_without_effect": proof.unfelt}
+        found = {"edits_off_by": off, "edits_without_effect": proof.without_effect}
         if self.graph.is_stacked:
-            told["points_off_by"] = points.proved(self.graph, rows, self.weights, where)
-        return told
+            found["points_off_by"] = points.check(self.graph, rows, self.weights, where)
+        return found
 
-    def _facts(self, blocks: Sequence[Block]) -> dict[str, Any]:
-        names = ("zoplat", "numpy", "safetensors", "tokenizers", *ENGINES)
-        running = {name: version for name in names if (version := _version(name))}
+    def _facts(self, engine: Engine, blocks: Sequence[Block]) -> dict[str, Any]:
+        made_of = self.graph_facts
+        running = installed(("zoplat", "numpy", "safetensors", "tokenizers", *ENGINES))
         return {
             "device": "onnx",
-            "model": self.told.model,
-            "model_identity": self.told.identity,
+            "model": made_of.model,
+            "model_identity": made_of.identity,
             "head": self.head,
-            "base": self.told.base,
+            "base": made_of.base,
             "dtype": "float32",
             "trainable_dtype": "float32",
             "restore": "in-place",
             "rounding": "nearest",
             "trainable_parameters": sum(block.size for block in blocks),
-            "model_bytes": self.told.model_bytes,
-            "threads": self.device.threads or _processors(),
+            "model_bytes": made_of.model_bytes,
+            "threads": engine.threads,
             "kernels": self.space.backend_name,
             "memory_counter": self.host.method,
-            "versions": {**self.told.versions, **running, "python": sys.version.split()[0], "system": sys.platform},
+            "versions": {**made_of.versions, **running, "python": sys.version.split()[0], "system": sys.platform},
             "accelerator": None,
             "provider": self.graph.provider,
             "graph": str(self.folder),
@@ -118,10 +127,10 @@ class OnnxSession(Session):
         return {
             "python and onnxruntime": self.before,
             "trainable weights": trainable,
-            "frozen weights, in a mapped file": self.told.model_bytes - trainable,
-            "graph": max(0, self.held),
+            "frozen weights, in a mapped file": self.graph_facts.model_bytes - trainable,
+            "graph": max(0, self.graph_bytes),
             **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
-            "scratch": self.space.scratch_bytes + self.stacks.scratch.nbytes,
+            "scratch": self.space.scratch_bytes + self.stacks.scratch_bytes,
         }
 
     def digest(self) -> str:
@@ -141,24 +150,23 @@ class OnnxSession(Session):
         for name, array in load_file(path).items():
             arrays[name][...] = array
 
+    def write_bundle(self, directory: Path) -> None:
+        bundle_files.write(self.folder, {self.start, self.graph_facts.proved_on}, directory)
+
     def export(self, directory: Path) -> None:
         from zoplat_devices.onnx.export import Source
 
-        source = Source(self.device, self.spec, _say)
+        source = Source(self.device, self.spec, notice)
         for name, array in self.weights.items():
             source.arrays[name][...] = array
         source.model.save_pretrained(directory)
         source.loaded.tokenizer.save_pretrained(directory)
 
 
-def _strategy(device: OnnxRuntime, spec: ModelSpec, is_stacked: bool) -> str:
-    if device.strategy == "batched" and not is_stacked:
+def _strategy(engine: Engine, spec: ModelSpec, is_stacked: bool) -> str:
+    if engine.strategy == "batched" and not is_stacked:
         raise ZoplatError(
             f"strategy=batched is for adapters; with --tune {spec.tune.name} the graph takes one point at a time. "
             "Leave -o device.strategy=batched out."
         )
-    return "batched" if is_stacked and device.strategy != "sequential" else "sequential"
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return "batched" if is_stacked and engine.strategy != "sequential" else "sequential"

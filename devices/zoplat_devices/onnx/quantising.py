@@ -1,7 +1,7 @@
-"""Frozen matrices of a graph as 8-bit integers, 32 of a row to a scale; what they are multiplied with stays float32.
+"""Quantise frozen matrices of a graph to 8 bits, with a scale for every 32 entries of a row; inputs stay float32.
 
-Rounding that as well, as ONNX Runtime's dynamic quantisation does, is faster and drowns the difference of two losses
-in noise (docs/decisions/0017). A table of words that is the head too is packed once and read in both places.
+Quantising the inputs too, as ONNX Runtime's dynamic quantisation does, is faster, but its rounding errors swamp the
+difference of two losses (docs/decisions/0017). An embedding that is also the head is quantised once and used by both.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import numpy as np
 import onnx_ir
 
 BLOCK = 32  # entries of a row that share a scale
-LARGE = 1 << 10  # entries of a matrix that is worth packing
-ZERO = 128  # what stands for 0, as `MatMulNBits` has it
-FLOAT = 1  # accuracy_level of `MatMulNBits` that computes in float32
+LARGE = 1 << 10  # entries from which a matrix is quantised
+ZERO = 128  # zero point of `MatMulNBits`
+FLOAT = 1  # accuracy_level of `MatMulNBits` for computing in float32
 
 
-def packed(matrix: Any) -> tuple[Any, Any]:
-    """uint8 (rows, blocks, BLOCK), the last block filled up, and scales (rows, blocks)."""
+def quantised(matrix: Any) -> tuple[Any, Any]:
+    """uint8 (rows, blocks, BLOCK), the last block padded with zeros, and scales (rows, blocks)."""
     rows, columns = matrix.shape
-    filled = np.pad(matrix, ((0, 0), (0, -columns % BLOCK))).reshape(rows, -1, BLOCK)
-    scales = np.abs(filled).max(axis=2) / (ZERO - 1)
+    padded = np.pad(matrix, ((0, 0), (0, -columns % BLOCK))).reshape(rows, -1, BLOCK)
+    scales = np.abs(padded).max(axis=2) / (ZERO - 1)
     steps = np.where(scales, scales, 1)[:, :, None]
-    return (np.rint(filled / steps) + ZERO).astype(np.uint8), scales.astype(np.float32)
+    return (np.rint(padded / steps) + ZERO).astype(np.uint8), scales.astype(np.float32)
 
 
-def pack(model: Any) -> None:
-    """Have a model of onnx_ir look up and multiply packed matrices in the place of float ones."""
+def quantise(model: Any) -> None:
+    """Replace the large frozen matrices of an onnx_ir model by quantised ones, and the nodes that read them."""
     model.graph.opset_imports["com.microsoft"] = 1
-    packing = _Packing(model.graph)
+    quantiser = _Quantiser(model.graph)
     for node in list(model.graph):
-        made = list(packing.instead_of(node))
+        made = list(quantiser.replacement(node))
         if made:
             [old], [new] = node.outputs, made[-1].outputs
             new.shape, new.type = old.shape, old.type
@@ -43,33 +43,35 @@ def pack(model: Any) -> None:
         del model.graph.initializers[name]
 
 
-class _Packing:
+class _Quantiser:
+    """Quantised matrices of a graph, each stored once."""
+
     def __init__(self, graph: Any) -> None:
         self.graph = graph
-        self.kept: dict[tuple[str, bool], tuple[Any, Any]] = {}
+        self.tables: dict[tuple[str, bool], tuple[Any, Any]] = {}
 
-    def instead_of(self, node: Any) -> Iterator[Any]:
-        """The nodes that do the same with packed weights; none where there is nothing to pack."""
+    def replacement(self, node: Any) -> Iterator[Any]:
+        """Nodes that do the same with quantised weights, the result last; none where there is nothing to quantise."""
         if node.op_type == "Gather" and _is_large(node.inputs[0]) and not node.attributes.get_int("axis", 0):
-            yield from self._looked_up(*node.inputs)
+            yield from self._lookup(*node.inputs)
         elif node.op_type == "MatMul" and _is_large(node.inputs[1]):
-            yield self._product(node, turned=True)
+            yield self._product(node, is_transposed=True)
         elif node.op_type == "Gemm" and _is_large(node.inputs[1]) and _is_plain(node):
-            yield (product := self._product(node, turned=not node.attributes.get_int("transB", 0)))
+            yield (product := self._product(node, is_transposed=not node.attributes.get_int("transB", 0)))
             if len(node.inputs) > 2:
                 yield onnx_ir.node("Add", [product.outputs[0], node.inputs[2]])
 
-    def _product(self, node: Any, turned: bool) -> Any:
+    def _product(self, node: Any, is_transposed: bool) -> Any:
         x, weight = node.inputs[:2]
-        whole, scales = self._table(weight, turned)
-        inner, outer = weight.shape if turned else reversed(weight.shape)
+        integers, scales = self._table(weight, is_transposed)
+        inner, outer = weight.shape if is_transposed else reversed(weight.shape)
         sizes = {"K": inner, "N": outer, "bits": 8, "block_size": BLOCK, "accuracy_level": FLOAT}
-        return onnx_ir.node("MatMulNBits", [x, whole, scales], sizes, domain="com.microsoft")
+        return onnx_ir.node("MatMulNBits", [x, integers, scales], sizes, domain="com.microsoft")
 
-    def _looked_up(self, weight: Any, ids: Any) -> Iterator[Any]:
-        """(integers − ZERO) · scales of the rows, without what filled them up."""
-        whole, scales = self._table(weight, turned=False)
-        yield (rows := onnx_ir.node("Gather", [whole, ids]))
+    def _lookup(self, weight: Any, ids: Any) -> Iterator[Any]:
+        """The rows of some ids as float32: (integers − ZERO) · scales, without the padding."""
+        integers, scales = self._table(weight, is_transposed=False)
+        yield (rows := onnx_ir.node("Gather", [integers, ids]))
         yield (steps := onnx_ir.node("Gather", [scales, ids]))
         yield (real := onnx_ir.node("Cast", [rows.outputs[0]], {"to": onnx_ir.DataType.FLOAT}))
         yield (centred := onnx_ir.node("Sub", [real.outputs[0], self._constant("zero", np.float32(ZERO))]))
@@ -82,16 +84,16 @@ class _Packing:
             ends = [self._constant("first", first), self._constant(f"stop_{stop[0]}", stop)]
             yield onnx_ir.node("Slice", [joined.outputs[0], *ends, self._constant("last", last)])
 
-    def _table(self, weight: Any, turned: bool) -> tuple[Any, Any]:
-        """A weight as integers and scales, of its columns where it is turned."""
-        key = (weight.name, turned)
-        if key not in self.kept:
+    def _table(self, weight: Any, is_transposed: bool) -> tuple[Any, Any]:
+        """(integers, scales) of a weight, or of its transpose."""
+        key = (weight.name, is_transposed)
+        if key not in self.tables:
             matrix = weight.const_value.numpy()
-            whole, scales = packed(matrix.T if turned else matrix)
-            side = "columns" if turned else "rows"
+            integers, scales = quantised(matrix.T if is_transposed else matrix)
+            side = "columns" if is_transposed else "rows"
             name = f"{weight.name}.{side}"
-            self.kept[key] = self._constant(name, whole), self._constant(f"{name}.scales", scales)
-        return self.kept[key]
+            self.tables[key] = self._constant(name, integers), self._constant(f"{name}.scales", scales)
+        return self.tables[key]
 
     def _constant(self, name: str, array: Any) -> Any:
         name = f"packed.{name}"
@@ -104,12 +106,12 @@ class _Packing:
 
 
 def _is_large(value: Any) -> bool:
-    """Whether a value of a graph is a frozen matrix that is worth packing."""
+    """Whether a value of a graph is a frozen float32 matrix of at least `LARGE` entries."""
     held = None if value is None else value.const_value
     return held is not None and held.dtype == onnx_ir.DataType.FLOAT and len(held.shape) == 2 and held.size >= LARGE
 
 
 def _is_plain(gemm: Any) -> bool:
-    """Whether a Gemm only multiplies and adds."""
+    """Whether a Gemm neither scales nor transposes its input."""
     factors = [gemm.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
     return factors == [1.0, 1.0] and not gemm.attributes.get_int("transA", 0)
