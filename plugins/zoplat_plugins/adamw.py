@@ -19,12 +19,12 @@ Differs: the paper trains 5 epochs in batches of 8; here a run is as long as it 
 be. Decay is on matrices only.
 """
 
-from zoplat import Estimator, hookimpl
+from zoplat import hookimpl
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.linear import Linear
 from zoplat_plugins.sgd import Backpropagation
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, Backpropagation]:
     return {"adamw": Backpropagation(rule=Adam(schedule=Linear(lr=5e-5)))}

@@ -20,34 +20,23 @@ language models were not at hand; those here are ours.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-from zoplat import Estimator, Key, Noise, Sampler, Tile, ZoplatError, hookimpl
+from zoplat import Array, Key, LowRankSampler, Noise, Tile, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.es import ES
 
 
 @dataclass(frozen=True)
-class OuterProducts(Sampler):
+class OuterProducts(LowRankSampler):
     """E = A Bᵀ/√r on matrices, A and B fresh for every draw; plain Gaussian on vectors.
 
     Attributes:
         rank: r, columns of A and B; at least 1.
     """
 
-    rank: int = 1
+    rank: int = number(1, at_least=1)
 
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ZoplatError(f"rank must be at least 1, got {self.rank}  (-o sampler.rank=…)")
-
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
-        factors = self.factors(tile, key, noise)
-        out[:] = factors[0] @ factors[1].T if factors else noise.normal(tile.shape, key, tile)
-
-    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Any, Any] | None:
-        if not tile.is_matrix:
-            return None
+    def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
         rows, columns = tile.shape
         a = noise.normal((rows, self.rank), key, tile, "A")
         a *= self.rank**-0.5
@@ -55,18 +44,11 @@ class OuterProducts(Sampler):
 
 
 @hookimpl
-def zoplat_samplers() -> dict[str, Sampler]:
+def zoplat_samplers() -> dict[str, OuterProducts]:
     return {"outer-products": OuterProducts()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
-    return {
-        "eggroll": ES(
-            queries=16,
-            is_antithetic=True,
-            floor=1e-5,
-            sampler=OuterProducts(),
-            rule=Constant(lr=5e-4),
-        )
-    }
+def zoplat_estimators() -> dict[str, ES]:
+    rule = Constant(lr=5e-4)
+    return {"eggroll": ES(queries=16, is_antithetic=True, floor=1e-5, sampler=OuterProducts(), rule=rule)}

@@ -33,8 +33,8 @@ from zoplat import (
     Sampler,
     Schedule,
     StepRule,
-    ZoplatError,
     hookimpl,
+    number,
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
@@ -54,7 +54,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class MeZOSVRG(Estimator):
+class MeZOSVRG(Estimator[State]):
     """Central differences here and at the anchor.
 
     Attributes:
@@ -63,31 +63,22 @@ class MeZOSVRG(Estimator):
         anchor_batches: batches of J; at least 1.
         ratio: η₂/η₁, step size between anchors over that on them, which is the rule's; positive.
         is_shared: whether z₁ = z₂.
-        sampler: law of z.
         rule: how the estimate becomes a step; a schedule without decay.
     """
 
-    eps: float = 1e-3
-    interval: int = 2
-    anchor_batches: int = 16
-    ratio: float = 1e-3
+    eps: float = number(1e-3, above=0)
+    interval: int = number(2, at_least=1)
+    anchor_batches: int = number(16, at_least=1)
+    ratio: float = number(1e-3, above=0)
     is_shared: bool = False
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-3)
 
     def __post_init__(self) -> None:
-        for name in ("eps", "ratio"):
-            if not getattr(self, name) > 0:
-                raise ZoplatError(f"{name} must be positive, got {getattr(self, name)}  (-o {name}=…)")
-        for name in ("interval", "anchor_batches"):
-            if getattr(self, name) < 1:
-                raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o {name}=…)")
-        if not isinstance(self.rule, Schedule) or self.rule.decay:
-            raise ZoplatError(
-                f"mezo-svrg finds its way back to the anchor by the names of its steps, so its rule must step along "
-                f"the estimate and not decay, got {self.rule}. Use constant, linear or cosine with decay 0 "
-                "(--step-rule)."
-            )
+        super().__post_init__()
+        is_plain = isinstance(self.rule, Schedule) and not self.rule.decay
+        needs = "must step along the estimate and not decay, since mezo-svrg finds its anchor by the names of its steps"
+        self.require(is_plain, "rule", f"{needs}; use constant, linear or cosine with decay 0, got {self.rule}")
 
     @property
     def bias(self) -> str:
@@ -122,5 +113,5 @@ class MeZOSVRG(Estimator):
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZOSVRG]:
     return {"mezo-svrg": MeZOSVRG()}

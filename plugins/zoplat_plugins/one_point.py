@@ -22,39 +22,29 @@ stay well below 1.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
 
 @dataclass
 class State:
-    """What is kept between steps.
-
-    Attributes:
-        previous: the loss of the last step that had one; None before.
-    """
+    """The loss of the last step that had one; None before."""
 
     previous: float | None = None
 
 
 @dataclass(frozen=True)
-class OnePoint(Estimator):
+class OnePoint(Estimator[State]):
     """Residual feedback: the change of the loss since the last step, along the new direction.
 
     Attributes:
         eps: smoothing radius ε, in the units of the parameters; positive, and well above η‖∇L‖.
-        sampler: law of z.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
+    eps: float = number(1e-3, above=0)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-7)
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
 
     def init(self, space: ParameterSpace) -> State:
         return State()
@@ -68,5 +58,5 @@ class OnePoint(Estimator):
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, OnePoint]:
     return {"one-point": OnePoint()}

@@ -19,33 +19,29 @@ for every method here.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from zoplat import Estimate, Estimator, Oracle, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 
 
 @dataclass(frozen=True)
-class Backpropagation(Estimator):
+class Backpropagation(Estimator[None]):
     """The gradient itself.
 
     Attributes:
         recompute: whether activations are made again on the way back instead of kept (gradient checkpointing).
-        rule: how the gradient becomes a step.
     """
 
     recompute: bool = False
     rule: StepRule = Constant(lr=1e-3)
 
-    @property
-    def asks(self) -> frozenset[str]:
-        return frozenset({"gradient"})
+    asks = frozenset({"gradient"})
 
-    def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
+    def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         loss, gradient = oracle.gradient(recompute=self.recompute)
         yield Estimate(gradient, [loss])
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, Backpropagation]:
     return {"sgd": Backpropagation()}

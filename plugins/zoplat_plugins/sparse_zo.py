@@ -32,11 +32,13 @@ share is the same everywhere ("layer"). Its file of wanda scores is never used.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from zoplat import (
     ZERO,
+    Array,
     Buffer,
+    Direction,
     Estimate,
     Estimator,
     Extent,
@@ -47,8 +49,8 @@ from zoplat import (
     Sampler,
     StepRule,
     Tile,
-    ZoplatError,
     hookimpl,
+    number,
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
@@ -65,19 +67,15 @@ class Masked(Sampler):
     """
 
     inner: Sampler = Gaussian()
-    density: float = 0.5
-    interval: int = 500
-
-    def __post_init__(self) -> None:
-        _check(self.density, self.interval, "sampler.")
+    density: float = number(0.5, above=0, at_most=1)
+    interval: int = number(500, at_least=0)
 
     def scale(self, space: Extent, key: Key) -> float:
         return self.inner.scale(space, key)
 
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
         self.inner.fill(out, tile, key, noise)
-        epoch = key.at(_epoch(key.step, self.interval))
-        out *= noise.uniform(tile.shape, epoch, tile, "mask") < self.density
+        out *= noise.uniform(tile.shape, key.epoch(self.interval), tile, "mask") < self.density
 
     def variance(self, shape: tuple[int, ...]) -> float:
         return self.density * self.inner.variance(shape)
@@ -97,7 +95,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class SparseZO(Estimator):
+class SparseZO(Estimator[State | None]):
     """Central difference along random directions that are zero on most weights.
 
     Attributes:
@@ -107,25 +105,16 @@ class SparseZO(Estimator):
         density: share of each array that is kept; above 0, at most 1.
         interval: ν, steps that share a mask; 0 for one mask for the whole run.
         keep: the "largest" or the "smallest" scores; random masks have none.
-        sampler: law of z.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
-    queries: int = 1
+    eps: float = number(1e-3, above=0)
+    queries: int = number(1, at_least=1)
     scores: Literal["random", "magnitude", "wanda"] = "random"
-    density: float = 0.5
-    interval: int = 500
+    density: float = number(0.5, above=0, at_most=1)
+    interval: int = number(500, at_least=0)
     keep: Literal["largest", "smallest"] = "largest"
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if self.queries < 1:
-            raise ZoplatError(f"queries must be at least 1, got {self.queries}  (--queries)")
-        _check(self.density, self.interval)
 
     @property
     def asks(self) -> frozenset[str]:
@@ -139,49 +128,36 @@ class SparseZO(Estimator):
         return None if self.scores == "random" else State(space.buffer("sparse-zo/mask", dtype="uint8"))
 
     def estimate(self, oracle: Oracle, state: State | None) -> Iterator[Estimate]:
-        if state is None:
-            directions = oracle.draw(Masked(self.sampler, self.density, self.interval), self.queries)
-        else:
-            epoch = _epoch(oracle.step, self.interval)
-            if state.epoch != epoch:
-                self._renew(oracle, state.mask)
-                state.epoch = epoch
-            directions = [z.scaled(state.mask) for z in oracle.draw(self.sampler, self.queries)]
         g, seen = ZERO, []
-        for z in directions:
-            up, down = oracle.losses(+self.eps * z, -self.eps * z)
-            g += (up - down) / (2 * self.eps) / self.queries * z
-            seen += [up, down]
+        for z in self._drawn(oracle, state):
+            [projected_grad], losses = oracle.slopes([z], self.eps)
+            g += projected_grad / self.queries * z
+            seen += losses
         yield Estimate(g, seen, self.eps)
 
-    def _renew(self, oracle: Oracle, mask: Buffer) -> None:
-        """Choose by the scores of θ as it is now."""
-        space = oracle.space
-        norms = space.broadcast_row("sparse-zo/norms", oracle.input_norms() if self.scores == "wanda" else {})
-
-        def score(theta: Any, norms: Any) -> Any:
-            return abs(theta) if norms is None else abs(theta) * norms
-
-        space.select(mask, self.density, score, norms, keep=self.keep)
-
-
-def _epoch(step: int, interval: int) -> int:
-    """The step from which the mask of a step is."""
-    return step - step % interval if interval else 0
+    def _drawn(self, oracle: Oracle, state: State | None) -> list[Direction]:
+        """The ẑ of a step, with a new mask where it is time for one."""
+        if state is None:
+            return oracle.draw(Masked(self.sampler, self.density, self.interval), self.queries)
+        epoch = oracle.step - oracle.step % self.interval if self.interval else 0
+        if state.epoch != epoch:
+            rows = oracle.input_norms() if self.scores == "wanda" else {}
+            norms = oracle.space.broadcast_row("sparse-zo/norms", rows)
+            oracle.space.select(state.mask, self.density, score, norms, keep=self.keep)
+            state.epoch = epoch
+        return [z.scaled(state.mask) for z in oracle.draw(self.sampler, self.queries)]
 
 
-def _check(density: float, interval: int, path: str = "") -> None:
-    if not 0 < density <= 1:
-        raise ZoplatError(f"density must be above 0 and at most 1, got {density}  (-o {path}density=…)")
-    if interval < 0:
-        raise ZoplatError(f"interval must be 0 or more, got {interval}  (-o {path}interval=…)")
+def score(theta: Array, norms: Array | None) -> Array:
+    """|θ|, times the norms of a matrix's inputs where they are known."""
+    return abs(theta) if norms is None else abs(theta) * norms
 
 
 @hookimpl
-def zoplat_samplers() -> dict[str, Sampler]:
+def zoplat_samplers() -> dict[str, Masked]:
     return {"masked": Masked()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, SparseZO]:
     return {"sparse-zo": SparseZO()}

@@ -17,11 +17,11 @@ Differs: the code of ZO-Bench keeps m and v in the dtype of the weights, where i
 ε' = 1e-8 is 0 and small v vanish.
 """
 
-from zoplat import Estimator, hookimpl
+from zoplat import hookimpl
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.mezo import MeZO
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"zo-adam": MeZO(eps=1e-4, rule=Adam())}

@@ -15,11 +15,11 @@ Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592.
 Differs: ZO-Bench stores the gradient where n is above 1; here it never is.
 """
 
-from zoplat import Estimator, hookimpl
+from zoplat import hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"zo-sgd": MeZO(eps=1e-4, rule=Constant(lr=1e-6))}

@@ -16,15 +16,14 @@ lead to θ again.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-from zoplat import ZERO, Estimate, Estimator, Oracle, Schedule, Scheduled, StepRule, hookimpl
+from zoplat import ZERO, Estimate, Oracle, Schedule, Scheduled, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
 
 @dataclass(frozen=True)
-class Conservative(Scheduled):
+class Conservative(Scheduled[None]):
     """A step only if it lowers the loss of the batch that it was made from.
 
     Attributes:
@@ -33,7 +32,7 @@ class Conservative(Scheduled):
 
     schedule: Schedule = Constant(lr=1e-7)
 
-    def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
+    def apply(self, estimate: Estimate, oracle: Oracle, state: None) -> None:
         lr = self.rate(oracle)
         moves = (ZERO, -lr * estimate.direction, lr * estimate.direction)
         losses = oracle.losses(*moves)
@@ -42,10 +41,10 @@ class Conservative(Scheduled):
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Conservative]:
     return {"conservative": Conservative()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"zo-sgd-cons": MeZO(rule=Conservative())}
