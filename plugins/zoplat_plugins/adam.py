@@ -3,12 +3,11 @@
     m ← β₁m + (1 − β₁)ĝ        v ← β₂v + (1 − β₂)ĝ²        entry by entry
     θ ← (1 − ηλ)θ − η m̂ / (√v̂ + ε)                       m̂ = m/(1 − β₁ᵗ), v̂ = v/(1 − β₂ᵗ)
 
-Cost per step: no forward pass, one more pass over θ. Memory: two numbers a weight,
-float32 whatever the weights are.
+Cost per step: no forward pass, one more pass over θ. Memory: two numbers a weight, float32 whatever the weights are.
 
-Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015,
-arXiv:1412.6980, Algorithm 1; the decay is that of Loshchilov & Hutter, "Decoupled
-Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2 (AdamW).
+Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv:1412.6980, Algorithm 1; the decay
+is that of Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2
+(AdamW).
 Differs: decay is on matrices only, as everywhere here.
 """
 
@@ -20,12 +19,7 @@ from zoplat_plugins.constant import Constant
 
 @dataclass
 class State:
-    """The moments.
-
-    Attributes:
-        m, v: running means of ĝ and of its square.
-        steps: t, steps that went into them.
-    """
+    """m and v, the running means of ĝ and of its square, and the steps t that went into them."""
 
     m: Buffer
     v: Buffer

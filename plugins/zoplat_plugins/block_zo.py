@@ -5,16 +5,15 @@
     θ ← θ − η gₚ zₚ        "gauss-seidel": at once, so that the next part sees it
     θ ← θ − η Σ gₚ zₚ      "jacobi": once, when all parts are measured
 
-Each slope is disturbed by the weights of its own part only, so the spread of the whole
-estimate is that of a part and not of θ.
+Each slope is disturbed by the weights of its own part only, so the spread of the whole estimate is that of a part and
+not of θ.
 
 Cost per step: 2P forward passes, and 3 to 4 passes over θ. Memory: that of inference.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592, block-wise ZO fine-tuning; η is
-that of the example in the authors' README.
-Differs: the authors' code restarts one seed for every part, so that parts of one shape
-get the same z; here every block has numbers of its own. It knows OPT's names only.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592, block-wise ZO fine-tuning; η is that of the example in the authors' README.
+Differs: the authors' code restarts one seed for every part, so that parts of one shape get the same z; here every
+block has numbers of its own. It knows OPT's names only.
 """
 
 import re
@@ -32,7 +31,6 @@ class BlockZO(Estimator[None]):
     """A central difference for each part of the weights, in the order in which they are registered.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         by: what makes a part. "block": each array. "module": arrays whose names differ only after the last dot, such
             as a weight and its bias. "layer": all of a layer, and by module what is in no layer. Anything else is a
             regular expression: arrays in whose names it finds the same text are a part, and by module those in whose

@@ -8,15 +8,14 @@
 
 φ = π/2 is MeZO. Only the line of m matters, not its sign: g z is even in z.
 
-Cost per step: 2 forward passes, one more pass over θ to renew m, one more reading of m for its
-norm. Memory: m, one number a weight.
+Cost per step: 2 forward passes, one more pass over θ to renew m, one more reading of m for its norm. Memory: m, one
+number a weight.
 
-Source: Behric et al., "ConMeZO: Adaptive Descent-Direction Sampling for Gradient-Free
-Finetuning of Large Language Models", AISTATS 2026, arXiv:2511.02757, as in the authors' code of
-the synthetic experiment.
-Differs: the authors' language-model code starts m as a Gaussian of length √d, follows ‖m‖ by a
-formula instead of measuring it, and lets β rise from 0.1 (`beta_warmup`, 2000 for OPT, 1000 for
-RoBERTa; there each β acts a step late); it knows no weight decay and no schedule.
+Source: Behric et al., "ConMeZO: Adaptive Descent-Direction Sampling for Gradient-Free Finetuning of Large Language
+Models", AISTATS 2026, arXiv:2511.02757, as in the authors' code of the synthetic experiment.
+Differs: the authors' language-model code starts m as a Gaussian of length √d, follows ‖m‖ by a formula instead of
+measuring it, and lets β rise from 0.1 (`beta_warmup`, 2000 for OPT, 1000 for RoBERTa; there each β acts a step late);
+it knows no weight decay and no schedule.
 """
 
 import math
@@ -42,7 +41,6 @@ class ConMeZO(Estimator[State]):
     """Central difference along a direction near the momentum.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         angle: φ, half the angle of the cone, in radians; above 0, at most π/2.
         beta: β, weight of the past in m; in [0, 1).
         beta_warmup: steps until β is reached, from 0.1 in the first tenth of them; 0 for none.

@@ -9,23 +9,22 @@ Every κ steps, for each chosen array ℓ that has moved by Δ = θ − θ₀, t
         γ ← γ − η_p t g z, clipped to (1 ± τ)·t
     θ ← θ₀ + (γ/t)Δ
 
-With mode "fo" γ begins at 0 and takes 10 steps of Adam (η 0.1) down the gradient of
-L(γ) + 10⁻³ Σ|γ|, each on another batch, by backpropagation; ε_p, η_p and τ have no say in it.
+With mode "fo" γ begins at 0 and takes 10 steps of Adam (η 0.1) down the gradient of L(γ) + 10⁻³ Σ|γ|, each on another
+batch, by backpropagation; ε_p, η_p and τ have no say in it.
 
-Cost per step: that of the inner method, and 20/κ forward passes ("fo": 10/κ forward and
-backward passes). Memory: θ₀ and Δ of the chosen arrays, float32, in files, which hold
-memory only as far as there is room; "fo": a gradient of them.
+Cost per step: that of the inner method, and 20/κ forward passes ("fo": 10/κ forward and backward passes). Memory: θ₀
+and Δ of the chosen arrays, float32, in files, which hold memory only as far as there is room; "fo": a gradient of
+them.
 
-Source: Tan et al., "Harmony in Divergence: Towards Fast, Accurate, and Memory-efficient
-Zeroth-order LLM Fine-tuning", NeurIPS 2025, arXiv:2502.03304; the inner loop, its clipping
-and the mode "fo" are those of the authors' code.
-Differs: the paper chooses the query and value matrices ("q,v"), the code keys and values with
-their biases ("k,v"), for OPT by name, and all factors of LoRA ("lora"); with any other model
-the code chooses nothing and is MeZO without a word, which here is an error. The code divides
-by t + 10⁻⁸; here an array that has not moved is left out, so that γ = t changes no bit. It
-takes the next training batches for the inner loop, so that a run sees other batches than
-MeZO's; here they are drawn apart. It keeps every z of a step and a copy of the start in
-memory, and its dev set is its test set.
+Source: Tan et al., "Harmony in Divergence: Towards Fast, Accurate, and Memory-efficient Zeroth-order LLM
+Fine-tuning", NeurIPS 2025, arXiv:2502.03304; the inner loop, its clipping and the mode "fo" are those of the authors'
+code.
+Differs: the paper chooses the query and value matrices ("q,v"), the code keys and values with their biases ("k,v"),
+for OPT by name, and all factors of LoRA ("lora"); with any other model the code chooses nothing and is MeZO without a
+word, which here is an error. The code divides by t + 10⁻⁸; here an array that has not moved is left out, so that
+γ = t changes no bit. It takes the next training batches for the inner loop, so that a run sees other batches than
+MeZO's; here it has batches of its own. It keeps every z of a step and a copy of the start in memory, and its dev set
+is its test set.
 """
 
 import math
@@ -34,7 +33,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from zoplat import (
-    ZERO,
     Buffer,
     Direction,
     Estimate,
@@ -62,13 +60,7 @@ FO_LR, FO_PULL = 0.1, 1e-3  # Adam's η and the weight of Σ|γ| in the authors'
 
 @dataclass
 class State:
-    """What a run keeps.
-
-    Attributes:
-        inner: the state of the inner method.
-        anchor: θ₀ of the chosen arrays.
-        travel: Δ of the last projection.
-    """
+    """The state of the inner method, and θ₀ and the last Δ of the chosen arrays."""
 
     inner: Any
     anchor: Buffer
@@ -147,7 +139,7 @@ class DiZO(Estimator[State]):
     def descend(self, oracle: Oracle, radii: "Radii") -> None:
         """Find γ by Adam on gradients, θ going along; back to where it was if a gradient can't be had."""
         gamma, m, v = ([0.0] * len(radii.lengths) for _ in range(3))
-        made = ZERO
+        made = Direction()
         try:
             for i in range(self.rounds):
                 oracle.space.add(radii.move(gamma) - made)
@@ -184,7 +176,8 @@ class Radii:
 
     def move(self, gamma: list[float]) -> Direction:
         """From where θ was found to θ₀ + (γ/t)Δ."""
-        return sum(((r / t - 1) * ray for r, t, ray in zip(gamma, self.lengths, self.rays, strict=True)), ZERO)
+        terms = zip(gamma, self.lengths, self.rays, strict=True)
+        return sum(((r / t - 1) * ray for r, t, ray in terms), Direction())
 
     def slopes(self, gradient: Direction) -> list[float]:
         """∂L/∂γ = ⟨∇L, Δ⟩/t for each array."""

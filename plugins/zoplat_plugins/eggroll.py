@@ -7,16 +7,16 @@ For a weight matrix W of shape (m, n), a rank r and members in pairs ±:
     sᵢ = (Lᵢ − L̄)/√(var L + 10⁻⁵)                 Lᵢ = L(W ± σE), the variance over all N members
     W ← W − η · (1/N) Σ ±sᵢ Eᵢ
 
-The members are cheap to make, and their sum has a rank of up to Nr/2. EGGROLL is `es` in pairs with another
-law for z, so this file holds only that law.
+The members are cheap to make, and their sum has a rank of up to Nr/2. EGGROLL is `es` in pairs with another law for
+z, so this file holds only that law.
 
 Cost per step: N forward passes, two for each direction. Memory: that of inference, plus A and B of one pass.
 
-Source: Sarkar et al., "Evolution Strategies at the Hyperscale", 2025, arXiv:2511.16652; the form is that of the
-code, in a fork and in the authors' own tests.
-Differs: that code's step is η√N · (1/N) Σ ±sᵢσEᵢ, so its step size is our η/(σ√N). It maximises a fitness; here
-it is the loss, with the other sign. Groups within which fitness is centred are left out. σ, N and η for
-language models were not at hand; those here are ours.
+Source: Sarkar et al., "Evolution Strategies at the Hyperscale", 2025, arXiv:2511.16652; the form is that of the code,
+in a fork and in the authors' own tests.
+Differs: that code's step is η√N · (1/N) Σ ±sᵢσEᵢ, so its step size is our η/(σ√N). It maximises a fitness; here it is
+the loss, with the other sign. Groups within which fitness is centred are left out. σ, N and η for language models
+were not at hand; those here are ours.
 """
 
 from dataclasses import dataclass

@@ -9,19 +9,19 @@
     ranks:     sᵢ = rankᵢ/(N − 1) − ½, ranks from 0 for the least loss
     none:      sᵢ = Lᵢ/σ
 
-Shaped, a step no longer sees how steep the loss is: z-scores ignore its unit (κ = 0), ranks any increasing
-transform of it. In pairs and unshaped it is MeZO with n directions and ε = σ.
+Shaped, a step no longer sees how steep the loss is: z-scores ignore its unit (κ = 0), ranks any increasing transform
+of it. In pairs and unshaped it is MeZO with n directions and ε = σ.
 
 Cost per step: N forward passes, n or 2n. Memory: that of inference.
 
 Source: Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017,
-arXiv:1703.03864 (pairs, ranks); Qiu et al., "Evolution Strategies at Scale: LLM Fine-Tuning Beyond
-Reinforcement Learning", 2025, arXiv:2509.24372 (single members, z-scores: what is registered).
-Differs: the textbook form divides shaped losses by σ too; here, as in both authors' codes, η carries that
-factor, so that published settings transfer. Theirs reward what is large; here it is the loss, with the other
-sign. Equal losses have equal ranks, and where all are equal there is no step; the first code ranks them in
-arbitrary order, the second adds 10⁻⁸ to the deviation. The second draws the same numbers for all tensors of
-one shape unless told otherwise; here every block has its own.
+arXiv:1703.03864 (pairs, ranks); Qiu et al., "Evolution Strategies at Scale: LLM Fine-Tuning Beyond Reinforcement
+Learning", 2025, arXiv:2509.24372 (single members, z-scores: what is registered).
+Differs: the textbook form divides shaped losses by σ too; here, as in both authors' codes, η carries that factor, so
+that published settings transfer. Theirs reward what is large; here it is the loss, with the other sign. Equal losses
+have equal ranks, and where all are equal there is no step; the first code ranks them in arbitrary order, the second
+adds 10⁻⁸ to the deviation. The second draws the same numbers for all tensors of one shape unless told otherwise; here
+every block has its own.
 """
 
 import math

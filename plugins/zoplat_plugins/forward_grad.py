@@ -6,16 +6,14 @@
 
 It is what MeZO tends to as ε goes to 0.
 
-Cost per step: n forward passes of pairs (a value and its slope), which count as two
-each. Memory: that of inference with pairs of activations, and v for all trained weights
-while a pass runs. The device must answer "jvp".
+Cost per step: n forward passes of pairs (a value and its slope), which count as two each. Memory: that of inference
+with pairs of activations, and v for all trained weights while a pass runs. The device must answer "jvp".
 
-Source: Baydin et al., "Gradients without Backpropagation", 2022, arXiv:2202.08587,
-Algorithm 1; for language models Zhang et al., "Revisiting Zeroth-Order Optimization for
-Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592.
-Differs: the benchmark's code asserts n = 1, though some of its sweep files ask for more;
-here n directions of a step share one batch and are averaged. Weights of 16 bits have
-tangents of 16 bits, so that s belongs to v rounded to them.
+Source: Baydin et al., "Gradients without Backpropagation", 2022, arXiv:2202.08587, Algorithm 1; for language models
+Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML 2024,
+arXiv:2402.11592.
+Differs: the benchmark's code asserts n = 1, though some of its sweep files ask for more; here n directions of a step
+share one batch and are averaged. Weights of 16 bits have tangents of 16 bits, so that s belongs to v rounded to them.
 """
 
 from collections.abc import Iterator
@@ -28,17 +26,11 @@ from zoplat_plugins.gaussian import Gaussian
 
 @dataclass(frozen=True)
 class ForwardGrad(Estimator[None]):
-    """The exact derivative along random directions.
-
-    Attributes:
-        queries: directions n averaged in one step; at least 1.
-        sampler: law of v.
-    """
+    """The exact derivative along random directions."""
 
     queries: int = number(1, at_least=1)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
     asks = frozenset({"jvp"})
 
     def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:

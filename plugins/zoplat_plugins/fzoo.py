@@ -10,17 +10,15 @@ FZOO-R draws N/2 directions a step, and takes σ over their losses and the N/2 o
 
 Cost per step: N + 1 forward passes, FZOO-R: N/2 + 1. Memory: that of inference.
 
-Source: Dang et al., "FZOO: Fast Zeroth-Order Optimizer for Fine-Tuning Large Language
-Models towards Adam-Scale Speed", ICLR 2026, arXiv:2506.09034, Algorithm 1.
-Differs: the authors' code leaves out 1/ε and divides by N for σ² where the paper divides by
-N − 1: η of the code = η of the paper / ε · √((N − 1)/N). The rule's convention = "code" takes
-step sizes as published for it. A step whose σ is 0, where both divide by it, is skipped and
-counted. FZOO-R is that of the paper; the code never keeps the losses.
+Source: Dang et al., "FZOO: Fast Zeroth-Order Optimizer for Fine-Tuning Large Language Models towards Adam-Scale
+Speed", ICLR 2026, arXiv:2506.09034, Algorithm 1.
+Differs: the authors' code leaves out 1/ε and divides by N for σ² where the paper divides by N − 1: η of the code = η
+of the paper / ε · √((N − 1)/N). The rule's convention = "code" takes step sizes as published for it. A step whose σ
+is 0, where both divide by it, is skipped and counted. FZOO-R is that of the paper; the code never keeps the losses.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import pstdev, stdev
 from typing import Literal
 
 from zoplat import (
@@ -34,7 +32,6 @@ from zoplat import (
     Scheduled,
     SkipStep,
     StepRule,
-    ZoplatError,
     hookimpl,
     number,
 )
@@ -56,14 +53,8 @@ class Normalized(Scheduled[None]):
     floor: float = number(0.0, at_least=0)
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: None) -> None:
-        """Remember the move −η·ĝ/σ and the decay ηλ, or skip the step."""
-        if len(estimate.losses) < 2:
-            raise ZoplatError(
-                f"'normalized' divides by the spread of at least 2 losses of a step, and this method reports "
-                f"{len(estimate.losses)}. Use fzoo, or another --step-rule."
-            )
         in_code = self.convention == "code"
-        sigma = (pstdev if in_code else stdev)(estimate.losses)  # exact: 0 where all are equal
+        sigma = estimate.spread(is_population=in_code)
         if sigma <= self.floor:
             raise SkipStep(f"The spread of the losses of step {oracle.step} is {sigma:g}, not above the floor.")
         lr = self.rate(oracle)

@@ -6,20 +6,19 @@
     θ ← θ − η g u
     h ← (1 − s) h + s b h ⊙ z²                        kept within bounds
 
-On a quadratic the mean of b h z² is diag(H) + ½ tr(H/h) h: an estimate of the diagonal,
-and a share of h itself, which `debiased` takes out.
+On a quadratic the mean of b h z² is diag(H) + ½ tr(H/h) h: an estimate of the diagonal, and a share of h itself,
+which `debiased` takes out.
 
 Cost per step: 3 forward passes. Memory: h, a float32 number for every weight.
 
-Source: Zhao et al., "Second-Order Fine-Tuning without Pain for LLMs: A Hessian Informed
-Zeroth-Order Optimizer", ICLR 2025, arXiv:2402.15173, Algorithm 1.
-Differs: the authors' code steps with the h that the step has just made (step_with = "new")
-and runs a fourth pass for its log; L(θ) is known already. It keeps h in the dtype of the
-weights, where at s = 10⁻⁸ float16 rounds every change of h away and what is left is MeZO;
-h is float32 here. It looks s up once an epoch, here it is that of the step. It has no bounds
-on h, and decays vectors too. What the paper derives has z² − 1 in place of z² and no
-absolute value around b: `debiased`. Samples of h can then be negative, and s·b must stay far
-below 1, or h falls to its bound and the steps explode.
+Source: Zhao et al., "Second-Order Fine-Tuning without Pain for LLMs: A Hessian Informed Zeroth-Order Optimizer", ICLR
+2025, arXiv:2402.15173, Algorithm 1.
+Differs: the authors' code steps with the h that the step has just made (step_with = "new") and runs a fourth pass for
+its log; L(θ) is known already. It keeps h in the dtype of the weights, where at s = 10⁻⁸ float16 rounds every change
+of h away and what is left is MeZO; h is float32 here. It looks s up once an epoch, here it is that of the step. It
+has no bounds on h, and decays vectors too. What the paper derives has z² − 1 in place of z² and no absolute value
+around b: `debiased`. Samples of h can then be negative, and s·b must stay far below 1, or h falls to its bound and
+the steps explode.
 """
 
 from collections.abc import Iterator
@@ -43,7 +42,6 @@ class HiZOO(Estimator[State]):
     """Central difference along directions scaled by the curvature, and the curvature from a second difference.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         smooth: s, share of h that a step renews; in [0, 1). With 0 this is MeZO.
         fade: factor on s once a share `fade_at` of the run is over; 0 or more, 1 leaves s as it is.
         fade_at: share of the run's steps or passes after which `fade` applies; in [0, 1].
@@ -63,7 +61,6 @@ class HiZOO(Estimator[State]):
     highest: float = number(1e6, at_least=1)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
     bias = "the estimate is scaled by the curvature, entry by entry: its mean is ∇L/h"
 
     def __post_init__(self) -> None:

@@ -8,15 +8,14 @@
 
 The gradient stops at b, so that only the activations of the last k layers are kept.
 
-Cost per step: 2 forward passes, and one with a backward pass, which count as three; 1
-pass over θ and 2 over a. Memory: that of inference, the activations of the last k layers
-for a batch, a gradient for b in float32, and what the rules keep. The device must answer
-"gradient", and the run can't be replayed from its journal.
+Cost per step: 2 forward passes, and one with a backward pass, which count as three; 1 pass over θ and 2 over a.
+Memory: that of inference, the activations of the last k layers for a batch, a gradient for b in float32, and what the
+rules keep. The device must answer "gradient", and the run can't be replayed from its journal.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592, hybrid ZO and FO fine-tuning.
-Differs: the authors published no code for it. That both parts are measured at the same
-θ, and both step sizes, are ours.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592, hybrid ZO and FO fine-tuning.
+Differs: the authors published no code for it. That both parts are measured at the same θ, and both step sizes, are
+ours.
 """
 
 from collections.abc import Iterator
@@ -70,7 +69,6 @@ class Hybrid(Estimator[None]):
     """A central difference on the first blocks, the gradient on the last.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         last: k, layers of the gradient part; at least 1. The part begins with the first array, in the order of
             registration, that belongs to one of them, and holds all arrays from there on: a final norm or a head is
             in it if the model registers it after its layers. Where no array belongs to a layer, each counts as one.
@@ -81,7 +79,6 @@ class Hybrid(Estimator[None]):
     last: int = number(1, at_least=1)
     sampler: Sampler = Gaussian()
     rule: StepRule = Routed()
-
     asks = frozenset({"losses", "gradient"})
     bias = "each estimate is of the gradient on one of the two parts"
 

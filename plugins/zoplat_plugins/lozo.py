@@ -8,16 +8,16 @@ For a weight matrix W of shape (m, n) and a rank r far below both:
     g = [ L(θ + εZ) − L(θ − εZ) ] / 2ε
     W ← W − η g U Vᵀ
 
-LOZO is MeZO with another law for z, so this file holds only that law. V is not
-state: it is named by the last step divisible by ν and drawn again when needed.
+LOZO is MeZO with another law for z, so this file holds only that law. V is not state: it is named by the last step
+divisible by ν and drawn again when needed.
 
 Cost per step: 2 forward passes. Memory: that of inference, plus U and V of one pass.
 
-Source: Chen et al., "Enhancing Zeroth-Order Fine-Tuning for Language Models with
-Low-Rank Structures", ICLR 2025, arXiv:2410.07698, Algorithm 1.
-Differs: the paper divides Z by r in the step; here, as in the authors' code, η
-carries that factor (η = α/r), so that published settings transfer. In that code the
-step that renews V applies another direction than it probed; here it does not.
+Source: Chen et al., "Enhancing Zeroth-Order Fine-Tuning for Language Models with Low-Rank Structures", ICLR 2025,
+arXiv:2410.07698, Algorithm 1.
+Differs: the paper divides Z by r in the step; here, as in the authors' code, η carries that factor (η = α/r), so that
+published settings transfer. In that code the step that renews V applies another direction than it probed; here it
+does not.
 """
 
 from dataclasses import dataclass

@@ -6,25 +6,23 @@
     N ← β N (V′ᵀV)/n + (1 − β) g U              where V takes the place of V′
     W ← (1 − ηλ) W − η N Vᵀ                     vectors: N is of their own shape, g z in place of g U
 
-The momentum of W is N Vᵀ, and only N is state. When V is renewed, N V′ᵀ is carried over
-to the new V, for E[VᵀV] = nI; V′ is not kept but drawn again from its name.
+The momentum of W is N Vᵀ, and only N is state. When V is renewed, N V′ᵀ is carried over to the new V, for
+E[VᵀV] = nI; V′ is not kept but drawn again from its name.
 
-Cost per step: 2 forward passes. Memory: that of inference, and N: r numbers for each row of
-a matrix, one for each entry of a vector.
+Cost per step: 2 forward passes. Memory: that of inference, and N: r numbers for each row of a matrix, one for each
+entry of a vector.
 
-Source: Chen et al., "Enhancing Zeroth-Order Fine-Tuning for Language Models with
-Low-Rank Structures", ICLR 2025, arXiv:2410.07698, LOZO-M.
-Differs: the first step is that of the authors' code, without (1 − β). That code sets V′
-aside on the last step of an interval only, so that at ν = 1 its momentum begins anew on each
-step; here it is carried over at any ν. η has the factor 1/r in it, and the step that renews
-V applies what it probed, both as in `lozo`.
+Source: Chen et al., "Enhancing Zeroth-Order Fine-Tuning for Language Models with Low-Rank Structures", ICLR 2025,
+arXiv:2410.07698, LOZO-M.
+Differs: the first step is that of the authors' code, without (1 − β). That code sets V′ aside on the last step of an
+interval only, so that at ν = 1 its momentum begins anew on each step; here it is carried over at any ν. η has the
+factor 1/r in it, and the step that renews V applies what it probed, both as in `lozo`.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from zoplat import (
-    ZERO,
     Array,
     Buffer,
     Direction,
@@ -46,12 +44,7 @@ from zoplat_plugins.mezo import MeZO
 
 @dataclass
 class State:
-    """The momentum, and the V that it belongs to.
-
-    Attributes:
-        n: N, in the columns of V for a matrix.
-        latest: what the last step was drawn from, by name: law, seed and step; zero before the first.
-    """
+    """N, and what the last step was drawn from, by name; zero before the first. A matrix has r columns of N."""
 
     n: Buffer
     latest: Direction
@@ -71,10 +64,9 @@ class LowRankMomentum(Scheduled[State]):
     def init_for(self, space: ParameterSpace, law: Sampler | None) -> State:
         if not isinstance(law, LowRank):
             raise refused(law)
-        return State(space.buffer("lozo-m/n", columns=law.rank), ZERO)
+        return State(space.buffer("lozo-m/n", columns=law.rank), Direction())
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: State) -> None:
-        """Take the estimate into N and step along N Vᵀ, in one pass."""
         check(estimate.direction, oracle.step)
         lr, noise = self.rate(oracle), oracle.space.noise
         oracle.space.decay(lr * self.schedule.decay)
@@ -106,23 +98,19 @@ class LowRankMomentum(Scheduled[State]):
 
 
 def check(direction: Direction, step: int) -> None:
-    """Whether a direction has one V, that of its step.
-
-    Raises:
-        ZoplatError: it has none or several, or one of another step.
-    """
+    """Refuse a direction that does not have one V, that of its step, on all weights."""
     laws = {draw.sampler for draw, _ in direction}
     for law, key, part, scales in (draw for draw, _ in direction):
-        whole = part is None and not scales and len(laws) == 1
-        if not isinstance(law, LowRank) or not whole or key.epoch(law.interval) != key.at(step).epoch(law.interval):
-            raise refused(law, "" if whole else ", in parts or scaled")
+        is_whole = part is None and not scales and len(laws) == 1
+        if not is_whole or not isinstance(law, LowRank) or key.epoch(law.interval) != key.at(step).epoch(law.interval):
+            raise refused(law)
 
 
-def refused(law: Sampler | None, how: str = "") -> ZoplatError:
-    """What is wrong with directions that have no V, or several."""
+def refused(law: Sampler | None) -> ZoplatError:
+    """The error about draws that do not share one V."""
     return ZoplatError(
-        f"'low-rank-momentum' takes directions U Vᵀ that share the V of their step on all weights; here is one of "
-        f"{law!r}{how}. Use --sampler low-rank, or another --step-rule."
+        "'low-rank-momentum' takes directions U Vᵀ that share the V of their step on all weights, unscaled; here is "
+        f"one of {law!r}. Use --sampler low-rank, or another --step-rule."
     )
 
 

@@ -6,15 +6,15 @@
     v ← β v + (1 − β) g²,   v̂ = v/(1 − βᵗ)   a number for the whole model
     θ ← θ − η/(√v̂ + ζ) · (1/q) Σ Δᵢ zᵢ
 
-What a per-weight second moment would learn from one projected gradient is mostly the size of
-that number; here only the number is kept. Multiplying the loss by a constant changes nothing.
+What a per-weight second moment would learn from one projected gradient is mostly the size of that number; here only
+the number is kept. Multiplying the loss by a constant changes nothing.
 
 Cost per step: 2q forward passes. Memory: that of inference, and two numbers.
 
-Source: Dbouk et al., "On Adaptivity in Zeroth-Order Optimization", 2026, arXiv:2605.03869, as
-restated by one secondary account.
-Differs: that account divides by 1 − βᵗ⁻¹, which is 0 at the first step; t counts from 1 here, in
-our reading. β, ζ and η of the paper were not at hand; those here are ours. Weight decay is ours.
+Source: Dbouk et al., "On Adaptivity in Zeroth-Order Optimization", 2026, arXiv:2605.03869, as restated by one
+secondary account.
+Differs: that account divides by 1 − βᵗ⁻¹, which is 0 at the first step; t counts from 1 here, in our reading. β, ζ
+and η of the paper were not at hand; those here are ours. Weight decay is ours.
 """
 
 import math
@@ -27,12 +27,7 @@ from zoplat_plugins.mezo import MeZO
 
 @dataclass
 class State:
-    """What a run keeps.
-
-    Attributes:
-        v: moving mean of g².
-        steps: steps taken.
-    """
+    """v, the moving mean of g², and the steps t that went into it."""
 
     v: float = 0.0
     steps: int = 0

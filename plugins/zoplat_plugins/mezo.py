@@ -4,19 +4,17 @@
     g = [ L(θ + εz) − L(θ − εz) ] / 2ε           two forward passes, same batch
     θ ← θ − η g z
 
-With n directions the step is the mean of their gⱼzⱼ. One-sided, g = [ L(θ + εz) − L(θ) ] / ε,
-and all directions share L(θ).
+With n directions the step is the mean of their gⱼzⱼ. One-sided, g = [ L(θ + εz) − L(θ) ] / ε, and all directions
+share L(θ).
 
-Cost per step: 2n forward passes for n directions, n + 1 one-sided. Memory: that of
-inference.
+Cost per step: 2n forward passes for n directions, n + 1 one-sided. Memory: that of inference.
 
-Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes",
-NeurIPS 2023, arXiv:2305.17333, Algorithms 1 and 2 (n-SPSA).
-Differs: Algorithm 2 draws a new batch for each direction (`batches` = "fresh"); by
-default, as in the authors' code, the n directions of a step share one batch. In that
-code the number of directions is 1 unless its schedule is named too. Its "linear" is
-⌊pn⌋ after a share p of the run, at least 1, and so gets to n at the very end; here it
-is 1 + ⌊pn⌋. The paper raises η with n; here η is left alone.
+Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes", NeurIPS 2023, arXiv:2305.17333,
+Algorithms 1 and 2 (n-SPSA).
+Differs: Algorithm 2 draws a new batch for each direction (`batches` = "fresh"); by default, as in the authors' code,
+the n directions of a step share one batch. In that code the number of directions is 1 unless its schedule is named
+too. Its "linear" is ⌊pn⌋ after a share p of the run, at least 1, and so gets to n at the very end; here it is
+1 + ⌊pn⌋. The paper raises η with n; here η is left alone.
 """
 
 from collections.abc import Iterator
@@ -33,8 +31,6 @@ class MeZO(Estimator[None]):
     """Differences of losses along random directions.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
-        queries: directions n averaged in one step; at least 1.
         schedule: "constant": n at every step; "linear": 1 to n, each for an equal share of the run, whose length
             must be known (`--steps` or `--max-passes`).
         side: "two" for central differences, "one" for forward differences from one L(θ).

@@ -7,19 +7,18 @@ With one number d > 0 for every group of weights, a layer or a block outside of 
     θ ← θ − η g d z          "variance": the mean is ∇L, the spread another
     θ ← θ − η g z            "expectation": the mean is ∇L/d
 
-d is the norm of the group's weights, or that of its gradient, which is estimated by
-probing the group alone: |L(θ + εz) − L(θ − εz)| / 2ε with z zero outside of it. A norm of
-0 counts as 1.
+d is the norm of the group's weights, or that of its gradient, which is estimated by probing the group alone:
+|L(θ + εz) − L(θ − εz)| / 2ε with z zero outside of it. A norm of 0 counts as 1.
 
-Cost per step: 2 forward passes; 2 for each group whenever gradient norms are measured.
-Memory: that of inference, and one number a group.
+Cost per step: 2 forward passes; 2 for each group whenever gradient norms are measured. Memory: that of inference, and
+one number a group.
 
-Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes",
-NeurIPS 2023, arXiv:2305.17333, appendix B, Definitions 6 and 7, Proposition 1.
-Differs: the paper measures at the first step or once an epoch; `interval` counts steps.
-The authors' code as released reads an option that it does not declare. Where it divides
-a norm of weights for the size of a group, it divides by the root of the norm; `by_size`
-divides by the root of the size. Its groups are the layers, all embeddings and the head.
+Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes", NeurIPS 2023, arXiv:2305.17333,
+appendix B, Definitions 6 and 7, Proposition 1.
+Differs: the paper measures at the first step or once an epoch; `interval` counts steps. The authors' code as released
+reads an option that it does not declare. Where it divides a norm of weights for the size of a group, it divides by
+the root of the norm; `by_size` divides by the root of the size. Its groups are the layers, all embeddings and the
+head.
 """
 
 import math

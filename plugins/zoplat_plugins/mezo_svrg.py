@@ -6,48 +6,31 @@
                      θ ← θ − η₁ ḡ
     else:            θ ← θ − η₂ [ ĝ_I(θ; z₁) − ĝ_I(θ̄; z₂) + ḡ ]  with I the batch of the step
 
-Nothing of the size of the model is kept: ḡ is a number times a name, and θ̄ − θ is the sum of the
-steps since, names too. A pass that goes to θ̄ makes at most 2q directions. The rule must move along
-the estimate for that, without weight decay: constant, linear or cosine.
+Nothing of the size of the model is kept: ḡ is a number times a name, and θ̄ − θ is the sum of the steps since, names
+too. A pass that goes to θ̄ makes at most 2q directions. The rule must move along the estimate for that, without
+weight decay: constant, linear or cosine.
 
 Cost per step: (2·batches of J + 4(q − 1))/q forward passes. Memory: that of inference.
 
-Source: Gautam et al., "Variance-reduced Zeroth-Order Methods for Fine-Tuning Language Models", ICML
-2024, arXiv:2404.08080; settings of the authors' code.
-Differs: J is `anchor_batches` batches drawn for the anchor step, where the authors take the whole of
-their 512 to 1024 training rows. In their code θ̄ is no copy but θ itself, by a slip; here it stays
-where it was. They shrink η₁ and η₂ when the loss rises; here the step rule has the schedule. One z for
-both θ and θ̄ (`is_shared`) is ours: it lets the noise of the two estimates cancel.
+Source: Gautam et al., "Variance-reduced Zeroth-Order Methods for Fine-Tuning Language Models", ICML 2024,
+arXiv:2404.08080; settings of the authors' code.
+Differs: J is `anchor_batches` batches drawn for the anchor step, where the authors take the whole of their 512 to
+1024 training rows. In their code θ̄ is no copy but θ itself, by a slip; here it stays where it was. They shrink η₁
+and η₂ when the loss rises; here the step rule has the schedule. One z for both θ and θ̄ (`is_shared`) is ours: it
+lets the noise of the two estimates cancel.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import (
-    ZERO,
-    Direction,
-    Estimate,
-    Estimator,
-    Oracle,
-    ParameterSpace,
-    Sampler,
-    Schedule,
-    StepRule,
-    hookimpl,
-    number,
-)
+from zoplat import Direction, Estimate, Estimator, Oracle, ParameterSpace, Sampler, Schedule, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
 
 @dataclass
 class State:
-    """What a run keeps.
-
-    Attributes:
-        anchor: ḡ.
-        back: θ̄ − θ.
-    """
+    """ḡ, and the way back to the anchor, θ̄ − θ."""
 
     anchor: Direction
     back: Direction
@@ -58,7 +41,6 @@ class MeZOSVRG(Estimator[State]):
     """Central differences here and at the anchor.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         interval: q, steps from anchor to anchor; at least 1.
         anchor_batches: batches of J; at least 1.
         ratio: η₂/η₁, step size between anchors over that on them, which is the rule's; positive.
@@ -77,22 +59,22 @@ class MeZOSVRG(Estimator[State]):
     def __post_init__(self) -> None:
         super().__post_init__()
         is_plain = isinstance(self.rule, Schedule) and not self.rule.decay
-        needs = "must step along the estimate and not decay, since mezo-svrg finds its anchor by the names of its steps"
-        self.require(is_plain, "rule", f"{needs}; use constant, linear or cosine with decay 0, got {self.rule}")
+        needs = "must step along the estimate and not decay: constant, linear or cosine with decay 0"
+        self.require(is_plain, "rule", f"{needs}, got {self.rule}")
 
     @property
     def bias(self) -> str:
         return "" if self.ratio == 1 else "estimates between anchors are scaled by η₂/η₁"
 
     def init(self, space: ParameterSpace) -> State:
-        return State(ZERO, ZERO)
+        return State(Direction(), Direction())
 
     def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
         is_anchor = oracle.step % self.interval == 0 or not state.anchor
         step, seen = self._anchor(oracle) if is_anchor else self._corrected(oracle, state)
         yield Estimate(step, seen, self.eps)
         if is_anchor:
-            state.anchor, state.back = step, ZERO
+            state.anchor, state.back = step, Direction()
         state.back += (self.rule.rate(oracle) or 0.0) * step
 
     def _anchor(self, oracle: Oracle) -> tuple[Direction, list[float]]:

@@ -5,18 +5,16 @@
     g = [ L₊ − L₊ of the step before ] / ε
     θ ← θ − η g z
 
-The loss of the step before stands in for L(θ): it does not depend on z, so that the
-mean of gz is the gradient all the same, with far more noise. The first step has
-nothing to compare with: it records its loss and moves nothing.
+The loss of the step before stands in for L(θ): it does not depend on z, so that the mean of gz is the gradient all
+the same, with far more noise. The first step has nothing to compare with: it records its loss and moves nothing.
 
 Cost per step: 1 forward pass. Memory: that of inference, and one number.
 
-Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes",
-NeurIPS 2023, arXiv:2305.17333, Definition 8, after Zhang et al., "A New One-Point
-Residual-Feedback Oracle for Black-Box Learning and Control", Automatica 2022.
-Differs: the paper names no settings for it and the authors' code does not have it; ε is
-MeZO's and η a tenth of MeZO's. A step of the past is felt through η‖∇L‖/ε, which must
-stay well below 1.
+Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes", NeurIPS 2023, arXiv:2305.17333,
+Definition 8, after Zhang et al., "A New One-Point Residual-Feedback Oracle for Black-Box Learning and Control",
+Automatica 2022.
+Differs: the paper names no settings for it and the authors' code does not have it; ε is MeZO's and η a tenth of
+MeZO's. A step of the past is felt through η‖∇L‖/ε, which must stay well below 1.
 """
 
 from collections.abc import Iterator

@@ -6,16 +6,14 @@
     g = [ L(θ + εẑ) − L(θ − εẑ) ] / 2ε
     θ ← θ − η g ẑ
 
-Cost per step: 2 forward passes, and a pass over θ every ν steps for the mask. Memory: one
-byte a weight for the mask.
+Cost per step: 2 forward passes, and a pass over θ every ν steps for the mask. Memory: one byte a weight for the mask.
 
-Source: Liu et al., "Sparse MeZO: Less Parameters for Better Performance in Zeroth-Order LLM
-Fine-Tuning", NeurIPS 2025, arXiv:2402.15751, as restated by secondary accounts.
-Differs: that h is found once and kept, and a "layer" of the paper is a block, are our
-reading; the authors' code was not at hand. The paper forms m anew inside every forward pass;
-here m is stored, and renewed on every step by default (ν = 1), which gives the same mask. A
-block that starts at zero, such as LoRA's B, has no small weights: it is kept whole. What the
-paper calls a sparsity of 0.75 is a density of 0.25.
+Source: Liu et al., "Sparse MeZO: Less Parameters for Better Performance in Zeroth-Order LLM Fine-Tuning", NeurIPS
+2025, arXiv:2402.15751, as restated by secondary accounts.
+Differs: that h is found once and kept, and a "layer" of the paper is a block, are our reading; the authors' code was
+not at hand. The paper forms m anew inside every forward pass; here m is stored, and renewed on every step by default
+(ν = 1), which gives the same mask. A block that starts at zero, such as LoRA's B, has no small weights: it is kept
+whole. What the paper calls a sparsity of 0.75 is a density of 0.25.
 """
 
 import math
@@ -29,12 +27,7 @@ from zoplat_plugins.gaussian import Gaussian
 
 @dataclass
 class State:
-    """What a run keeps.
-
-    Attributes:
-        thresholds: h, block by block.
-        mask: m, one byte a weight.
-    """
+    """The thresholds h, block by block, and the mask m, one byte a weight."""
 
     thresholds: list[float]
     mask: Buffer
@@ -45,7 +38,6 @@ class SparseMeZO(Estimator[State]):
     """Central difference along a random direction that is zero on large weights.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         density: share of a block's weights that are small at the start; above 0, at most 1.
         interval: ν, steps that share a mask; at least 1.
     """

@@ -12,22 +12,19 @@ The ones of m are, within each array,
     wanda        those of largest (or smallest) |θᵢⱼ|·‖xⱼ‖, xⱼ being input j of the matrix over a
                  batch; |θ| where an array has no such inputs
 
-Scores are those of θ itself, never of θ ± εẑ. Of weights that score the same as the last
-one to be kept all are kept, so that a LoRA factor that begins at zero is kept whole.
+Scores are those of θ itself, never of θ ± εẑ. Of weights that score the same as the last one to be kept all are kept,
+so that a LoRA factor that begins at zero is kept whole.
 
-Cost per step: 2n forward passes for n directions. A mask by scores takes two passes over
-θ and 31 readings of it every ν steps, wanda one more forward pass. Memory: that of
-inference; one byte a weight for a mask by scores.
+Cost per step: 2n forward passes for n directions. A mask by scores takes two passes over θ and 31 readings of it
+every ν steps, wanda one more forward pass. Memory: that of inference; one byte a weight for a mask by scores.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592, sparsity-induced ZO; Sun et al., "A
-Simple and Effective Pruning Approach for Large Language Models", ICLR 2024,
-arXiv:2306.11695, for the wanda scores.
-Differs: `density` is the share that is kept. The authors' `gradient_sparsity` r is compared
-with a normal draw, so that their code keeps 1 − Φ(r): 0.46 at r = 0.1, 0.18 at r = 0.9. For
-more than one direction their code masks the probe and not the step. Its group "global"
-draws from each array at a rate of its own, by a quantile of |θ| over all arrays; here the
-share is the same everywhere ("layer"). Its file of wanda scores is never used.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592, sparsity-induced ZO; Sun et al., "A Simple and Effective Pruning Approach for Large Language
+Models", ICLR 2024, arXiv:2306.11695, for the wanda scores.
+Differs: `density` is the share that is kept. The authors' `gradient_sparsity` r is compared with a normal draw, so
+that their code keeps 1 − Φ(r): 0.46 at r = 0.1, 0.18 at r = 0.9. For more than one direction their code masks the
+probe and not the step. Its group "global" draws from each array at a rate of its own, by a quantile of |θ| over all
+arrays; here the share is the same everywhere ("layer"). Its file of wanda scores is never used.
 """
 
 from collections.abc import Iterator
@@ -35,7 +32,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoplat import (
-    ZERO,
     Array,
     Buffer,
     Direction,
@@ -83,12 +79,7 @@ class Masked(Sampler):
 
 @dataclass
 class State:
-    """What a mask by scores keeps.
-
-    Attributes:
-        mask: m, one byte a weight.
-        epoch: the step that it is meant from; −1 before there is one.
-    """
+    """A mask m by scores, one byte a weight, and the step that it is meant from; −1 before there is one."""
 
     mask: Buffer
     epoch: int = -1
@@ -99,8 +90,6 @@ class SparseZO(Estimator[State | None]):
     """Central difference along random directions that are zero on most weights.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
-        queries: directions n averaged in one step; at least 1.
         scores: how the weights are chosen: "random", or by "magnitude" or "wanda" scores.
         density: share of each array that is kept; above 0, at most 1.
         interval: ν, steps that share a mask; 0 for one mask for the whole run.
@@ -128,12 +117,10 @@ class SparseZO(Estimator[State | None]):
         return None if self.scores == "random" else State(space.buffer("sparse-zo/mask", dtype="uint8"))
 
     def estimate(self, oracle: Oracle, state: State | None) -> Iterator[Estimate]:
-        g, seen = ZERO, []
-        for z in self._drawn(oracle, state):
-            [projected_grad], losses = oracle.slopes([z], self.eps)
-            g += projected_grad / self.queries * z
-            seen += losses
-        yield Estimate(g, seen, self.eps)
+        directions = self._drawn(oracle, state)
+        found = [oracle.slopes([z], self.eps) for z in directions]
+        g = Direction.mean([slope for each in found for slope in each.projected_grads], directions)
+        yield Estimate(g, [loss for each in found for loss in each.losses], self.eps)
 
     def _drawn(self, oracle: Oracle, state: State | None) -> list[Direction]:
         """The ẑ of a step, with a new mask where it is time for one."""
@@ -143,14 +130,13 @@ class SparseZO(Estimator[State | None]):
         if state.epoch != epoch:
             rows = oracle.input_norms() if self.scores == "wanda" else {}
             norms = oracle.space.broadcast_row("sparse-zo/norms", rows)
+
+            def score(theta: Array, norms: Array | None) -> Array:
+                return abs(theta) if norms is None else abs(theta) * norms
+
             oracle.space.select(state.mask, self.density, score, norms, keep=self.keep)
             state.epoch = epoch
         return [z.scaled(state.mask) for z in oracle.draw(self.sampler, self.queries)]
-
-
-def score(theta: Array, norms: Array | None) -> Array:
-    """|θ|, times the norms of a matrix's inputs where they are known."""
-    return abs(theta) if norms is None else abs(theta) * norms
 
 
 @hookimpl

@@ -2,8 +2,8 @@
 
     z = √d · n/‖n‖,  n ~ N(0, I)
 
-The length is a sum over all of n, so each draw costs one more pass of random
-numbers; no weight is read or written for it.
+The length is a sum over all of n, so each draw costs one more pass of random numbers; no weight is read or written
+for it.
 
 Source: the law of the theory in Malladi et al., arXiv:2305.17333, Section 4.
 """

@@ -8,20 +8,18 @@ For a weight matrix W of shape (m, n) and a rank r far below both:
     g = [ L(θ + εZ) − L(θ − εZ) ] / 2ε       one slope for all blocks
     W ← W − η g Z
 
-SubZero is MeZO with another law for z, so this file holds only that law. U and V are
-not state: they are named by the last step divisible by T₀ and made again when needed.
+SubZero is MeZO with another law for z, so this file holds only that law. U and V are not state: they are named by the
+last step divisible by T₀ and made again when needed.
 
-Cost per step: 2 forward passes; U and V by Gram–Schmidt, about 4(m + n)r² operations a
-matrix and pass. Memory: that of inference, plus the factors of one pass.
+Cost per step: 2 forward passes; U and V by Gram–Schmidt, about 4(m + n)r² operations a matrix and pass. Memory: that
+of inference, plus the factors of one pass.
 
-Source: Yu et al., "Zeroth-Order Fine-Tuning of LLMs in Random Subspaces", ICCV 2025,
-arXiv:2410.08989.
-Differs: c is that of the authors' code, which makes Z as long as a dense draw, so that
-MeZO's ε and η carry over; the paper's Z is U Ψ Vᵀ alone (`is_scaled=false`). c is not the
-same for all matrices, so no ε and η turn one into the other: on a single matrix, code
-(ε, η) = paper (cε, c²η). The code draws adapters as nearly square matrices of as many
-entries; here every matrix keeps its shape, and r is at most its smaller side. A matrix of
-one row or one column counts as a vector, as in the code.
+Source: Yu et al., "Zeroth-Order Fine-Tuning of LLMs in Random Subspaces", ICCV 2025, arXiv:2410.08989.
+Differs: c is that of the authors' code, which makes Z as long as a dense draw, so that MeZO's ε and η carry over; the
+paper's Z is U Ψ Vᵀ alone (`is_scaled=false`). c is not the same for all matrices, so no ε and η turn one into the
+other: on a single matrix, code (ε, η) = paper (cε, c²η). The code draws adapters as nearly square matrices of as many
+entries; here every matrix keeps its shape, and r is at most its smaller side. A matrix of one row or one column
+counts as a vector, as in the code.
 """
 
 import math

@@ -8,17 +8,17 @@ For a weight matrix W of shape (m, n) and a rank r:
     Ĝ = (1/N) Σ cᵢUᵢ,  O = msign(Ĝ)          shape (r, n), singular values to about 1 by Newton–Schulz
     W ← W − η P O                            vectors: θ ← θ − η₁ (1/N) Σ cᵢzᵢ
 
-With one direction, c is the central difference and only its sign counts. P O is a name as well: P, the
-Uᵢ and O are made again from the slopes whenever a pass needs them.
+With one direction, c is the central difference and only its sign counts. P O is a name as well: P, the Uᵢ and O are
+made again from the slopes whenever a pass needs them.
 
 Cost per step: N + 1 forward passes, 2 for N = 1. Memory: that of inference, plus P and O of one pass.
 
 Source: Lang et al., "Powering Up Zeroth-Order Training via Subspace Gradient Orthogonalization", 2026,
-arXiv:2602.17155, as in the authors' code for language models; Newton–Schulz with the five steps and
-coefficients of Muon, which are our reading.
-Differs: in that code, on the steps that renew P, each direction is probed with a P of its own and all are
-applied with the last; here a step has one P. η₁ is 10⁻⁷ there whatever η is; here it is a fixed share of η
-(`vector_ratio`), and so follows the schedule. Newton–Schulz runs in float32, there in bfloat16.
+arXiv:2602.17155, as in the authors' code for language models; Newton–Schulz with the five steps and coefficients of
+Muon, which are our reading.
+Differs: in that code, on the steps that renew P, each direction is probed with a P of its own and all are applied
+with the last; here a step has one P. η₁ is 10⁻⁷ there whatever η is; here it is a fixed share of η (`vector_ratio`),
+and so follows the schedule. Newton–Schulz runs in float32, there in bfloat16.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoplat import (
-    ZERO,
     Array,
     Direction,
     Estimate,
@@ -35,7 +34,6 @@ from zoplat import (
     LowRankSampler,
     Noise,
     Oracle,
-    Sampler,
     StepRule,
     Tile,
     hookimpl,
@@ -89,12 +87,7 @@ class Projected(LowRankSampler):
 
 @dataclass(frozen=True)
 class Orthogonal(LowRankSampler):
-    """P msign(Σ cᵢUᵢ) on matrices: a vector made from its slopes, by `ZOMuon` alone.
-
-    Attributes:
-        law: of P and the Uᵢ.
-        slopes: the name of each Uᵢ, and cᵢ.
-    """
+    """P msign(Σ cᵢUᵢ) on matrices, from the law of P and the Uᵢ, and the name and the cᵢ of each; by `ZOMuon` alone."""
 
     law: Projected
     slopes: tuple[tuple[Key, float], ...]
@@ -109,19 +102,16 @@ class ZOMuon(Estimator[None]):
     """Slopes along subspace directions, their mean made orthogonal.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         queries: N, directions of one step; at least 1.
         vector_ratio: η₁/η, step size of vectors over that of matrices; not negative.
         sampler: law of Z; "projected", of any rank and interval.
-        rule: how the step becomes a change of θ.
     """
 
     eps: float = number(1e-3, above=0)
     queries: int = number(4, at_least=1)
     vector_ratio: float = number(1e-5, at_least=0)
-    sampler: Sampler = Projected()
+    sampler: Projected = Projected()
     rule: StepRule = Constant(lr=1e-2)
-
     bias = "steps of matrices are orthogonal, whatever the length of the gradient"
 
     def __post_init__(self) -> None:
@@ -132,15 +122,11 @@ class ZOMuon(Estimator[None]):
         drawn = oracle.draw(self.sampler, self.queries)
         slopes, losses = oracle.slopes(drawn, self.eps, "two" if self.queries == 1 else "one")
         g = Direction.mean(slopes, drawn)
-        matrices = oracle.space.part(lambda block: len(block.shape) == 2)
-        vectors = oracle.space.everything - matrices
-        yield Estimate(self.vector_ratio * g.on(vectors) + self._orthogonal(g).on(matrices), losses, self.eps)
-
-    def _orthogonal(self, g: Direction) -> Direction:
-        """P msign(Ĝ) by name, for Ĝ in the subspace of P."""
-        assert isinstance(self.sampler, Projected)
-        slopes = tuple((draw.key, c) for draw, c in g)
-        return Direction.of(Orthogonal(self.sampler, slopes), slopes[0][0]) if slopes else ZERO
+        terms = tuple((draw.key, c) for draw, c in g)  # P msign(Ĝ) by name, for Ĝ in the subspace of P
+        orthogonal = Direction.of(Orthogonal(self.sampler, terms), terms[0][0]) if terms else g
+        vectors = oracle.space.part(lambda block: len(block.shape) == 1)
+        step = self.vector_ratio * g.on(vectors) + orthogonal.on(oracle.space.everything - vectors)
+        yield Estimate(step, losses, self.eps)
 
 
 @hookimpl

@@ -8,11 +8,10 @@ Where two are equal, a step is taken rather than none, and + rather than −.
 
 Cost per step: 5 forward passes. Memory: that of inference.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592; ties as in its code.
-Differs: the sweep files of ZO-Bench for this method name no optimizer, so that the
-published runs went through AdamW, under which going to a candidate and back does not
-lead to θ again.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592; ties as in its code.
+Differs: the sweep files of ZO-Bench for this method name no optimizer, so that the published runs went through AdamW,
+under which going to a candidate and back does not lead to θ again.
 """
 
 from dataclasses import dataclass
@@ -24,11 +23,7 @@ from zoplat_plugins.mezo import MeZO
 
 @dataclass(frozen=True)
 class Conservative(Scheduled[None]):
-    """A step only if it lowers the loss of the batch that it was made from.
-
-    Attributes:
-        schedule: η over the run; the weight decay λ comes on top of what was chosen.
-    """
+    """A step only if it lowers the loss of the batch that it was made from; weight decay comes on top of it."""
 
     schedule: Schedule = Constant(lr=1e-7)
 

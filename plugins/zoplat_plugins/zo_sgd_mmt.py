@@ -4,16 +4,15 @@
     m ← βm + (1 − β)ĝ          "ema": a running mean that starts from 0
     θ ← (1 − ηλ)θ − η m
 
-m is one buffer; or no buffer at all: with `keep` = k it is the sum of the k newest
-names with their coefficients, drawn again on every pass over θ.
+m is one buffer; or no buffer at all: with `keep` = k it is the sum of the k newest names with their coefficients,
+drawn again on every pass over θ.
 
-Cost per step: 2 forward passes, and one more pass over θ for a buffer; with names no
-more passes, but k random vectors in each. Memory: one number a weight, float32; none
-with names.
+Cost per step: 2 forward passes, and one more pass over θ for a buffer; with names no more passes, but k random
+vectors in each. Memory: one number a weight, float32; none with names.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592. That momentum can be had
-from seeds and slopes again is noted by Malladi et al., NeurIPS 2023, arXiv:2305.17333.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592. That momentum can be had from seeds and slopes again is noted by Malladi et al., NeurIPS 2023,
+arXiv:2305.17333.
 Differs: the code of ZO-Bench keeps m in the dtype of the weights.
 """
 

@@ -6,15 +6,12 @@
 
 For one Rademacher z the two are one.
 
-Cost per step: 2 forward passes; "entries" takes one more pass over θ. Memory: that of
-inference.
+Cost per step: 2 forward passes; "entries" takes one more pass over θ. Memory: that of inference.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592; after Liu et al., "signSGD via
-Zeroth-Order Oracle", ICLR 2019.
-Differs: the paper has the sign of every entry, the code of ZO-Bench that of the slope
-with z Gaussian. Its sweep files for this method name no optimizer, so that the published
-runs went through AdamW.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592; after Liu et al., "signSGD via Zeroth-Order Oracle", ICLR 2019.
+Differs: the paper has the sign of every entry, the code of ZO-Bench that of the slope with z Gaussian. Its sweep
+files for this method name no optimizer, so that the published runs went through AdamW.
 """
 
 from dataclasses import dataclass

@@ -21,8 +21,10 @@ class Estimator(Checked, ABC, Generic[State]):
     """An algorithm. A frozen dataclass: its fields are hyperparameters, `rule` and mostly `sampler` among them.
 
     Attributes:
+        eps: smoothing radius ε, in the units of the parameters; positive; a field of those that have one.
+        queries: directions n that a step averages over; at least 1; a field of those that can have several.
+        sampler: law of z, their random directions; a field of those that draw some.
         rule: how the estimates become steps.
-        sampler: law of z, its random directions; a field of those that draw some.
     """
 
     rule: StepRule[Any]
