@@ -56,7 +56,7 @@ class BlockZO(Estimator[None]):
     def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         [z] = oracle.draw(self.sampler, 1)
         g, seen = 0 * z, []
-        for part in oracle.space.parts_by(self._label):
+        for part in oracle.space.parts_by(self.label):
             [projected_grad], losses = oracle.slopes([z.on(part)], self.eps)
             if self.order == "gauss-seidel":
                 yield Estimate(projected_grad * z.on(part), losses, self.eps)
@@ -65,7 +65,7 @@ class BlockZO(Estimator[None]):
         if self.order == "jacobi":
             yield Estimate(g, seen, self.eps)
 
-    def _label(self, block: Block) -> str:
+    def label(self, block: Block) -> str:
         """What the arrays of one part have in common."""
         module = block.name.rpartition(".")[0] or block.name
         if self.by == "layer":
