@@ -13,8 +13,8 @@ from zoplat.core.errors import SkipStep, ZoplatError
 from zoplat.core.estimate import Estimate
 from zoplat.core.estimator import Estimator
 from zoplat.core.example import Example, Row
-from zoplat.core.fields import number
-from zoplat.core.low_rank import LowRankSampler
+from zoplat.core.fields import number, pattern
+from zoplat.core.low_rank import LowRankSampler, orthonormal
 from zoplat.core.model_spec import ModelSpec
 from zoplat.core.noise import Key, Noise
 from zoplat.core.oracle import Oracle, Slopes
@@ -61,6 +61,8 @@ __all__ = [
     "held",
     "hookimpl",
     "number",
+    "orthonormal",
+    "pattern",
     "read_presets",
     "run",
 ]

@@ -8,34 +8,21 @@
 
 φ = π/2 is MeZO. Only the line of m matters, not its sign: g z is even in z.
 
-Cost per step: 2 forward passes, one more pass over θ to renew m, one more reading of m for its
-norm. Memory: m, one number a weight.
+Cost per step: 2 forward passes, one more pass over θ to renew m, one more reading of m for its norm. Memory: m, one
+number a weight.
 
-Source: Behric et al., "ConMeZO: Adaptive Descent-Direction Sampling for Gradient-Free
-Finetuning of Large Language Models", AISTATS 2026, arXiv:2511.02757, as in the authors' code of
-the synthetic experiment.
-Differs: the authors' language-model code starts m as a Gaussian of length √d, follows ‖m‖ by a
-formula instead of measuring it, and lets β rise from 0.1 (`beta_warmup`, 2000 for OPT, 1000 for
-RoBERTa; there each β acts a step late); it knows no weight decay and no schedule.
+Source: Behric et al., "ConMeZO: Adaptive Descent-Direction Sampling for Gradient-Free Finetuning of Large Language
+Models", AISTATS 2026, arXiv:2511.02757, as in the authors' code of the synthetic experiment.
+Differs: the authors' language-model code starts m as a Gaussian of length √d, follows ‖m‖ by a formula instead of
+measuring it, and lets β rise from 0.1 (`beta_warmup`, 2000 for OPT, 1000 for RoBERTa; there each β acts a step late);
+it knows no weight decay and no schedule.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from zoplat import (
-    Buffer,
-    Estimate,
-    Estimator,
-    Oracle,
-    ParameterSpace,
-    Sampler,
-    StepRule,
-    ZoplatError,
-    held,
-    hookimpl,
-)
+from zoplat import Array, Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, held, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -44,44 +31,28 @@ NOTHING = 1e-8  # ‖m‖ below which there is no momentum to look along
 
 @dataclass
 class State:
-    """What a run keeps.
-
-    Attributes:
-        m: moving mean of the estimates.
-    """
+    """m, the moving mean of the estimates."""
 
     m: Buffer
 
 
 @dataclass(frozen=True)
-class ConMeZO(Estimator):
+class ConMeZO(Estimator[State]):
     """Central difference along a direction near the momentum.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         angle: φ, half the angle of the cone, in radians; above 0, at most π/2.
         beta: β, weight of the past in m; in [0, 1).
         beta_warmup: steps until β is reached, from 0.1 in the first tenth of them; 0 for none.
         sampler: law of u.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
-    angle: float = 1.35
-    beta: float = 0.99
-    beta_warmup: int = 0
+    eps: float = number(1e-3, above=0)
+    angle: float = number(1.35, above=0, at_most=math.pi / 2)
+    beta: float = number(0.99, at_least=0, below=1)
+    beta_warmup: int = number(0, at_least=0)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-7)
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if not 0 < self.angle <= math.pi / 2:
-            raise ZoplatError(f"angle must be above 0 and at most π/2 = 1.5708, got {self.angle}  (-o angle=…)")
-        if not 0 <= self.beta < 1:
-            raise ZoplatError(f"beta must lie in [0, 1), got {self.beta}  (-o beta=…)")
-        if self.beta_warmup < 0:
-            raise ZoplatError(f"beta_warmup must be 0 or more, got {self.beta_warmup}  (-o beta_warmup=…)")
 
     @property
     def bias(self) -> str:
@@ -96,13 +67,12 @@ class ConMeZO(Estimator):
         if length >= NOTHING:
             along = math.sqrt(oracle.space.size) * math.cos(self.angle) / length
             z = along * held(state.m) + math.sin(self.angle) * z
-        up, down = oracle.losses(+self.eps * z, -self.eps * z)
-        projected_grad = (up - down) / (2 * self.eps)
-        yield Estimate(projected_grad * z, [up, down], self.eps)
+        [projected_grad], losses = oracle.slopes([z], self.eps)
+        yield Estimate(projected_grad * z, losses, self.eps)
 
         beta = self._beta(oracle.step)
 
-        def kernel(theta: Any, z: Any, m: Any) -> None:
+        def kernel(theta: Array, z: Array, m: Array) -> None:
             m *= beta
             m += (1 - beta) * projected_grad * z
 
@@ -117,5 +87,5 @@ class ConMeZO(Estimator):
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, ConMeZO]:
     return {"conmezo": ConMeZO()}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from zoplat import Schedule, StepRule, hookimpl
+from zoplat import Schedule, hookimpl
 
 
 @dataclass(frozen=True)
@@ -14,5 +14,5 @@ class Constant(Schedule):
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Constant]:
     return {"constant": Constant()}

@@ -6,21 +6,19 @@ Source: Loshchilov & Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, Equation 5, on
 import math
 from dataclasses import dataclass
 
-from zoplat import Schedule, StepRule, hookimpl
+from zoplat import Schedule, hookimpl
 
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """η falls from `lr` to 0, slowly at both ends; see `Schedule` for the fields."""
 
-    @property
-    def has_horizon(self) -> bool:
-        return True
+    has_horizon = True
 
     def curve(self, progress: float) -> float:
         return (1.0 + math.cos(math.pi * progress)) / 2
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Cosine]:
     return {"cosine": Cosine()}

@@ -9,33 +9,33 @@
     ranks:     sᵢ = rankᵢ/(N − 1) − ½, ranks from 0 for the least loss
     none:      sᵢ = Lᵢ/σ
 
-Shaped, a step no longer sees how steep the loss is: z-scores ignore its unit (κ = 0), ranks any increasing
-transform of it. In pairs and unshaped it is MeZO with n directions and ε = σ.
+Shaped, a step no longer sees how steep the loss is: z-scores ignore its unit (κ = 0), ranks any increasing transform
+of it. In pairs and unshaped it is MeZO with n directions and ε = σ.
 
 Cost per step: N forward passes, n or 2n. Memory: that of inference.
 
 Source: Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning", 2017,
-arXiv:1703.03864 (pairs, ranks); Qiu et al., "Evolution Strategies at Scale: LLM Fine-Tuning Beyond
-Reinforcement Learning", 2025, arXiv:2509.24372 (single members, z-scores: what is registered).
-Differs: the textbook form divides shaped losses by σ too; here, as in both authors' codes, η carries that
-factor, so that published settings transfer. Theirs reward what is large; here it is the loss, with the other
-sign. Equal losses have equal ranks, and where all are equal there is no step; the first code ranks them in
-arbitrary order, the second adds 10⁻⁸ to the deviation. The second draws the same numbers for all tensors of
-one shape unless told otherwise; here every block has its own.
+arXiv:1703.03864 (pairs, ranks); Qiu et al., "Evolution Strategies at Scale: LLM Fine-Tuning Beyond Reinforcement
+Learning", 2025, arXiv:2509.24372 (single members, z-scores: what is registered).
+Differs: the textbook form divides shaped losses by σ too; here, as in both authors' codes, η carries that factor, so
+that published settings transfer. Theirs reward what is large; here it is the loss, with the other sign. Equal losses
+have equal ranks, and where all are equal there is no step; the first code ranks them in arbitrary order, the second
+adds 10⁻⁸ to the deviation. The second draws the same numbers for all tensors of one shape unless told otherwise; here
+every block has its own.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from zoplat import ZERO, Estimate, Estimator, Oracle, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import Direction, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
 
 @dataclass(frozen=True)
-class ES(Estimator):
+class ES(Estimator[None]):
     """A mean of random directions, weighted by shaped losses.
 
     Attributes:
@@ -44,45 +44,33 @@ class ES(Estimator):
         is_antithetic: whether every direction has two members, one each way.
         shaping: "z-scores", "ranks", or "none".
         floor: κ, added to the variance of the losses under "z-scores"; not negative.
-        sampler: law of z.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
-    queries: int = 30
+    eps: float = number(1e-3, above=0)
+    queries: int = number(30, at_least=1)
     is_antithetic: bool = False
     shaping: Literal["z-scores", "ranks", "none"] = "z-scores"
-    floor: float = 0.0
+    floor: float = number(0.0, at_least=0)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=5e-4)
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        least = 1 if self.is_antithetic or self.shaping == "none" else 2
-        if self.queries < least:
-            raise ZoplatError(f"queries must be at least {least}, got {self.queries}  (--queries)")
-        if not self.floor >= 0:
-            raise ZoplatError(f"floor must be 0 or more, got {self.floor}  (-o floor=…)")
+        super().__post_init__()
+        is_enough = self.queries > 1 or self.is_antithetic or self.shaping == "none"
+        self.require(is_enough, "queries", f"must be at least 2, got {self.queries}")
 
     @property
     def bias(self) -> str:
         return "" if self.shaping == "none" else "shaped losses keep the direction and not the length"
 
-    @property
-    def _members(self) -> int:
-        return self.queries * (2 if self.is_antithetic else 1)
-
-    def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
+    def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         drawn = oracle.draw(self.sampler, self.queries)
         members = [member for z in drawn for member in ((z, -z) if self.is_antithetic else (z,))]
         losses = oracle.losses(*(self.eps * member for member in members))
-        g = ZERO
-        for score, member in zip(self._shaped(losses), members, strict=True):
-            g += score / len(members) * member
-        yield Estimate(g, losses, self.eps)
+        yield Estimate(Direction.mean(self._shaped(losses), members), losses, self.eps)
 
     def _shaped(self, losses: Sequence[float]) -> list[float]:
+        """The score of each member."""
         count = len(losses)
         if self.shaping == "none":
             return [loss / self.eps for loss in losses]
@@ -97,5 +85,5 @@ class ES(Estimator):
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, ES]:
     return {"es": ES()}

@@ -10,18 +10,16 @@ FZOO-R draws N/2 directions a step, and takes σ over their losses and the N/2 o
 
 Cost per step: N + 1 forward passes, FZOO-R: N/2 + 1. Memory: that of inference.
 
-Source: Dang et al., "FZOO: Fast Zeroth-Order Optimizer for Fine-Tuning Large Language
-Models towards Adam-Scale Speed", ICLR 2026, arXiv:2506.09034, Algorithm 1.
-Differs: the authors' code leaves out 1/ε and divides by N for σ² where the paper divides by
-N − 1: η of the code = η of the paper / ε · √((N − 1)/N). The rule's convention = "code" takes
-step sizes as published for it. A step whose σ is 0, where both divide by it, is skipped and
-counted. FZOO-R is that of the paper; the code never keeps the losses.
+Source: Dang et al., "FZOO: Fast Zeroth-Order Optimizer for Fine-Tuning Large Language Models towards Adam-Scale
+Speed", ICLR 2026, arXiv:2506.09034, Algorithm 1.
+Differs: the authors' code leaves out 1/ε and divides by N for σ² where the paper divides by N − 1: η of the code = η
+of the paper / ε · √((N − 1)/N). The rule's convention = "code" takes step sizes as published for it. A step whose σ
+is 0, where both divide by it, is skipped and counted. FZOO-R is that of the paper; the code never keeps the losses.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import pstdev, stdev
-from typing import Any, Literal
+from typing import Literal
 
 from zoplat import (
     ZERO,
@@ -34,40 +32,29 @@ from zoplat import (
     Scheduled,
     SkipStep,
     StepRule,
-    ZoplatError,
     hookimpl,
+    number,
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.rademacher import Rademacher
 
 
 @dataclass(frozen=True)
-class Normalized(Scheduled):
+class Normalized(Scheduled[None]):
     """Steps divided by the spread of the probed losses: scaling the loss changes nothing.
 
     Attributes:
-        schedule: η over the run, and the weight decay λ.
         convention: "paper" steps by η·ĝ/σ, σ² with divisor N − 1; "code" by η·ε·ĝ/σ, σ² with divisor N.
         floor: a step with σ at or below it is skipped, in the units of the loss; 0 or more.
     """
 
     schedule: Schedule = Constant(lr=5e-9)
     convention: Literal["paper", "code"] = "paper"
-    floor: float = 0.0
+    floor: float = number(0.0, at_least=0)
 
-    def __post_init__(self) -> None:
-        if not self.floor >= 0:
-            raise ZoplatError(f"floor must be 0 or more, got {self.floor}  (-o rule.floor=…)")
-
-    def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
-        """Remember the move −η·ĝ/σ and the decay ηλ, or skip the step."""
-        if len(estimate.losses) < 2:
-            raise ZoplatError(
-                f"'normalized' divides by the spread of at least 2 losses of a step, and this method reports "
-                f"{len(estimate.losses)}. Use fzoo, or another --step-rule."
-            )
+    def apply(self, estimate: Estimate, oracle: Oracle, state: None) -> None:
         in_code = self.convention == "code"
-        sigma = (pstdev if in_code else stdev)(estimate.losses)  # exact: 0 where all are equal
+        sigma = estimate.spread(is_population=in_code)
         if sigma <= self.floor:
             raise SkipStep(f"The spread of the losses of step {oracle.step} is {sigma:g}, not above the floor.")
         lr = self.rate(oracle)
@@ -77,17 +64,13 @@ class Normalized(Scheduled):
 
 @dataclass
 class State:
-    """What the next step may use.
-
-    Attributes:
-        previous: the N/2 newest losses of the last step that was made; empty before, and where none are used again.
-    """
+    """The N/2 newest losses of the last step that was made; empty before, and where none are used again."""
 
     previous: list[float]
 
 
 @dataclass(frozen=True)
-class FZOO(Estimator):
+class FZOO(Estimator[State]):
     """Mean of one-sided differences along N directions of one batch.
 
     Attributes:
@@ -95,22 +78,18 @@ class FZOO(Estimator):
         queries: N, losses that σ is taken over; at least 2.
         reuse: whether half of them are those of the step before, as in FZOO-R; then N is even.
         sampler: law of u.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-4
-    queries: int = 8
+    eps: float = number(1e-4, above=0)
+    queries: int = number(8, at_least=2)
     reuse: bool = False
     sampler: Sampler = Rademacher()
     rule: StepRule = Normalized()
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if self.queries < 2:
-            raise ZoplatError(f"queries must be at least 2, got {self.queries}  (--queries)")
-        if self.reuse and self.queries % 2:
-            raise ZoplatError(f"queries must be even where half of the losses are used again, got {self.queries}")
+        super().__post_init__()
+        is_even = self.queries % 2 == 0 or not self.reuse
+        self.require(is_even, "queries", f"must be even where half of the losses are used again, got {self.queries}")
 
     def init(self, space: ParameterSpace) -> State:
         return State([])
@@ -119,19 +98,18 @@ class FZOO(Estimator):
         fresh = self.queries - len(state.previous)
         directions = oracle.draw(self.sampler, fresh)
         base, *probed = oracle.losses(ZERO, *(self.eps * u for u in directions))
-        g = ZERO
-        for u, loss in zip(directions, probed, strict=True):
-            g += (loss - base) / (self.eps * fresh) * u
+        pairs = zip(directions, probed, strict=True)
+        g = sum(((loss - base) / (self.eps * fresh) * u for u, loss in pairs), ZERO)
         yield Estimate(g, [*probed, *state.previous], self.eps)
         if self.reuse:  # a step that the rule skipped does not come here, and leaves the losses of before
             state.previous = probed[-(self.queries // 2) :]
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Normalized]:
     return {"normalized": Normalized()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, FZOO]:
     return {"fzoo": FZOO(), "fzoo-r": FZOO(reuse=True)}

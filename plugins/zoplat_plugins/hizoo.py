@@ -6,59 +6,42 @@
     θ ← θ − η g u
     h ← (1 − s) h + s b h ⊙ z²                        kept within bounds
 
-On a quadratic the mean of b h z² is diag(H) + ½ tr(H/h) h: an estimate of the diagonal,
-and a share of h itself, which `debiased` takes out.
+On a quadratic the mean of b h z² is diag(H) + ½ tr(H/h) h: an estimate of the diagonal, and a share of h itself,
+which `debiased` takes out.
 
 Cost per step: 3 forward passes. Memory: h, a float32 number for every weight.
 
-Source: Zhao et al., "Second-Order Fine-Tuning without Pain for LLMs: A Hessian Informed
-Zeroth-Order Optimizer", ICLR 2025, arXiv:2402.15173, Algorithm 1.
-Differs: the authors' code steps with the h that the step has just made (step_with = "new")
-and runs a fourth pass for its log; L(θ) is known already. It keeps h in the dtype of the
-weights, where at s = 10⁻⁸ float16 rounds every change of h away and what is left is MeZO;
-h is float32 here. It looks s up once an epoch, here it is that of the step. It has no bounds
-on h, and decays vectors too. What the paper derives has z² − 1 in place of z² and no
-absolute value around b: `debiased`. Samples of h can then be negative, and s·b must stay far
-below 1, or h falls to its bound and the steps explode.
+Source: Zhao et al., "Second-Order Fine-Tuning without Pain for LLMs: A Hessian Informed Zeroth-Order Optimizer", ICLR
+2025, arXiv:2402.15173, Algorithm 1.
+Differs: the authors' code steps with the h that the step has just made (step_with = "new") and runs a fourth pass for
+its log; L(θ) is known already. It keeps h in the dtype of the weights, where at s = 10⁻⁸ float16 rounds every change
+of h away and what is left is MeZO; h is float32 here. It looks s up once an epoch, here it is that of the step. It
+has no bounds on h, and decays vectors too. What the paper derives has z² − 1 in place of z² and no absolute value
+around b: `debiased`. Samples of h can then be negative, and s·b must stay far below 1, or h falls to its bound and
+the steps explode.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from zoplat import (
-    ZERO,
-    Buffer,
-    Estimate,
-    Estimator,
-    Oracle,
-    ParameterSpace,
-    Sampler,
-    StepRule,
-    ZoplatError,
-    hookimpl,
-)
+from zoplat import ZERO, Array, Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
 
 @dataclass
 class State:
-    """The curvature.
-
-    Attributes:
-        h: its running mean, entry by entry.
-    """
+    """h, the running mean of the curvature, entry by entry."""
 
     h: Buffer
 
 
 @dataclass(frozen=True)
-class HiZOO(Estimator):
+class HiZOO(Estimator[State]):
     """Central difference along directions scaled by the curvature, and the curvature from a second difference.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         smooth: s, share of h that a step renews; in [0, 1). With 0 this is MeZO.
         fade: factor on s once a share `fade_at` of the run is over; 0 or more, 1 leaves s as it is.
         fade_at: share of the run's steps or passes after which `fade` applies; in [0, 1].
@@ -66,39 +49,24 @@ class HiZOO(Estimator):
         step_with: "old" steps along the u that was probed, the paper's form; "new" scales z by the h of after.
         lowest: least entry of h; positive, at most 1.
         highest: largest entry of h; at least 1.
-        sampler: law of z.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
-    smooth: float = 1e-6
-    fade: float = 1.0
-    fade_at: float = 0.5
+    eps: float = number(1e-3, above=0)
+    smooth: float = number(1e-6, at_least=0, below=1)
+    fade: float = number(1.0, at_least=0)
+    fade_at: float = number(0.5, at_least=0, at_most=1)
     debiased: bool = False
     step_with: Literal["old", "new"] = "old"
-    lowest: float = 1e-2
-    highest: float = 1e6
+    lowest: float = number(1e-2, above=0, at_most=1)
+    highest: float = number(1e6, at_least=1)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
+    bias = "the estimate is scaled by the curvature, entry by entry: its mean is ∇L/h"
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if not 0 <= self.smooth < 1:
-            raise ZoplatError(f"smooth must lie in [0, 1), got {self.smooth}  (-o smooth=…)")
-        if not 0 <= self.smooth * self.fade < 1:
-            raise ZoplatError(f"smooth·fade must lie in [0, 1), got {self.smooth * self.fade}  (-o fade=…)")
-        if not 0 <= self.fade_at <= 1:
-            raise ZoplatError(f"fade_at must lie in [0, 1], got {self.fade_at}  (-o fade_at=…)")
-        if not 0 < self.lowest <= 1 <= self.highest:
-            raise ZoplatError(
-                f"lowest and highest must have 1 between them, where h begins, and be positive; got {self.lowest} "
-                f"and {self.highest}  (-o lowest=… -o highest=…)"
-            )
-
-    @property
-    def bias(self) -> str:
-        return "the estimate is scaled by the curvature, entry by entry: its mean is ∇L/h"
+        super().__post_init__()
+        later = self.smooth * self.fade
+        self.require(later < 1, "fade", f"must leave smooth·fade below 1, got {later}")
 
     @property
     def has_horizon(self) -> bool:
@@ -108,7 +76,7 @@ class HiZOO(Estimator):
         return State(space.buffer("hizoo/h", fill=1.0))
 
     def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
-        s = self._smooth_at(oracle.progress)
+        s = self.smooth * (self.fade if (oracle.progress or 0.0) >= self.fade_at else 1.0)
         [z] = oracle.draw(self.sampler, 1)
         u = z.scaled(state.h, -0.5)
         base, up, down = oracle.losses(ZERO, +self.eps * u, -self.eps * u)
@@ -116,7 +84,7 @@ class HiZOO(Estimator):
         bend = (up + down - 2 * base) / (2 * self.eps**2)
         size, excess = (bend, 1.0) if self.debiased else (abs(bend), 0.0)
 
-        def kernel(theta: Any, z: Any, h: Any) -> None:
+        def kernel(theta: Array, z: Array, h: Array) -> None:
             h += s * h * (size * (z * z - excess) - 1)  # in this order a small s is not lost beside 1
             h[:] = h.clip(self.lowest, self.highest)
 
@@ -126,11 +94,7 @@ class HiZOO(Estimator):
         if self.step_with == "new":
             yield estimate
 
-    def _smooth_at(self, progress: float | None) -> float:
-        """The s of a step."""
-        return self.smooth * (self.fade if (progress or 0.0) >= self.fade_at else 1.0)
-
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, HiZOO]:
     return {"hizoo": HiZOO()}

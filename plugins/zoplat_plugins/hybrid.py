@@ -8,22 +8,21 @@
 
 The gradient stops at b, so that only the activations of the last k layers are kept.
 
-Cost per step: 2 forward passes, and one with a backward pass, which count as three; 1
-pass over θ and 2 over a. Memory: that of inference, the activations of the last k layers
-for a batch, a gradient for b in float32, and what the rules keep. The device must answer
-"gradient", and the run can't be replayed from its journal.
+Cost per step: 2 forward passes, and one with a backward pass, which count as three; 1 pass over θ and 2 over a.
+Memory: that of inference, the activations of the last k layers for a batch, a gradient for b in float32, and what the
+rules keep. The device must answer "gradient", and the run can't be replayed from its journal.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592, hybrid ZO and FO fine-tuning.
-Differs: the authors published no code for it. That both parts are measured at the same
-θ, and both step sizes, are ours.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592, hybrid ZO and FO fine-tuning.
+Differs: the authors published no code for it. That both parts are measured at the same θ, and both step sizes, are
+ours.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Part, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Part, Sampler, StepRule, ZoplatError, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -37,7 +36,7 @@ class States:
 
 
 @dataclass(frozen=True)
-class Routed(StepRule):
+class Routed(StepRule[States]):
     """One rule for estimates made by probing, another for exact gradients: those whose radius is 0.
 
     A rule that keeps numbers for each weight keeps them for all blocks, and the weight decay of either acts on all.
@@ -54,61 +53,45 @@ class Routed(StepRule):
     def has_horizon(self) -> bool:
         return self.probed.has_horizon or self.exact.has_horizon
 
-    def init(self, space: ParameterSpace) -> States:
-        return States(self.probed.init(space), self.exact.init(space))
+    def init_for(self, space: ParameterSpace, law: Sampler | None) -> States:
+        return States(self.probed.init_for(space, law), self.exact.init_for(space, None))
 
     def rate(self, oracle: Oracle) -> float | None:
         return self.probed.rate(oracle)
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: States) -> None:
-        if estimate.eps > 0:
-            self.probed.apply(estimate, oracle, state.probed)
-        else:
-            self.exact.apply(estimate, oracle, state.exact)
+        rule, kept = (self.probed, state.probed) if estimate.eps > 0 else (self.exact, state.exact)
+        rule.apply(estimate, oracle, kept)
 
 
 @dataclass(frozen=True)
-class Hybrid(Estimator):
+class Hybrid(Estimator[None]):
     """A central difference on the first blocks, the gradient on the last.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         last: k, layers of the gradient part; at least 1. The part begins with the first array, in the order of
             registration, that belongs to one of them, and holds all arrays from there on: a final norm or a head is
             in it if the model registers it after its layers. Where no array belongs to a layer, each counts as one.
-        sampler: law of z.
         rule: how the estimates become steps; mostly `routed`.
     """
 
-    eps: float = 1e-3
-    last: int = 1
+    eps: float = number(1e-3, above=0)
+    last: int = number(1, at_least=1)
     sampler: Sampler = Gaussian()
     rule: StepRule = Routed()
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if self.last < 1:
-            raise ZoplatError(f"last must be at least 1, got {self.last}  (-o last=…)")
-
-    @property
-    def asks(self) -> frozenset[str]:
-        return frozenset({"losses", "gradient"})
-
-    @property
-    def bias(self) -> str:
-        return "each estimate is of the gradient on one of the two parts"
+    asks = frozenset({"losses", "gradient"})
+    bias = "each estimate is of the gradient on one of the two parts"
 
     def init(self, space: ParameterSpace) -> None:
         self.exact_part(space)
 
-    def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
+    def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         exact = self.exact_part(oracle.space)
         [z] = oracle.draw(self.sampler, 1)
         z = z.on(oracle.space.everything - exact)
-        up, down = oracle.losses(+self.eps * z, -self.eps * z)
+        [projected_grad], losses = oracle.slopes([z], self.eps)
         loss, gradient = oracle.gradient(exact)
-        yield Estimate((up - down) / (2 * self.eps) * z, [up, down], self.eps)
+        yield Estimate(projected_grad * z, losses, self.eps)
         yield Estimate(gradient, [loss])
 
     def exact_part(self, space: ParameterSpace) -> Part:
@@ -127,10 +110,10 @@ class Hybrid(Estimator):
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Routed]:
     return {"routed": Routed()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, Hybrid]:
     return {"hybrid": Hybrid()}

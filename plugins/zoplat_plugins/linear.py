@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass
 
-from zoplat import Schedule, StepRule, hookimpl
+from zoplat import Schedule, hookimpl
 
 
 @dataclass(frozen=True)
 class Linear(Schedule):
     """η falls from `lr` to 0 over the run; see `Schedule` for the fields."""
 
-    @property
-    def has_horizon(self) -> bool:
-        return True
+    has_horizon = True
 
     def curve(self, progress: float) -> float:
         return 1.0 - progress
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Linear]:
     return {"linear": Linear()}

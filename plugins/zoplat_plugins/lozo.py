@@ -8,28 +8,27 @@ For a weight matrix W of shape (m, n) and a rank r far below both:
     g = [ L(θ + εZ) − L(θ − εZ) ] / 2ε
     W ← W − η g U Vᵀ
 
-LOZO is MeZO with another law for z, so this file holds only that law. V is not
-state: it is named by the last step divisible by ν and drawn again when needed.
+LOZO is MeZO with another law for z, so this file holds only that law. V is not state: it is named by the last step
+divisible by ν and drawn again when needed.
 
 Cost per step: 2 forward passes. Memory: that of inference, plus U and V of one pass.
 
-Source: Chen et al., "Enhancing Zeroth-Order Fine-Tuning for Language Models with
-Low-Rank Structures", ICLR 2025, arXiv:2410.07698, Algorithm 1.
-Differs: the paper divides Z by r in the step; here, as in the authors' code, η
-carries that factor (η = α/r), so that published settings transfer. In that code the
-step that renews V applies another direction than it probed; here it does not.
+Source: Chen et al., "Enhancing Zeroth-Order Fine-Tuning for Language Models with Low-Rank Structures", ICLR 2025,
+arXiv:2410.07698, Algorithm 1.
+Differs: the paper divides Z by r in the step; here, as in the authors' code, η carries that factor (η = α/r), so that
+published settings transfer. In that code the step that renews V applies another direction than it probed; here it
+does not.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-from zoplat import Estimator, Key, Noise, Sampler, Tile, ZoplatError, hookimpl
+from zoplat import Array, Key, LowRankSampler, Noise, Tile, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
 
 @dataclass(frozen=True)
-class LowRank(Sampler):
+class LowRank(LowRankSampler):
     """Z = U Vᵀ on matrices, with V renewed every `interval` steps; plain Gaussian on vectors.
 
     Attributes:
@@ -37,41 +36,25 @@ class LowRank(Sampler):
         interval: ν, steps that share one V; at least 1.
     """
 
-    rank: int = 2
-    interval: int = 50
+    rank: int = number(2, at_least=1)
+    interval: int = number(50, at_least=1)
 
-    def __post_init__(self) -> None:
-        for name in ("rank", "interval"):
-            if getattr(self, name) < 1:
-                raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o sampler.{name}=…)")
+    def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
+        return noise.normal((tile.shape[0], self.rank), key, tile, "U"), self.basis(tile, key, noise)
 
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
-        factors = self.factors(tile, key, noise)
-        out[:] = factors[0] @ factors[1].T if factors else noise.normal(tile.shape, key, tile)
-
-    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Any, Any] | None:
-        if not tile.is_matrix:
-            return None
-        u = noise.normal((tile.shape[0], self.rank), key, tile, "U")
-        return u, self.basis(tile, key, noise)
-
-    def basis(self, tile: Tile, key: Key, noise: Noise) -> Any:
+    def basis(self, tile: Tile, key: Key, noise: Noise) -> Array:
         """V of a matrix, (columns, r), in the interval that the key's step lies in."""
-        return noise.normal((tile.shape[1], self.rank), key.at(self.renewal(key.step)), tile.block.name, "V")
-
-    def renewal(self, step: int) -> int:
-        """The step that drew the V of this one: the last that ν divides."""
-        return step - step % self.interval
+        return noise.normal((tile.shape[1], self.rank), key.epoch(self.interval), tile.block.name, "V")
 
     def variance(self, shape: tuple[int, ...]) -> float:
         return self.rank if len(shape) == 2 else 1
 
 
 @hookimpl
-def zoplat_samplers() -> dict[str, Sampler]:
+def zoplat_samplers() -> dict[str, LowRank]:
     return {"low-rank": LowRank()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"lozo": MeZO(sampler=LowRank(), rule=Constant(lr=1e-7))}

@@ -6,57 +6,45 @@
     v ← β v + (1 − β) g²,   v̂ = v/(1 − βᵗ)   a number for the whole model
     θ ← θ − η/(√v̂ + ζ) · (1/q) Σ Δᵢ zᵢ
 
-What a per-weight second moment would learn from one projected gradient is mostly the size of
-that number; here only the number is kept. Multiplying the loss by a constant changes nothing.
+What a per-weight second moment would learn from one projected gradient is mostly the size of that number; here only
+the number is kept. Multiplying the loss by a constant changes nothing.
 
 Cost per step: 2q forward passes. Memory: that of inference, and two numbers.
 
-Source: Dbouk et al., "On Adaptivity in Zeroth-Order Optimization", 2026, arXiv:2605.03869, as
-restated by one secondary account.
-Differs: that account divides by 1 − βᵗ⁻¹, which is 0 at the first step; t counts from 1 here, in
-our reading. β, ζ and η of the paper were not at hand; those here are ours. Weight decay is ours.
+Source: Dbouk et al., "On Adaptivity in Zeroth-Order Optimization", 2026, arXiv:2605.03869, as restated by one
+secondary account.
+Differs: that account divides by 1 − βᵗ⁻¹, which is 0 at the first step; t counts from 1 here, in our reading. β, ζ
+and η of the paper were not at hand; those here are ours. Weight decay is ours.
 """
 
 import math
 from dataclasses import dataclass
 
-from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Schedule, Scheduled, StepRule, ZoplatError, hookimpl
+from zoplat import Estimate, Oracle, ParameterSpace, Schedule, Scheduled, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
 
 @dataclass
 class State:
-    """What a run keeps.
-
-    Attributes:
-        v: moving mean of g².
-        steps: steps taken.
-    """
+    """v, the moving mean of g², and the steps t that went into it."""
 
     v: float = 0.0
     steps: int = 0
 
 
 @dataclass(frozen=True)
-class MEAZO(Scheduled):
+class MEAZO(Scheduled[State]):
     """θ ← (1 − ηλ)θ − η/(√v̂ + ζ)·ĝ, with v̂ the mean square of the recent slopes.
 
     Attributes:
-        schedule: η over the run, and the weight decay λ.
         beta: β, weight of the past in v; in [0, 1).
         floor: ζ, in the units of a slope; not negative.
     """
 
     schedule: Schedule = Constant(lr=1e-5)
-    beta: float = 0.99
-    floor: float = 1e-8
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta < 1:
-            raise ZoplatError(f"beta must lie in [0, 1), got {self.beta}  (-o rule.beta=…)")
-        if not self.floor >= 0:
-            raise ZoplatError(f"floor must be 0 or more, got {self.floor}  (-o rule.floor=…)")
+    beta: float = number(0.99, at_least=0, below=1)
+    floor: float = number(1e-8, at_least=0)
 
     def init(self, space: ParameterSpace) -> State:
         return State()
@@ -71,10 +59,10 @@ class MEAZO(Scheduled):
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, MEAZO]:
     return {"meazo": MEAZO()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"meazo": MeZO(rule=MEAZO())}

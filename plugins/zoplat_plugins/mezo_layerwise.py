@@ -7,19 +7,18 @@ With one number d > 0 for every group of weights, a layer or a block outside of 
     θ ← θ − η g d z          "variance": the mean is ∇L, the spread another
     θ ← θ − η g z            "expectation": the mean is ∇L/d
 
-d is the norm of the group's weights, or that of its gradient, which is estimated by
-probing the group alone: |L(θ + εz) − L(θ − εz)| / 2ε with z zero outside of it. A norm of
-0 counts as 1.
+d is the norm of the group's weights, or that of its gradient, which is estimated by probing the group alone:
+|L(θ + εz) − L(θ − εz)| / 2ε with z zero outside of it. A norm of 0 counts as 1.
 
-Cost per step: 2 forward passes; 2 for each group whenever gradient norms are measured.
-Memory: that of inference, and one number a group.
+Cost per step: 2 forward passes; 2 for each group whenever gradient norms are measured. Memory: that of inference, and
+one number a group.
 
-Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes",
-NeurIPS 2023, arXiv:2305.17333, appendix B, Definitions 6 and 7, Proposition 1.
-Differs: the paper measures at the first step or once an epoch; `interval` counts steps.
-The authors' code as released reads an option that it does not declare. Where it divides
-a norm of weights for the size of a group, it divides by the root of the norm; `by_size`
-divides by the root of the size. Its groups are the layers, all embeddings and the head.
+Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes", NeurIPS 2023, arXiv:2305.17333,
+appendix B, Definitions 6 and 7, Proposition 1.
+Differs: the paper measures at the first step or once an epoch; `interval` counts steps. The authors' code as released
+reads an option that it does not declare. Where it divides a norm of weights for the size of a group, it divides by
+the root of the norm; `by_size` divides by the root of the size. Its groups are the layers, all embeddings and the
+head.
 """
 
 import math
@@ -27,35 +26,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zoplat import (
-    ZERO,
-    Estimate,
-    Estimator,
-    Oracle,
-    ParameterSpace,
-    Part,
-    Sampler,
-    StepRule,
-    ZoplatError,
-    hookimpl,
-)
+from zoplat import ZERO, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
 
 @dataclass
 class State:
-    """What is kept between steps.
-
-    Attributes:
-        norms: d, one number a group in the order of `groups`; empty before the first step.
-    """
+    """d, one number a group in the order of the layers; empty before the first step."""
 
     norms: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Layerwise(Estimator):
+class Layerwise(Estimator[State]):
     """Central differences along a direction that is divided by the norm of each group.
 
     Attributes:
@@ -66,27 +50,17 @@ class Layerwise(Estimator):
         beta: what is kept of the old d when it is measured again; in [0, 1).
         by_size: whether d is divided by the root of the group's size.
         single: whether a step probes and moves one group alone, in turn.
-        sampler: law of z.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
+    eps: float = number(1e-3, above=0)
     norm: Literal["parameters", "gradient"] = "parameters"
     form: Literal["variance", "expectation"] = "variance"
-    interval: int = 0
-    beta: float = 0.0
+    interval: int = number(0, at_least=0)
+    beta: float = number(0.0, at_least=0, below=1)
     by_size: bool = False
     single: bool = False
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if self.interval < 0:
-            raise ZoplatError(f"interval must be 0 or more, got {self.interval}  (-o interval=…)")
-        if not 0 <= self.beta < 1:
-            raise ZoplatError(f"beta must lie in [0, 1), got {self.beta}  (-o beta=…)")
 
     @property
     def bias(self) -> str:
@@ -98,50 +72,33 @@ class Layerwise(Estimator):
         return State()
 
     def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
-        parts = groups(oracle.space)
         if not state.norms:
-            state.norms = self._measured(oracle, parts)
+            state.norms = self._measured(oracle)
         elif self.interval and oracle.step % self.interval == 0:
-            new = self._measured(oracle, parts)
-            state.norms = [self.beta * d + (1 - self.beta) * e for d, e in zip(state.norms, new, strict=True)]
+            pairs = zip(state.norms, self._measured(oracle), strict=True)
+            state.norms = [self.beta * old + (1 - self.beta) * new for old, new in pairs]
         [z] = oracle.draw(self.sampler, 1)
-        pieces = [(z.on(part), d) for part, d in zip(parts, state.norms, strict=True)]
+        pieces = [(z.on(part), d) for part, d in zip(oracle.space.layers(), state.norms, strict=True)]
         if self.single:
             pieces = [pieces[oracle.step % len(pieces)]]
-        probe = sum((piece / d for piece, d in pieces), ZERO)
-        up, down = oracle.losses(+self.eps * probe, -self.eps * probe)
-        projected_grad = (up - down) / (2 * self.eps)
+        [projected_grad], losses = oracle.slopes([sum((piece / d for piece, d in pieces), ZERO)], self.eps)
         step = sum((d * piece if self.form == "variance" else piece for piece, d in pieces), ZERO)
-        yield Estimate(projected_grad * step, [up, down], self.eps)
+        yield Estimate(projected_grad * step, losses, self.eps)
 
-    def _measured(self, oracle: Oracle, parts: list[Part]) -> list[float]:
+    def _measured(self, oracle: Oracle) -> list[float]:
         """A new d, one number a group."""
-        space = oracle.space
+        space, parts = oracle.space, oracle.space.layers()
         if self.norm == "parameters":
             squares = space.reduce(lambda theta, g: (theta * theta).sum())
             norms = [math.sqrt(sum(squares[block.name] for block in space.blocks if block in part)) for part in parts]
         else:
             alone = [z.on(part) for z, part in zip(oracle.draw(self.sampler, len(parts)), parts, strict=True)]
-            seen = oracle.losses(*(radius * z for z in alone for radius in (self.eps, -self.eps)))
-            norms = [abs(up - down) / (2 * self.eps) for up, down in zip(seen[::2], seen[1::2], strict=True)]
+            norms = [abs(slope) for slope in oracle.slopes(alone, self.eps).projected_grads]
         if self.by_size:
-            norms = [d / math.sqrt(size(space, part)) for d, part in zip(norms, parts, strict=True)]
+            norms = [d / math.sqrt(space.size_of(part)) for d, part in zip(norms, parts, strict=True)]
         return [d or 1.0 for d in norms]
 
 
-def groups(space: ParameterSpace) -> list[Part]:
-    """The blocks of each layer, in order; a block outside of all layers is a group by itself."""
-    names: dict[int | str, list[str]] = {}
-    for block in space.blocks:
-        names.setdefault(block.name if block.layer is None else block.layer, []).append(block.name)
-    return [Part(frozenset(group)) for group in names.values()]
-
-
-def size(space: ParameterSpace, part: Part) -> int:
-    """Weights of a part."""
-    return sum(block.size for block in space.blocks if block in part)
-
-
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, Layerwise]:
     return {"mezo-layerwise": Layerwise()}

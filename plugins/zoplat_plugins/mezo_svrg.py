@@ -6,102 +6,75 @@
                      θ ← θ − η₁ ḡ
     else:            θ ← θ − η₂ [ ĝ_I(θ; z₁) − ĝ_I(θ̄; z₂) + ḡ ]  with I the batch of the step
 
-Nothing of the size of the model is kept: ḡ is a number times a name, and θ̄ − θ is the sum of the
-steps since, names too. A pass that goes to θ̄ makes at most 2q directions. The rule must move along
-the estimate for that, without weight decay: constant, linear or cosine.
+Nothing of the size of the model is kept: ḡ is a number times a name, and θ̄ − θ is the sum of the steps since, names
+too. A pass that goes to θ̄ makes at most 2q directions. The rule must move along the estimate for that, without
+weight decay: constant, linear or cosine.
 
 Cost per step: (2·batches of J + 4(q − 1))/q forward passes. Memory: that of inference.
 
-Source: Gautam et al., "Variance-reduced Zeroth-Order Methods for Fine-Tuning Language Models", ICML
-2024, arXiv:2404.08080; settings of the authors' code.
-Differs: J is `anchor_batches` batches drawn for the anchor step, where the authors take the whole of
-their 512 to 1024 training rows. In their code θ̄ is no copy but θ itself, by a slip; here it stays
-where it was. They shrink η₁ and η₂ when the loss rises; here the step rule has the schedule. One z for
-both θ and θ̄ (`is_shared`) is ours: it lets the noise of the two estimates cancel.
+Source: Gautam et al., "Variance-reduced Zeroth-Order Methods for Fine-Tuning Language Models", ICML 2024,
+arXiv:2404.08080; settings of the authors' code.
+Differs: J is `anchor_batches` batches drawn for the anchor step, where the authors take the whole of their 512 to
+1024 training rows. In their code θ̄ is no copy but θ itself, by a slip; here it stays where it was. They shrink η₁
+and η₂ when the loss rises; here the step rule has the schedule. One z for both θ and θ̄ (`is_shared`) is ours: it
+lets the noise of the two estimates cancel.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import (
-    ZERO,
-    Direction,
-    Estimate,
-    Estimator,
-    Oracle,
-    ParameterSpace,
-    Sampler,
-    Schedule,
-    StepRule,
-    ZoplatError,
-    hookimpl,
-)
+from zoplat import Direction, Estimate, Estimator, Oracle, ParameterSpace, Sampler, Schedule, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
 
 @dataclass
 class State:
-    """What a run keeps.
-
-    Attributes:
-        anchor: ḡ.
-        back: θ̄ − θ.
-    """
+    """ḡ, and the way back to the anchor, θ̄ − θ."""
 
     anchor: Direction
     back: Direction
 
 
 @dataclass(frozen=True)
-class MeZOSVRG(Estimator):
+class MeZOSVRG(Estimator[State]):
     """Central differences here and at the anchor.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         interval: q, steps from anchor to anchor; at least 1.
         anchor_batches: batches of J; at least 1.
         ratio: η₂/η₁, step size between anchors over that on them, which is the rule's; positive.
         is_shared: whether z₁ = z₂.
-        sampler: law of z.
         rule: how the estimate becomes a step; a schedule without decay.
     """
 
-    eps: float = 1e-3
-    interval: int = 2
-    anchor_batches: int = 16
-    ratio: float = 1e-3
+    eps: float = number(1e-3, above=0)
+    interval: int = number(2, at_least=1)
+    anchor_batches: int = number(16, at_least=1)
+    ratio: float = number(1e-3, above=0)
     is_shared: bool = False
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-3)
 
     def __post_init__(self) -> None:
-        for name in ("eps", "ratio"):
-            if not getattr(self, name) > 0:
-                raise ZoplatError(f"{name} must be positive, got {getattr(self, name)}  (-o {name}=…)")
-        for name in ("interval", "anchor_batches"):
-            if getattr(self, name) < 1:
-                raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o {name}=…)")
-        if not isinstance(self.rule, Schedule) or self.rule.decay:
-            raise ZoplatError(
-                f"mezo-svrg finds its way back to the anchor by the names of its steps, so its rule must step along "
-                f"the estimate and not decay, got {self.rule}. Use constant, linear or cosine with decay 0 "
-                "(--step-rule)."
-            )
+        super().__post_init__()
+        is_plain = isinstance(self.rule, Schedule) and not self.rule.decay
+        needs = "must step along the estimate and not decay: constant, linear or cosine with decay 0"
+        self.require(is_plain, "rule", f"{needs}, got {self.rule}")
 
     @property
     def bias(self) -> str:
         return "" if self.ratio == 1 else "estimates between anchors are scaled by η₂/η₁"
 
     def init(self, space: ParameterSpace) -> State:
-        return State(ZERO, ZERO)
+        return State(Direction(), Direction())
 
     def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
         is_anchor = oracle.step % self.interval == 0 or not state.anchor
         step, seen = self._anchor(oracle) if is_anchor else self._corrected(oracle, state)
         yield Estimate(step, seen, self.eps)
         if is_anchor:
-            state.anchor, state.back = step, ZERO
+            state.anchor, state.back = step, Direction()
         state.back += (self.rule.rate(oracle) or 0.0) * step
 
     def _anchor(self, oracle: Oracle) -> tuple[Direction, list[float]]:
@@ -122,5 +95,5 @@ class MeZOSVRG(Estimator):
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZOSVRG]:
     return {"mezo-svrg": MeZOSVRG()}

@@ -5,56 +5,44 @@
     g = [ L₊ − L₊ of the step before ] / ε
     θ ← θ − η g z
 
-The loss of the step before stands in for L(θ): it does not depend on z, so that the
-mean of gz is the gradient all the same, with far more noise. The first step has
-nothing to compare with: it records its loss and moves nothing.
+The loss of the step before stands in for L(θ): it does not depend on z, so that the mean of gz is the gradient all
+the same, with far more noise. The first step has nothing to compare with: it records its loss and moves nothing.
 
 Cost per step: 1 forward pass. Memory: that of inference, and one number.
 
-Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes",
-NeurIPS 2023, arXiv:2305.17333, Definition 8, after Zhang et al., "A New One-Point
-Residual-Feedback Oracle for Black-Box Learning and Control", Automatica 2022.
-Differs: the paper names no settings for it and the authors' code does not have it; ε is
-MeZO's and η a tenth of MeZO's. A step of the past is felt through η‖∇L‖/ε, which must
-stay well below 1.
+Source: Malladi et al., "Fine-Tuning Language Models with Just Forward Passes", NeurIPS 2023, arXiv:2305.17333,
+Definition 8, after Zhang et al., "A New One-Point Residual-Feedback Oracle for Black-Box Learning and Control",
+Automatica 2022.
+Differs: the paper names no settings for it and the authors' code does not have it; ε is MeZO's and η a tenth of
+MeZO's. A step of the past is felt through η‖∇L‖/ε, which must stay well below 1.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, ZoplatError, hookimpl
+from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
 
 @dataclass
 class State:
-    """What is kept between steps.
-
-    Attributes:
-        previous: the loss of the last step that had one; None before.
-    """
+    """The loss of the last step that had one; None before."""
 
     previous: float | None = None
 
 
 @dataclass(frozen=True)
-class OnePoint(Estimator):
+class OnePoint(Estimator[State]):
     """Residual feedback: the change of the loss since the last step, along the new direction.
 
     Attributes:
         eps: smoothing radius ε, in the units of the parameters; positive, and well above η‖∇L‖.
-        sampler: law of z.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
+    eps: float = number(1e-3, above=0)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-7)
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
 
     def init(self, space: ParameterSpace) -> State:
         return State()
@@ -68,5 +56,5 @@ class OnePoint(Estimator):
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, OnePoint]:
     return {"one-point": OnePoint()}

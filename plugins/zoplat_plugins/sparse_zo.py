@@ -12,31 +12,29 @@ The ones of m are, within each array,
     wanda        those of largest (or smallest) |θᵢⱼ|·‖xⱼ‖, xⱼ being input j of the matrix over a
                  batch; |θ| where an array has no such inputs
 
-Scores are those of θ itself, never of θ ± εẑ. Of weights that score the same as the last
-one to be kept all are kept, so that a LoRA factor that begins at zero is kept whole.
+Scores are those of θ itself, never of θ ± εẑ. Of weights that score the same as the last one to be kept all are kept,
+so that a LoRA factor that begins at zero is kept whole.
 
-Cost per step: 2n forward passes for n directions. A mask by scores takes two passes over
-θ and 31 readings of it every ν steps, wanda one more forward pass. Memory: that of
-inference; one byte a weight for a mask by scores.
+Cost per step: 2n forward passes for n directions. A mask by scores takes two passes over θ and 31 readings of it
+every ν steps, wanda one more forward pass. Memory: that of inference; one byte a weight for a mask by scores.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592, sparsity-induced ZO; Sun et al., "A
-Simple and Effective Pruning Approach for Large Language Models", ICLR 2024,
-arXiv:2306.11695, for the wanda scores.
-Differs: `density` is the share that is kept. The authors' `gradient_sparsity` r is compared
-with a normal draw, so that their code keeps 1 − Φ(r): 0.46 at r = 0.1, 0.18 at r = 0.9. For
-more than one direction their code masks the probe and not the step. Its group "global"
-draws from each array at a rate of its own, by a quantile of |θ| over all arrays; here the
-share is the same everywhere ("layer"). Its file of wanda scores is never used.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592, sparsity-induced ZO; Sun et al., "A Simple and Effective Pruning Approach for Large Language
+Models", ICLR 2024, arXiv:2306.11695, for the wanda scores.
+Differs: `density` is the share that is kept. The authors' `gradient_sparsity` r is compared with a normal draw, so
+that their code keeps 1 − Φ(r): 0.46 at r = 0.1, 0.18 at r = 0.9. For more than one direction their code masks the
+probe and not the step. Its group "global" draws from each array at a rate of its own, by a quantile of |θ| over all
+arrays; here the share is the same everywhere ("layer"). Its file of wanda scores is never used.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from zoplat import (
-    ZERO,
+    Array,
     Buffer,
+    Direction,
     Estimate,
     Estimator,
     Extent,
@@ -47,8 +45,8 @@ from zoplat import (
     Sampler,
     StepRule,
     Tile,
-    ZoplatError,
     hookimpl,
+    number,
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
@@ -65,19 +63,15 @@ class Masked(Sampler):
     """
 
     inner: Sampler = Gaussian()
-    density: float = 0.5
-    interval: int = 500
-
-    def __post_init__(self) -> None:
-        _check(self.density, self.interval, "sampler.")
+    density: float = number(0.5, above=0, at_most=1)
+    interval: int = number(500, at_least=0)
 
     def scale(self, space: Extent, key: Key) -> float:
         return self.inner.scale(space, key)
 
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
         self.inner.fill(out, tile, key, noise)
-        epoch = key.at(_epoch(key.step, self.interval))
-        out *= noise.uniform(tile.shape, epoch, tile, "mask") < self.density
+        out *= noise.uniform(tile.shape, key.epoch(self.interval), tile, "mask") < self.density
 
     def variance(self, shape: tuple[int, ...]) -> float:
         return self.density * self.inner.variance(shape)
@@ -85,47 +79,31 @@ class Masked(Sampler):
 
 @dataclass
 class State:
-    """What a mask by scores keeps.
-
-    Attributes:
-        mask: m, one byte a weight.
-        epoch: the step that it is meant from; −1 before there is one.
-    """
+    """A mask m by scores, one byte a weight, and the step that it is meant from; −1 before there is one."""
 
     mask: Buffer
     epoch: int = -1
 
 
 @dataclass(frozen=True)
-class SparseZO(Estimator):
+class SparseZO(Estimator[State | None]):
     """Central difference along random directions that are zero on most weights.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
-        queries: directions n averaged in one step; at least 1.
         scores: how the weights are chosen: "random", or by "magnitude" or "wanda" scores.
         density: share of each array that is kept; above 0, at most 1.
         interval: ν, steps that share a mask; 0 for one mask for the whole run.
         keep: the "largest" or the "smallest" scores; random masks have none.
-        sampler: law of z.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
-    queries: int = 1
+    eps: float = number(1e-3, above=0)
+    queries: int = number(1, at_least=1)
     scores: Literal["random", "magnitude", "wanda"] = "random"
-    density: float = 0.5
-    interval: int = 500
+    density: float = number(0.5, above=0, at_most=1)
+    interval: int = number(500, at_least=0)
     keep: Literal["largest", "smallest"] = "largest"
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
-
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if self.queries < 1:
-            raise ZoplatError(f"queries must be at least 1, got {self.queries}  (--queries)")
-        _check(self.density, self.interval)
 
     @property
     def asks(self) -> frozenset[str]:
@@ -139,49 +117,33 @@ class SparseZO(Estimator):
         return None if self.scores == "random" else State(space.buffer("sparse-zo/mask", dtype="uint8"))
 
     def estimate(self, oracle: Oracle, state: State | None) -> Iterator[Estimate]:
+        directions = self._drawn(oracle, state)
+        found = [oracle.slopes([z], self.eps) for z in directions]
+        g = Direction.mean([slope for each in found for slope in each.projected_grads], directions)
+        yield Estimate(g, [loss for each in found for loss in each.losses], self.eps)
+
+    def _drawn(self, oracle: Oracle, state: State | None) -> list[Direction]:
+        """The ẑ of a step, with a new mask where it is time for one."""
         if state is None:
-            directions = oracle.draw(Masked(self.sampler, self.density, self.interval), self.queries)
-        else:
-            epoch = _epoch(oracle.step, self.interval)
-            if state.epoch != epoch:
-                self._renew(oracle, state.mask)
-                state.epoch = epoch
-            directions = [z.scaled(state.mask) for z in oracle.draw(self.sampler, self.queries)]
-        g, seen = ZERO, []
-        for z in directions:
-            up, down = oracle.losses(+self.eps * z, -self.eps * z)
-            g += (up - down) / (2 * self.eps) / self.queries * z
-            seen += [up, down]
-        yield Estimate(g, seen, self.eps)
+            return oracle.draw(Masked(self.sampler, self.density, self.interval), self.queries)
+        epoch = oracle.step - oracle.step % self.interval if self.interval else 0
+        if state.epoch != epoch:
+            rows = oracle.input_norms() if self.scores == "wanda" else {}
+            norms = oracle.space.broadcast_row("sparse-zo/norms", rows)
 
-    def _renew(self, oracle: Oracle, mask: Buffer) -> None:
-        """Choose by the scores of θ as it is now."""
-        space = oracle.space
-        norms = space.broadcast_row("sparse-zo/norms", oracle.input_norms() if self.scores == "wanda" else {})
+            def score(theta: Array, norms: Array | None) -> Array:
+                return abs(theta) if norms is None else abs(theta) * norms
 
-        def score(theta: Any, norms: Any) -> Any:
-            return abs(theta) if norms is None else abs(theta) * norms
-
-        space.select(mask, self.density, score, norms, keep=self.keep)
-
-
-def _epoch(step: int, interval: int) -> int:
-    """The step from which the mask of a step is."""
-    return step - step % interval if interval else 0
-
-
-def _check(density: float, interval: int, path: str = "") -> None:
-    if not 0 < density <= 1:
-        raise ZoplatError(f"density must be above 0 and at most 1, got {density}  (-o {path}density=…)")
-    if interval < 0:
-        raise ZoplatError(f"interval must be 0 or more, got {interval}  (-o {path}interval=…)")
+            oracle.space.select(state.mask, self.density, score, norms, keep=self.keep)
+            state.epoch = epoch
+        return [z.scaled(state.mask) for z in oracle.draw(self.sampler, self.queries)]
 
 
 @hookimpl
-def zoplat_samplers() -> dict[str, Sampler]:
+def zoplat_samplers() -> dict[str, Masked]:
     return {"masked": Masked()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, SparseZO]:
     return {"sparse-zo": SparseZO()}

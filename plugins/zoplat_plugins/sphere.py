@@ -2,17 +2,16 @@
 
     z = √d · n/‖n‖,  n ~ N(0, I)
 
-The length is a sum over all of n, so each draw costs one more pass of random
-numbers; no weight is read or written for it.
+The length is a sum over all of n, so each draw costs one more pass of random numbers; no weight is read or written
+for it.
 
 Source: the law of the theory in Malladi et al., arXiv:2305.17333, Section 4.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from zoplat import Extent, Key, Noise, Sampler, Tile, hookimpl
+from zoplat import Array, Extent, Key, Noise, Sampler, Tile, hookimpl
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,10 @@ class Sphere(Sampler):
     def scale(self, space: Extent, key: Key) -> float:
         return math.sqrt(space.size) / space.length(self, key)
 
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
         out[:] = noise.normal(tile.shape, key, tile)
 
 
 @hookimpl
-def zoplat_samplers() -> dict[str, Sampler]:
+def zoplat_samplers() -> dict[str, Sphere]:
     return {"sphere": Sphere()}

@@ -8,47 +8,30 @@ For a weight matrix W of shape (m, n) and a rank r far below both:
     g = [ L(θ + εZ) − L(θ − εZ) ] / 2ε       one slope for all blocks
     W ← W − η g Z
 
-SubZero is MeZO with another law for z, so this file holds only that law. U and V are
-not state: they are named by the last step divisible by T₀ and made again when needed.
+SubZero is MeZO with another law for z, so this file holds only that law. U and V are not state: they are named by the
+last step divisible by T₀ and made again when needed.
 
-Cost per step: 2 forward passes; U and V by Gram–Schmidt, about 4(m + n)r² operations a
-matrix and pass. Memory: that of inference, plus the factors of one pass.
+Cost per step: 2 forward passes; U and V by Gram–Schmidt, about 4(m + n)r² operations a matrix and pass. Memory: that
+of inference, plus the factors of one pass.
 
-Source: Yu et al., "Zeroth-Order Fine-Tuning of LLMs in Random Subspaces", ICCV 2025,
-arXiv:2410.08989.
-Differs: c is that of the authors' code, which makes Z as long as a dense draw, so that
-MeZO's ε and η carry over; the paper's Z is U Ψ Vᵀ alone (`is_scaled=false`). c is not the
-same for all matrices, so no ε and η turn one into the other: on a single matrix, code
-(ε, η) = paper (cε, c²η). The code draws adapters as nearly square matrices of as many
-entries; here every matrix keeps its shape, and r is at most its smaller side. A matrix of
-one row or one column counts as a vector, as in the code.
+Source: Yu et al., "Zeroth-Order Fine-Tuning of LLMs in Random Subspaces", ICCV 2025, arXiv:2410.08989.
+Differs: c is that of the authors' code, which makes Z as long as a dense draw, so that MeZO's ε and η carry over; the
+paper's Z is U Ψ Vᵀ alone (`is_scaled=false`). c is not the same for all matrices, so no ε and η turn one into the
+other: on a single matrix, code (ε, η) = paper (cε, c²η). The code draws adapters as nearly square matrices of as many
+entries; here every matrix keeps its shape, and r is at most its smaller side. A matrix of one row or one column
+counts as a vector, as in the code.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from zoplat import Estimator, Key, Noise, Sampler, Tile, ZoplatError, hookimpl
+from zoplat import Array, Key, LowRankSampler, Noise, Tile, hookimpl, number, orthonormal
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
 
-def orthonormal(a: Any) -> Any:
-    """The rows of `a`, (r, n) with r ≤ n, made orthonormal in place, from the first to the last.
-
-    Gram–Schmidt, each row cleared twice of those before it, which leaves them orthogonal to rounding. Rows that
-    were Gaussian become uniform over all orthonormal sets of rows.
-    """
-    for k in range(a.shape[0]):
-        row, before = a[k : k + 1], a[:k]
-        for _ in range(2):
-            row -= (row @ before.T) @ before
-        row /= (row * row).sum() ** 0.5
-    return a
-
-
 @dataclass(frozen=True)
-class Subspace(Sampler):
+class Subspace(LowRankSampler):
     """Z = c U Ψ Vᵀ on matrices, U and V orthonormal and kept for a while; plain Gaussian on vectors.
 
     Attributes:
@@ -57,25 +40,16 @@ class Subspace(Sampler):
         is_scaled: whether c = √(mn)/r, for entries of unit variance as in the authors' code; else c = 1.
     """
 
-    rank: int = 8
-    interval: int = 2000
+    rank: int = number(8, at_least=1)
+    interval: int = number(2000, at_least=1)
     is_scaled: bool = True
 
-    def __post_init__(self) -> None:
-        for name in ("rank", "interval"):
-            if getattr(self, name) < 1:
-                raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o sampler.{name}=…)")
+    def has_factors(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 2 and min(shape) > 1
 
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
-        factors = self.factors(tile, key, noise)
-        out[:] = factors[0] @ factors[1].T if factors else noise.normal(tile.shape, key, tile)
-
-    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Any, Any] | None:
-        shape, name = tile.block.shape, tile.block.name
-        if min(shape) == 1 or not tile.is_matrix:
-            return None
+    def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
+        shape, name, epoch = tile.block.shape, tile.block.name, key.epoch(self.interval)
         rank = min(self.rank, *shape)
-        epoch = key.at(key.step - key.step % self.interval)
         u = orthonormal(noise.normal((rank, shape[0]), epoch, name, "U")).T
         v = orthonormal(noise.normal((rank, shape[1]), epoch, name, "V")).T
         core = noise.normal((rank, rank), key, name, "core")
@@ -83,16 +57,16 @@ class Subspace(Sampler):
         return tile.of(u @ core), v  # whole rows times the core, then the tile's: numbers don't depend on the cut
 
     def variance(self, shape: tuple[int, ...]) -> float:
-        if self.is_scaled or min(shape) == 1 or len(shape) == 1:
+        if self.is_scaled or not self.has_factors(shape):
             return 1.0
         return min(self.rank, *shape) ** 2 / math.prod(shape)
 
 
 @hookimpl
-def zoplat_samplers() -> dict[str, Sampler]:
+def zoplat_samplers() -> dict[str, Subspace]:
     return {"subspace": Subspace()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"subzero": MeZO(sampler=Subspace(), rule=Constant(lr=1e-7))}

@@ -8,17 +8,17 @@ For a weight matrix W of shape (m, n) and a rank r:
     Ĝ = (1/N) Σ cᵢUᵢ,  O = msign(Ĝ)          shape (r, n), singular values to about 1 by Newton–Schulz
     W ← W − η P O                            vectors: θ ← θ − η₁ (1/N) Σ cᵢzᵢ
 
-With one direction, c is the central difference and only its sign counts. P O is a name as well: P, the
-Uᵢ and O are made again from the slopes whenever a pass needs them.
+With one direction, c is the central difference and only its sign counts. P O is a name as well: P, the Uᵢ and O are
+made again from the slopes whenever a pass needs them.
 
 Cost per step: N + 1 forward passes, 2 for N = 1. Memory: that of inference, plus P and O of one pass.
 
 Source: Lang et al., "Powering Up Zeroth-Order Training via Subspace Gradient Orthogonalization", 2026,
-arXiv:2602.17155, as in the authors' code for language models; Newton–Schulz with the five steps and
-coefficients of Muon, which are our reading.
-Differs: in that code, on the steps that renew P, each direction is probed with a P of its own and all are
-applied with the last; here a step has one P. η₁ is 10⁻⁷ there whatever η is; here it is a fixed share of η
-(`vector_ratio`), and so follows the schedule. Newton–Schulz runs in float32, there in bfloat16.
+arXiv:2602.17155, as in the authors' code for language models; Newton–Schulz with the five steps and coefficients of
+Muon, which are our reading.
+Differs: in that code, on the steps that renew P, each direction is probed with a P of its own and all are applied
+with the last; here a step has one P. η₁ is 10⁻⁷ there whatever η is; here it is a fixed share of η (`vector_ratio`),
+and so follows the schedule. Newton–Schulz runs in float32, there in bfloat16.
 """
 
 from collections.abc import Iterator
@@ -26,26 +26,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoplat import (
-    ZERO,
+    Array,
     Direction,
     Estimate,
     Estimator,
     Key,
+    LowRankSampler,
     Noise,
     Oracle,
-    Sampler,
     StepRule,
     Tile,
-    ZoplatError,
     hookimpl,
+    number,
+    orthonormal,
 )
 from zoplat_plugins.constant import Constant
-from zoplat_plugins.subzero import orthonormal
 
 COEFFICIENTS, ROUNDS = (3.4445, -4.7750, 2.0315), 5
 
 
-def matrix_sign(a: Any) -> Any:
+def matrix_sign(a: Array) -> Array:
     """U_s V_sᵀ of a matrix U_s S V_sᵀ, singular values brought near 1 by Newton–Schulz; (r, n), best with r ≤ n."""
     one, cube, fifth = COEFFICIENTS
     x = a / ((a * a).sum() ** 0.5 + 1e-7)
@@ -56,7 +56,7 @@ def matrix_sign(a: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Projected(Sampler):
+class Projected(LowRankSampler):
     """Z = P U on matrices, P orthonormal and kept for a while; plain Gaussian on vectors.
 
     Attributes:
@@ -64,30 +64,19 @@ class Projected(Sampler):
         interval: T, steps that share P; at least 1.
     """
 
-    rank: int = 64
-    interval: int = 100
+    rank: int = number(64, at_least=1)
+    interval: int = number(100, at_least=1)
 
-    def __post_init__(self) -> None:
-        for name in ("rank", "interval"):
-            if getattr(self, name) < 1:
-                raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o sampler.{name}=…)")
-
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
-        factors = self.factors(tile, key, noise)
-        out[:] = factors[0] @ factors[1].T if factors else noise.normal(tile.shape, key, tile)
-
-    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Any, Any] | None:
-        if not tile.is_matrix:
-            return None
+    def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
         return self.basis(tile, key, noise), self.mixture(tile, key, noise).T
 
-    def basis(self, tile: Tile, key: Key, noise: Noise) -> Any:
+    def basis(self, tile: Tile, key: Key, noise: Noise) -> Array:
         """The tile's rows of P, (rows, r)."""
         rows = tile.block.shape[0]
-        epoch = key.at(key.step - key.step % self.interval)
-        return tile.of(orthonormal(noise.normal((min(self.rank, rows), rows), epoch, tile.block.name, "P")).T)
+        draws = noise.normal((min(self.rank, rows), rows), key.epoch(self.interval), tile.block.name, "P")
+        return tile.of(orthonormal(draws).T)
 
-    def mixture(self, tile: Tile, key: Key, noise: Noise) -> Any:
+    def mixture(self, tile: Tile, key: Key, noise: Noise) -> Array:
         """U, (r, n)."""
         rows, columns = tile.block.shape
         return noise.normal((min(self.rank, rows), columns), key, tile.block.name, "U")
@@ -97,93 +86,54 @@ class Projected(Sampler):
 
 
 @dataclass(frozen=True)
-class Orthogonal(Sampler):
-    """P msign(Σ cᵢUᵢ) on matrices, zero on vectors: a vector that is told by its slopes, made by `ZOMuon` alone.
-
-    Attributes:
-        law: of P and the Uᵢ.
-        slopes: the name of each Uᵢ, and cᵢ.
-    """
+class Orthogonal(LowRankSampler):
+    """P msign(Σ cᵢUᵢ) on matrices, from the law of P and the Uᵢ, and the name and the cᵢ of each; by `ZOMuon` alone."""
 
     law: Projected
     slopes: tuple[tuple[Key, float], ...]
 
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
-        factors = self.factors(tile, key, noise)
-        out[:] = factors[0] @ factors[1].T if factors else 0.0
-
-    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Any, Any] | None:
-        if not tile.is_matrix:
-            return None
-        g = sum(c * self.law.mixture(tile, name, noise) for name, c in self.slopes)
+    def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
+        g: Any = sum(c * self.law.mixture(tile, name, noise) for name, c in self.slopes)
         return self.law.basis(tile, key, noise), matrix_sign(g).T
 
 
 @dataclass(frozen=True)
-class ZOMuon(Estimator):
+class ZOMuon(Estimator[None]):
     """Slopes along subspace directions, their mean made orthogonal.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         queries: N, directions of one step; at least 1.
         vector_ratio: η₁/η, step size of vectors over that of matrices; not negative.
         sampler: law of Z; "projected", of any rank and interval.
-        rule: how the step becomes a change of θ.
     """
 
-    eps: float = 1e-3
-    queries: int = 4
-    vector_ratio: float = 1e-5
-    sampler: Sampler = Projected()
+    eps: float = number(1e-3, above=0)
+    queries: int = number(4, at_least=1)
+    vector_ratio: float = number(1e-5, at_least=0)
+    sampler: Projected = Projected()
     rule: StepRule = Constant(lr=1e-2)
+    bias = "steps of matrices are orthogonal, whatever the length of the gradient"
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if self.queries < 1:
-            raise ZoplatError(f"queries must be at least 1, got {self.queries}  (--queries)")
-        if not self.vector_ratio >= 0:
-            raise ZoplatError(f"vector_ratio must be 0 or more, got {self.vector_ratio}  (-o vector_ratio=…)")
-        if not isinstance(self.sampler, Projected):
-            raise ZoplatError(f"zo-muon needs the directions of 'projected', got {self.sampler}  (--sampler projected)")
+        super().__post_init__()
+        self.require(isinstance(self.sampler, Projected), "sampler", f"must be 'projected', got {self.sampler}")
 
-    @property
-    def bias(self) -> str:
-        return "steps of matrices are orthogonal, whatever the length of the gradient"
-
-    def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
+    def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         drawn = oracle.draw(self.sampler, self.queries)
-        slopes, losses = self._slopes(oracle, drawn)
-        g = ZERO
-        for z, slope in zip(drawn, slopes, strict=True):
-            g += slope / self.queries * z
-        matrices = oracle.space.part(lambda block: len(block.shape) == 2)
-        vectors = oracle.space.everything - matrices
-        step = self.vector_ratio * g.on(vectors) + self._orthogonal(g).on(matrices)
+        slopes, losses = oracle.slopes(drawn, self.eps, "two" if self.queries == 1 else "one")
+        g = Direction.mean(slopes, drawn)
+        terms = tuple((draw.key, c) for draw, c in g)  # P msign(Ĝ) by name, for Ĝ in the subspace of P
+        orthogonal = Direction.of(Orthogonal(self.sampler, terms), terms[0][0]) if terms else g
+        vectors = oracle.space.part(lambda block: len(block.shape) == 1)
+        step = self.vector_ratio * g.on(vectors) + orthogonal.on(oracle.space.everything - vectors)
         yield Estimate(step, losses, self.eps)
-
-    def _slopes(self, oracle: Oracle, drawn: list[Direction]) -> tuple[list[float], list[float]]:
-        """The slope along each direction, and the losses seen."""
-        if len(drawn) == 1:
-            up, down = oracle.losses(+self.eps * drawn[0], -self.eps * drawn[0])
-            return [(up - down) / (2 * self.eps)], [up, down]
-        base, *ups = losses = oracle.losses(ZERO, *(self.eps * z for z in drawn))
-        return [(up - base) / self.eps for up in ups], losses
-
-    def _orthogonal(self, g: Direction) -> Direction:
-        """P msign(Ĝ) by name, for Ĝ in the subspace of P."""
-        assert isinstance(self.sampler, Projected)
-        slopes = tuple((draw.key, c) for draw, c in g)
-        parts = [draw.part for draw, _ in g if draw.part is not None]
-        step = Direction.of(Orthogonal(self.sampler, slopes), slopes[0][0]) if slopes else ZERO
-        return step.on(parts[0]) if parts else step
 
 
 @hookimpl
-def zoplat_samplers() -> dict[str, Sampler]:
+def zoplat_samplers() -> dict[str, Projected]:
     return {"projected": Projected()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, ZOMuon]:
     return {"zo-muon": ZOMuon()}

@@ -8,32 +8,26 @@ Where two are equal, a step is taken rather than none, and + rather than −.
 
 Cost per step: 5 forward passes. Memory: that of inference.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592; ties as in its code.
-Differs: the sweep files of ZO-Bench for this method name no optimizer, so that the
-published runs went through AdamW, under which going to a candidate and back does not
-lead to θ again.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592; ties as in its code.
+Differs: the sweep files of ZO-Bench for this method name no optimizer, so that the published runs went through AdamW,
+under which going to a candidate and back does not lead to θ again.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-from zoplat import ZERO, Estimate, Estimator, Oracle, Schedule, Scheduled, StepRule, hookimpl
+from zoplat import ZERO, Estimate, Oracle, Schedule, Scheduled, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
 
 @dataclass(frozen=True)
-class Conservative(Scheduled):
-    """A step only if it lowers the loss of the batch that it was made from.
-
-    Attributes:
-        schedule: η over the run; the weight decay λ comes on top of what was chosen.
-    """
+class Conservative(Scheduled[None]):
+    """A step only if it lowers the loss of the batch that it was made from; weight decay comes on top of it."""
 
     schedule: Schedule = Constant(lr=1e-7)
 
-    def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
+    def apply(self, estimate: Estimate, oracle: Oracle, state: None) -> None:
         lr = self.rate(oracle)
         moves = (ZERO, -lr * estimate.direction, lr * estimate.direction)
         losses = oracle.losses(*moves)
@@ -42,10 +36,10 @@ class Conservative(Scheduled):
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Conservative]:
     return {"conservative": Conservative()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"zo-sgd-cons": MeZO(rule=Conservative())}

@@ -4,53 +4,35 @@
     m ← βm + (1 − β)ĝ          "ema": a running mean that starts from 0
     θ ← (1 − ηλ)θ − η m
 
-m is one buffer; or no buffer at all: with `keep` = k it is the sum of the k newest
-names with their coefficients, drawn again on every pass over θ.
+m is one buffer; or no buffer at all: with `keep` = k it is the sum of the k newest names with their coefficients,
+drawn again on every pass over θ.
 
-Cost per step: 2 forward passes, and one more pass over θ for a buffer; with names no
-more passes, but k random vectors in each. Memory: one number a weight, float32; none
-with names.
+Cost per step: 2 forward passes, and one more pass over θ for a buffer; with names no more passes, but k random
+vectors in each. Memory: one number a weight, float32; none with names.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592. That momentum can be had
-from seeds and slopes again is noted by Malladi et al., NeurIPS 2023, arXiv:2305.17333.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592. That momentum can be had from seeds and slopes again is noted by Malladi et al., NeurIPS 2023,
+arXiv:2305.17333.
 Differs: the code of ZO-Bench keeps m in the dtype of the weights.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from zoplat import (
-    ZERO,
-    Buffer,
-    Direction,
-    Estimate,
-    Estimator,
-    Oracle,
-    ParameterSpace,
-    Schedule,
-    Scheduled,
-    StepRule,
-    ZoplatError,
-    hookimpl,
-)
+from zoplat import Array, Buffer, Direction, Estimate, Oracle, ParameterSpace, Schedule, Scheduled, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
 
 @dataclass
 class State:
-    """The momentum.
-
-    Attributes:
-        m: entry by entry, or by name.
-    """
+    """The momentum m, entry by entry or by name."""
 
     m: Buffer | Direction
 
 
 @dataclass(frozen=True)
-class Momentum(Scheduled):
+class Momentum(Scheduled[State]):
     """Steps along a sum of all estimates so far, older ones with less weight.
 
     Attributes:
@@ -59,22 +41,15 @@ class Momentum(Scheduled):
         keep: 0 for a buffer; k for the k newest names and no buffer. n names are added at a step of n directions,
             and k at 4.6/(1 − β) steps leaves off 1 % of the weight. For estimates made of names alone: not for
             gradients, nor where directions are scaled by a buffer.
-        schedule: η over the run, and the weight decay λ.
     """
 
-    beta: float = 0.9
+    beta: float = number(0.9, at_least=0, below=1)
     form: Literal["heavy-ball", "ema"] = "heavy-ball"
-    keep: int = 0
+    keep: int = number(0, at_least=0)
     schedule: Schedule = Constant(lr=1e-7)
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta < 1:
-            raise ZoplatError(f"beta must lie in [0, 1), got {self.beta}  (-o rule.beta=…)")
-        if self.keep < 0:
-            raise ZoplatError(f"keep must be 0 or more, got {self.keep}  (-o rule.keep=…)")
-
     def init(self, space: ParameterSpace) -> State:
-        return State(ZERO if self.keep else space.buffer("momentum/m"))
+        return State(Direction() if self.keep else space.buffer("momentum/m"))
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: State) -> None:
         lr = self.rate(oracle)
@@ -86,20 +61,20 @@ class Momentum(Scheduled):
             state.m = newest
             return
 
-        def kernel(theta: Any, g: Any, m: Any) -> None:
+        def kernel(theta: Array, g: Array, m: Array) -> None:
             m *= self.beta
             m += fresh * g
             theta -= lr * m
 
-        oracle.space.add(ZERO, decay)
+        oracle.space.decay(decay)
         oracle.space.sweep(kernel, estimate.direction, state.m)
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Momentum]:
     return {"momentum": Momentum()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"zo-sgd-mmt": MeZO(eps=1e-4, rule=Momentum())}

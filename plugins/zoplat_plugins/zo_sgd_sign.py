@@ -6,33 +6,29 @@
 
 For one Rademacher z the two are one.
 
-Cost per step: 2 forward passes; "entries" takes one more pass over θ. Memory: that of
-inference.
+Cost per step: 2 forward passes; "entries" takes one more pass over θ. Memory: that of inference.
 
-Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
-Fine-Tuning: A Benchmark", ICML 2024, arXiv:2402.11592; after Liu et al., "signSGD via
-Zeroth-Order Oracle", ICLR 2019.
-Differs: the paper has the sign of every entry, the code of ZO-Bench that of the slope
-with z Gaussian. Its sweep files for this method name no optimizer, so that the published
-runs went through AdamW.
+Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
+2024, arXiv:2402.11592; after Liu et al., "signSGD via Zeroth-Order Oracle", ICLR 2019.
+Differs: the paper has the sign of every entry, the code of ZO-Bench that of the slope with z Gaussian. Its sweep
+files for this method name no optimizer, so that the published runs went through AdamW.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from zoplat import ZERO, Estimate, Estimator, Oracle, Schedule, Scheduled, StepRule, hookimpl
+from zoplat import Array, Estimate, Oracle, Schedule, Scheduled, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
 
 @dataclass(frozen=True)
-class Sign(Scheduled):
+class Sign(Scheduled[None]):
     """Steps along the sign of the estimate.
 
     Attributes:
         form: "entries" for the sign of each entry, 0 where the entry is; "scalar" for the vectors as they were drawn,
             each with the sign of its coefficient, added up.
-        schedule: η over the run, and the weight decay λ.
     """
 
     form: Literal["entries", "scalar"] = "entries"
@@ -42,26 +38,26 @@ class Sign(Scheduled):
     def moves_alike(self) -> bool:
         return self.form == "entries"
 
-    def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
+    def apply(self, estimate: Estimate, oracle: Oracle, state: None) -> None:
         lr = self.rate(oracle)
         decay = lr * self.schedule.decay
         if self.form == "scalar":
             oracle.space.add(-lr * estimate.direction.signs(), decay)
             return
 
-        def kernel(theta: Any, g: Any) -> None:
+        def kernel(theta: Array, g: Array) -> None:
             g[:] = (g > 0) * 1.0 - (g < 0) * 1.0
             theta -= lr * g
 
-        oracle.space.add(ZERO, decay)
+        oracle.space.decay(decay)
         oracle.space.sweep(kernel, estimate.direction)
 
 
 @hookimpl
-def zoplat_step_rules() -> dict[str, StepRule]:
+def zoplat_step_rules() -> dict[str, Sign]:
     return {"sign": Sign()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, MeZO]:
     return {"zo-sgd-sign": MeZO(rule=Sign())}

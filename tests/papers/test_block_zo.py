@@ -27,7 +27,7 @@ def published_loop(toy: Toy, steps: int, parts: list[list[str]], order: Order, d
     """Part by part on the toy's own arrays: walk there, walk back, step at once or at the end; returns the losses."""
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
-    told = []
+    recorded = []
 
     def perturb(step: int, names: list[str], amount: float) -> None:
         for name in names:
@@ -52,13 +52,13 @@ def published_loop(toy: Toy, steps: int, parts: list[list[str]], order: Order, d
             down = loss()
             perturb(step, names, +EPS)
             measured.append((names, (up - down) / (2 * EPS)))
-            told += [up, down]
+            recorded += [up, down]
             if order == "gauss-seidel":
                 update(step, measured)
                 measured = []
         if order == "jacobi":
             update(step, measured)
-    return told
+    return recorded
 
 
 @pytest.mark.parametrize("restore", ["in-place", "exact"])
@@ -70,10 +70,10 @@ def test_block_zo_takes_the_steps_of_the_published_loop(
 ) -> None:
     """30 steps in float64; losses and weights to 1e-9."""
     plain, toy = two_layers(), two_layers(restore=restore)
-    told = published_loop(plain, 30, parts, order, decay)
+    recorded = published_loop(plain, 30, parts, order, decay)
     method = BlockZO(eps=EPS, by=by, order=order, rule=Plain(lr=LR, decay=decay))
     answers = train(toy, method, steps=30, seed=SEED)
-    np.testing.assert_allclose([a for step in answers for a in step], told, rtol=0, atol=1e-9)
+    np.testing.assert_allclose([a for step in answers for a in step], recorded, rtol=0, atol=1e-9)
     np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=1e-9)
 
 
@@ -83,7 +83,6 @@ def estimates(toy: Toy, method: BlockZO) -> list[Estimate]:
 
 
 def test_the_jacobi_step_is_the_sum_of_mezo_steps_on_single_parts_and_the_other_order_is_not() -> None:
-    """O-ZOB-6."""
     start = quadratic().theta
     moved = np.zeros(len(start))
     for place in range(4):
@@ -112,7 +111,7 @@ def test_with_one_part_it_is_mezo_to_the_bit() -> None:
 
 
 def test_parts_of_one_shape_get_different_directions() -> None:
-    """O-ZOB-6, T15: in one step, and within what is applied."""
+    """In one step, and within what is applied."""
     toy = quadratic({"a.weight": (6, 5), "b.weight": (6, 5), "c.weight": (6, 5)})
     [estimate] = estimates(toy, BlockZO(eps=EPS, by="module", order="jacobi"))
     z = toy.entries(toy.oracle(0, seed=SEED).draw(Gaussian(), 1)[0]).reshape(3, 30)
@@ -162,18 +161,18 @@ def test_parts_are_made_by_names_in_the_order_of_registration(by: str, expected:
     space = ParameterSpace(blocks, Backend(ReferenceNoise(), np.empty))
     method = BlockZO(by=by)
     method.init(space)
-    assert [[i for i, b in enumerate(blocks) if b in part] for part in method.parts(space)] == expected
+    assert [[i for i, b in enumerate(blocks) if b in part] for part in space.parts_by(method.label)] == expected
 
 
 def test_a_name_without_dots_is_a_module_of_its_own() -> None:
-    assert len(BlockZO(by="layer").parts(linear({"words": (3, 2), "hidden": (2, 2)}).space)) == 2
+    assert len(linear({"words": (3, 2), "hidden": (2, 2)}).space.parts_by(BlockZO(by="layer").label)) == 2
 
 
 @pytest.mark.parametrize("rule", [Plain(lr=1e-3), Adam(schedule=Plain(lr=1e-3))], ids=["plain", "adam"])
 @pytest.mark.parametrize("order", ["jacobi", "gauss-seidel"])
 @pytest.mark.parametrize("by", ["block", "module", "^"])
 def test_a_step_costs_what_the_box_says(by: str, order: Order, rule: StepRule) -> None:
-    """2P passes; over θ 3, or 4 less the first and last part; averaged over 50 steps, edges included."""
+    """2P forward passes; over θ 3, or 4 less the first and last part, and one for each sweep of the rule; 50 steps."""
     toy, passes = two_layers(), 0
     method = BlockZO(eps=EPS, by=by, order=order, rule=rule)
     state = rule.init(toy.space)
@@ -182,9 +181,13 @@ def test_a_step_costs_what_the_box_says(by: str, order: Order, rule: StepRule) -
         for estimate in method.estimate(oracle, None):
             rule.apply(estimate, oracle, state)
         passes += oracle.passes
-    expected = (method.cost() + rule.cost()).counts(toy.space)
-    assert passes / 50 == expected[0] == 2 * len(method.parts(toy.space))
-    assert toy.space.passes_over_weights / 50 == pytest.approx(expected[1], abs=0.03)
+    sizes, sweeps = {"block": [36, 12, 12, 1], "module": [48, 13], "^": [61]}[by], isinstance(rule, Adam)
+    if order == "jacobi":
+        over_weights = 3 - sizes[-1] / 61 + (1 if sweeps else 1 - sizes[0] / 61)
+    else:
+        over_weights = 2 + len(sizes) if sweeps else min(3, 1 + len(sizes))
+    assert passes / 50 == 2 * len(sizes)
+    assert toy.space.passes_over_weights / 50 == pytest.approx(over_weights, abs=0.03)
 
 
 @pytest.mark.parametrize("order", ["jacobi", "gauss-seidel"])

@@ -23,7 +23,7 @@ def published_loop(toy: Toy, steps: int, members: int) -> list[float]:
     """The code's loop: members 2p and 2p + 1 are ±, W ← W + η√N · mean(f̂σE); returns the losses."""
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
-    told = []
+    recorded = []
     for step in range(steps):
         kicks = []
         for pair in range(members // 2):
@@ -46,8 +46,8 @@ def published_loop(toy: Toy, steps: int, members: int) -> list[float]:
         for name, array in arrays.items():
             update = sum(score * SIGMA * kick[name] for score, kick in zip(scores, kicks, strict=True)) / members
             array += LR * np.sqrt(members) * update
-        told += [*-fitness]
-    return told
+        recorded += [*-fitness]
+    return recorded
 
 
 def estimator(pairs: int = 3, lr: float = LR * 6**0.5 * SIGMA, rank: int = RANK) -> ES:
@@ -59,11 +59,11 @@ def estimator(pairs: int = 3, lr: float = LR * 6**0.5 * SIGMA, rank: int = RANK)
 @pytest.mark.parametrize("make", [two_layers, quadratic])
 @pytest.mark.parametrize("restore", ["in-place", "exact"])
 def test_eggroll_takes_the_steps_of_the_published_loop(make: Callable[..., Toy], restore: Restore) -> None:
-    """25 steps in float64, six members, the code's step size converted (T34)."""
+    """25 steps in float64, six members, the code's step size converted."""
     plain, toy = make(), make(restore=restore)
-    told = published_loop(plain, 25, 6)
+    recorded = published_loop(plain, 25, 6)
     answers = train(toy, estimator(), steps=25, seed=SEED)
-    np.testing.assert_allclose([a for step in answers for a in step], told, rtol=1e-6, atol=ATOL)
+    np.testing.assert_allclose([a for step in answers for a in step], recorded, rtol=1e-6, atol=ATOL)
     np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=ATOL)
 
 
@@ -98,8 +98,8 @@ def test_adding_a_constant_changes_nothing_and_equal_losses_make_no_step() -> No
 
 def test_the_floor_makes_small_spreads_small_steps() -> None:
     """Losses ±s around their mean: scores s/√(s² + 10⁻⁵)."""
-    toy, told = linear({"w": (6, 5)}), iter([2.001, 1.999])
-    toy.loss = lambda theta: next(told)
+    toy, recorded = linear({"w": (6, 5)}), iter([2.001, 1.999])
+    toy.loss = lambda theta: next(recorded)
     [estimate] = estimator(pairs=1).estimate(toy.oracle(0), None)
     [(_, coefficient)] = list(estimate.direction)
     assert coefficient == pytest.approx(1e-3 / (1e-6 + 1e-5) ** 0.5)

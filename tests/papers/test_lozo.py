@@ -38,7 +38,7 @@ def published_loop(
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
     kept: dict[str, np.ndarray] = {}
-    told = []
+    recorded = []
 
     def loss() -> float:
         return toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()]))
@@ -68,8 +68,8 @@ def published_loop(
             if array.ndim == 2:
                 array *= 1 - lr * decay
             array -= lr * share * g * z[name]
-        told += [up, down]
-    return told
+        recorded += [up, down]
+    return recorded
 
 
 def estimator(interval: int = INTERVAL, lr: float = LR, decay: float = 0.0, rank: int = RANK) -> MeZO:
@@ -82,9 +82,9 @@ def estimator(interval: int = INTERVAL, lr: float = LR, decay: float = 0.0, rank
 def test_lozo_takes_the_steps_of_the_published_loop(interval: int, decay: float, restore: Restore) -> None:
     """120 steps in float64, V renewed 120, 18 and 3 times."""
     plain, toy = two_layers(), two_layers(restore=restore)
-    told = published_loop(plain, 120, interval, LR, decay=decay)
+    recorded = published_loop(plain, 120, interval, LR, decay=decay)
     answers = train(toy, estimator(interval, decay=decay), steps=120, seed=SEED)
-    np.testing.assert_allclose([a for step in answers for a in step], told, rtol=0, atol=ATOL)
+    np.testing.assert_allclose([a for step in answers for a in step], recorded, rtol=0, atol=ATOL)
     np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=ATOL)
 
 
@@ -97,7 +97,7 @@ def test_what_is_registered_is_mezo_with_a_low_rank_sampler() -> None:
 
 @pytest.mark.slow
 def test_lozo_replays_bit_for_bit_across_renewals_without_keeping_v() -> None:
-    """O-GEN-6 for LOZO, and O-LOZO-4: 200 steps of float32 from the answers alone."""
+    """For LOZO: 200 steps of float32 from the answers alone."""
     run, again = two_layers(dtype="float32"), two_layers(dtype="float32")
     answers = train(run, estimator(interval=13, decay=DECAY), steps=200)
     train(again, estimator(interval=13, decay=DECAY), steps=200, answers=answers)
@@ -129,7 +129,7 @@ def test_the_draws_used_for_averages_below_are_those_of_the_platform(noise: Nois
 def test_the_mean_estimate_is_r_times_the_gradient_and_its_second_moment_is_known(
     noise: Noise, unbiased: Check, rank: int
 ) -> None:
-    """O-LOZO-1, 30,000 draws: E⟨G, Z⟩Z = rG; with 1/r, E‖ĝ‖² = (mn + 2 + 2(m + n + 1)/r)‖G‖²."""
+    """30,000 draws: E⟨G, Z⟩Z = rG; with 1/r, E‖ĝ‖² = (mn + 2 + 2(m + n + 1)/r)‖G‖²."""
     gradient = np.random.default_rng(3).normal(size=(M, N))
     z = many(noise, 30_000, rank, one_v=False)
     estimates = (z * gradient).sum(axis=(1, 2))[:, None, None] * z
@@ -139,7 +139,7 @@ def test_the_mean_estimate_is_r_times_the_gradient_and_its_second_moment_is_know
 
 
 def test_within_an_interval_the_mean_estimate_is_the_gradient_seen_through_v(noise: Noise, unbiased: Check) -> None:
-    """O-LOZO-1, 30,000 draws of U for one V: with 1/r the mean is G V Vᵀ / r."""
+    """30,000 draws of U for one V: with 1/r the mean is G V Vᵀ / r."""
     gradient = np.random.default_rng(3).normal(size=(M, N))
     z = many(noise, 30_000, 3, one_v=True)
     estimates = (z * gradient).sum(axis=(1, 2))[:, None, None] * z / 3
@@ -148,7 +148,7 @@ def test_within_an_interval_the_mean_estimate_is_the_gradient_seen_through_v(noi
 
 
 def test_on_every_step_each_tensor_moves_along_the_line_it_was_probed_on() -> None:
-    """O-LOZO-2, |cos| = 1 to 1e-9 over 30 steps, V renewed every 7; probe and step are seen in the arrays."""
+    """|cos| = 1 to 1e-9 over 30 steps, V renewed every 7; probe and step are seen in the arrays."""
     toy = quadratic()
     method = estimator()
     for step in range(30):
@@ -180,7 +180,6 @@ def singular(matrix: np.ndarray) -> int:
 
 
 def test_the_steps_of_an_interval_stay_in_the_span_of_v_and_two_intervals_have_twice_the_rank() -> None:
-    """O-LOZO-3."""
     toy = quadratic({"w": (12, 10), "b": (5,)})
     array, method = toy.space.blocks[0].array, estimator()
     places = [array.copy()]
@@ -201,7 +200,6 @@ def test_the_steps_of_an_interval_stay_in_the_span_of_v_and_two_intervals_have_t
 
 
 def test_v_changes_at_multiples_of_the_interval_and_u_at_every_step() -> None:
-    """O-LOZO-4."""
     [block] = linear({"w": (8, 6)}).space.blocks
     law, noise = LowRank(rank=2, interval=INTERVAL), ReferenceNoise()
     us, vs = [], []
@@ -224,7 +222,7 @@ def test_directions_of_one_step_share_v_and_not_u() -> None:
 
 
 def test_vectors_get_the_dense_gaussian_and_matrices_of_any_shape_low_rank() -> None:
-    """O-LOZO-5: a vector's z is MeZO's to the bit; matrices, embeddings and single rows too, have rank r."""
+    """A vector's z is MeZO's to the bit; matrices, embeddings and single rows too, have rank r."""
     toy = linear({"embedding": (40, 8), "row": (1, 9), "bias": (30,)})
     key = Key(SEED, 4, 0)
     low, dense = (toy.entries(toy.space.draw(law, key)) for law in (LowRank(rank=2), Gaussian()))
@@ -234,14 +232,14 @@ def test_vectors_get_the_dense_gaussian_and_matrices_of_any_shape_low_rank() -> 
 
 
 def test_vectors_have_unit_variance(noise: Noise) -> None:
-    """O-LOZO-5: 2,000 draws of 30 entries, mean square within five standard errors of 1."""
+    """2,000 draws of 30 entries, mean square within five standard errors of 1."""
     z = np.stack([noise.normal((30,), Key(SEED, step, 0), "bias") for step in range(2000)]).astype(np.float64)
     assert abs((z**2).mean() - 1) <= 5 * (2 / z.size) ** 0.5
 
 
 @pytest.mark.parametrize("rank", [1, 4])
 def test_the_papers_step_size_over_r_is_the_codes_step_size(rank: int) -> None:
-    """O-LOZO-7: α with 1/r in the estimate, or η = α/r without, on matrices."""
+    """Α with 1/r in the estimate, or η = α/r without, on matrices."""
     shapes = {"one": (6, 5), "two": (7, 3)}
     plain, toy = quadratic(shapes), quadratic(shapes)
     alpha = 4e-3

@@ -19,7 +19,7 @@ def published_loop(toy: Toy, steps: int, queries: int, decay: float) -> list[flo
     """The published loop on the toy's own arrays, t from 1; returns the losses."""
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
-    v, told = 0.0, []
+    v, recorded = 0.0, []
 
     def perturb(step: int, query: int, amount: float) -> None:
         for name, array in arrays.items():
@@ -37,7 +37,7 @@ def published_loop(toy: Toy, steps: int, queries: int, decay: float) -> list[flo
             down = loss()
             perturb(t - 1, query, +EPS)
             slopes.append((up - down) / (2 * EPS))
-            told += [up, down]
+            recorded += [up, down]
         g = np.mean(slopes)
         v = BETA * v + (1 - BETA) * g**2
         rate = LR / (np.sqrt(v / (1 - BETA**t)) + ZETA)
@@ -46,7 +46,7 @@ def published_loop(toy: Toy, steps: int, queries: int, decay: float) -> list[flo
                 array *= 1 - LR * decay
         for query in range(queries):
             perturb(t - 1, query, -rate * slopes[query] / queries)
-    return told
+    return recorded
 
 
 def estimator(queries: int = 1, decay: float = 0.0, floor: float = ZETA, lr: float = LR) -> MeZO:
@@ -56,9 +56,9 @@ def estimator(queries: int = 1, decay: float = 0.0, floor: float = ZETA, lr: flo
 @pytest.mark.parametrize(("queries", "decay"), [(1, 0.0), (1, DECAY), (3, 0.0)])
 def test_meazo_takes_the_steps_of_the_published_loop(queries: int, decay: float) -> None:
     plain, toy = two_layers(), two_layers()
-    told = published_loop(plain, 40, queries, decay)
+    recorded = published_loop(plain, 40, queries, decay)
     answers = train(toy, estimator(queries, decay), steps=40, seed=SEED)
-    np.testing.assert_allclose([a for step in answers for a in step], told, rtol=0, atol=1e-9)
+    np.testing.assert_allclose([a for step in answers for a in step], recorded, rtol=0, atol=1e-9)
     np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=1e-9)
 
 

@@ -39,7 +39,7 @@ def published_loop(
     arrays = {block.name: block.array for block in toy.space.blocks}
     left: dict[str, np.ndarray] = {}
     right: dict[str, np.ndarray] = {}
-    told = []
+    recorded = []
 
     def loss() -> float:
         return toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()]))
@@ -70,8 +70,8 @@ def published_loop(
             if array.ndim == 2:
                 array *= 1 - lr * decay
             array -= lr * g * z[name]
-        told += [up, down]
-    return told
+        recorded += [up, down]
+    return recorded
 
 
 def estimator(lr: float = LR, eps: float = EPS, decay: float = 0.0, scaled: bool = True, rank: int = RANK) -> MeZO:
@@ -83,17 +83,17 @@ def estimator(lr: float = LR, eps: float = EPS, decay: float = 0.0, scaled: bool
 def test_subzero_takes_the_steps_of_the_published_loop(decay: float, scaled: bool, restore: Restore) -> None:
     """30 steps in float64, U and V renewed five times."""
     plain, toy = quadratic(SHAPES), quadratic(SHAPES, restore=restore)
-    told = published_loop(plain, 30, decay=decay, scaled=scaled)
+    recorded = published_loop(plain, 30, decay=decay, scaled=scaled)
     answers = train(toy, estimator(decay=decay, scaled=scaled), steps=30, seed=SEED)
-    np.testing.assert_allclose([a for step in answers for a in step], told, rtol=1e-6, atol=ATOL)
+    np.testing.assert_allclose([a for step in answers for a in step], recorded, rtol=1e-6, atol=ATOL)
     np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=ATOL)
 
 
 def test_subzero_takes_the_steps_of_the_published_loop_on_a_network() -> None:
     plain, toy = two_layers(), two_layers()
-    told = published_loop(plain, 30)
+    recorded = published_loop(plain, 30)
     answers = train(toy, estimator(), steps=30, seed=SEED)
-    np.testing.assert_allclose([a for step in answers for a in step], told, rtol=0, atol=ATOL)
+    np.testing.assert_allclose([a for step in answers for a in step], recorded, rtol=0, atol=ATOL)
     np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=ATOL)
 
 
@@ -142,7 +142,7 @@ def test_the_steps_of_an_interval_stay_between_u_and_v() -> None:
 
 
 def test_on_every_step_each_tensor_moves_along_the_line_it_was_probed_on() -> None:
-    """T09 for SubZero: |cos| = 1 to 1e-9 over 20 steps, renewals included; seen in the arrays."""
+    """For SubZero: |cos| = 1 to 1e-9 over 20 steps, renewals included; seen in the arrays."""
     toy, method = quadratic(SHAPES), estimator()
     for step in range(20):
         start = [block.array.copy() for block in toy.space.blocks]
@@ -173,7 +173,7 @@ def test_vectors_and_matrices_of_one_row_or_column_get_the_dense_gaussian() -> N
 
 
 def test_blocks_of_one_shape_get_their_own_subspaces() -> None:
-    """T15."""
+    """The published code draws from one seed for every block, so that equal shapes get equal numbers."""
     toy = linear({"one": (6, 5), "two": (6, 5)})
     one, two = toy.entries(toy.space.draw(Subspace(2), Key(SEED, 0, 0))).reshape(2, 6, 5)
     assert rank_of(np.hstack([one, two])) == 4
@@ -227,7 +227,7 @@ def test_over_all_subspaces_the_mean_estimate_is_the_claimed_share_of_the_gradie
 
 
 def test_the_codes_radius_and_step_size_turn_into_the_papers_on_one_matrix() -> None:
-    """T34: code (ε, η) = paper (cε, c²η)."""
+    """Code (ε, η) = paper (cε, c²η)."""
     code, paper = quadratic({"w": (9, 6)}), quadratic({"w": (9, 6)})
     c = (9 * 6) ** 0.5 / RANK
     one = train(code, estimator(), steps=20, seed=SEED)

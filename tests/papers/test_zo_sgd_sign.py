@@ -25,11 +25,11 @@ def published_loop(toy: Toy, steps: int, form: Form, queries: int = 1, decay: fl
     """The loop on the toy's own arrays, the estimate in arrays of its own; returns the losses."""
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
-    told: list[float] = []
+    recorded: list[float] = []
 
     def look() -> float:
-        told.append(toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()])))
-        return told[-1]
+        recorded.append(toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()])))
+        return recorded[-1]
 
     for step in range(steps):
         grad = {name: np.zeros(array.shape) for name, array in arrays.items()}
@@ -50,7 +50,7 @@ def published_loop(toy: Toy, steps: int, form: Form, queries: int = 1, decay: fl
             if array.ndim == 2:
                 array *= 1 - LR * decay
             array -= LR * (grad[name] if form == "scalar" else np.sign(grad[name]))
-    return told
+    return recorded
 
 
 @pytest.mark.parametrize(("queries", "decay"), [(1, 0.0), (1, DECAY), (3, DECAY)])
@@ -58,10 +58,10 @@ def published_loop(toy: Toy, steps: int, form: Form, queries: int = 1, decay: fl
 @pytest.mark.parametrize("restore", ["in-place", "exact"])
 def test_the_steps_are_those_of_the_published_loop(restore: Restore, form: Form, queries: int, decay: float) -> None:
     plain, toy = two_layers(), two_layers(restore=restore)
-    told = published_loop(plain, 40, form, queries, decay)
+    recorded = published_loop(plain, 40, form, queries, decay)
     estimator = MeZO(EPS, queries, rule=Sign(form=form, schedule=Plain(lr=LR, decay=decay)))
     answers = train(toy, estimator, steps=40, seed=SEED)
-    np.testing.assert_allclose([a for step in answers for a in step], told, rtol=0, atol=1e-9)
+    np.testing.assert_allclose([a for step in answers for a in step], recorded, rtol=0, atol=1e-9)
     np.testing.assert_allclose(toy.theta, plain.held, rtol=0, atol=1e-9)
 
 
@@ -73,7 +73,6 @@ def moved(rule: Sign, direction: Direction, toy: Toy) -> np.ndarray:
 
 
 def test_every_entry_moves_by_eta_or_not_at_all_whatever_the_scale_of_the_loss() -> None:
-    """O-ZOB-1."""
     rule, moves = Sign(schedule=Plain(lr=0.25)), []
     for scale in (1.0, 1e-6, 1e6):
         toy = quadratic()
@@ -88,7 +87,6 @@ def test_every_entry_moves_by_eta_or_not_at_all_whatever_the_scale_of_the_loss()
 
 
 def test_the_sign_of_the_slope_and_of_each_entry_differ_for_gaussian_and_agree_for_rademacher_z() -> None:
-    """T14 and O-ZOB-1."""
     for law, agrees in ((Rademacher(), True), (Gaussian(), False)):
         forms = []
         for form in ("entries", "scalar"):
@@ -105,7 +103,7 @@ def test_the_entrywise_form_says_that_all_entries_move_alike() -> None:
 
 
 def test_what_is_registered_is_the_papers_form_with_no_adam_in_the_way() -> None:
-    """T18."""
+    """The published sweep files name no optimizer, so that those runs went through AdamW."""
     registered = zo_sgd_sign.zoplat_estimators()["zo-sgd-sign"]
     assert registered == MeZO(rule=zo_sgd_sign.zoplat_step_rules()["sign"])
     assert registered.rule == Sign(Constant(lr=1e-6), form="entries")
@@ -115,21 +113,17 @@ def test_what_is_registered_is_the_papers_form_with_no_adam_in_the_way() -> None
 def test_a_step_costs_what_is_claimed_and_keeps_nothing(form: Form, passes: int) -> None:
     toy = two_layers()
     estimator = MeZO(EPS, rule=Sign(form=form))
-    told = train(toy, estimator, steps=20)
-    toy.space.passes_over_weights -= form == "scalar"  # the last update is performed after the last step
-    assert sum(map(len, told)) == 2 * 20
-    assert (
-        toy.space.passes_over_weights
-        == (estimator.cost() + estimator.rule.cost()).counts(toy.space)[1] * 20
-        == passes * 20
-    )
+    recorded = train(toy, estimator, steps=20)
+    assert sum(map(len, recorded)) == 2 * 20
+    late = form == "scalar"  # the last update is performed after the last step
+    assert toy.space.passes_over_weights - late == passes * 20
     assert not toy.space.buffers
 
 
 @pytest.mark.parametrize("form", ["entries", "scalar"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_sign_learns_and_replays_bit_for_bit(form: Form, dtype: str) -> None:
-    """O-GEN-6, with a schedule and decay."""
+    """With a schedule and decay."""
     estimator = MeZO(EPS, rule=Sign(Cosine(lr=1e-2, warmup=5, decay=0.01), form))
     run, again = two_layers(dtype=dtype), two_layers(dtype=dtype)
     before = run.loss(run.theta)
@@ -140,7 +134,6 @@ def test_sign_learns_and_replays_bit_for_bit(form: Form, dtype: str) -> None:
 
 
 def test_the_step_size_follows_the_schedule() -> None:
-    """T44."""
     rule: Any = Sign(schedule=Cosine(lr=0.5))
     toy = quadratic()
     oracle = toy.oracle(step=500, steps=1000)

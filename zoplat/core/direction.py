@@ -7,7 +7,7 @@ arithmetic on names; only a parameter space generates entries, one tile at a tim
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from zoplat.core.blocks import Block, Buffer, Part
@@ -50,6 +50,17 @@ class Direction:
     def of(cls, sampler: Sampler, key: Key) -> Direction:
         """The vector that `sampler` draws under `key`."""
         return cls({Draw(sampler, key): 1.0})
+
+    @staticmethod
+    def mean(coefficients: Sequence[float], directions: Sequence[Direction]) -> Direction:
+        """(1/n) Σ cᵢzᵢ for n coefficients and as many vectors.
+
+        >>> z = Direction.of("a law", Key(seed=0, step=0, draw=0))
+        >>> Direction.mean([1.0, 3.0], [z, z]) == 2 * z
+        True
+        """
+        pairs = zip(coefficients, directions, strict=True)
+        return sum((c / len(directions) * z for c, z in pairs), ZERO)
 
     def on(self, part: Part) -> Direction:
         """The same vector, zero outside `part`."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import pstdev, stdev
 
 from zoplat.core.direction import Direction
-from zoplat.core.errors import NonFinite
+from zoplat.core.errors import NonFinite, ZoplatError
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,19 @@ class Estimate:
     def __post_init__(self) -> None:
         if not self.direction.is_finite:
             raise NonFinite("The estimate has a coefficient that is not finite.")
+
+    def spread(self, is_population: bool = False) -> float:
+        """Standard deviation of the n losses, exact: 0 where all are equal.
+
+        Args:
+            is_population: whether the variance has the divisor n in place of n − 1.
+
+        Raises:
+            ZoplatError: there are fewer than 2 losses.
+        """
+        if len(self.losses) < 2:
+            raise ZoplatError(
+                f"The step rule divides by the spread of at least 2 losses of a step, and this method reports "
+                f"{len(self.losses)}. Use another estimator, or another --step-rule."
+            )
+        return (pstdev if is_population else stdev)(self.losses)

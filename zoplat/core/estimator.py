@@ -10,6 +10,7 @@ from zoplat.core.estimate import Estimate
 from zoplat.core.fields import Checked
 from zoplat.core.oracle import Oracle
 from zoplat.core.rule import StepRule
+from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
 
 State = TypeVar("State")
@@ -17,7 +18,14 @@ State = TypeVar("State")
 
 
 class Estimator(Checked, ABC, Generic[State]):
-    """An algorithm. A frozen dataclass: its fields are hyperparameters, `rule` and mostly `sampler` among them."""
+    """An algorithm. A frozen dataclass: its fields are hyperparameters, `rule` and mostly `sampler` among them.
+
+    Attributes:
+        eps: smoothing radius ε, in the units of the parameters; positive; a field of those that have one.
+        queries: directions n that a step averages over; at least 1; a field of those that can have several.
+        sampler: law of z, their random directions; a field of those that draw some.
+        rule: how the estimates become steps.
+    """
 
     rule: StepRule[Any]
 
@@ -35,6 +43,11 @@ class Estimator(Checked, ABC, Generic[State]):
     def has_horizon(self) -> bool:
         """Whether it must know how long the run is (`--steps` or `--max-passes`); a rule says so for itself."""
         return False
+
+    @property
+    def law(self) -> Sampler | None:
+        """What its directions are drawn from: the field `sampler`; None where there is none."""
+        return getattr(self, "sampler", None)
 
     def init(self, space: ParameterSpace) -> State:
         """Allocate state from the space; None when there is none.

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from zoplat.core.estimate import Estimate
 from zoplat.core.fields import Checked, number
 from zoplat.core.oracle import Oracle
+from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
 
 State = TypeVar("State")
@@ -31,6 +32,13 @@ class StepRule(Checked, ABC, Generic[State]):
     def init(self, space: ParameterSpace) -> State:
         """Allocate state from the space; see `Estimator.init`."""
         return None  # type: ignore[return-value]  # State is None for whoever does not override this
+
+    def init_for(self, space: ParameterSpace, law: Sampler | None) -> State:
+        """Allocate state for estimates along draws of a law; None where they are no draws of one.
+
+        A rule whose state depends on the law, on its rank for instance, overrides this in place of `init`.
+        """
+        return self.init(space)
 
     def rate(self, oracle: Oracle) -> float | None:
         """η at this step, for the journal; None where the rule has no such number."""

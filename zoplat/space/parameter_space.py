@@ -7,6 +7,7 @@ of a few lines each. The work is done in lazy.py, backend.py, rounding.py, reduc
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -98,6 +99,24 @@ class ParameterSpace:
             names.setdefault(label(block), []).append(block.name)
         return [Part(frozenset(group)) for group in names.values()]
 
+    def named(self, pattern: str, setting: str) -> Part:
+        """The blocks in whose names a regular expression finds something.
+
+        Args:
+            pattern: the expression.
+            setting: how the user chose them, such as "by=layer"; for the message.
+
+        Raises:
+            ZoplatError: it finds nothing.
+        """
+        part = self.part(lambda block: re.search(pattern, block.name) is not None)
+        if not part:
+            raise ZoplatError(
+                f"{setting} finds nothing in the names of the trained weights, such as {self.blocks[0].name}. "
+                f"Use a regular expression that finds some  (-o {setting.partition('=')[0]}=…)"
+            )
+        return part
+
     def layers(self) -> list[Part]:
         """The blocks of each layer, in order; a block that belongs to no layer is a part by itself."""
         return self.parts_by(lambda block: block.name if block.layer is None else block.layer)
@@ -133,6 +152,10 @@ class ParameterSpace:
             raise NonFinite("The update has a coefficient that is not finite.")
         self._weights.add(direction, decay)
         self._drift.add(direction, decay)
+
+    def decay(self, share: float) -> None:
+        """θ ← (1 − share)·θ on the blocks that decay. Remembered, not performed."""
+        self.add(ZERO, share)
 
     def at(self, direction: Direction) -> None:
         """Make the weights that a forward pass sees equal θ + direction; one pass, together with pending updates."""

@@ -290,7 +290,8 @@ class Run:
 
     def __init__(self, toy: Toy, estimator: Estimator, steps: int, seed: int = 0) -> None:
         self.toy, self.estimator, self.steps, self.seed = toy, estimator, steps, seed
-        self.state, self.rule_state = estimator.init(toy.space), estimator.rule.init(toy.space)
+        self.state = estimator.init(toy.space)
+        self.rule_state = estimator.rule.init_for(toy.space, estimator.law)
         self.step, self.skipped = 0, ""
 
     def advance(self, oracle: Oracle | None = None) -> Oracle:
