@@ -167,7 +167,13 @@ def test_no_plugins_switches_off_every_other_distribution(distribution: Any, tmp
 
 @pytest.mark.parametrize(
     ("name", "passes", "over_weights", "matrix"),
-    [("mezo", 2, 2, 0), ("hizoo", 3, 3, 2**22), ("adamw", 3, 1, 2**23), ("adam", 0, 1, 2**23), ("conservative", 3, 3, 0)],
+    [
+        ("mezo", 2, 2, 0),
+        ("hizoo", 3, 3, 2**22),
+        ("adamw", 3, 1, 2**23),
+        ("adam", 0, 1, 2**23),
+        ("conservative", 3, 3, 0),
+    ],
 )
 def test_show_tells_what_a_step_takes(zoplat: Any, name: str, passes: int, over_weights: int, matrix: int) -> None:
     shown = json.loads(zoplat("show", name, "--json").stdout)["cost"]

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -12,7 +12,6 @@ from zoplat.cli.options import JSON
 from zoplat.config.parts import setting_fields
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.registry import KINDS, Entry, catalogue
-from zoplat.training.dry_run import MeasuredCost, measure_cost, rule_cost, stand_in_model
 
 MATRIX, VECTOR = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"
 """The arrays of the stand-in model, of 1024 × 1024 and of 1024 weights, for which bytes are given."""
@@ -77,22 +76,24 @@ def cost(entry: Entry) -> dict[str, Any]:
     """
     if entry.kind not in ("estimator", "step-rule"):
         return {}
+    from zoplat.training.dry_run import measure_cost, rule_cost, stand_in_model
+
     measure = measure_cost if entry.kind == "estimator" else rule_cost
     try:
         each = [measure(entry.value, stand_in_model(layers)) for layers in SIZES]
     except ZoplatError as problem:
         return {NOT_MEASURED: str(problem)}
     return {
-        "forward passes": _figure(each, lambda cost: cost.forward_passes),
-        "passes over the weights": _figure(each, lambda cost: cost.passes_over_weights),
-        "bytes kept for a matrix of 1024 × 1024": _figure(each, lambda cost: cost.state_bytes[MATRIX]),
-        "bytes kept for a vector of 1024": _figure(each, lambda cost: cost.state_bytes[VECTOR]),
+        "forward passes": _figure(one.forward_passes for one in each),
+        "passes over the weights": _figure(one.passes_over_weights for one in each),
+        "bytes kept for a matrix of 1024 × 1024": _figure(one.state_bytes[MATRIX] for one in each),
+        "bytes kept for a vector of 1024": _figure(one.state_bytes[VECTOR] for one in each),
     }
 
 
-def _figure(costs: list[MeasuredCost], amount: Callable[[MeasuredCost], float]) -> int | float | str:
+def _figure(by_model: Iterable[float]) -> int | float | str:
     """One number, or a sentence where it is not the same for models of all sizes."""
-    amounts = [_rounded(amount(cost)) for cost in costs]
+    amounts = [_rounded(amount) for amount in by_model]
     if len(set(amounts)) == 1:
         return amounts[0]
     by_size = ", ".join(f"{amount:.4g} with {layers} layers" for amount, layers in zip(amounts, SIZES, strict=True))

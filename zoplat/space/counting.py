@@ -200,13 +200,22 @@ class CountingSpace(ParameterSpace):
     Args:
         shapes: of the trainable arrays, in registration order.
         restore, rounding: as in `ParameterSpace`.
+
+    Attributes:
+        probe: the direction whose point, θ + direction, was last asked for.
     """
 
     def __init__(
         self, shapes: Sequence[Shaped], restore: Restore = "in-place", rounding: RoundingName = "nearest"
     ) -> None:
+        self.probe: Direction = ZERO
         self._random = Random(0)
         super().__init__([_block(shape) for shape in shapes], CountingBackend(), restore, rounding)
+
+    def at(self, direction: Direction) -> None:
+        """As in a real space; the direction is remembered."""
+        super().at(direction)
+        self.probe = direction
 
     def sweep_factors(
         self, kernel: Kernel, vectors: Kernel, direction: Direction = ZERO, *buffers: Buffer, on: Part | None = None

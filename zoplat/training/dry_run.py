@@ -1,7 +1,7 @@
 """What a step takes, measured without a model: the method runs on shapes, and what it does is counted.
 
-Losses are random numbers near 1 and weights have no entries, so a model of any size takes milliseconds. What depends
-on the numbers themselves, such as steps that are skipped, is that of a run whose losses all differ.
+Weights have no entries and losses are those of a linear function of random vectors, so a model of any size takes
+milliseconds. What depends on the answers, such as a step that is taken back, is that of a run whose loss falls.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Part
-from zoplat.core.direction import Direction
+from zoplat.core.direction import ZERO, Direction
 from zoplat.core.errors import SkipStep, ZoplatError
 from zoplat.core.estimator import Estimator
 from zoplat.core.losses import LossBackend
@@ -57,37 +57,52 @@ class MeasuredCost:
     steps: int
 
 
-class RandomLosses(LossBackend):
-    """Losses between 1 and 1.01, all different, the same in each dry run.
+class LinearLosses(LossBackend):
+    """L(θ + d) = 2 + arctan ⟨a, d⟩, the entries of a unknown: along each random vector the slope is a normal number.
+
+    So losses differ from point to point, and a step down the slope lowers them.
 
     Args:
-        space: whose blocks have gradients and input norms.
+        space: knows where forward passes are made; its blocks have gradients and input norms.
         strategy: how several losses are evaluated.
     """
 
-    def __init__(self, space: ParameterSpace, strategy: str) -> None:
+    def __init__(self, space: CountingSpace, strategy: str) -> None:
         self.strategy = strategy
-        self._space, self._random = space, Random(0)
+        self._space = space
 
     def forward(self) -> float:
-        return 1 + 0.01 * self._random.random()
+        return _loss(self._space.probe)
 
     def losses_at(self, directions: Sequence[Direction]) -> list[float]:
-        return [self.forward() for _ in directions]
+        return [_loss(direction) for direction in directions]
 
     def jvp(self, direction: Direction) -> tuple[float, float]:
-        return self.forward(), self.forward()
+        return _loss(ZERO), _slope(direction)
 
     def gradient(self, part: Part, recompute: bool) -> tuple[float, dict[str, Array]]:
         blocks = [block for block in self._space.blocks if block in part]
-        return self.forward(), {block.name: PlaceholderArray(block.shape) for block in blocks}
+        return _loss(ZERO), {block.name: PlaceholderArray(block.shape) for block in blocks}
 
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         """One number in place of a row of them, which for a large model would be millions."""
-        return {block.name: [self.forward()] for block in space.blocks if len(block.shape) == 2}
+        return {block.name: [1.0] for block in space.blocks if len(block.shape) == 2}
 
     def on_batch(self, index: int) -> LossBackend:
         return self
+
+
+def _loss(direction: Direction) -> float:
+    return 2 + math.atan(_slope(direction))
+
+
+def _slope(direction: Direction) -> float:
+    return sum(c * _slope_along(draw.key) for draw, c in direction)
+
+
+@lru_cache(maxsize=1 << 12)
+def _slope_along(key: Key) -> float:
+    return Random(str(key)).gauss(0, 1)
 
 
 class DryRun:
@@ -115,7 +130,7 @@ class DryRun:
         self.space = CountingSpace(shapes, restore, rounding)
         self.forward_passes = 0
         self._estimator, self._step = estimator, 0
-        self._losses = RandomLosses(self.space, strategy)
+        self._losses = LinearLosses(self.space, strategy)
         self._states = estimator.init(self.space), estimator.rule.init(self.space)
 
     def advance(self, steps: int) -> None:
@@ -140,7 +155,11 @@ def measure_cost(
     """What a step of an estimator with its rule takes: a dry run of whole periods, after one that is not counted.
 
     Args:
-        estimator, shapes, strategy, restore, rounding: as in `DryRun`.
+        estimator: with its rule.
+        shapes: of the trainable arrays.
+        strategy: as in `DryRun`.
+        restore: as in `ParameterSpace`.
+        rounding: as in `ParameterSpace`; master weights are state.
 
     Raises:
         CostUnknown: the method refuses the shapes, or reads numbers that a dry run does not have.
