@@ -163,3 +163,60 @@ def test_no_plugins_switches_off_every_other_distribution(distribution: Any, tmp
     environment["ZOPLAT_NO_PLUGINS"] = "1"
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "over_weights", "matrix"),
+    [
+        ("mezo", 2, 2, 0),
+        ("hizoo", 3, 3, 2**22),
+        ("adamw", 3, 1, 2**23),
+        ("adam", 0, 1, 2**23),
+        ("conservative", 3, 3, 0),
+    ],
+)
+def test_show_tells_what_a_step_takes(zoplat: Any, name: str, passes: int, over_weights: int, matrix: int) -> None:
+    shown = json.loads(zoplat("show", name, "--json").stdout)["cost"]
+    assert [*shown.values()] == [passes, over_weights, matrix, matrix // 2**10]
+    assert f"passes over the weights = {over_weights}\n" in zoplat("show", name).stdout
+
+
+def test_a_cost_that_depends_on_the_model_says_so(zoplat: Any) -> None:
+    shown = json.loads(zoplat("show", "block-zo", "--json").stdout)["cost"]
+    assert shown["forward passes"] == "depends on the model: 8 with 2 layers, 12 with 4 layers"
+
+
+METHOD = '''"""Reads: a method that looks at the weights themselves."""
+
+from dataclasses import dataclass
+
+from zoplat import Estimate, Estimator, Sampler, StepRule, hookimpl
+from zoplat_plugins.constant import Constant
+from zoplat_plugins.gaussian import Gaussian
+
+
+@dataclass(frozen=True)
+class Reads(Estimator):
+    """A central difference, scaled by the first weight."""
+
+    sampler: Sampler = Gaussian()
+    rule: StepRule = Constant()
+
+    def estimate(self, oracle, state):
+        [z] = oracle.draw(self.sampler, 1)
+        up, down = oracle.losses(z, -z)
+        yield Estimate((up - down) * oracle.space.blocks[0].array.mean() * z, [up, down], 1.0)
+
+
+@hookimpl
+def zoplat_estimators():
+    return {"reads": Reads()}
+'''
+
+
+def test_a_method_whose_cost_can_not_be_measured_is_shown_with_the_reason(zoplat: Any, distribution: Any) -> None:
+    distribution("zoplat-reads", METHOD)
+    text = zoplat("show", "reads").stdout
+    assert "The cost of a step could not be measured: AttributeError: 'PlaceholderArray' object has no" in text
+    assert "fields and defaults" in text
+    assert [*json.loads(zoplat("show", "reads", "--json").stdout)["cost"]] == ["not measured"]

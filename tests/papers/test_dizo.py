@@ -15,7 +15,7 @@ from zoplat.core.losses import LossBackend
 from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
-from zoplat.testing.toys import Asked
+from zoplat.testing.toys import ToyLosses
 from zoplat.training.batches import Batches
 from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels.noise import ReferenceNoise
@@ -33,7 +33,7 @@ EVERY, ROUNDS, RADIUS_EPS, RADIUS_LR, TAU = 5, 4, 0.1, 2.0, 0.2
 CHOSEN = ("hidden.weight", "output.weight")
 
 
-class OnSomeRows(Asked):
+class OnSomeRows(ToyLosses):
     """`two_layers` on half of its rows; auxiliary batch number i is some of the others."""
 
     def __init__(self, toy: Toy, asked: list[int]) -> None:
@@ -45,7 +45,7 @@ class OnSomeRows(Asked):
         return Other(self.toy, auxiliary(index))
 
 
-class Other(Asked):
+class Other(ToyLosses):
     """The weights of one toy under the loss of another."""
 
     def __init__(self, toy: Toy, other: Toy) -> None:

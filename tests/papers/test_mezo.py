@@ -13,7 +13,7 @@ from zoplat.config.layers import resolve
 from zoplat.core.losses import LossBackend
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, cubic, linear, quadratic, train, two_layers
-from zoplat.testing.toys import Asked
+from zoplat.testing.toys import ToyLosses
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_sgd
 from zoplat_plugins.constant import Constant
@@ -351,7 +351,7 @@ def several_directions(
     return recorded
 
 
-class Elsewhere(Asked):
+class Elsewhere(ToyLosses):
     """A toy whose other batches have losses of their own."""
 
     def __init__(self, toy: Toy, index: int = 0) -> None:

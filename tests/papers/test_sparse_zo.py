@@ -12,7 +12,7 @@ from zoplat.core.errors import NonFinite
 from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.testing import Plain, SamplerContract, Toy, linear, quadratic, train, two_layers
-from zoplat.testing.toys import Asked
+from zoplat.testing.toys import ToyLosses
 from zoplat.training.states import state_from_json, state_to_json
 from zoplat_devices.kernels import native
 from zoplat_devices.kernels.fused import FusedBackend
@@ -333,7 +333,7 @@ def test_a_step_costs_what_the_box_says(scores: Scores, keep: Keep, rule: Any) -
 def test_norms_that_are_not_finite_skip_the_step() -> None:
     """A mask made of them would keep nothing, and a run that keeps nothing never moves."""
 
-    class Overflowing(Asked):
+    class Overflowing(ToyLosses):
         def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
             return {**super().input_norms(space), "output.weight": [float("inf")] * 12}
 

@@ -16,7 +16,7 @@ from zoplat import ZERO, Block, Key, Noise, ParameterSpace, Sampler, Tile, Zopla
 from zoplat.space.backend import Backend
 from zoplat.space.rounding import NARROW, RoundingName, round_stochastically
 from zoplat.testing import Plain, Toy, linear, train, two_layers
-from zoplat.testing.toys import Sweeping
+from zoplat.testing.runs import Sweeping
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import JournalWriter, StepRecord
 from zoplat.training.replay import replay

@@ -13,7 +13,7 @@ from zoplat import ZERO, Block, Direction, Key, ParameterSpace
 from zoplat.core.errors import NonFinite, ZoplatError
 from zoplat.space.parameter_space import MAX_DEFERRED_TERMS
 from zoplat.testing import Plain, Toy, linear, quadratic, train
-from zoplat.testing.toys import SHAPES
+from zoplat.testing.problems import SHAPES
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank

@@ -1,8 +1,9 @@
-"""zoplat show: one part, whole."""
+"""zoplat show: all that is known of one part."""
 
 import dataclasses
 import inspect
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -12,7 +13,11 @@ from zoplat.config.parts import setting_fields
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.registry import KINDS, Entry, catalogue
 
-MATRIX, VECTOR = (1024, 1024), (1024,)  # the shapes that a cost in bytes is told for
+MATRIX, VECTOR = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"
+"""The arrays of the stand-in model, of 1024 × 1024 and of 1024 weights, for which bytes are given."""
+SIZES = (2, 4)
+"""Layers of the stand-in models that a method is measured on: figures that differ depend on the model."""
+NOT_MEASURED = "not measured"
 
 
 @click.command()
@@ -39,6 +44,8 @@ def show(name: str, bibtex: bool, as_json: bool) -> None:
     for entry in described:
         click.echo(f"{entry['kind']} {entry['name']}  ({entry['distribution']} {entry['version']})\n")
         click.echo(entry["box"])
+        if NOT_MEASURED in entry["cost"]:
+            click.echo(f"\n{entry['cost'].pop(NOT_MEASURED)}")
         for title, rows in (("cost of a step", entry["cost"]), ("fields and defaults", entry["fields"])):
             if rows:
                 click.echo(f"\n{title}")
@@ -70,24 +77,38 @@ def _documentation(part: type) -> str:
 
 
 def cost(entry: Entry) -> dict[str, Any]:
-    """What a step takes with an estimator and its rule, or what a rule adds; empty for other parts."""
-    if entry.kind == "estimator":
-        each = entry.value.cost() + entry.value.rule.cost()
-    elif entry.kind == "step-rule":
-        each = entry.value.cost()
-    else:
+    """What a step takes with an estimator and its rule, or what a rule adds to MeZO; empty for other parts.
+
+    Measured by dry runs on stand-in models. A figure that depends on the model is a sentence in place of a number.
+    Where a part can't be measured, the only key is "not measured", with the reason.
+    """
+    if entry.kind not in ("estimator", "step-rule"):
         return {}
+    from zoplat.training.dry_run import measure_cost, rule_cost, stand_in_model
+
+    measure = measure_cost if entry.kind == "estimator" else rule_cost
+    try:
+        each = [measure(entry.value, stand_in_model(layers)) for layers in SIZES]
+    except ZoplatError as problem:
+        return {NOT_MEASURED: str(problem)}
     return {
-        "forward passes": _plain(each.passes),
-        "passes over the weights": _plain(each.moves),
-        "bytes kept for a matrix of 1024 × 1024": _plain(each.state(MATRIX)),
-        "bytes kept for a vector of 1024": _plain(each.state(VECTOR)),
+        "forward passes": _figure(one.forward_passes for one in each),
+        "passes over the weights": _figure(one.passes_over_weights for one in each),
+        "bytes kept for a matrix of 1024 × 1024": _figure(one.state_bytes[MATRIX] for one in each),
+        "bytes kept for a vector of 1024": _figure(one.state_bytes[VECTOR] for one in each),
     }
 
 
-def _plain(amount: Any) -> int | float | str:
-    if callable(amount):
-        return "a matter of the model's parts: see the box"
+def _figure(by_model: Iterable[float]) -> int | float | str:
+    """One number, or a sentence where it is not the same for models of all sizes."""
+    amounts = [_rounded(amount) for amount in by_model]
+    if len(set(amounts)) == 1:
+        return amounts[0]
+    by_size = ", ".join(f"{amount:.4g} with {layers} layers" for amount, layers in zip(amounts, SIZES, strict=True))
+    return f"depends on the model: {by_size}"
+
+
+def _rounded(amount: float) -> int | float:
     return int(amount) if amount == int(amount) else round(amount, 3)
 
 

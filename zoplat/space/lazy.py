@@ -96,12 +96,12 @@ class LazyWeights:
         with self.phase("rule"):
             self.passes += self._share([block for block in self._blocks if on is None or block in on])
             self._backend.rounding.begin_pass()
-            yield from self.visited(on)
+            yield from self.visited(on, self._backend.visiting_order(self._blocks))
         self.stands_at(ZERO)
 
-    def visited(self, on: Part | None = None) -> Iterator[Block]:
-        """The blocks of a part in visiting order; each is released before the next one is yielded."""
-        for block in self._backend.visiting_order(self._blocks):
+    def visited(self, on: Part | None = None, order: Sequence[Block] = ()) -> Iterator[Block]:
+        """The blocks of a part, as registered or in another order; each is released before the next one comes."""
+        for block in order or self._blocks:
             if on is None or block in on:
                 yield block
                 self.release(block)

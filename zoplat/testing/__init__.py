@@ -1,4 +1,4 @@
-"""For plugin authors: contracts to inherit in three lines, and small problems to try an algorithm on.
+"""For plugin authors: contracts to inherit in three lines, and small problems to run an algorithm on.
 
 from zoplat.testing import SamplerContract
 from zoplat_uniform import Uniform
@@ -6,13 +6,15 @@ from zoplat_uniform import Uniform
 class TestUniform(SamplerContract):
     sampler = Uniform()
 
-`zoplat check` tries the same properties without pytest.
+`zoplat check` tests the same properties without pytest.
 """
 
 from zoplat.testing.estimators import EstimatorContract
+from zoplat.testing.problems import cubic, linear, quadratic, two_layers
 from zoplat.testing.rules import StepRuleContract
+from zoplat.testing.runs import Plain, train
 from zoplat.testing.samplers import SamplerContract
-from zoplat.testing.toys import Plain, Toy, cubic, linear, quadratic, train, two_layers
+from zoplat.testing.toys import Toy
 
 __all__ = [
     "EstimatorContract",

@@ -1,4 +1,4 @@
-"""The contracts, run over what a plugin registers: what `zoplat check` shows, without pytest."""
+"""The contracts, run on what a plugin registers, without pytest: the work of `zoplat check`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CONTRACTS: dict[str, tuple[type[PartContract], str]] = {
     "sampler": (SamplerContract, "sampler"),
     "step-rule": (StepRuleContract, "rule"),
 }
-"""For each kind of part its contract, and where that expects the part."""
+"""For each kind of part its contract, and the attribute that holds the part there."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How one property of one part turned out.
+    """The outcome of one property of one part.
 
     Attributes:
         name: the property, in words.
@@ -77,7 +77,7 @@ def _finding(name: str, test: Callable[[], None]) -> Finding:
 
 
 def _place(problem: BaseException) -> str:
-    """Where in a plugin an error came from, if it did."""
+    """File and line of the plugin in which an error was raised; empty outside of plugins."""
     frames = traceback.extract_tb(problem.__traceback__)
     own = Path(__file__).parents[1]
     outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(own)]

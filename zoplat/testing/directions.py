@@ -1,4 +1,4 @@
-"""What an estimator probes is what it applies, and θ is where it was after a probe."""
+"""An estimator applies what it probed, and restores θ after each probe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 from unittest import SkipTest
 
 import numpy as np
@@ -13,41 +14,44 @@ import numpy as np
 from zoplat.config.parts import law_of
 from zoplat.core.estimator import Estimator
 from zoplat.testing.measures import mean_is
-from zoplat.testing.overheard import Heard, Listener, in_words, overhear
+from zoplat.testing.noise import Vector
 from zoplat.testing.parts import density_of, variations
-from zoplat.testing.toys import Run, Toy, Vector, like_a_model, linear, quadratic, train
-from zoplat.testing.tried import ROUNDING, Tried, a_quadratic
+from zoplat.testing.problems import a_quadratic, like_a_model, linear, quadratic
+from zoplat.testing.recording import RecordedEstimate, RecordingOracle, in_words, record_estimates
+from zoplat.testing.runs import Run, train
+from zoplat.testing.toys import Toy
+from zoplat.testing.under_test import ROUNDING, EstimatorUnderTest
 
 STEPS = 60
 """Steps on a linear loss: more than an interval of 50, after which methods renew things."""
 
 
-class Directions(Tried):
+class Directions(EstimatorUnderTest):
     """The part of an estimator's contract that is about vectors."""
 
     def test_what_is_applied_was_asked_about_in_the_same_step(self) -> None:
-        """The estimate's random numbers are in a question of its step, and so is every entry that it moves.
+        """The estimate's random numbers are in a query of its step, and so is every entry that it moves.
 
         Or in one of an earlier step, where there is state that can have kept them; or in a buffer.
         """
-        self._was_asked_about(self.plain)
+        self._was_probed(self.plain)
 
     def test_what_is_applied_was_asked_about_with_three_directions_too(self) -> None:
         """The same with queries=3."""
-        self._was_asked_about(self.with_three)
+        self._was_probed(self.with_three)
 
     def test_what_is_applied_was_asked_about_in_its_other_forms_too(self) -> None:
         """The same for each other value of its switches and closed choices, one changed at a time."""
         for how, other in variations(self.plain).items():
-            self._was_asked_about(other, f"With {how}: ")
+            self._was_probed(other, f"With {how}: ")
 
     def test_a_constant_step_moves_a_linear_loss_as_far_as_the_estimate_says(self) -> None:
         """By h·⟨a, ĝ⟩ on every step, where the loss is ⟨a, θ⟩."""
-        for heard in _heard(self.plain):
-            said = heard.rate * float(_slope() @ heard.estimate.entries)
-            fell = heard.before - heard.after
-            assert abs(fell - said) <= 1e-6 * abs(said) + 1e-10, (
-                f"Step {heard.step}: the loss fell by {fell:.9g}, but h·⟨a, ĝ⟩ is {said:.9g}. "
+        for one in _recorded(self.plain):
+            expected = one.rate * float(_slope() @ one.estimate.values)
+            fell = one.before - one.after
+            assert abs(fell - expected) <= 1e-6 * abs(expected) + 1e-10, (
+                f"Step {one.step}: the loss fell by {fell:.9g}, but h·⟨a, ĝ⟩ is {expected:.9g}. "
                 "The same vector gave other numbers when it was applied."
             )
 
@@ -61,7 +65,7 @@ class Directions(Tried):
 
     def test_the_mean_of_the_estimates_is_the_gradient(self) -> None:
         """On a quadratic, times the variance of the law, over 400 seeds; within five standard errors."""
-        self.unbiased()
+        self.skip_with_bias()
         toy = like_a_model(quadratic({"weight": (3, 4), "bias": (5,)})).anew(grid=64)
         law, found = law_of(self.estimator), first_estimates(toy, self.own, seeds=400)
         gradient, at = toy.slopes, 0
@@ -69,12 +73,12 @@ class Directions(Tried):
             there = slice(at, at := at + block.size)
             expected = gradient[there] * (law.variance(block.shape) if law else 1.0)
             along = found[:, there] @ gradient[there] / (expected @ gradient[there])
-            mean_is(1.0, along, f"What '{block.name}' has of its gradient")
+            mean_is(1.0, along, f"The share of its gradient that '{block.name}' has")
             for i, entry in enumerate(expected):
                 mean_is(float(entry), found[:, there][:, i], f"Entry {i} of the estimate on '{block.name}'")
 
     def test_the_share_of_the_weights_that_it_moves_is_its_density(self) -> None:
-        """Within five standard errors of as many coins, and an entry for each block."""
+        """Within five standard errors of as many independent choices, and an entry for each block."""
         density, toy = density_of(self.estimator), a_quadratic().anew(grid=64)
         moved = first_estimates(toy, self.own, seeds=20) != 0
         spread = 5 * math.sqrt(density * (1 - density) / moved.size) + len(toy.blocks) / moved.shape[1]
@@ -84,22 +88,22 @@ class Directions(Tried):
         )
 
     def test_blocks_outside_of_a_part_keep_every_bit(self) -> None:
-        """Where all that is drawn is zero outside of it."""
-        self.only_numbers()
+        """Where all draws are zero outside of it."""
+        self.skip_with_gradients()
         toy = like_a_model(linear(dtype="float32"))
         part = toy.space.part(lambda block: block.layer == 0)
-        start = {block.name: block.array.tobytes() for block in toy.blocks}
+        start = {name: array.tobytes() for name, array in toy.arrays.items()}
         run = Run(toy, self.plain, 10)
         while run.step < 10:
-            run.advance(Listener(toy, run.step, 10, part))
+            run.advance(RecordingOracle(toy, run.step, 10, part))
         toy.space.settle()
-        moved = {block.name for block in toy.blocks if block.array.tobytes() != start[block.name]}
+        moved = {name for name, array in toy.arrays.items() if array.tobytes() != start[name]}
         outside = sorted(moved - part.names)
         assert not outside, (
             f"All directions were zero outside of {sorted(part.names)}, and 10 steps moved {len(outside)} other "
             f"blocks: {outside}."
         )
-        assert moved, "10 steps moved nothing, so this shows nothing."
+        assert moved, "10 steps moved nothing, so nothing is tested here."
 
     def test_a_step_of_size_zero_leaves_theta_where_it_was(self) -> None:
         toy = a_quadratic()
@@ -123,9 +127,9 @@ class Directions(Tried):
             toy = a_quadratic(dtype=dtype)
             run = Run(toy, self.stepping(0.0), 10)
             while run.step < 10:
-                before, oracle = toy.theta, Listener(toy, run.step, 10)
+                before, oracle = toy.theta, RecordingOracle(toy, run.step, 10)
                 run.advance(oracle)
-                points = [question.about.entries for question in oracle.questions if question.kind == "loss"]
+                points = [query.direction.values for query in oracle.queries if query.kind == "loss"]
                 reach = np.abs(before) + 2 * np.max(np.abs([0 * before, *points]), axis=0)
                 ulps = (np.abs(toy.theta - before) / np.spacing(reach.astype(dtype)).astype(float)).max()
                 most = max(4, len(points))
@@ -134,33 +138,33 @@ class Directions(Tried):
                     f"{len(points)} probes taken back cost {most} at most."
                 )
 
-    def _was_asked_about(self, estimator: Estimator, how: str = "") -> None:
-        for heard in _heard(estimator):
-            strangers, outside = heard.strangers, int(heard.outside.sum())
-            assert not strangers, (
-                f"{how}Step {heard.step}: the estimate holds vectors that were never probed. {len(strangers)} of the "
-                f"{len(heard.estimate.addresses)} runs of random numbers in it were in no question of this step, "
-                f"such as {in_words(strangers[0])}."
+    def _was_probed(self, estimator: Estimator[Any], how: str = "") -> None:
+        for one in _recorded(estimator):
+            numbers, entries = one.unprobed_numbers, int(one.unprobed_entries.sum())
+            assert not numbers, (
+                f"{how}Step {one.step}: the estimate contains vectors that were never probed. {len(numbers)} of the "
+                f"{len(one.estimate.addresses)} streams of random numbers in it are in no query of this step, "
+                f"such as {in_words(numbers[0])}."
             )
-            assert not outside, (
-                f"{how}Step {heard.step}: the estimate moves {np.count_nonzero(heard.estimate.entries)} entries, and "
-                f"{outside} of them were left alone by every point that was probed."
+            assert not entries, (
+                f"{how}Step {one.step}: the estimate moves {np.count_nonzero(one.estimate.values)} entries, and "
+                f"{entries} of them were perturbed by none of the probes."
             )
 
-    def _holds_the_slopes(self, estimator: Estimator) -> None:
-        self.unbiased()
-        told = {heard: heard.shares(_slope()) for heard in _heard(estimator)}
-        shares = [(heard.step, share) for heard, each in told.items() for share in each]
-        other = [heard.step for heard, each in told.items() if not each and heard.estimate.entries.any()]
-        if len(other) > len(told) / 10:
+    def _holds_the_slopes(self, estimator: Estimator[Any]) -> None:
+        self.skip_with_bias()
+        by_estimate = {one: one.shares(_slope()) for one in _recorded(estimator)}
+        shares = [(one.step, share) for one, each in by_estimate.items() for share in each]
+        other = [one.step for one, each in by_estimate.items() if not each and one.estimate.values.any()]
+        if len(other) > len(by_estimate) / 10:
             raise SkipTest("Its estimates are not sums of this step's directions times slopes that its answers show.")
         assert not other, (
             f"Step {other[0]}: the estimate is no sum of the directions that were probed, as it is on "
-            f"{len(told) - len(other)} of {len(told)} steps."
+            f"{len(by_estimate) - len(other)} of {len(by_estimate)} steps."
         )
         values = [share for _, share in shares]
         if not (_is_one(statistics.median(values)) or max(values) - min(values) < 1e-4):
-            mean_is(1.0, values, "What the estimate holds of the slopes that the answers show")
+            mean_is(1.0, values, "The share of the slopes that the estimate has")
             return
         for step, share in shares:
             assert _is_one(share), (
@@ -169,7 +173,7 @@ class Directions(Tried):
             )
 
 
-def first_estimates(toy: Toy, estimator: Estimator, seeds: int) -> Vector:
+def first_estimates(toy: Toy, estimator: Estimator[Any], seeds: int) -> Vector:
     """For each seed the estimate of the first step that has one, θ staying where it is; one row each."""
     rows = []
     for seed in range(seeds):
@@ -187,8 +191,8 @@ def first_estimates(toy: Toy, estimator: Estimator, seeds: int) -> Vector:
 
 
 @lru_cache(maxsize=2)
-def _heard(estimator: Estimator) -> Sequence[Heard]:
-    return overhear(estimator, like_a_model(linear()).anew(grid=64), STEPS)
+def _recorded(estimator: Estimator[Any]) -> Sequence[RecordedEstimate]:
+    return record_estimates(estimator, like_a_model(linear()).anew(grid=64), STEPS)
 
 
 def _slope() -> Vector:

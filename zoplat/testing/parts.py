@@ -1,4 +1,4 @@
-"""What every part promises, and what the contracts need to know of parts."""
+"""What every part promises, and helpers with which the contracts read and change parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARTS = (Estimator, Sampler, StepRule)
 
 
 class PartContract:
-    """What holds for every part: its fields are frozen, documented, and survive a trip through TOML."""
+    """What holds for every part: its fields are frozen, documented, and can be written to TOML and read back."""
 
     def part(self) -> Any:
         """The part under contract."""
@@ -84,7 +84,7 @@ def changed(part: Any, **values: Any) -> Any:
                 raise SkipTest(f"{type(part).__name__} has no {name}.")
             part = replace(part, **{inside[0]: changed(getattr(part, inside[0]), **{name: value})})
     except ZoplatError as problem:
-        raise SkipTest(f"{type(part).__name__} can't be tried so: {problem}") from None
+        raise SkipTest(f"{type(part).__name__} can't be changed so: {problem}") from None
     return part
 
 
@@ -175,7 +175,7 @@ def foreign(state: Any, space: ParameterSpace, path: str = "state") -> str:
 
 @contextmanager
 def random_states_untouched() -> Iterator[None]:
-    """Fails if the block within changes the random numbers that everybody shares."""
+    """Fails if the block changes the state of `random` or `numpy.random`."""
     python, array = random.getstate(), str(np.random.get_state())
     yield
     assert random.getstate() == python, "The state of Python's `random` has changed: only `Noise` makes numbers."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +14,16 @@ from zoplat.core.noise import Key
 from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat.testing.measures import mean_is
+from zoplat.testing.noise import Vector
 from zoplat.testing.parts import PartContract, density_of, random_states_untouched, variations
-from zoplat.testing.toys import SHAPES, Toy, Vector, linear
+from zoplat.testing.problems import SHAPES, linear
+from zoplat.testing.toys import Toy
 
 KEY = Key(seed=11, step=3, draw=1)
 
 
 class SamplerContract(PartContract):
-    """Inherit, and set `sampler`; it is tried on matrices and vectors of 7 to 40 entries.
+    """Inherit, and set `sampler`; it fills matrices and vectors of 7 to 40 entries.
 
     Attributes:
         sampler: the sampler, as it is registered.
@@ -33,7 +36,7 @@ class SamplerContract(PartContract):
         return self.sampler
 
     def test_the_numbers_do_not_depend_on_how_a_block_is_cut_or_visited(self) -> None:
-        """The same to the bit in tiles of 1, 7, 16 and 64 entries, made from the last to the first."""
+        """The same to the bit in tiles of 1, 7, 16 and 64 entries, filled from the last to the first."""
         space = _toy().space
         whole = {block.name: numbers(self.sampler, space, block, block.size) for block in space.blocks}
         for entries in (1, 7, 16, 64):
@@ -65,7 +68,7 @@ class SamplerContract(PartContract):
         )
 
     def test_entries_have_mean_zero_and_the_variance_that_is_claimed(self) -> None:
-        """`variance(shape)`, over 150 seeds; within five standard errors, as the spread between draws shows them."""
+        """`variance(shape)`, over 150 seeds; within five standard errors, of the spread between draws."""
         self._has_its_moments(self.sampler)
 
     def test_its_other_forms_have_the_variance_that_they_claim_too(self) -> None:
@@ -74,7 +77,7 @@ class SamplerContract(PartContract):
             self._has_its_moments(other, f"With {how}: ")
 
     def test_the_share_of_entries_that_are_not_zero_is_its_density(self) -> None:
-        """Within five standard errors of as many coins."""
+        """Within five standard errors of as many independent choices."""
         density, space = density_of(self.sampler), _toy().space
         draws = [numbers(self.sampler, space, block, 64, Key(k, 5, 0)) for block in space.blocks for k in range(60)]
         share, count = sum(map(np.count_nonzero, draws)) / sum(map(np.size, draws)), sum(map(np.size, draws))
@@ -91,14 +94,14 @@ class SamplerContract(PartContract):
                 factors = self.sampler.factors(tile, KEY, space.noise)
                 if factors is None:
                     continue
-                u, v = factors
-                filled = np.empty(tile.shape, np.float32)
+                u, v = (np.asarray(factor) for factor in factors)
+                filled: Any = np.empty(tile.shape, np.float32)
                 self.sampler.fill(filled, tile, KEY, space.noise)
                 off = np.abs(filled - u @ v.T).max()
                 assert off <= 1e-5, f"On '{block.name}', U Vᵀ and what `fill` writes differ by {off:.3g}."
 
     def test_a_probe_and_a_sweep_see_the_same_numbers(self) -> None:
-        """Weights that were at zero and were moved by z hold what a kernel then gets as z, to the bit."""
+        """Weights that were zero and are perturbed by z hold what a kernel then gets as z, to the bit."""
         toy = _toy()
         for block in toy.blocks:
             block.array[:] = 0.0
@@ -127,12 +130,12 @@ class SamplerContract(PartContract):
 def numbers(
     sampler: Sampler, space: ParameterSpace, block: Block, entries: int, key: Key = KEY, scaled: bool = False
 ) -> Vector:
-    """A block's entries of z, made in tiles of so many entries, from the last to the first."""
+    """A block's entries of z, filled in tiles of so many entries, from the last to the first."""
     z = space.draw(sampler, key) if scaled else Direction.of(sampler, key)
-    made = np.empty(block.shape)
+    filled: Any = np.empty(block.shape)
     for tile in reversed(list(Block(block.name, block.array, block.dtype).tiles(entries))):
-        tile.of(made)[:] = space.entries(z, tile)
-    return made
+        tile.of(filled)[:] = space.entries(z, tile)
+    return filled  # type: ignore[no-any-return]
 
 
 def _toy() -> Toy:

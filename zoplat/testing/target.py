@@ -1,4 +1,4 @@
-"""What `zoplat check` is asked to check: a distribution, a part, a module, a file or a folder, installed or not."""
+"""What `zoplat check` is to check: a distribution, a part, a module, a file or a folder, installed or not."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def opened(target: str) -> Iterator[Target]:
 
 
 def _renamed(entry: Entry, target: str) -> Entry:
-    """With a name that nobody has."""
+    """The entry under a name that is not taken."""
     taken = (entry.kind, entry.name) in catalogue().entries
     return replace(entry, name=f"{entry.name} of {target}") if taken else entry
 
@@ -148,7 +148,7 @@ def _loaded(path: Path) -> ModuleType:
         module = module_from_spec(spec)
         sys.modules[module.__name__] = module  # dataclasses look their module up
         try:
-            with _told_in_one_line(str(path)):
+            with _import_errors_in_one_line(str(path)):
                 spec.loader.exec_module(module)
         except ZoplatError:
             del sys.modules[module.__name__]
@@ -157,12 +157,12 @@ def _loaded(path: Path) -> ModuleType:
 
 
 def _imported(name: str, shown: str) -> ModuleType:
-    with _told_in_one_line(shown):
+    with _import_errors_in_one_line(shown):
         return import_module(name)
 
 
 @contextmanager
-def _told_in_one_line(shown: str) -> Iterator[None]:
+def _import_errors_in_one_line(shown: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as problem:
@@ -186,7 +186,7 @@ def _of(modules: list[ModuleType], distribution: str) -> Target:
 
 
 def _has_hooks(name: str) -> bool:
-    """Whether a module's text speaks of hooks; others are not imported."""
+    """Whether a module's text mentions hooks; others are not imported."""
     spec = find_spec(name)
     file = Path(spec.origin) if spec and spec.origin else None
     return file is not None and file.suffix == ".py" and b"hookimpl" in file.read_bytes()
@@ -202,7 +202,7 @@ def _ask(found: Catalogue, module: ModuleType, distribution: str) -> None:
 
 @contextmanager
 def _reachable(*folders: Path) -> Iterator[None]:
-    """Folders that modules are found in."""
+    """Folders on the search path of modules while the block runs."""
     before = sys.path[:]
     sys.path[:0] = [str(folder) for folder in folders if folder.is_dir()]
     try:

@@ -7,7 +7,7 @@ LLaMA's final norm is called "norm" and decays.
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import ZERO, Estimate, Oracle, Schedule, Scheduled, StepRule, Tile, hookimpl
+from zoplat import ZERO, Estimate, Oracle, Schedule, Scheduled, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 
 
@@ -24,11 +24,11 @@ class BySpelling(Scheduled):
     def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
         lr = self.rate(oracle)
 
-        def kernel(theta: Any, zero: Any, tile: Tile) -> None:
-            if "bias" not in tile.block.name:
-                theta *= 1 - lr * self.schedule.decay
+        def kernel(theta: Any, zero: Any) -> None:
+            theta *= 1 - lr * self.schedule.decay
 
-        oracle.space.sweep(kernel, ZERO, factored=True)
+        named = oracle.space.part(lambda block: "bias" not in block.name)
+        oracle.space.sweep(kernel, ZERO, on=named)
         oracle.space.add(-lr * estimate.direction)
 
 

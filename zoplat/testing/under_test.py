@@ -1,4 +1,4 @@
-"""An estimator made ready for toys, and the toys made ready for estimators."""
+"""The forms in which the contracts run an estimator on toys."""
 
 from __future__ import annotations
 
@@ -10,84 +10,75 @@ import numpy as np
 
 from zoplat.core.estimator import Estimator
 from zoplat.testing.parts import PartContract, changed, found
-from zoplat.testing.toys import Plain, Run, Toy, like_a_model, quadratic, two_layers
+from zoplat.testing.problems import a_network, a_quadratic
+from zoplat.testing.runs import Plain, Run
 
 ROUNDING = 1e-12
-"""What an entry of θ may be off by in float64 once a probe was taken back."""
+"""By how much an entry of θ may differ in float64 once a probe is restored."""
 
 
-class Tried(PartContract):
+class EstimatorUnderTest(PartContract):
     """What the contracts of an estimator have in common.
 
     Attributes:
         estimator: the estimator, as it is registered.
-        lr: step size on the toys, where learning is not at stake; found by trial when 0.
+        lr: step size on the toys, where learning is not tested; found by trial runs when 0.
     """
 
-    estimator: Estimator
+    estimator: Estimator[Any]
     lr: float = 0.0
 
-    def part(self) -> Estimator:
+    def part(self) -> Estimator[Any]:
         """The estimator."""
         return self.estimator
 
     @property
-    def own(self) -> Estimator:
+    def own(self) -> Estimator[Any]:
         """The estimator with its own rule, and at most four directions a step, to save time."""
-        return light(self.estimator)
+        return with_few_directions(self.estimator)
 
     @property
-    def plain(self) -> Estimator:
+    def plain(self) -> Estimator[Any]:
         """The same with a rule that steps along the estimate."""
-        return self.stepping(self.lr or gentle(self.own))
+        return self.stepping(self.lr or stable_rate(self.own))
 
     @property
-    def with_three(self) -> Estimator:
+    def with_three(self) -> Estimator[Any]:
         """The same with three directions a step.
 
         Raises:
             SkipTest: it has no `queries`.
         """
-        three: Estimator = changed(self.plain, queries=3)
+        three: Estimator[Any] = changed(self.plain, queries=3)
         return three
 
-    def stepping(self, lr: float) -> Estimator:
+    def stepping(self, lr: float) -> Estimator[Any]:
         """The estimator with a rule that steps along the estimate, at this step size."""
-        estimator: Estimator = changed(self.own, rule=Plain(lr=lr))
+        estimator: Estimator[Any] = changed(self.own, rule=Plain(lr=lr))
         return estimator
 
-    def only_numbers(self) -> None:
-        """Skips what does not apply to gradients, which no journal holds and no draw brings."""
+    def skip_with_gradients(self) -> None:
+        """Skips what does not apply to gradients: no journal records them, and they are no draws."""
         if "gradient" in self.estimator.asks:
-            raise SkipTest("It asks for gradients: no journal holds them, and no draw brings them.")
+            raise SkipTest("It asks for gradients: no journal records them, and they are no draws.")
 
-    def unbiased(self) -> None:
+    def skip_with_bias(self) -> None:
         """Skips what does not apply where a bias is declared."""
         if self.estimator.bias:
             raise SkipTest(f"It declares a bias: {self.estimator.bias}.")
 
 
-def a_quadratic(**changes: Any) -> Toy:
-    """A quadratic over the weights of a model; `dtype` and `restore` may be given."""
-    return like_a_model(quadratic(**changes))
-
-
-def a_network(**changes: Any) -> Toy:
-    """A network of two layers; `dtype` and `restore` may be given."""
-    return like_a_model(two_layers(**changes))
-
-
-def light(estimator: Estimator) -> Estimator:
+def with_few_directions(estimator: Estimator[Any]) -> Estimator[Any]:
     """The estimator with at most four directions a step."""
     try:
-        few: Estimator = changed(estimator, queries=4) if found(estimator, "queries") > 4 else estimator
+        few: Estimator[Any] = changed(estimator, queries=4) if found(estimator, "queries") > 4 else estimator
     except SkipTest:
         return estimator
     return few
 
 
 @lru_cache(maxsize=64)
-def gentle(estimator: Estimator) -> float:
+def stable_rate(estimator: Estimator[Any]) -> float:
     """A step size at which 30 steps leave the losses of the toys in bounds."""
     lr = 2e-3
     while lr > 1e-12:
