@@ -80,7 +80,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lozo, two, decay": ("lozo", {"queries": 2, "sampler.interval": 3, "rule.decay": 0.05}),
     "lozo-m, rank 2, two, decay": (
         "lozo-m",
-        {"queries": 2, "sampler.interval": 3, "sampler.rank": 2, "rule.rank": 2, "rule.schedule.decay": 0.05},
+        {"queries": 2, "sampler.interval": 3, "sampler.rank": 2, "rule.schedule.decay": 0.05},
     ),
     "sparse-zo, magnitude": ("sparse-zo", {"scores": "magnitude", "interval": 6}),
     "sparse-zo, magnitude, smallest": ("sparse-zo", {"scores": "magnitude", "interval": 6, "keep": "smallest"}),

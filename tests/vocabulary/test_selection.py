@@ -7,7 +7,7 @@ import pytest
 
 from zoplat import Key
 from zoplat.testing import linear
-from zoplat.testing.toys import like_a_model
+from zoplat.testing.problems import like_a_model
 from zoplat_plugins.gaussian import Gaussian
 
 SHARES = [0.05, 0.3, 0.5, 1.0]

@@ -150,9 +150,9 @@ def _others(rule: StepRule[Any]) -> list[StepRule[Any]]:
 
 def _apply(rule: StepRule[Any], toy: Toy, zero: bool = False) -> float:
     """One step with an estimate of MeZO, or with 0 in its place; the step size is returned."""
-    oracle = toy.oracle(step=300)
-    state = rule.init(toy.space)
-    for estimate in _host(rule).estimate(oracle, None):
+    oracle, host = toy.oracle(step=300), _host(rule)
+    state = rule.init_for(toy.space, host.law)
+    for estimate in host.estimate(oracle, None):
         rule.apply(replace(estimate, direction=ZERO) if zero else estimate, oracle, state)
     return rule.rate(oracle) or 0.0
 
