@@ -90,15 +90,17 @@ def described(kind: type) -> dict[str, str]:
 def methods() -> dict[Path, str]:
     """The pages of the methods with their marked places filled in."""
     own = {e.name: e for e in catalogue() if e.kind == "estimator" and e.distribution == "zoplat"}
-    told = json.loads((METHODS / "comparison.json").read_text(encoding="utf-8"))
-    results = {row["estimator"]: row for row in told["rows"]}
+    comparison = json.loads((METHODS / "comparison.json").read_text(encoding="utf-8"))
+    results = {row["estimator"]: row for row in comparison["rows"]}
     pages = {}
     for path in sorted(METHODS.glob("*.md")):
         text = path.read_text(encoding="utf-8")
         if path.stem in own:
-            text = filled(text, "result", result(path.stem, results, told["command"]))
+            text = filled(text, "result", result(path.stem, results, comparison["command"]))
         text = filled(text, "methods", overview(own))
-        pages[path] = filled(text, "comparison", f"```sh\n{told['command']}\n```\n\n{markdown(told['rows'])}")
+        pages[path] = filled(
+            text, "comparison", f"```sh\n{comparison['command']}\n```\n\n{markdown(comparison['rows'])}"
+        )
     return pages
 
 
