@@ -56,5 +56,5 @@ def test_the_toys_know_their_gradients() -> None:
 def test_a_step_that_is_skipped_leaves_a_toy_where_it_was() -> None:
     toy = two_layers()
     start, nowhere = toy.theta, toy.anew(loss=lambda theta: float("nan"))
-    assert [len(told) for told in train(nowhere, MeZO(rule=Plain(lr=1.0)), steps=2)] == [2, 2]
+    assert [len(step) for step in train(nowhere, MeZO(rule=Plain(lr=1.0)), steps=2)] == [2, 2]
     assert abs(nowhere.theta - start).max() < 1e-12

@@ -106,7 +106,7 @@ FOUND_OUT = [
 SLOWLY = [
     ("fresh_direction", "estimator", QUADRATIC, "In 200 steps the loss went from 34.28 to"),
     ("fresh_direction", "estimator", NETWORK, "In 200 steps the loss went from 5.321 to"),
-    ("uphill", "estimator", QUADRATIC, "fall by 3 % from each of three seeds. Tried: own rule, lr 0.1: "),
+    ("uphill", "estimator", QUADRATIC, "fall by 3 % from each of three seeds. Found: own rule, lr 0.1: "),
 ]
 OTHERWISE_SOUND = {
     "fresh_direction": 4,

@@ -13,22 +13,46 @@ nothing on another one; `test_golden.py` has the part that holds everywhere.
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import zoplat
 
-FIXTURES = Path(__file__).parents[1] / "devices" / "conftest.py"
-METHODS = """adamw block-zo conmezo dizo eggroll es forward-grad fzoo fzoo-r hizoo hybrid lozo lozo-m meazo mezo
-mezo-layerwise mezo-svrg one-point sgd sparse-mezo sparse-zo subzero zo-adam zo-muon zo-sgd zo-sgd-cons zo-sgd-mmt
-zo-sgd-sign""".split()
+METHODS = [
+    "adamw",
+    "block-zo",
+    "conmezo",
+    "dizo",
+    "eggroll",
+    "es",
+    "forward-grad",
+    "fzoo",
+    "fzoo-r",
+    "hizoo",
+    "hybrid",
+    "lozo",
+    "lozo-m",
+    "meazo",
+    "mezo",
+    "mezo-layerwise",
+    "mezo-svrg",
+    "one-point",
+    "sgd",
+    "sparse-mezo",
+    "sparse-zo",
+    "subzero",
+    "zo-adam",
+    "zo-muon",
+    "zo-sgd",
+    "zo-sgd-cons",
+    "zo-sgd-mmt",
+    "zo-sgd-sign",
+]
 ON_ONNX = ("mezo", "lozo", "hizoo", "fzoo", "zo-adam", "lozo-m", "sparse-mezo")
 SHORTER: dict[str, dict[str, Any]] = {
     "block-zo": {"by": "mlp|self_attn"},
@@ -50,6 +74,8 @@ ON_REFERENCE = SHORTER | {
     "dizo": {"every": 4, "rounds": 2, "targets": "hidden"},
 }
 """Shorter periods and fewer directions; the reference device has weights of other names."""
+LENGTH = 512
+"""Tokens that the tiny models have positions for."""
 STORED = ("steps", "forward_passes", "skipped_steps", "passes_over_weights", "drift", "dev_after", "test_after")
 
 
@@ -84,15 +110,20 @@ def tiny(models: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for method in METHODS:
                 yield (
                     f"tiny {dtype} {strategy} {method}",
-                    {**_on_model(models, "llama", strategy, method), "device": "cpu", "dtype": dtype},
+                    {**_on_model(models, "llama", strategy, method, dtype), "device": "cpu", "dtype": dtype},
                 )
 
 
 def onnx(models: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All weights of a small GPT-2 on ONNX Runtime."""
-    for strategy in ("sequential", "batched"):
+    """On ONNX Runtime: an adapter of a small Llama, and all weights of a small GPT-2."""
+    for kind, tune, strategy in (
+        ("llama", "lora", "sequential"),
+        ("llama", "lora", "batched"),
+        ("gpt2", "full", "auto"),
+    ):
         for method in ON_ONNX:
-            yield f"onnx {strategy} {method}", {**_on_model(models, "gpt2", strategy, method), "device": "onnx"}
+            settings = {**_on_model(models, kind, strategy, method), "device": "onnx", "tune": tune}
+            yield f"onnx {kind} {tune} {strategy} {method}", settings
 
 
 PARTS = {"reference": reference, "tiny": tiny, "onnx": onnx}
@@ -103,7 +134,7 @@ def row(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         result = zoplat.run(**settings, steps=20, evaluate_every=8, seed=0, out=folder)
     except zoplat.ZoplatError as problem:
-        return {"refused": type(problem).__name__}
+        return {"refused": str(problem)}
     lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()[1:]
     answers = [json.loads(line)["answers"] for line in lines]
     summary = result.summary
@@ -119,10 +150,10 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
 
 
-def _on_model(models: Path, kind: str, strategy: str, method: str) -> dict[str, Any]:
+def _on_model(models: Path, kind: str, strategy: str, method: str, dtype: str = "float32") -> dict[str, Any]:
     return {
         "estimator": method,
-        "model": str(_model(models, kind)),
+        "model": str(_model(models, kind, dtype)),
         "tune": "full",
         "limit": 12,
         "batch_size": 3,
@@ -130,31 +161,45 @@ def _on_model(models: Path, kind: str, strategy: str, method: str) -> dict[str, 
     }
 
 
-def _model(models: Path, kind: str) -> Path:
-    """A tiny model with random weights, made on first use."""
+def _model(models: Path, kind: str, dtype: str) -> Path:
+    """A tiny model with random weights and a tokenizer of bytes, made on first use."""
     import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    folder = models / kind
-    if not folder.exists():
-        fixtures = _fixtures()
-        tokenizer = fixtures.TOKENIZERS[kind]() if kind in fixtures.TOKENIZERS else fixtures.letters()
-        torch.manual_seed(5)
-        model = fixtures.tiny_model(kind, len(tokenizer))
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    folder = models / f"{kind}-{dtype}"
+    if folder.exists():
+        return folder
+    tokenizer = _tokenizer()
+    model: Any
+    common: dict[str, Any] = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    if kind == "llama":
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        model = LlamaForCausalLM(LlamaConfig(**common, **sizes, num_key_value_heads=1, max_position_embeddings=LENGTH))
+    else:
+        model = GPT2LMHeadModel(GPT2Config(**common, n_embd=16, n_layer=2, n_head=2, n_positions=LENGTH))
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
-def _fixtures() -> ModuleType:
-    """The tiny models of the tests of devices."""
-    spec = importlib.util.spec_from_file_location("device_fixtures", FIXTURES)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "</s>", "<unk>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(["It was terrible . It was great ."], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>"
+    )
 
 
 def main() -> None:

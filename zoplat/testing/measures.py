@@ -168,24 +168,24 @@ def _arrays(buffer: Buffer) -> list[tuple[str, Any]]:
 
 def learns(toy: Toy, estimator: Estimator[Any]) -> None:
     """Fails unless the loss falls by 3 % from three seeds, at one step size of many."""
-    before, tried = toy.loss(toy.theta), dict[str, float]()
+    before, after = toy.loss(toy.theta), dict[str, float]()
     for name, rule in _rules(estimator.rule):
         stepping = changed(estimator, rule=rule)
         for seed in range(3):
-            tried[name] = _after(toy, stepping, seed)
-            if not tried[name] < 0.97 * before:
+            after[name] = _loss_after(toy, stepping, seed)
+            if not after[name] < 0.97 * before:
                 break
         else:
             return
-    best = min(tried, key=lambda name: tried[name])
+    best = min(after, key=lambda name: after[name])
     raise AssertionError(
-        f"In 200 steps the loss went from {before:.4g} to {tried[best]:.4g} at best ({best}); at one step size it "
-        "should fall by 3 % from each of three seeds. Tried: "
-        f"{', '.join(f'{name}: {loss:.4g}' for name, loss in tried.items())}."
+        f"In 200 steps the loss went from {before:.4g} to {after[best]:.4g} at best ({best}); at one step size it "
+        "should fall by 3 % from each of three seeds. Found: "
+        f"{', '.join(f'{name}: {loss:.4g}' for name, loss in after.items())}."
     )
 
 
-def _after(toy: Toy, estimator: Estimator[Any], seed: int) -> float:
+def _loss_after(toy: Toy, estimator: Estimator[Any], seed: int) -> float:
     """The loss after 200 steps, or sooner where it is half of what it was or ten times as much."""
     run, start = Run(toy.anew(), estimator, 200, seed), toy.loss(toy.theta)
     loss = start

@@ -13,7 +13,7 @@ from zoplat_plugins.constant import Constant
 
 @dataclass(frozen=True)
 class Basis(Sampler):
-    """U Vᵀ of rank 1, with the V of a step that is told; plain Gaussian on vectors.
+    """U Vᵀ of rank 1, with the V of a given step; plain Gaussian on vectors.
 
     Attributes:
         epoch: the step that V is of.

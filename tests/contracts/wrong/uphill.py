@@ -11,7 +11,7 @@ from zoplat_plugins.gaussian import Gaussian
 
 @dataclass(frozen=True)
 class Uphill(Estimator):
-    """Central difference, the wrong way round.
+    """Central difference, with the wrong sign.
 
     Attributes:
         eps: smoothing radius ε; positive.
