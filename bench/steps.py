@@ -61,7 +61,7 @@ class Ours:
             self.learner.advance(self.batches, self.profiler)
         self.passes = self.learner.progress.passes - asked
         if self.learner.progress.skipped:
-            raise ZoplatError(f"{self.way.name}: a step could not be made and would seem cheap: {self.learner.reason}")
+            raise ZoplatError(f"{self.way.name}: a step could not be made and would seem cheap: {self.learner.skip_reason}")
 
     def after(self) -> None:
         pass

@@ -93,7 +93,7 @@ def trained(folder: Path, strategy: str, steps: int, rows: int) -> dict[str, Any
     """The weights and the time of a few steps."""
     from zoplat.config.layers import build
     from zoplat.training.batches import Batches
-    from zoplat.training.setup import prepared
+    from zoplat.training.opening import prepared
     from zoplat.training.step import Learner
 
     device = {"name": "cpu", "strategy": strategy, "restore": "exact"}

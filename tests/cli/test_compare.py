@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from zoplat.compare.matrix import cells, markdown, table
+from zoplat.training.summary import Summary
 
 SHORT = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 2)
 
@@ -103,9 +104,9 @@ def test_runs_there_with_other_settings_are_not_mixed_in(zoplat: Any) -> None:
     assert "estimator.eps: 0.001 → 0.5" in message
 
 
-def summary(estimator: str, test: float, seconds: float) -> dict[str, Any]:
+def summary(estimator: str, test: float, seconds: float) -> Summary:
     memory = {"host": 3 << 20, "device": None}
-    return {
+    table = {
         "estimator": estimator,
         "task": "t",
         "test_before": 0.5,
@@ -119,6 +120,7 @@ def summary(estimator: str, test: float, seconds: float) -> dict[str, Any]:
         "step_peak_bytes": memory,
         "forward_peak_bytes": {"host": 1 << 20, "device": None},
     }
+    return Summary.from_json(table)
 
 
 def test_the_table_has_means_spread_and_memory_and_the_best_first() -> None:

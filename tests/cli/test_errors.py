@@ -48,7 +48,7 @@ def data(folder: str, **splits: str) -> tuple[str, ...]:
         (("--eps", 0), ("eps must be positive, got 0.0",)),
         (("--eps", "inf"), ("eps must be a finite number, got inf",)),
         (("--lr", "nan"), ("lr must be a finite number, got nan",)),
-        (("--lr", -1), ("lr must be 0 or more, got -1.0", "-o rule.lr")),
+        (("--lr", -1), ("lr must be 0 or more, got -1.0", "--lr")),
         (("--queries", 0), ("queries must be at least 1, got 0", "--queries")),
         (("-o", "sampler.rank=0"), ("rank must be at least 1, got 0", "-o sampler.rank")),
         (("-o", "tune.rank=0"), ("rank must be at least 1, got 0", "-o tune.rank")),

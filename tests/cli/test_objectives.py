@@ -17,7 +17,7 @@ from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.tasks import data
 from zoplat.tasks.metrics import METRICS, metric
 from zoplat.training.objective import Objective
-from zoplat.training.train import _spec
+from zoplat.training.setup import spec_of
 from zoplat_devices.reference import Reference
 
 WORDS = {1: ("fine", "lovely", "great", "sunny", "warm", "kind"), 0: ("poor", "ugly", "cold", "rude", "dull", "sad")}
@@ -72,11 +72,11 @@ def test_a_batch_read_in_parts_has_the_loss_of_the_whole(loss: str, at_once: int
     session = opened()
     rows = PromptEncoder(config, session).rows(data.load(data.find("sentiment"), "sentiment", None, 12)["train"])
     whole = session.forward(rows)
-    assert Objective(at_once=at_once).loss(session, rows) == pytest.approx(whole, rel=1e-12)
+    assert Objective(micro_batch=at_once).loss(session, rows) == pytest.approx(whole, rel=1e-12)
     weighted = [type(row)(row.example, row.length, row.tokens, 1 + i % 3) for i, row in enumerate(rows)]
     parts = [session.forward([row]) * row.weight for row in weighted]
     expected = sum(parts) / sum(row.weight for row in weighted)
-    assert Objective(at_once=1).loss(session, weighted) == pytest.approx(expected, rel=1e-12)
+    assert Objective(micro_batch=1).loss(session, weighted) == pytest.approx(expected, rel=1e-12)
     judged = Objective(metric("accuracy"), at_once)
     told = answers(session, rows)
     assert judged.loss(session, rows) == 1 - METRICS["accuracy"](told, [row.example.right for row in rows])
@@ -169,7 +169,7 @@ def test_the_same_solved_rows_are_shown_for_a_seed(zoplat: Any, toy: Any) -> Non
 
 def test_calibration_takes_off_what_an_option_scores_without_content(zoplat: Any, toy: Any) -> None:
     config = resolve({"device": "reference", "task": "sst2", "data": "toy", "tune": "full"})
-    session = Reference().open(_spec(config))
+    session = Reference().open(spec_of(config))
     rows = PromptEncoder(config, session).rows(data.load(data.find("sst2"), "sst2", Path("toy"))["test"])
     [bare] = session.scores(session.encode([Example("N/A It was", (" terrible", " great"), 0)]))
     gains = [[score - b for score, b in zip(scores, bare, strict=True)] for scores in session.scores(rows)]

@@ -162,7 +162,8 @@ def test_a_run_cut_off_before_any_of_its_writes_ends_in_the_same_bits(
     distribution("zoplat-momentum", MOMENTUM)
     table = {"device": "reference", "limit": 4, "batch_size": 4, "step_rule": "own-momentum", "steps": 4}
     table["evaluate_every"] = 2
-    from zoplat.training import directory
+    from zoplat.training import checkpoint, directory
+    from zoplat.training.checkpoint import Checkpoints
     from zoplat.training.directory import RunDirectory
     from zoplat.training.journal import JournalWriter
 
@@ -180,9 +181,10 @@ def test_a_run_cut_off_before_any_of_its_writes_ends_in_the_same_bits(
 
     places = [
         (JournalWriter, "append"),
-        (RunDirectory, "save"),
+        (Checkpoints, "save"),
         (RunDirectory, "add_metrics"),
         (directory, "replace_text"),
+        (checkpoint, "replace_text"),
     ]
     clock = {"left": 1 << 30}
     for owner, name in places:

@@ -83,7 +83,7 @@ def test_python_and_the_command_make_the_same_run(zoplat: Any) -> None:
     result = package.run(
         device="reference", limit=16, batch_size=4, steps=6, lr=0.01, options={"sampler.rank": 1}, out="called"
     )
-    assert result.summary["weights_digest"] == summary["weights_digest"]
+    assert result.summary.weights_digest == summary["weights_digest"]
     assert (result.score, result.passes, result.directory) == (summary["test_after"], 12, Path("called"))
 
 
@@ -95,7 +95,7 @@ def test_parts_given_to_python_as_values_count_like_names(zoplat: Any) -> None:
     values = package.run(**named, sampler=LowRank(rank=3), step_rule=Cosine(lr=0.02), out="values")
     options = {"sampler.rank": 3, "rule.lr": 0.02}
     names = package.run(**named, sampler="low-rank", step_rule="cosine", options=options, out="names")
-    assert values.summary["weights_digest"] == names.summary["weights_digest"]
+    assert values.summary.weights_digest == names.summary.weights_digest
 
 
 def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
@@ -239,12 +239,12 @@ def test_the_seed_changes_the_data_the_start_and_the_noise(zoplat: Any) -> None:
     from zoplat import Row
     from zoplat.training.batches import Batches
     from zoplat.training.step import Learner
-    from zoplat.training.train import _spec
+    from zoplat.training.setup import spec_of
 
     rows = [Row(None, 1, index) for index in range(64)]  # type: ignore[arg-type]
     orders = [[row.tokens for row in Batches(rows, 64, config.seed).at(0)] for config in configs]
     assert orders[0] != orders[1]
-    seeds = {Learner(config, config.device.open(_spec(config))).seed for config in configs}
+    seeds = {Learner(config, config.device.open(spec_of(config))).seed for config in configs}
     assert len(seeds) == 2
 
 

@@ -106,7 +106,7 @@ def told(*arguments: Any) -> dict[str, Any]:
 def ran(folder: Path, device: str, out: str) -> dict[str, Any]:
     options = {"device.strategy": "sequential"} if device == "cpu" else {}
     settings = {"device": device, "model": str(folder), "dtype": "float32", "options": options, **SETTINGS}
-    return train(resolve(settings), Path(out)).summary
+    return train(resolve(settings), Path(out)).summary.to_json()
 
 
 def lines(path: Path) -> int:

@@ -180,7 +180,7 @@ def test_a_streamed_run_that_was_interrupted_goes_on_with_the_same_bits(checkpoi
     config = build([table])
     whole = train(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "torn", observer=Impatient())
+        train(config, tmp_path / "torn", callback=Impatient())
     resumed = train(config, tmp_path / "torn", resume=True)
     assert resumed.summary["weights_digest"] == whole.summary["weights_digest"]
 

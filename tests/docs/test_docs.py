@@ -11,7 +11,7 @@ import pytest
 from zoplat import Key
 from zoplat.config.parts import setting_fields
 from zoplat.core.noise import stream
-from zoplat.registry import KINDS, Entry, catalogue
+from zoplat.registry import KINDS, Entry, catalogue, hook_of
 from zoplat_devices.kernels import noise
 from zoplat_devices.kernels.noise import ReferenceNoise, words
 
@@ -31,7 +31,7 @@ def prose() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in PAGES if ROOT / "docs" in path.parents)
 
 
-@pytest.mark.parametrize("hook", KINDS.values())
+@pytest.mark.parametrize("hook", map(hook_of, KINDS))
 def test_every_hook_has_a_heading(hook: str, prose: str) -> None:
     assert re.search(rf"^#+ {hook}$", prose, re.MULTILINE)
 

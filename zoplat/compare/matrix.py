@@ -23,6 +23,7 @@ from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.paths import replace_text
 from zoplat.registry import catalogue
 from zoplat.training.directory import RunDirectory
+from zoplat.training.summary import Peak, Summary
 
 MIB = 1 << 20
 FORMS: dict[str, Callable[[float], str]] = {
@@ -92,7 +93,7 @@ def matrix(
     say: Callable[[str], None],
     jobs: int = 1,
     tasks: Sequence[str] = (),
-) -> tuple[list[dict[str, Any]], list[Failed]]:
+) -> tuple[list[Summary], list[Failed]]:
     """Run every method with every seed on every task under the same settings; those that are done stay.
 
     Args:
@@ -118,8 +119,8 @@ def matrix(
         if (one.place / "config.toml").exists():
             RunDirectory(one.place).check_unchanged(one.config)
 
-    def make(one: Wanted) -> dict[str, Any] | Failed:
-        done: dict[str, Any] | Failed = RunDirectory(one.place).read_summary()
+    def make(one: Wanted) -> Summary | Failed:
+        done: Summary | Failed | None = RunDirectory(one.place).read_summary()
         if not done:
             say(str(one))
             done = _run(one)
@@ -185,14 +186,14 @@ def everyone(settings: dict[str, Any]) -> list[str]:
     return sorted(entry.name for entry in own if entry.value.asks <= device.answers)
 
 
-def table(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def table(summaries: Iterable[Summary]) -> list[dict[str, Any]]:
     """One row a method and task, task by task, best test score first.
 
     Scores are means over runs, `score_sd` their standard deviation.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Summary]] = {}
     for summary in summaries:
-        groups.setdefault((summary["estimator"], summary["task"]), []).append(summary)
+        groups.setdefault((summary.estimator, summary.task), []).append(summary)
     tasks = list(dict.fromkeys(task for _, task in groups))
     rows = (_row(*name, group) for name, group in groups.items())
     return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
@@ -255,8 +256,8 @@ def write(
     replace_text(out / "comparison.md", markdown(rows, published))
 
 
-def _row(name: str, task: str, group: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    scores = [summary["test_after"] for summary in group]
+def _row(name: str, task: str, group: Sequence[Summary]) -> dict[str, Any]:
+    scores = [summary.test_after for summary in group]
     row = {
         "estimator": name,
         "task": task,
@@ -268,19 +269,25 @@ def _row(name: str, task: str, group: Sequence[dict[str, Any]]) -> dict[str, Any
         "above_inference": None,
         "runs": len(group),
     }
-    if "step_peak_bytes" in group[0]:
-        where = "device" if group[0]["step_peak_bytes"]["device"] else "host"
-        row["peak"] = max(summary["step_peak_bytes"][where] for summary in group)
-        row["above_inference"] = mean(s["step_peak_bytes"][where] - s["forward_peak_bytes"][where] for s in group)
+    if group[0].step_peak_bytes:
+        where = "device" if group[0].step_peak_bytes.device else "host"
+        steps, forwards = ([getattr(p, where) for p in peaks] for peaks in zip(*map(_peaks, group), strict=True))
+        row["peak"] = max(steps)
+        row["above_inference"] = mean(step - forward for step, forward in zip(steps, forwards, strict=True))
     plain = ("forward_passes", "steps", "seconds_training", "skipped_steps")
     return {**row, **{key: _mean(group, key) for key in plain}}
 
 
-def _mean(group: Sequence[dict[str, Any]], key: str) -> float | None:
-    return mean(summary[key] for summary in group) if key in group[0] else None
+def _peaks(summary: Summary) -> tuple[Peak, Peak]:
+    return summary.step_peak_bytes, summary.forward_peak_bytes
 
 
-def _run(one: Wanted) -> dict[str, Any] | Failed:
+def _mean(group: Sequence[Summary], name: str) -> float | None:
+    """Mean of a field; None where the model was evaluated without training and has no such number."""
+    return None if getattr(group[0], name) is None else mean(getattr(summary, name) for summary in group)
+
+
+def _run(one: Wanted) -> Summary | Failed:
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write(one.config.toml())
         file.flush()
@@ -291,17 +298,17 @@ def _run(one: Wanted) -> dict[str, Any] | Failed:
             told = _called("run", "--config", file.name, "--out", str(one.place), "--resume", "--quiet")
     if isinstance(told, str):
         return Failed(one.method, one.config.task, one.config.seed, told)
-    return _kept(one, told) if one.way else told
+    return _kept(one, told) if one.way else Summary.from_json(told)
 
 
-def _kept(one: Wanted, told: dict[str, Any]) -> dict[str, Any]:
+def _kept(one: Wanted, told: dict[str, Any]) -> Summary:
     """What was asked without training, written down as the summary of a run."""
     summary = {**told, "estimator": one.method, "test_after": told["score"], "steps": 0, "forward_passes": 0}
     one.place.mkdir(parents=True, exist_ok=True)
     directory = RunDirectory(one.place)
     replace_text(directory.config, one.config.toml())
     directory.write_summary(summary)
-    return summary
+    return Summary.from_json(summary)
 
 
 def _called(command: str, *arguments: str) -> dict[str, Any] | str:
@@ -317,7 +324,7 @@ def _called(command: str, *arguments: str) -> dict[str, Any] | str:
     return summary
 
 
-def existing(paths: Iterable[Path]) -> list[dict[str, Any]]:
+def existing(paths: Iterable[Path]) -> list[Summary]:
     """Summaries of runs that are there.
 
     Raises:
@@ -326,7 +333,7 @@ def existing(paths: Iterable[Path]) -> list[dict[str, Any]]:
     summaries = []
     for path in paths:
         summary = RunDirectory.existing(path).read_summary()
-        if summary.get("status") != "done":
+        if summary is None or summary.status != "done":
             raise ZoplatError(f"{path} is not finished; `zoplat run --resume --out {path}` goes on with it.")
         summaries.append(summary)
     return summaries

@@ -1,4 +1,4 @@
-"""An example as text, and as a session encoded it."""
+"""One example of a task, as text and as token ids."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Loss = Literal["options", "tokens"]
-
-
+"""Cross-entropy over the scores of the options, or over the tokens of the right one."""
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
@@ -17,13 +16,13 @@ class Example:
     """One row of a task as text.
 
     Attributes:
-        prompt: what the model reads.
-        options: continuations to choose from, leading blank included; of a generation, the answer to train towards.
-        label: index of the right one.
+        prompt: what the model reads before an option.
+        options: continuations to choose from, leading blank included; for a generation task, the one target text.
+        label: index of the right option.
         answers: all texts that count as right; the right option when empty.
-        suffix: what follows the option, for models that read both sides of it.
-        loss: cross-entropy over the scores of the "options", or of the "tokens" of the right one.
-        score: of an option: the "mean" log-probability of its tokens, or their "sum".
+        suffix: text after the option, for models that read both sides of it.
+        loss: cross-entropy over the scores of the "options", or over the "tokens" of the right one.
+        score: of an option: "mean" of the log-probabilities of its tokens, or their "sum".
     """
 
     prompt: str
@@ -36,16 +35,16 @@ class Example:
 
     @property
     def right(self) -> tuple[str, ...]:
-        """All texts that count as right, without blanks around them."""
+        """All texts that count as right, stripped."""
         return tuple(text.strip() for text in self.answers or (self.options[self.label],))
 
     def best(self, scores: Sequence[float]) -> str:
-        """The option of the highest score, the first of equals, without blanks around it."""
+        """The option with the highest score, stripped; the first of several with the same score."""
         return self.options[scores.index(max(scores))].strip()
 
     @property
     def is_open(self) -> bool:
-        """Whether the model writes the answer, having nothing to choose from."""
+        """Whether this is a generation task: the model writes the answer instead of choosing an option."""
         return len(self.options) == 1
 
 
@@ -54,10 +53,10 @@ class Row:
     """An example as a session encoded it.
 
     Attributes:
-        example: where it came from.
-        length: tokens of its longest sequence; rows of similar length share a batch.
+        example: the text that was encoded.
+        length: number of tokens of its longest sequence; rows of similar length share a batch.
         tokens: the session's own encoding.
-        weight: what it counts for in the mean loss of a batch: 1, or the tokens of its right option.
+        weight: its weight in the mean loss of a batch: 1, or the number of tokens of its right option.
     """
 
     example: Example

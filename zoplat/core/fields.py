@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from zoplat.core.errors import ZoplatError
 
-T = TypeVar("T", int, float)
+T = TypeVar("T", int, float, int | None, float | None)
 
 
 class FieldError(ZoplatError):
@@ -72,7 +72,7 @@ def number(
     below: float | None = None,
     at_most: float | None = None,
 ) -> T:
-    """A field of a part with the numbers that it may have; NaN is none of them."""
+    """A field of a part with the numbers that it may have; NaN is none of them. None, where it is allowed, is valid."""
     field: Any = dataclasses.field(default=default, metadata={"range": Range(above, at_least, below, at_most)})
     return field  # type: ignore[no-any-return]  # the default, once the class is made
 
@@ -83,5 +83,5 @@ class Checked:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             allowed, value = field.metadata.get("range"), getattr(self, field.name)
-            if allowed is not None and value not in allowed:
+            if allowed is not None and value is not None and value not in allowed:
                 raise FieldError(field.name, f"must {allowed}, got {value}")

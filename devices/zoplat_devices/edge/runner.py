@@ -29,9 +29,10 @@ from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.paths import check_writable
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
+from zoplat.training.opening import restored, score_model
 from zoplat.training.progress import Progress
 from zoplat.training.replay import replay as rebuild
-from zoplat.training.setup import ask, restored
+from zoplat.training.summary import Summary
 from zoplat.training.train import train
 from zoplat_devices.edge.board import Limits, Reading
 from zoplat_devices.onnx.bundle import OnnxBundle
@@ -189,7 +190,7 @@ def run(
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), observer.asked_to_wait)
     result = train(config, out, resume, observer)
-    click.echo(json.dumps(result.summary) if as_json else _end(result.summary, result.directory, bundle))
+    click.echo(json.dumps(result.summary.to_json()) if as_json else _end(result.summary, result.directory, bundle))
 
 
 @main.command(name="eval")
@@ -203,7 +204,7 @@ def run(
 def evaluate(bundle: Path, run_: Path | None, split: str, data: Path | None, as_json: bool) -> None:
     """Score the model of BUNDLE, or a run's result."""
     config, session = _opened(bundle, run_, data) if run_ else (_config(Bundle.opened(bundle), data=data), None)
-    found = ask(config, EvaluationProtocol(), split, session)
+    found = score_model(config, EvaluationProtocol(), split, session)
     score = f"{found['metric']} {100 * found['score']:.1f} %  ({found['rows']} rows, {found['seconds']:.0f} s)"
     click.echo(json.dumps(found) if as_json else f"{run_ or bundle}, {found['task']} {split}: {score}")
 
@@ -276,16 +277,14 @@ def _check_outside(bundle: Path, out: Path | None) -> None:
         )
 
 
-def _end(summary: dict[str, Any], directory: Path, bundle: Path) -> str:
-    scores = [
-        f"{split} {summary[f'{split}_before']:.1%} → {summary[f'{split}_after']:.1%}" for split in ("dev", "test")
-    ]
+def _end(summary: Summary, directory: Path, bundle: Path) -> str:
+    scores = [f"{split} {before:.1%} → {after:.1%}" for split, (before, after) in summary.scores.items()]
     journal = RunDirectory(directory).journal.stat().st_size / 2**10
     return (
-        f"{summary['metric']}: {', '.join(scores)}\n"
-        f"{summary['steps']} steps, {summary['forward_passes']} forward passes, "
-        f"{summary['seconds_training']:.0f} s of training; peak memory {_mebibytes(summary['peak_bytes']['host'])}\n"
-        f"journal {journal:,.1f} KiB, weights {summary['weights_digest']}\n"
+        f"{summary.metric}: {', '.join(scores)}\n"
+        f"{summary.steps} steps, {summary.forward_passes} forward passes, "
+        f"{summary.seconds_training:.0f} s of training; peak memory {_mebibytes(summary.peak_bytes.host)}\n"
+        f"journal {journal:,.1f} KiB, weights {summary.weights_digest}\n"
         f"result: zoplat-edge export {bundle} {directory} --to DIR"
     )
 
