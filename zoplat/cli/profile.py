@@ -9,9 +9,7 @@ from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, as_settings, f
 
 
 @click.command()
-@click.option(
-    "--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to measure, after one."
-)
+@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to measure, after one.")
 @click.option("--suggest-eps", is_flag=True, help="Find a smoothing radius for this model, dtype and batch instead.")
 @flags(PARTS, WORK, STEP, SETTINGS)
 @JSON

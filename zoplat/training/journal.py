@@ -68,7 +68,7 @@ class JournalWriter:
 
     def _write(self, fields: dict[str, Any]) -> None:
         body = json.dumps(fields, ensure_ascii=False)
-        self._chain = _checksum(self._chain, body)
+        self._chain = chained_checksum(self._chain, body)
         os.write(self._file, f'{body[:-1]}, "checksum": "{self._chain}"}}\n'.encode())
 
 
@@ -125,7 +125,7 @@ class Journal:
 
 def _verified(line: bytes, chain: str, where: str) -> tuple[dict[str, Any], str]:
     body, mark, end = line.rpartition(b', "checksum": "')
-    chain = _checksum(chain, body.decode(errors="replace") + "}")
+    chain = chained_checksum(chain, body.decode(errors="replace") + "}")
     if not mark or end != f'{chain}"}}'.encode():
         raise ZoplatError(
             f"{where}: the line does not match its checksum; the journal was changed or damaged. "
@@ -142,5 +142,6 @@ def _records(lines: list[dict[str, Any]], path: Path) -> Iterator[StepRecord]:
         yield StepRecord(step, [float(answer) for answer in fields["answers"]], fields["lr"], fields.get("loss"))
 
 
-def _checksum(chain: str, body: str) -> str:
+def chained_checksum(chain: str, body: str) -> str:
+    """Checksum of a line, from that of the line before ("" for the header) and its JSON without the checksum."""
     return blake2b((chain + body).encode(), digest_size=8).hexdigest()
