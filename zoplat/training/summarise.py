@@ -26,7 +26,7 @@ def summarise(
     overhead: float | None,
     seconds: float,
 ) -> Summary:
-    """What summary.json says of a run.
+    """The summary of a run, read from its model and its files.
 
     Args:
         run: its model, with θ settled.

@@ -112,7 +112,7 @@ class Summary:
 
     @property
     def loss_trend(self) -> str:
-        """The verdict for people: "falling", "flat", "rising", or that it can't be told."""
+        """The verdict for people: "falling", "flat", "rising", or that there were too few losses."""
         return "not seen often enough to tell a trend" if self.verdict == UNDECIDED else self.verdict
 
 
