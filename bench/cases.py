@@ -1,4 +1,4 @@
-"""What is measured, and the bars it is held against: one table for both programs, the tests and the page."""
+"""The cases that are measured and the bars they have to meet: one table for all programs, the tests and the page."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ALL = (ONE, FOUR, SIXTEEN)
 ON_GPU = (16, 128)
 
 PUBLISHED_GAINS = {ONE: 10.0, FOUR: 3.5, SIXTEEN: 1.0}
-"""Bars: how many times as fast as the published step, at least."""
+"""Bars: the least speed-up over the published step, by shape."""
 STATELESS = 0.02
-"""Bar: memory above inference beside declared state and kernels, in shares of the weights."""
+"""Bar: the most memory above inference without declared state and kernels, as a share of the weights."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Setup:
 
     Attributes:
         model: one of `models.SHAPES`, or what `zoplat run --model` takes.
-        tune, dtype: as flags.
+        tune, dtype: as the flags of `zoplat run`.
         device: options of the device.
     """
 
@@ -38,23 +38,24 @@ class Setup:
 
     @property
     def name(self) -> str:
-        """Of its rows, and in --only."""
+        """Its name in results and in --only."""
         return "/".join([self.model, self.tune, self.dtype, *map(str, self.device.values())])
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to make a step.
+class Variant:
+    """One implementation of a step.
 
     Attributes:
         name: in tables.
         settings: of zoplat, as keywords of `zoplat.run`; empty for a published step.
-        strategy: how its losses are found.
-        steps: that are timed together; more than one where some of them make a pass over the weights for the others.
+        strategy: evaluation strategy: "sequential" or "batched".
+        steps: number of steps that are timed together; more than one where a pass over the weights is deferred and
+            shared by several steps.
         published: a name in `published.STEPS`.
-        bars: by shape, the most that seconds of a step over those of its forward passes may be.
-        peak: the most that its peak memory over that of inference may be, where a bar says so.
-        usual: whether `make bench` has it.
+        bars: by shape, the most that the time of a step divided by that of its forward passes may be.
+        peak: the most that its peak memory divided by that of inference may be; None for no bar.
+        usual: whether `make bench` measures it.
     """
 
     name: str
@@ -69,40 +70,42 @@ class Way:
 
 @dataclass(frozen=True)
 class Pair:
-    """Ways that are measured together, turn by turn.
+    """Variants of a step that are measured interleaved: those of zoplat, and the published step beside them.
 
     Attributes:
-        name: of the pair, in --only.
-        setup: what they share.
-        ways: zoplat's, and the published ones beside them.
+        name: its name in results and in --only.
+        setup: how the model is opened, for all of them.
+        variants: in the order of the tables.
         shapes: of the batches.
     """
 
     name: str
     setup: Setup
-    ways: tuple[Way, ...]
+    variants: tuple[Variant, ...]
     shapes: tuple[Shape, ...] = ALL
 
     @property
     def key(self) -> str:
-        """Setup and name."""
+        """Setup and name; unique among all pairs."""
         return f"{self.setup.name}/{self.name}"
 
     def label(self, shape: Shape) -> str:
-        """What --only is matched against."""
+        """The label that --only is matched against."""
         return f"step/{self.key}/{shape[0]}x{shape[1]}"
 
 
-def ours(name: str, estimator: str, strategy: str = "sequential", sampler: str | None = None, **given: Any) -> Way:
-    """A method of zoplat, with its law of z where that is not its own."""
+def zoplat_step(
+    name: str, estimator: str, strategy: str = "sequential", sampler: str | None = None, **given: Any
+) -> Variant:
+    """A step of zoplat, with another sampler than the method's own where one is given."""
     parts = {"estimator": estimator, **({"sampler": sampler} if sampler else {})}
     steps = MAX_DEFERRED_TERMS + 1 if strategy == "batched" and estimator == "lozo" else 1
-    return Way(f"{name}, batched" if strategy == "batched" else name, parts, strategy, steps, **given)
+    return Variant(f"{name}, batched" if strategy == "batched" else name, parts, strategy, steps, **given)
 
 
-def peer(name: str) -> Way:
+def published_step(name: str) -> Variant:
     """A published step."""
-    return Way(f"published {name}", published=name)
+    return Variant(f"published {name}", published=name)
 
 
 DENSE = {ONE: 1.30, FOUR: 1.12, SIXTEEN: 1.05}
@@ -112,19 +115,19 @@ NARROW = {SIXTEEN: 1.10}
 NINE = {ONE: 0.60}
 
 MEZO = (
-    ours("mezo, gaussian", "mezo", bars=DENSE),
-    ours("mezo, rademacher", "mezo", sampler="rademacher", bars={**DENSE, ONE: 1.20}),
-    ours("mezo, gaussian", "mezo", "batched", usual=False),
-    ours("mezo, rademacher", "mezo", "batched", "rademacher", usual=False),
+    zoplat_step("mezo, gaussian", "mezo", bars=DENSE),
+    zoplat_step("mezo, rademacher", "mezo", sampler="rademacher", bars={**DENSE, ONE: 1.20}),
+    zoplat_step("mezo, gaussian", "mezo", "batched", usual=False),
+    zoplat_step("mezo, rademacher", "mezo", "batched", "rademacher", usual=False),
 )
-LOZO = (ours("lozo", "lozo", bars=DENSE), ours("lozo", "lozo", "batched", bars=BATCHED))
+LOZO = (zoplat_step("lozo", "lozo", bars=DENSE), zoplat_step("lozo", "lozo", "batched", bars=BATCHED))
 FZOO = (
-    ours("fzoo, rademacher", "fzoo"),
-    ours("fzoo, rademacher", "fzoo", "batched"),
-    ours("fzoo, low-rank", "fzoo", sampler="low-rank", usual=False),
-    ours("fzoo, low-rank", "fzoo", "batched", "low-rank", bars=NINE),
+    zoplat_step("fzoo, rademacher", "fzoo"),
+    zoplat_step("fzoo, rademacher", "fzoo", "batched"),
+    zoplat_step("fzoo, low-rank", "fzoo", sampler="low-rank", usual=False),
+    zoplat_step("fzoo, low-rank", "fzoo", "batched", "low-rank", bars=NINE),
 )
-BACKPROPAGATION = tuple(map(peer, ("SGD", "SGD, recomputed", "AdamW", "AdamW, recomputed")))
+BACKPROPAGATION = tuple(map(published_step, ("SGD", "SGD, recomputed", "AdamW", "AdamW, recomputed")))
 
 
 def cpu(model: str) -> list[Pair]:
@@ -132,14 +135,14 @@ def cpu(model: str) -> list[Pair]:
     full = Setup(model)
     ends = (ONE, SIXTEEN)
     return [
-        Pair("mezo", full, (*MEZO, peer("MeZO"))),
-        Pair("lozo", full, (*LOZO, peer("LOZO"))),
-        Pair("fzoo", full, (*FZOO, peer("FZOO")), (ONE, FOUR)),
-        Pair("hizoo", full, (ours("hizoo", "hizoo", bars=STATEFUL), peer("HiZOO")), ends),
-        Pair("zo-adam", full, (ours("zo-adam", "zo-adam", bars=STATEFUL), peer("ZO-Adam")), ends),
-        Pair("zo-sgd-mmt", full, (ours("zo-sgd-mmt", "zo-sgd-mmt"), peer("ZO-SGD-MMT")), ends),
-        Pair("zo-sgd-sign", full, (ours("zo-sgd-sign", "zo-sgd-sign"), peer("ZO-SGD-Sign")), ends),
-        Pair("zo-sgd-cons", full, (ours("zo-sgd-cons", "zo-sgd-cons"), peer("ZO-SGD-Cons")), ends),
+        Pair("mezo", full, (*MEZO, published_step("MeZO"))),
+        Pair("lozo", full, (*LOZO, published_step("LOZO"))),
+        Pair("fzoo", full, (*FZOO, published_step("FZOO")), (ONE, FOUR)),
+        Pair("hizoo", full, (zoplat_step("hizoo", "hizoo", bars=STATEFUL), published_step("HiZOO")), ends),
+        Pair("zo-adam", full, (zoplat_step("zo-adam", "zo-adam", bars=STATEFUL), published_step("ZO-Adam")), ends),
+        Pair("zo-sgd-mmt", full, (zoplat_step("zo-sgd-mmt", "zo-sgd-mmt"), published_step("ZO-SGD-MMT")), ends),
+        Pair("zo-sgd-sign", full, (zoplat_step("zo-sgd-sign", "zo-sgd-sign"), published_step("ZO-SGD-Sign")), ends),
+        Pair("zo-sgd-cons", full, (zoplat_step("zo-sgd-cons", "zo-sgd-cons"), published_step("ZO-SGD-Cons")), ends),
         Pair("backpropagation", full, BACKPROPAGATION),
         *narrow(model),
         *(lora(model, dtype) for dtype in ("float32", "bfloat16")),
@@ -147,66 +150,75 @@ def cpu(model: str) -> list[Pair]:
 
 
 def narrow(model: str) -> list[Pair]:
-    """All weights in bfloat16: probes beside the weights or in them, updates to nearest or by chance."""
-    gaussian = ours("mezo, gaussian", "mezo", bars=NARROW)
-    others = tuple(replace(way, usual=False, bars={}) for way in (MEZO[2], *LOZO))
-    options: tuple[tuple[dict[str, Any], tuple[Way, ...]], ...] = (
+    """All weights in bfloat16: probes beside the weights or in place, updates rounded to nearest or stochastically."""
+    gaussian = zoplat_step("mezo, gaussian", "mezo", bars=NARROW)
+    others = tuple(replace(variant, usual=False, bars={}) for variant in (MEZO[2], *LOZO))
+    options: tuple[tuple[dict[str, Any], tuple[Variant, ...]], ...] = (
         ({"restore": "exact", "rounding": "nearest"}, (gaussian, *others)),
         ({"restore": "exact", "rounding": "stochastic"}, (gaussian,)),
-        ({"restore": "in-place"}, (gaussian, peer("MeZO"))),
+        ({"restore": "in-place"}, (gaussian, published_step("MeZO"))),
     )
     return [
-        Pair("mezo", Setup(model, dtype="bfloat16", device=device), ways, (ONE, SIXTEEN)) for device, ways in options
+        Pair("mezo", Setup(model, dtype="bfloat16", device=device), variants, (ONE, SIXTEEN))
+        for device, variants in options
     ]
 
 
 def lora(model: str, dtype: str) -> Pair:
-    """Adapters in float32 on a base of some precision."""
-    ways = (
-        ours("mezo, gaussian", "mezo"),
-        ours("mezo, gaussian", "mezo", "batched", bars=BATCHED),
-        ours("fzoo, rademacher", "fzoo"),
-        ours("fzoo, rademacher", "fzoo", "batched", bars=NINE),
+    """LoRA adapters in float32 on a base of another precision."""
+    variants = (
+        zoplat_step("mezo, gaussian", "mezo"),
+        zoplat_step("mezo, gaussian", "mezo", "batched", bars=BATCHED),
+        zoplat_step("fzoo, rademacher", "fzoo"),
+        zoplat_step("fzoo, rademacher", "fzoo", "batched", bars=NINE),
     )
-    return Pair("lora", Setup(model, "lora", dtype), ways, (ONE, FOUR))
+    return Pair("lora", Setup(model, "lora", dtype), variants, (ONE, FOUR))
 
 
 PACKAGED = ("full/float32/mezo", "full/float32/lozo", "lora/bfloat16/lora")
-"""What of the packaged model `make bench` has; the rest of its pairs come with --all."""
+"""Pairs of the packaged model that `make bench` measures; the others need --all."""
 
 
 def usual(pairs: Iterable[Pair], every: bool = False) -> list[Pair]:
-    """Pairs and ways that `make bench` has; with `every`, the others too."""
+    """The pairs and variants that `make bench` measures; with `every`, the others too."""
     chosen = [pair for pair in pairs if every or pair.setup.model != "smollm2-135m" or pair.key.endswith(PACKAGED)]
-    return [replace(pair, ways=tuple(way for way in pair.ways if every or way.usual)) for pair in chosen]
+    return [
+        replace(pair, variants=tuple(variant for variant in pair.variants if every or variant.usual)) for pair in chosen
+    ]
 
 
 def gpu(model: str) -> list[Pair]:
-    """All pairs of one model on a GPU, those that hold much state last."""
+    """All pairs of one model on a GPU, those with much state last."""
     full = Setup(model, dtype="bfloat16")
     bars, peak = ({ON_GPU: 1.10}, 1.03) if model == "opt-13b" else ({}, None)
     two_sided = (
-        ours("mezo, gaussian", "mezo", bars=bars, peak=peak),
-        ours("mezo, rademacher", "mezo", sampler="rademacher", bars=bars, peak=peak),
+        zoplat_step("mezo, gaussian", "mezo", bars=bars, peak=peak),
+        zoplat_step("mezo, rademacher", "mezo", sampler="rademacher", bars=bars, peak=peak),
     )
     return [
-        Pair("mezo", full, (*two_sided, peer("MeZO")), (ON_GPU,)),
-        Pair("lozo", full, (ours("lozo", "lozo", bars=bars, peak=peak), ours("lozo", "lozo", "batched")), (ON_GPU,)),
-        Pair("fzoo", full, (ours("fzoo, rademacher", "fzoo"),), (ON_GPU,)),
-        Pair("hizoo", full, (ours("hizoo", "hizoo"),), (ON_GPU,)),
+        Pair("mezo", full, (*two_sided, published_step("MeZO")), (ON_GPU,)),
+        Pair(
+            "lozo",
+            full,
+            (zoplat_step("lozo", "lozo", bars=bars, peak=peak), zoplat_step("lozo", "lozo", "batched")),
+            (ON_GPU,),
+        ),
+        Pair("fzoo", full, (zoplat_step("fzoo, rademacher", "fzoo"),), (ON_GPU,)),
+        Pair("hizoo", full, (zoplat_step("hizoo", "hizoo"),), (ON_GPU,)),
     ]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What answers the losses of steps on adapters.
+    """A runtime that evaluates the losses of steps on adapters.
 
     Attributes:
         name: in tables.
-        device: as a flag, and options of it.
-        dtype, base: as flags.
-        times: bar: how many times as fast as PyTorch in float32 its quicker strategy is, at least.
-        peak: bar: the most that its peak memory over that of PyTorch in float32 may be.
+        device: its registered name.
+        options: of the device.
+        dtype, base: as the flags of `zoplat run`.
+        times: bar: the least speed-up of its quicker strategy over PyTorch in float32.
+        peak: bar: the most that its peak memory divided by that of PyTorch in float32 may be.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""Measure steps on adapters by ONNX Runtime and PyTorch, turn by turn, and enter them into the results.
+"""Measure steps on adapters with ONNX Runtime and PyTorch, interleaved, and merge them into the results.
 
     python bench/engines.py [--only PATTERN] [--list]
 
-Two-sided MeZO with LoRA. Labels: step/ENGINE/ROAD/ROWSxTOKENS, slope/ENGINE, peak/ENGINE. Steps are divided by the
-forward passes of PyTorch in float32. A slope is L(θ + εz) − L(θ − εz) for Gaussian z; those of an engine are held
-against those of PyTorch in float32. A peak is that of a short run in a process of its own. A graph that is not kept is
-made first, which takes minutes.
+Two-sided MeZO with LoRA. Labels: step/ENGINE/STRATEGY/ROWSxTOKENS, slope/ENGINE, peak/ENGINE. Times of steps are
+divided by those of forward passes of PyTorch in float32. A slope is L(θ + εz) − L(θ − εz) for Gaussian z; the slopes of
+an engine are compared with those of PyTorch in float32. A peak is that of a short run in a process of its own. A graph
+that is not in the cache is exported first, which takes minutes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import ENGINES, FOUR, STRATEGIES, TORCH, Engine, Setup, Shape, Way
+from bench.cases import ENGINES, FOUR, STRATEGIES, TORCH, Engine, Setup, Shape, Variant
 from bench.models import batch, source
 from bench.results import FOLDER, Row, command_of, merge, run_of
-from bench.steps import Ours, Step, bare, vocabulary
+from bench.steps import Step, ZoplatStep, bare, vocabulary
 from bench.suite import line, shape_of
-from bench.timing import Taken, interleaved
+from bench.timing import Timings, interleaved
 from zoplat import Key, ModelSpec
 from zoplat.core.device import Session
 from zoplat.core.model_spec import Tuning
@@ -58,11 +58,11 @@ def main(given: Sequence[str] | None = None) -> None:
     command = command_of("python bench/engines.py", parser, arguments)
     for rows in measured(arguments):
         merge(arguments.out, run_of(command), rows)
-        print(*map(told, rows), sep="\n", flush=True)
+        print(*map(text_of, rows), sep="\n", flush=True)
 
 
 def labels(arguments: argparse.Namespace) -> list[str]:
-    """Of all that can be measured."""
+    """Labels of everything that can be measured."""
     steps = [
         f"step/{engine.name}/{strategy}/{shape}"
         for shape in arguments.shape
@@ -73,7 +73,7 @@ def labels(arguments: argparse.Namespace) -> list[str]:
 
 
 def measured(arguments: argparse.Namespace) -> Iterator[list[Row]]:
-    """Rows after everything that is measured together."""
+    """Rows after each group of cases."""
     wanted = {label for label in labels(arguments) if re.search(arguments.only, label)}
     peaks = [engine for engine in ENGINES if f"peak/{engine.name}" in wanted]
     named = {label.split("/")[1] for label in wanted if not label.startswith("peak")}
@@ -95,7 +95,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[list[Row]]:
 
 
 def opened(engine: Engine, arguments: argparse.Namespace) -> Session:
-    """A session with LoRA on it."""
+    """A session of an engine, with LoRA."""
     device = replace(catalogue().entry("device", engine.device).value, threads=arguments.threads, **engine.options)
     spec = ModelSpec(source(arguments.model), Tuning("lora"), engine.dtype, 0, base=engine.base)
     session: Session = device.open(spec)
@@ -105,39 +105,39 @@ def opened(engine: Engine, arguments: argparse.Namespace) -> Session:
 def steps(
     sessions: Sessions, chosen: Sequence[tuple[Engine, str]], shape: Shape, arguments: argparse.Namespace
 ) -> Iterator[Row]:
-    """What steps take, over the forward passes of PyTorch."""
+    """Times of steps divided by those of forward passes of PyTorch."""
     torch: Any = sessions[TORCH]
     rows = batch(vocabulary(torch.model), shape)
-    setup, made = Setup(arguments.model, "lora"), dict[str, Step]()
+    setup, timed = Setup(arguments.model, "lora"), dict[str, Step]()
     for engine, strategy in chosen:
-        made[f"{engine.name}/{strategy}"] = Ours(
-            sessions[engine], setup, Way(strategy, {"estimator": "mezo"}, strategy), rows
+        timed[f"{engine.name}/{strategy}"] = ZoplatStep(
+            sessions[engine], setup, Variant(strategy, {"estimator": "mezo"}, strategy), rows
         )
-    taken: dict[str, Taken] = {}
-    interleaved(made, bare(torch, rows), lambda: None, arguments.rounds, arguments.seconds, 1, taken)
+    timings: dict[str, Timings] = {}
+    interleaved(timed, bare(torch, rows), lambda: None, arguments.rounds, arguments.seconds, 1, timings)
     for engine, strategy in chosen:
         sessions[engine].space.settle()
-        place = {"kind": "step", "setup": setup.name, "pair": strategy, "step": engine.name, "shape": [*shape]}
+        identity = {"kind": "step", "setup": setup.name, "pair": strategy, "step": engine.name, "shape": [*shape]}
         name = f"{engine.name}/{strategy}"
-        yield {**place, "model": arguments.model, "passes": made[name].passes, **taken[name].row()}
+        yield {**identity, "model": arguments.model, "passes": timed[name].passes, **timings[name].row()}
 
 
 def slopes(sessions: Sessions, arguments: argparse.Namespace) -> Iterator[Row]:
-    """How far slopes along directions agree with those of PyTorch."""
+    """How well slopes along directions agree with those of PyTorch."""
     torch: Any = sessions[TORCH]
     rows = batch(vocabulary(torch.model), FOUR)
     found = {
         engine: [slope(session, rows, i) for i in range(arguments.directions)] for engine, session in sessions.items()
     }
-    for engine, told in found.items():
-        agreement = float(np.corrcoef(found[TORCH], told)[0, 1])
-        spread = float(np.std(told) / np.std(found[TORCH]))
-        place = {"kind": "slope", "model": arguments.model, "step": engine.name, "shape": [*FOUR]}
-        yield {**place, "directions": len(told), "agreement": round(agreement, 4), "spread": round(spread, 3)}
+    for engine, own in found.items():
+        agreement = float(np.corrcoef(found[TORCH], own)[0, 1])
+        spread = float(np.std(own) / np.std(found[TORCH]))
+        identity = {"kind": "slope", "model": arguments.model, "step": engine.name, "shape": [*FOUR]}
+        yield {**identity, "directions": len(own), "agreement": round(agreement, 4), "spread": round(spread, 3)}
 
 
 def slope(session: Session, rows: Sequence[Any], index: int) -> float:
-    """L(θ + εz) − L(θ − εz) along a direction of a number."""
+    """L(θ + εz) − L(θ − εz), z being the direction with this index."""
     space, losses = session.space, []
     z = EPS * space.draw(catalogue().entry("sampler", "gaussian").value, Key(0, index, 0))
     for direction in (z, -z):
@@ -148,7 +148,7 @@ def slope(session: Session, rows: Sequence[Any], index: int) -> float:
 
 
 def peak(engine: Engine, arguments: argparse.Namespace) -> Row:
-    """The most bytes that a short run holds, opening and all, and seconds of its opening."""
+    """Peak bytes of a short run, opening the model included, and of its steps alone."""
     with tempfile.TemporaryDirectory() as folder:
         given = [f"--{name}={getattr(engine, name)}" for name in ("device", "dtype", "base")]
         for name, value in {**engine.options, "threads": arguments.threads}.items():
@@ -158,17 +158,17 @@ def peak(engine: Engine, arguments: argparse.Namespace) -> Row:
         run += ["--steps=3", "--limit=16", "--batch-size=4"]
         subprocess.run([sys.executable, "-m", "zoplat", *run], check=True, stdout=subprocess.DEVNULL)
         summary = json.loads(Path(folder, "summary.json").read_text(encoding="utf-8"))
-    place = {"kind": "engine peak", "model": arguments.model, "step": engine.name}
-    return {**place, "peak": summary["peak_bytes"]["host"], "step_peak": summary["step_peak_bytes"]["host"]}
+    identity = {"kind": "engine peak", "model": arguments.model, "step": engine.name}
+    return {**identity, "peak": summary["peak_bytes"]["host"], "step_peak": summary["step_peak_bytes"]["host"]}
 
 
-def told(row: Row) -> str:
-    """A row as the terminal shows it."""
+def text_of(row: Row) -> str:
+    """A row as a line for the terminal."""
     if row["kind"] == "slope":
         return f"{row['step']:<34} slopes agree by {row['agreement']:.4f}, spread {row['spread']:.3f}"
     if row["kind"] == "engine peak":
         return f"{row['step']:<34} {row['peak'] / 2**20:9.1f} MiB, {row['step_peak'] / 2**20:9.1f} in steps"
-    return f"{row['pair']:<6}{line(row)}"
+    return f"{row['pair']:<11}{line(row)}"
 
 
 if __name__ == "__main__":

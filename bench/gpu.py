@@ -1,9 +1,9 @@
-"""Measure steps and their peak memory on one GPU, at the shapes of large models, and enter them into the results.
+"""Measure steps and their peak memory on one GPU, at the shapes of large models, and merge them into the results.
 
     python bench/gpu.py [--minutes 8] [--only PATTERN]
 
-Weights are random, in bfloat16, and made on the device; nothing is downloaded. What time runs out for is named and
-left as it was in the results.
+Weights are random, in bfloat16, and created on the device; nothing is downloaded. Cases that there is no time left for
+are named, and keep their earlier results.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ TINY = (2, 8)
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure, print and merge, pair by pair, until time is over."""
+    """Measure, print and merge, pair by pair, until the time is over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8, help="when these are over, so is the program")
+    parser.add_argument("--minutes", type=float, default=8, help="after these the program ends")
     parser.add_argument("--only", default="", help="regular expression that finds labels")
     parser.add_argument("--rounds", type=int, default=3, help="of every pair, at least")
     parser.add_argument("--seconds", type=float, default=5, help="of every pair, at least")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--tiny", action="store_true", help="a model of a few kilobytes, to try the program itself")
+    parser.add_argument(
+        "--tiny", action="store_true", help="use a model of a few kilobytes, to test the program itself"
+    )
     parser.add_argument("--out", type=Path, default=FOLDER / "gpu.json", help="file to merge results into")
     arguments = parser.parse_args(given)
     models, shapes = (["tiny"], [TINY]) if arguments.tiny else (ON_CUDA, [])
@@ -48,7 +50,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def measure(bench: Bench, left: list[Task], command: str, out: Path, deadline: Deadline) -> None:
-    """Measure what is left and take it off the list, until all is done or a pair finds no room in memory."""
+    """Measure the tasks that are left and remove them from the list, until none is left or memory runs out."""
     try:
         for run, rows in bench.run([*left], command):
             merge(out, run, rows)
@@ -63,10 +65,10 @@ def measure(bench: Bench, left: list[Task], command: str, out: Path, deadline: D
 
 
 class Deadline:
-    """Ends what it surrounds by an OutOfTime after so many minutes.
+    """A context that raises OutOfTime in its body after so many minutes, and suppresses it outside.
 
     Attributes:
-        is_over: whether it did.
+        is_over: whether the time is over.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -84,7 +86,7 @@ class Deadline:
         return kind is OutOfTime
 
     def over(self, *_: object) -> NoReturn:
-        """Raise."""
+        """Signal handler: raise OutOfTime."""
         self.is_over = True
         raise OutOfTime
 

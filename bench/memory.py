@@ -1,7 +1,7 @@
 """Peak memory of steps above that of forward passes, each in a process of its own.
 
-The peak is the kernel's own counter of resident memory, begun anew when the model is open. A process that only
-infers loads the same model, makes forward passes on the same batch, and nothing of zoplat's spaces and kernels.
+The peak is the operating system's counter of resident memory, reset when the model is open. The process for inference
+loads the same model and makes forward passes on the same batch, without any space or kernel of zoplat.
 """
 
 from __future__ import annotations
@@ -14,58 +14,58 @@ from functools import partial
 from statistics import median_low
 from typing import Any
 
-from bench.cases import FOUR, Setup, Way, cpu, usual
+from bench.cases import FOUR, Setup, Variant, cpu, usual
 
 SHAPE = FOUR
 STEPS = 3
-INFERENCE = Way("inference")
-OWN = ("python, torch and transformers", "trainable weights", "frozen weights")
-"""Owners that a process of inference has too."""
+INFERENCE = Variant("inference")
+INFERENCE_OWNERS = ("python, torch and transformers", "trainable weights", "frozen weights")
+"""Owners that the process for inference has as well."""
 
 
-def chosen(model: str, every: bool) -> list[Way]:
-    """The ways that a model's table of memory has."""
+def chosen(model: str, every: bool) -> list[Variant]:
+    """The variants in the memory table of a model."""
     pairs = [pair for pair in usual(cpu(model), every) if pair.setup == Setup(model)]
-    return [way for pair in pairs for way in pair.ways]
+    return [variant for pair in pairs for variant in pair.variants]
 
 
-def label(model: str, way: Way) -> str:
-    """What --only is matched against."""
-    return f"memory/{model}/{way.name}"
+def label(model: str, variant: Variant) -> str:
+    """The label that --only is matched against."""
+    return f"memory/{model}/{variant.name}"
 
 
-def measured(model: str, way: Way) -> dict[str, Any]:
-    """What a process of its own says."""
-    command = [sys.executable, __file__, model, way.name]
+def measured(model: str, variant: Variant) -> dict[str, Any]:
+    """The measurement of one variant, made in a new process."""
+    command = [sys.executable, __file__, model, variant.name]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def inference(model: str) -> int:
-    """The median peak of three processes that infer; they differ by some MiB."""
+    """The median peak of three processes for inference; they differ by some MiB."""
     peaks: list[int] = [measured(model, INFERENCE)["peak"] for _ in range(3)]
     return median_low(peaks)
 
 
-def row(model: str, way: Way, inference: int) -> dict[str, Any]:
+def row(model: str, variant: Variant, inference: int) -> dict[str, Any]:
     """A row of the results."""
-    told = measured(model, way)
-    owners = {name: size for name, size in told["owners"].items() if name not in OWN and size}
-    peaks = {"peak": told["peak"], "inference": inference, "weights": told["weights"]}
-    return {"kind": "memory", "model": model, "step": way.name, "shape": list(SHAPE), **peaks, "owners": owners}
+    result = measured(model, variant)
+    owners = {name: size for name, size in result["owners"].items() if name not in INFERENCE_OWNERS and size}
+    peaks = {"peak": result["peak"], "inference": inference, "weights": result["weights"]}
+    return {"kind": "memory", "model": model, "step": variant.name, "shape": list(SHAPE), **peaks, "owners": owners}
 
 
 def main(model: str, name: str) -> None:
-    """Be the process that is measured: model and name of the way, or "inference"."""
-    ways = [INFERENCE, *chosen(model, True)]
-    [way] = [way for way in ways if way.name == name]
-    told = alone(model, way) if way is INFERENCE or way.published else stepping(model, way)
-    print(json.dumps(told))
+    """The process that is measured; `name` is that of a variant, or "inference"."""
+    variants = [INFERENCE, *chosen(model, True)]
+    [variant] = [variant for variant in variants if variant.name == name]
+    with_zoplat = variant is not INFERENCE and not variant.published
+    print(json.dumps(zoplat_steps(model, variant) if with_zoplat else bare_steps(model, variant)))
 
 
-def alone(model: str, way: Way) -> dict[str, Any]:
-    """Inference or a published step: a model of transformers, its loss, and nothing else."""
+def bare_steps(model: str, variant: Variant) -> dict[str, Any]:
+    """Peak, weights and owners for inference or a published step: a transformers model and its loss, no zoplat."""
     import torch
 
     from bench.models import batch, loader, source
@@ -84,23 +84,23 @@ def alone(model: str, way: Way) -> dict[str, Any]:
     gc.collect()
     memory = HostMemory()
     memory.reset()
-    step = PUBLISHED[way.published](problem).step if way.published else problem.value
+    step = PUBLISHED[variant.published](problem).step if variant.published else problem.value
     for _ in range(STEPS):
         step()
     return {"peak": memory.read()[1], "weights": weights, "owners": {}}
 
 
-def stepping(model: str, way: Way) -> dict[str, Any]:
-    """A step of zoplat as the engine makes it."""
+def zoplat_steps(model: str, variant: Variant) -> dict[str, Any]:
+    """Peak, weights and owners for steps of zoplat, as a run makes them."""
     from bench.models import batch, opened
-    from bench.steps import Ours, vocabulary
+    from bench.steps import ZoplatStep, vocabulary
 
     setup = Setup(model)
     session = opened(setup, "cpu")
     rows = batch(vocabulary(session.model), SHAPE)
     gc.collect()
     session.reset_peak()
-    step = Ours(session, setup, way, rows)
+    step = ZoplatStep(session, setup, variant, rows)
     step.before()
     for _ in range(STEPS - 1):
         step()

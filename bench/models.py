@@ -1,4 +1,4 @@
-"""Models by their shape alone, with random weights made where they are needed, and sessions of zoplat on them."""
+"""Models with the shapes of published ones and random weights, created on the device, and sessions on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zoplat_devices.text.encoding import Tokens
 
 
 def opt(width: int, layers: int, heads: int, **more: Any) -> Any:
-    """A configuration of OPT; without dropout, so that training mode computes what evaluation mode does."""
+    """A configuration of OPT without dropout, so that training mode computes the same as evaluation mode."""
     sizes = {"hidden_size": width, "word_embed_proj_dim": width, "ffn_dim": 4 * width, "num_hidden_layers": layers}
     return transformers.OPTConfig(**sizes, num_attention_heads=heads, dropout=0.0, **more)
 
@@ -37,12 +37,12 @@ SHAPES: dict[str, Callable[[], Any]] = {
     "llama-7b": transformers.LlamaConfig,
 }
 OPTIONS = ([3], [4])
-"""The tokens of a row's two options."""
+"""Token ids of the two options of a row."""
 
 
 def loader(model: str, kind: str) -> Callable[..., Loaded]:
-    """What loads a model: of random weights on a device for a shape, from its files for any other."""
-    return partial(_made, kind) if model in SHAPES else load
+    """The loader of a model: random weights on the device for one of `SHAPES`, its files for any other."""
+    return partial(_random, kind) if model in SHAPES else load
 
 
 def source(model: str) -> str:
@@ -51,21 +51,21 @@ def source(model: str) -> str:
 
 
 def opened(setup: Setup, kind: str) -> PyTorchSession:
-    """A session of zoplat."""
+    """A PyTorch session of zoplat on the device registered as `kind`."""
     device = replace(catalogue().entry("device", kind).value, **setup.device)
     spec = ModelSpec(source(setup.model), Tuning(setup.tune), setup.dtype, 0)
     return PyTorchSession(device, spec, loader(setup.model, kind))
 
 
 def batch(vocabulary: int, shape: Shape) -> list[Row]:
-    """Rows of exactly so many tokens whose two options are single tokens."""
+    """A batch of this shape, (rows, tokens), with two single-token options per row."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(10, min(vocabulary, 20000), shape, generator=generator).tolist()
     example = Example("", (" terrible", " great"), 1)
     return [Row(example, shape[1], Tokens([tokens], [*OPTIONS])) for tokens in ids]
 
 
-class Same(Batches):
+class SameBatch(Batches):
     """The same batch at every step."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -75,18 +75,18 @@ class Same(Batches):
         return [*self.rows]
 
 
-def _made(kind: str, model: str, dtype: Any, notice: Any, head: Any, *_: Any) -> Loaded:
-    """A model as `load` gives it; `dtype` may be a function of its head."""
+def _random(kind: str, model: str, dtype: Any, notice: Any, head: Any, *_: Any) -> Loaded:
+    """A model in the form that `load` returns; `dtype` may be a function of its head."""
     config = SHAPES[model]()
     width = dtype("causal") if callable(dtype) else dtype
     with quiet(), torch.random.fork_rng(), torch.device(kind):
         torch.manual_seed(0)
-        made = transformers.AutoModelForCausalLM.from_config(config, dtype=width)
-    return Loaded(made.eval().requires_grad_(False), _tokenizer(), model, None)
+        network = transformers.AutoModelForCausalLM.from_config(config, dtype=width)
+    return Loaded(network.eval().requires_grad_(False), _tokenizer(), model, None)
 
 
 def _tokenizer() -> Any:
-    """Enough words for the trial by which a session finds its strategy."""
+    """A tokenizer with enough words for the trial run by which a session chooses its strategy."""
     words = ["<s>", "</s>", "<unk>", "It", "was", "good", "bad", "."]
     tokenizer = Tokenizer(kinds.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -1,7 +1,7 @@
-"""What one pass over the weights costs: every law and rounding, beside reading and writing the weights.
+"""Cost of one pass over the weights, for every law and rounding, relative to reading and writing the weights.
 
-The floor of float32 weights is an in-place addition of numpy's, halved between two threads. Moves of bfloat16 weights
-are held against those that round to nearest.
+The baseline for float32 weights is an in-place addition of numpy in two threads. Passes over bfloat16 weights are
+compared with those that round to nearest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.timing import clocked, collected, settled, summary
+from bench.timing import clocked, frozen_heap, summary, without_collection
 from zoplat import Block, Direction, Key, Sampler, ZoplatError
 from zoplat.registry import catalogue
 from zoplat.space.parameter_space import ParameterSpace
@@ -30,32 +30,32 @@ DTYPES = ("float32", "bfloat16")
 
 
 def label(dtype: str) -> str:
-    """What --only is matched against."""
+    """The label that --only is matched against."""
     return f"pass/{dtype}"
 
 
 def rows(dtype: str, rounds: int, millions: float = 100) -> list[dict[str, Any]]:
-    """Rows of the results for weights of one type."""
+    """Rows of the results for weights of one dtype, `millions` of them."""
     count = int(millions * 1e6) // COLUMNS
     works = wide(count) if dtype == "float32" else narrow(count)
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    with settled():
+    with frozen_heap():
         for _ in range(rounds + 1):
             for name, work in works.items():
-                with collected():
+                with without_collection():
                     seconds[name].append(clocked(work)[0])
-    found = []
-    for name, taken in seconds.items():
+    results = []
+    for name, times in seconds.items():
         base = FLOOR if dtype == "float32" else f"{name.split(', ')[0]}, nearest"
-        ratios = [a / b for a, b in zip(taken[1:], seconds[base][1:], strict=True)]
-        ns = 1e9 * statistics.median(taken[1:]) / (count * COLUMNS)
-        found.append({"kind": "pass", "dtype": dtype, "step": name, "ns": round(ns, 4), "wall": summary(ratios)})
-    return found
+        ratios = [a / b for a, b in zip(times[1:], seconds[base][1:], strict=True)]
+        ns = 1e9 * statistics.median(times[1:]) / (count * COLUMNS)
+        results.append({"kind": "pass", "dtype": dtype, "step": name, "ns": round(ns, 4), "wall": summary(ratios)})
+    return results
 
 
 def wide(count: int) -> dict[str, Callable[[], None]]:
-    """Moves along one and two draws of each law, and the floor."""
-    theta = np.full((count, COLUMNS), 0.01, np.float32)
+    """Updates along one and two draws of each law, and the baseline."""
+    theta: Any = np.full((count, COLUMNS), 0.01, np.float32)
     moved = ParameterSpace([Block("w", theta)], FusedBackend(kernels(), np.empty), "in-place")
     works = {FLOOR: floor(theta)}
     for name in LAWS:
@@ -65,7 +65,7 @@ def wide(count: int) -> dict[str, Callable[[], None]]:
 
 
 def narrow(count: int) -> dict[str, Callable[[], None]]:
-    """Moves along one draw of each law, by rounding."""
+    """Updates along one draw of each law, for each rounding."""
 
     def empty(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
         return torch.empty(shape, dtype=getattr(torch, dtype))
@@ -81,7 +81,7 @@ def narrow(count: int) -> dict[str, Callable[[], None]]:
 
 
 def floor(theta: Any) -> Callable[[], None]:
-    """Read and write every weight once."""
+    """The baseline: read and write every weight once."""
     pool, halves = ThreadPoolExecutor(2), np.array_split(theta, 2)
 
     def work() -> None:
@@ -91,7 +91,7 @@ def floor(theta: Any) -> Callable[[], None]:
 
 
 def move(space: ParameterSpace, sampler: Sampler, terms: int) -> Callable[[], None]:
-    """One pass that adds so many draws of a law; the same ones each time, as a probe comes back."""
+    """One pass that adds `terms` draws of a law, the same ones each time."""
     direction = sum((1e-6 * space.draw(sampler, Key(0, 0, draw)) for draw in range(terms)), Direction())
 
     def work() -> None:
@@ -102,14 +102,14 @@ def move(space: ParameterSpace, sampler: Sampler, terms: int) -> Callable[[], No
 
 
 def law(name: str) -> Sampler:
-    """A law by its registered name."""
+    """The law (sampler) registered under a name."""
     sampler: Sampler = catalogue().entry("sampler", name).value
     return sampler
 
 
 def kernels() -> Any:
-    """The compiled kernels."""
-    found = native_kernels()
-    if found is None:
-        raise ZoplatError("There are no kernels to measure, for no C compiler is at hand. pip install ziglang")
-    return found
+    """The compiled kernels; raises ZoplatError where there is no compiler."""
+    compiled = native_kernels()
+    if compiled is None:
+        raise ZoplatError("There are no kernels to measure, because no C compiler was found. pip install ziglang")
+    return compiled

@@ -1,8 +1,8 @@
-"""The published steps in our own words: fresh tensors, a sweep over the weights for every move.
+"""The published steps, transcribed: each perturbation is a loop over the weights that allocates new tensors.
 
-Each draws its vector anew from a seed whenever it moves, one weight at a time, and gives the weight new storage,
-as the released trainers do; what is left out are their loops. Slips that the releases have and that change no cost
-are not repeated. Steps are tiny, so that a model stays what it was.
+Each regenerates its vector from a seed for every perturbation, one weight at a time, and gives the weight new storage,
+as the released trainers do; their training loops are left out. Mistakes of the releases that don't affect cost are not
+repeated. Learning rates are tiny, so that the model hardly changes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ class Problem:
 
     Args:
         model: of transformers.
-        loss: mean loss of the batch, under whatever mode of differentiation the caller has set.
+        loss: computes the mean loss of the batch, in the gradient mode that the caller has set.
+
+    Attributes:
+        weights: the model's parameters.
+        forwards: forward passes so far.
     """
 
     def __init__(self, model: Any, loss: Callable[[], Tensor]) -> None:
@@ -46,7 +50,7 @@ class Problem:
 
 
 class MeZO:
-    """Two sides of one normal vector: up, down, back, and the update. Malladi et al., arXiv:2305.17333."""
+    """Central difference along one normal vector, in place, and the update. Malladi et al., arXiv:2305.17333."""
 
     passes: ClassVar[int] = 2
 
@@ -64,7 +68,7 @@ class MeZO:
         self.update(seed, self.slope(seed))
 
     def slope(self, seed: int) -> float:
-        """The central difference; the weights are back where they were, up to rounding."""
+        """The central difference; restores the weights up to rounding."""
         self.move(seed, 1)
         up = self.problem.value()
         self.move(seed, -2)
@@ -73,20 +77,20 @@ class MeZO:
         return (up - down) / (2 * EPS)
 
     def move(self, seed: int, scale: float) -> None:
-        """θ + scale·ε·z."""
+        """θ ← θ + scale·ε·z."""
         torch.manual_seed(seed)
         for i, w in enumerate(self.weights):
             w.data = w.data + scale * self.z(i, w) * EPS
 
     def update(self, seed: int, g: float) -> None:
-        """θ − η(g·z + λθ), λ on matrices."""
+        """θ ← θ − η(g·z + λθ), weight decay λ on matrices."""
         torch.manual_seed(seed)
         for i, w in enumerate(self.weights):
             g_z = g * self.z(i, w)
             w.data = w.data - LR * (g_z + DECAY * w.data if w.dim() > 1 else g_z)
 
     def z(self, i: int, w: Tensor) -> Tensor:
-        """The next weight's share of the vector."""
+        """The entries of z for weight number i, drawn in the order of the weights."""
         return torch.normal(mean=0.0, std=1.0, size=w.shape, dtype=w.dtype, device=w.device)
 
 
@@ -111,7 +115,7 @@ class LOZO(MeZO):
 
 
 class HiZOO(MeZO):
-    """Directions over the root of a curvature; the release asks a fourth loss. Zhao et al., arXiv:2402.15173."""
+    """Directions scaled by curvature^(−1/2); the release evaluates a fourth loss. Zhao et al., arXiv:2402.15173."""
 
     passes = 4
     smooth = 1e-8
@@ -149,7 +153,7 @@ class HiZOO(MeZO):
 
 
 class FZOO(MeZO):
-    """Eight one-sided differences along signs, one after the other. Dang et al., arXiv:2506.09034."""
+    """Eight one-sided differences along random signs, sequentially. Dang et al., arXiv:2506.09034."""
 
     passes = 9
     queries = 8
@@ -170,7 +174,7 @@ class FZOO(MeZO):
 
 
 class ByOptimizer(MeZO):
-    """A two-sided step handed to an optimizer of torch one weight at a time. Zhang et al., arXiv:2402.11592."""
+    """A two-sided estimate given to a torch optimizer one weight at a time. Zhang et al., arXiv:2402.11592."""
 
     def prepare(self) -> None:
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(self.weights, LR)
@@ -184,28 +188,28 @@ class ByOptimizer(MeZO):
 
 
 class Sign(ByOptimizer):
-    """The sign of the difference along z."""
+    """ZO-SGD-Sign: the sign of the central difference, along z."""
 
     def update(self, seed: int, g: float) -> None:
         super().update(seed, (g > 0) - (g < 0))
 
 
 class Momentum(ByOptimizer):
-    """Heavy ball."""
+    """ZO-SGD-MMT: heavy-ball momentum."""
 
     def prepare(self) -> None:
         self.optimizer = torch.optim.SGD(self.weights, LR, momentum=0.9)
 
 
 class Adam(ByOptimizer):
-    """Two running means."""
+    """ZO-Adam: two moments per weight."""
 
     def prepare(self) -> None:
         self.optimizer = torch.optim.Adam(self.weights, LR)
 
 
 class Conservative(ByOptimizer):
-    """The best of staying, stepping and stepping back."""
+    """ZO-SGD-Cons: the best of no step, a step and the opposite step."""
 
     passes = 5
 
@@ -223,7 +227,7 @@ class Conservative(ByOptimizer):
 
 
 class Backpropagation:
-    """One forward pass, one backward, and an optimizer of torch on all weights."""
+    """One forward pass, one backward pass, and a torch optimizer on all weights."""
 
     passes: ClassVar[int] = 1
     kind: ClassVar[Callable[..., torch.optim.Optimizer]] = torch.optim.SGD
@@ -239,7 +243,7 @@ class Backpropagation:
         needed = [w.requires_grad for w in self.weights]
         for w in self.weights:
             w.requires_grad_(True)
-        with torch.enable_grad(), Recomputed(self.problem.model) if self.recompute else nullcontext():
+        with torch.enable_grad(), Checkpointed(self.problem.model) if self.recompute else nullcontext():
             self.problem.tensor().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -247,8 +251,8 @@ class Backpropagation:
             w.requires_grad_(before)
 
 
-class Recomputed:
-    """A model that keeps the inputs of its layers only; transformers does so in training mode."""
+class Checkpointed:
+    """A context in which a model checkpoints activations; transformers does so only in training mode."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -265,19 +269,19 @@ class Recomputed:
 
 
 class RecomputedSGD(Backpropagation):
-    """SGD with the activations of layers computed twice."""
+    """SGD with gradient checkpointing."""
 
     recompute = True
 
 
 class AdamW(Backpropagation):
-    """Two running means and decay."""
+    """AdamW: two moments per weight and weight decay."""
 
     kind = torch.optim.AdamW
 
 
 class RecomputedAdamW(AdamW):
-    """AdamW with the activations of layers computed twice."""
+    """AdamW with gradient checkpointing."""
 
     recompute = True
 

@@ -1,4 +1,4 @@
-"""The file of results: rows that replace their predecessors, and the runs that they come from."""
+"""Files of results: rows, each of which replaces an earlier one of the same case, and the runs they come from."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from typing import Any
 Row = dict[str, Any]
 FOLDER = Path(__file__).parent / "results"
 IDENTITY = ("kind", "model", "setup", "pair", "step", "shape", "dtype")
-"""Fields by which a row is known."""
+"""Fields that identify the case of a row."""
 
 
 def read(path: Path) -> dict[str, list[Row]]:
-    """Runs and rows; none where there is no file."""
+    """Runs and rows of a file; none where there is no file."""
     if not path.exists():
         return {"runs": [], "rows": []}
-    held: dict[str, list[Row]] = json.loads(path.read_text(encoding="utf-8"))
-    return held
+    content: dict[str, list[Row]] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def merge(path: Path, run: Row, rows: Iterable[Row]) -> None:
-    """Write rows of a run into a file in place of those of the same name; runs that have no row left are dropped."""
-    held = read(path)
-    named = {_name(row): {**row, "run": held["runs"][row["run"]]} for row in held["rows"]}
-    named |= {_name(row): {**row, "run": run} for row in rows}
+    """Write rows of a run to a file in place of earlier rows of the same cases; drop runs that have no row left."""
+    earlier = read(path)
+    by_case = {_case(row): {**row, "run": earlier["runs"][row["run"]]} for row in earlier["rows"]}
+    by_case |= {_case(row): {**row, "run": run} for row in rows}
     runs: list[Row] = []
-    for row in named.values():
+    for row in by_case.values():
         if row["run"] not in runs:
             runs.append(row["run"])
-    lines = [json.dumps({**row, "run": runs.index(row["run"])}, ensure_ascii=False) for row in named.values()]
-    heads = [json.dumps(one, ensure_ascii=False) for one in runs]
+    lines = [json.dumps({**row, "run": runs.index(row["run"])}, ensure_ascii=False) for row in by_case.values()]
+    run_lines = [json.dumps(one, ensure_ascii=False) for one in runs]
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    parts = (f'"{name}": [\n ' + ",\n ".join(each) + "\n]" for name, each in (("runs", heads), ("rows", lines)))
-    beside.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_suffix(".part")
+    lists = (("runs", run_lines), ("rows", lines))
+    parts = (f'"{name}": [\n ' + ",\n ".join(items) + "\n]" for name, items in lists)
+    temporary.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def command_of(program: str, parser: ArgumentParser, arguments: Namespace) -> str:
-    """What measures the same again, wherever its results go."""
+    """The command that repeats a measurement, without --out and flags that only print."""
     for name, value in vars(arguments).items():
         if name not in ("out", "cpu", "list") and value != parser.get_default(name):
             values = [] if value is True else value if isinstance(value, list) else [value]
@@ -54,17 +55,17 @@ def command_of(program: str, parser: ArgumentParser, arguments: Namespace) -> st
 
 
 def run_of(command: str, accelerator: Row | None = None) -> Row:
-    """What the page says about a run."""
+    """The facts that the page shows about a run: command, date, hardware and versions."""
     import torch
 
     versions = {name: metadata.version(name) for name in ("zoplat", "torch", "transformers")}
     versions["python"] = platform.python_version()
-    place = {"processor": processor(), "threads": torch.get_num_threads(), "accelerator": accelerator}
-    return {"command": command, "date": date.today().isoformat(), **place, "versions": versions}
+    hardware = {"processor": processor(), "threads": torch.get_num_threads(), "accelerator": accelerator}
+    return {"command": command, "date": date.today().isoformat(), **hardware, "versions": versions}
 
 
 def processor() -> str:
-    """The processor's own name, as far as the system says."""
+    """The model name of the processor, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -73,5 +74,5 @@ def processor() -> str:
     return next(names, platform.machine())
 
 
-def _name(row: Row) -> str:
+def _case(row: Row) -> str:
     return json.dumps([row.get(field) for field in IDENTITY])

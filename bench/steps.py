@@ -1,4 +1,4 @@
-"""Steps that can be measured: zoplat's as the engine makes them, the published ones on the same model and batch."""
+"""Steps to measure: those of zoplat as a run makes them, and the published ones on the same model and batch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from bench import published
-from bench.cases import Setup, Way
-from bench.models import Same
+from bench.cases import Setup, Variant
+from bench.models import SameBatch
 from zoplat import ZERO, Row, ZoplatError
 from zoplat.config.layers import resolve
 from zoplat.core.device import Session
@@ -20,35 +20,40 @@ from zoplat_devices.pytorch.session import PyTorchSession
 
 
 class Step(Protocol):
-    """A step, and what stands around it untimed."""
+    """A step, with preparation and clean-up that are not timed.
+
+    Attributes:
+        passes: forward passes of one call.
+    """
 
     passes: int
 
     def before(self) -> None:
-        """Bring everything into the state that it has within a run."""
+        """Bring the session into the state that it has in the middle of a run."""
 
     def __call__(self) -> None:
-        """The step."""
+        """Make the step."""
 
     def after(self) -> None:
-        """Leave the session to others."""
+        """Restore the session for other steps."""
 
 
-class Ours:
-    """A step as the engine makes it, profiler included.
+class ZoplatStep:
+    """A step of zoplat as a run makes it, profiler included.
 
     Args:
-        session: opened.
-        setup, way: what is stepped, and how.
+        session: an opened model.
+        setup: how it was opened.
+        variant: the step.
         rows: the batch.
     """
 
-    def __init__(self, session: Session, setup: Setup, way: Way, rows: Sequence[Row]) -> None:
+    def __init__(self, session: Session, setup: Setup, variant: Variant, rows: Sequence[Row]) -> None:
         settings = {"device": session.facts["device"], "tune": setup.tune, "dtype": setup.dtype, "lr": published.LR}
-        config = resolve({**settings, **way.settings, "evaluate_every": 10**9})
+        config = resolve({**settings, **variant.settings, "evaluate_every": 10**9})
         session.space.settle()
-        self.session, self.way, self.batches, self.passes = session, way, Same(rows), 0
-        self.learner = Learner(config, session, strategy=way.strategy)
+        self.session, self.variant, self.batches, self.passes = session, variant, SameBatch(rows), 0
+        self.learner = Learner(config, session, strategy=variant.strategy)
         self.profiler = Profiler(session.memory, session.reset_peak)
 
     def before(self) -> None:
@@ -56,18 +61,20 @@ class Ours:
         self()
 
     def __call__(self) -> None:
-        asked = self.learner.progress.passes
-        for _ in range(self.way.steps):
+        before = self.learner.progress.passes
+        for _ in range(self.variant.steps):
             self.learner.advance(self.batches, self.profiler)
-        self.passes = self.learner.progress.passes - asked
+        self.passes = self.learner.progress.passes - before
         if self.learner.progress.skipped:
-            raise ZoplatError(f"{self.way.name}: a step could not be made and would seem cheap: {self.learner.skip_reason}")
+            raise ZoplatError(
+                f"{self.variant.name}: a step was skipped, which would make it look cheap: {self.learner.skip_reason}"
+            )
 
     def after(self) -> None:
         pass
 
     def peak(self) -> int:
-        """Most bytes in use during two steps."""
+        """Peak bytes in use during two steps."""
         self.session.reset_peak()
         self.profiler = Profiler(self.session.memory, self.session.reset_peak)
         self.before()
@@ -76,21 +83,21 @@ class Ours:
         return reading.host_peak if reading.device_peak is None else reading.device_peak
 
 
-class Peer:
-    """A published step on a session's model; the session's arrays hold θ again after it.
+class PublishedStep:
+    """A published step on a session's model; `after` moves the result into the session's own arrays.
 
     Args:
-        session: opened, with all weights trained.
-        way: names the step.
+        session: an opened model, all of whose weights are trained.
+        variant: names the published step.
         rows: the batch.
     """
 
-    def __init__(self, session: PyTorchSession, way: Way, rows: Sequence[Row]) -> None:
+    def __init__(self, session: PyTorchSession, variant: Variant, rows: Sequence[Row]) -> None:
         self.session = session
         problem = published.Problem(session.model, partial(session.scorer.mean_loss, rows))
-        self.made = published.STEPS[way.published](problem)
-        self.passes = self.made.passes
-        self.held = [w.data for w in problem.weights]
+        self.step = published.STEPS[variant.published](problem)
+        self.passes = self.step.passes
+        self.arrays = [w.data for w in problem.weights]
         self.is_warm = False
 
     def before(self) -> None:
@@ -101,34 +108,34 @@ class Peer:
             self.is_warm = True
 
     def __call__(self) -> None:
-        self.made.step()
+        self.step.step()
 
     def after(self) -> None:
-        for held, w in zip(self.held, self.made.weights, strict=True):
-            if w.data_ptr() != held.data_ptr():
-                held.copy_(w.data)
-                w.data = held
+        for array, w in zip(self.arrays, self.step.weights, strict=True):
+            if w.data_ptr() != array.data_ptr():
+                array.copy_(w.data)
+                w.data = array
 
 
-def made(session: PyTorchSession, setup: Setup, way: Way, rows: Sequence[Row]) -> Step:
-    """A way as something to measure."""
-    return Peer(session, way, rows) if way.published else Ours(session, setup, way, rows)
+def step_of(session: PyTorchSession, setup: Setup, variant: Variant, rows: Sequence[Row]) -> Step:
+    """The step of a variant, ready to be measured."""
+    return PublishedStep(session, variant, rows) if variant.published else ZoplatStep(session, setup, variant, rows)
 
 
 def bare(session: Session, rows: Sequence[Row]) -> Callable[[], None]:
-    """A forward pass at whatever the arrays hold, no probe formed on the way."""
+    """A forward pass with the weights as they are in the arrays, without any perturbation."""
 
     def forward() -> None:
-        space = session.space
-        overlay, space.overlay = space.overlay, ZERO
+        perturbation = session.space.perturbation
+        session.space.perturb(ZERO)
         session.forward(rows)
-        space.overlay = overlay
+        session.space.perturb(perturbation)
 
     return forward
 
 
 def peak(session: PyTorchSession, work: Callable[[], None]) -> int:
-    """Most bytes in use during some work, of the accelerator or else of the process."""
+    """Peak bytes in use during some work, on the accelerator if there is one, else of the process."""
     session.reset_peak()
     work()
     reading = session.memory()
@@ -136,11 +143,11 @@ def peak(session: PyTorchSession, work: Callable[[], None]) -> int:
 
 
 def vocabulary(model: Any) -> int:
-    """Tokens that a model knows."""
+    """Size of a model's vocabulary."""
     return int(model.config.get_text_config().vocab_size)
 
 
-def finished(kind: str) -> None:
-    """Wait for a device."""
+def synchronize(kind: str) -> None:
+    """Wait until a device has finished its work."""
     if kind == "cuda":
         torch.cuda.synchronize()

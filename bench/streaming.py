@@ -1,11 +1,11 @@
-"""Training a model that is larger than the memory it is given, beside the same steps in memory.
+"""Train a model that is larger than the memory it is given, and compare with the same steps in memory.
 
     python bench/streaming.py [--layers 36] [--share 0.4] [--steps 3] [--rows 4] [--free] [--folder DIR] [--json]
 
 A random model of the LLaMA kind in float32 is written to DIR (1.7 GiB with 36 layers). Two-sided MeZO trains all of its
-weights in processes of their own: walking in memory; streamed under a limit of `share` of the model's bytes, page
-cache included, that a memory cgroup of the system enforces; and with --free streamed with as much memory as it likes.
-All must end with the same weights. The cost factor is the median time of a step after the first, over that of walking.
+weights in processes of their own: sequential in memory; streaming under a limit of `share` of the model's bytes, page
+cache included, that a memory cgroup enforces; and with --free streaming without a limit. All must end with the same
+weights. The cost factor is the median time of a step after the first, divided by that of the sequential process.
 """
 
 import argparse
@@ -29,7 +29,7 @@ GROUPS = (
 
 
 def main() -> None:
-    """Write the model, train it in each way, print what they took."""
+    """Write the model, train it in each process, print time and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=36)
     parser.add_argument("--share", type=float, default=0.4)
@@ -38,59 +38,60 @@ def main() -> None:
     parser.add_argument("--free", action="store_true")
     parser.add_argument("--folder", type=Path, default=None, help="on a disk with room for the model three times")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--part", choices=["model", "sequential", "streaming"], help="be one of the processes")
+    parser.add_argument("--part", choices=["model", "sequential", "streaming"], help="run only this process")
     arguments = parser.parse_args()
     if arguments.part == "model":
         write(arguments.folder, arguments.layers)
     elif arguments.part:
         print(json.dumps(trained(arguments.folder, arguments.part, arguments.steps, arguments.rows)))
     else:
-        told = compared(arguments)
-        print(json.dumps(told) if arguments.json else table(told))
+        results = compared(arguments)
+        print(json.dumps(results) if arguments.json else table(results))
 
 
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the processes took."""
+    """Results of all processes, by name, and the sizes of model and limit."""
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         given = ["--folder", folder, "--layers", str(arguments.layers)]
         given += ["--steps", str(arguments.steps), "--rows", str(arguments.rows)]
         output([*given, "--part", "model"])
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
         limit = int(arguments.share * size)
-        told: dict[str, Any] = {"model_bytes": size, "limit_bytes": limit, "rows": arguments.rows}
+        results: dict[str, Any] = {"model_bytes": size, "limit_bytes": limit, "rows": arguments.rows}
         with group(limit) as place:
-            hungry = subprocess.run([sys.executable, "-c", f"b'x' * {limit}"], check=False, preexec_fn=joining(place))
-            told["bites"] = hungry.returncode < 0
-            forget(Path(folder))
-            told["limited"] = json.loads(output([*given, "--part", "streaming"], place))
-            told["limited"] |= {"group_peak": peak(place)}
-        told["sequential"] = json.loads(output([*given, "--part", "sequential"]))
+            allocation = subprocess.run(
+                [sys.executable, "-c", f"b'x' * {limit}"], check=False, preexec_fn=joining(place)
+            )
+            results["bites"] = allocation.returncode < 0
+            drop_page_cache(Path(folder))
+            results["limited"] = json.loads(output([*given, "--part", "streaming"], place))
+            results["limited"] |= {"group_peak": peak(place)}
+        results["sequential"] = json.loads(output([*given, "--part", "sequential"]))
         if arguments.free:
-            told["streaming"] = json.loads(output([*given, "--part", "streaming"]))
-    for way in ("limited", "streaming"):
-        if way in told:
-            told[way]["factor"] = told[way]["seconds"] / told["sequential"]["seconds"]
-    return told
+            results["streaming"] = json.loads(output([*given, "--part", "streaming"]))
+    for name in ("limited", "streaming"):
+        if name in results:
+            results[name]["factor"] = results[name]["seconds"] / results["sequential"]["seconds"]
+    return results
 
 
-def table(told: dict[str, Any]) -> str:
-    """For people."""
-    lines = [
-        f"model {told['model_bytes'] / 2**20:.0f} MiB, limit {told['limit_bytes'] / 2**20:.0f} MiB, 2 passes a step"
-    ]
-    for way in ("sequential", "streaming", "limited"):
-        one = told.get(way)
-        if one is None:
+def table(results: dict[str, Any]) -> str:
+    """The results as lines for the terminal."""
+    size, limit = (results[key] / 2**20 for key in ("model_bytes", "limit_bytes"))
+    lines = [f"model {size:.0f} MiB, limit {limit:.0f} MiB, 2 passes a step"]
+    for name in ("sequential", "streaming", "limited"):
+        result = results.get(name)
+        if result is None:
             continue
         lines.append(
-            f"{way:8} {one['seconds']:7.2f} s a step, × {one.get('factor', 1.0):.2f}, "
-            f"peak {one['peak'] / 2**20:6.0f} MiB resident, {one['digest'][:19]}"
+            f"{name:10} {result['seconds']:7.2f} s a step, × {result.get('factor', 1.0):.2f}, "
+            f"peak {result['peak'] / 2**20:6.0f} MiB resident, {result['digest'][:19]}"
         )
     return "\n".join(lines)
 
 
 def trained(folder: Path, strategy: str, steps: int, rows: int) -> dict[str, Any]:
-    """The weights and the time of a few steps."""
+    """Digest of the weights, time, memory and answers of a few steps."""
     from zoplat.config.layers import build
     from zoplat.training.batches import Batches
     from zoplat.training.opening import prepared
@@ -132,10 +133,10 @@ def write(folder: Path, layers: int) -> None:
 
 @contextmanager
 def group(limit: int) -> Iterator[Path]:
-    """A cgroup whose processes may take so many bytes, page cache included.
+    """A cgroup with a memory limit in bytes, page cache included.
 
     Raises:
-        SystemExit: the system lets us have none.
+        SystemExit: no cgroup can be created.
     """
     for root, name, swap in GROUPS:
         place = root / f"zoplat-{os.getpid()}"
@@ -152,11 +153,11 @@ def group(limit: int) -> Iterator[Path]:
                 return
         finally:
             place.rmdir()
-    raise SystemExit("no memory cgroup can be made here: it takes root, and a mounted memory controller")
+    raise SystemExit("no memory cgroup can be created here: that takes root, and a mounted memory controller")
 
 
-def forget(folder: Path) -> None:
-    """Have the system drop what it keeps of files, so that they are read on the account of whoever comes next."""
+def drop_page_cache(folder: Path) -> None:
+    """Drop cached pages of the model's files, so that reading them counts for the next process."""
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -164,18 +165,18 @@ def forget(folder: Path) -> None:
 
 
 def joining(place: Path) -> Callable[[], Any]:
-    """What a new process does to belong to a cgroup."""
+    """A function that a new process calls to join a cgroup."""
     return lambda: (place / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def peak(place: Path) -> int:
-    """Most bytes that a cgroup had."""
+    """Peak bytes of a cgroup."""
     names = ("memory.peak", "memory.max_usage_in_bytes")
     return max((int((place / name).read_text()) for name in names if (place / name).exists()), default=0)
 
 
 def output(arguments: list[str], place: Path | None = None) -> str:
-    """What a process of this program prints, inside a cgroup or not."""
+    """Output of this program in a new process, inside a cgroup or not."""
     command, join = [sys.executable, __file__, *arguments], joining(place) if place else None
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=join).stdout
 

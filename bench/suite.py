@@ -1,4 +1,4 @@
-"""Measuring pairs of the table, one model open at a time, whatever the device."""
+"""Measure pairs of variants, with one model open at a time, on any device."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from itertools import groupby
 from bench.cases import Pair, Shape
 from bench.models import batch, opened
 from bench.results import Row, run_of
-from bench.steps import Ours, Step, bare, finished, made, peak, vocabulary
-from bench.timing import OutOfTime, Taken, interleaved
+from bench.steps import Step, ZoplatStep, bare, peak, step_of, synchronize, vocabulary
+from bench.timing import OutOfTime, Timings, interleaved
 from zoplat_devices.pytorch.session import PyTorchSession
 
 SMALL = 256
-"""Tokens of a batch below which a forward pass is too short to be timed once."""
+"""Batches of fewer tokens have forward passes too short to be timed once."""
 Task = tuple[Pair, Shape]
 
 
@@ -27,10 +27,10 @@ class Bench:
     """How pairs are measured.
 
     Attributes:
-        kind: of the device.
-        rounds: of a pair, at least.
-        seconds: of a pair, at least.
-        peaks: whether the peak memory of each step is read too.
+        kind: registered name of the device.
+        rounds: the least number of rounds of a pair.
+        seconds: the least time for a pair.
+        peaks: whether the peak memory of each step is measured too.
     """
 
     kind: str
@@ -39,60 +39,62 @@ class Bench:
     peaks: bool = False
 
     def run(self, tasks: Sequence[Task], command: str) -> Iterator[tuple[Row, list[Row]]]:
-        """(run, rows) after each pair; tasks of one setup stand together."""
+        """(run, rows) after each pair; tasks of one setup have to be adjacent."""
         for _, group in groupby(tasks, key=lambda task: task[0].setup.name):
-            same = list(group)
-            session = opened(same[0][0].setup, self.kind)
+            pairs = list(group)
+            session = opened(pairs[0][0].setup, self.kind)
             run = run_of(command, session.facts["accelerator"])
-            for pair, shape in same:
+            for pair, shape in pairs:
                 yield run, self.measured(session, pair, shape)
             del session
             gc.collect()
 
     def measured(self, session: PyTorchSession, pair: Pair, shape: Shape) -> list[Row]:
-        """Rows of a pair, of those ways that had a round before time ran out."""
+        """Rows of a pair, for those variants that were measured before time ran out."""
         rows = batch(vocabulary(session.model), shape)
-        forward, state = bare(session, rows), len(session.space.buffers)
-        steps: dict[str, Step] = {way.name: made(session, pair.setup, way, rows) for way in pair.ways}
-        taken: dict[str, Taken] = {}
+        forward, count = bare(session, rows), len(session.space.buffers)
+        steps: dict[str, Step] = {
+            variant.name: step_of(session, pair.setup, variant, rows) for variant in pair.variants
+        }
+        timings: dict[str, Timings] = {}
         peaks: dict[str, int] = {}
         with suppress(OutOfTime):
             passes = 3 if shape[0] * shape[1] < SMALL else 1
-            interleaved(steps, forward, partial(finished, self.kind), self.rounds, self.seconds, passes, taken)
+            interleaved(steps, forward, partial(synchronize, self.kind), self.rounds, self.seconds, passes, timings)
             if self.peaks:
                 peaks[""] = peak(session, forward)
-                peaks |= {name: step.peak() for name, step in steps.items() if isinstance(step, Ours)}
+                peaks |= {name: step.peak() for name, step in steps.items() if isinstance(step, ZoplatStep)}
         session.space.settle()
-        del session.space.buffers[state:]
-        place = {"kind": "step", "model": pair.setup.model, "setup": pair.setup.name, "pair": pair.name}
-        weights, together = session.facts["model_bytes"], {way.name: way.steps for way in pair.ways}
+        del session.space.buffers[count:]  # state of these steps
+        identity = {"kind": "step", "model": pair.setup.model, "setup": pair.setup.name, "pair": pair.name}
+        weights, steps_timed = session.facts["model_bytes"], {variant.name: variant.steps for variant in pair.variants}
         return [
-            {**place, "step": name, "shape": list(shape), "passes": steps[name].passes // together[name]}
-            | taken[name].row()
+            {**identity, "step": name, "shape": list(shape), "passes": steps[name].passes // steps_timed[name]}
+            | timings[name].row()
             | ({"peak": peaks[name], "inference": peaks[""], "weights": weights} if name in peaks else {})
-            for name in taken
+            for name in timings
         ]
 
 
 def tasks_of(pairs: Iterable[Pair], only: str, shapes: Sequence[Shape] = ()) -> list[Task]:
-    """What is to be measured: pairs at their shapes, or at others, whose labels the pattern finds."""
+    """Pairs with their shapes, or with other shapes, whose labels match a pattern."""
     found = [(pair, shape) for pair in pairs for shape in shapes or pair.shapes]
     return [(pair, shape) for pair, shape in found if re.search(only, pair.label(shape))]
 
 
 def shape_of(text: str) -> Shape:
-    """ROWSxTOKENS as numbers."""
+    """(rows, tokens) from ROWSxTOKENS."""
     rows, tokens = text.split("x")
     return int(rows), int(tokens)
 
 
 def line(row: Row, clock: str = "wall") -> str:
-    """A row as the terminal shows it."""
+    """A row as a line for the terminal."""
     if row["kind"] == "memory":
         above = (row["peak"] - row["inference"]) / 2**20
         return f"{row['step']:<28} {row['peak'] / 2**20:9.1f} MiB  {above:+9.1f} above inference"
     ratio = f"{row[clock]['median']:7.3f} ± {row[clock]['spread']:<6.3f}" if clock in row else ""
     if row["kind"] == "pass":
         return f"{row['step']:<28} {ratio} {row['ns']:.3f} ns a weight"
-    many = f"{row['passes']} × {row['bare_ms']:.1f} ms, {row['rounds']} rounds"
-    return f"{row['setup']:<34} {row['shape'][0]:>2} × {row['shape'][1]:<4} {row['step']:<28} {ratio} of {many}"
+    passes = f"{row['passes']} × {row['bare_ms']:.1f} ms, {row['rounds']} rounds"
+    return f"{row['setup']:<34} {row['shape'][0]:>2} × {row['shape'][1]:<4} {row['step']:<28} {ratio} of {passes}"

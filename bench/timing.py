@@ -1,4 +1,4 @@
-"""Seconds of steps over those of bare forward passes right before and after, turn by turn."""
+"""Times of steps divided by those of bare forward passes right before and after, interleaved."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from typing import Any
 from bench.steps import Step
 
 Seconds = tuple[float, float]
-"""By the clock on the wall, and of the processors that the process used."""
+"""Wall-clock time, and CPU time of the process."""
 CLOCKS = ("wall", "cpu")
 
 
 class OutOfTime(Exception):
-    """The time that a program was given is over."""
+    """The time limit of a program is reached."""
 
 
 @dataclass
-class Taken:
-    """What one way took.
+class Timings:
+    """Timings of one variant.
 
     Attributes:
-        ratios: by clock, of every round: a step over its forward passes.
-        bare: seconds of a forward pass on the wall, of every round.
+        ratios: by clock, for every round: time of a step divided by that of its forward passes.
+        bare: for every round, wall-clock seconds of a bare forward pass.
     """
 
     ratios: dict[str, list[float]] = field(default_factory=lambda: {clock: [] for clock in CLOCKS})
     bare: list[float] = field(default_factory=list)
 
-    def add(self, spent: Seconds, around: list[Seconds], passes: int) -> None:
-        """One more round."""
-        forward = [statistics.median(one[at] for one in around) for at in range(len(CLOCKS))]
+    def add(self, step: Seconds, around: list[Seconds], passes: int) -> None:
+        """Add a round: a step of so many passes, and the bare forward passes around it."""
+        forward = [statistics.median(one[i] for one in around) for i in range(len(CLOCKS))]
         self.bare.append(forward[0])
-        for at, clock in enumerate(CLOCKS):
-            self.ratios[clock].append(spent[at] / (passes * forward[at]))
+        for i, clock in enumerate(CLOCKS):
+            self.ratios[clock].append(step[i] / (passes * forward[i]))
 
     def row(self) -> dict[str, Any]:
-        """Medians and spreads."""
+        """Medians and spreads, as a row of the results has them."""
         return {
             "rounds": len(self.bare),
             "bare_ms": round(1000 * statistics.median(self.bare), 3),
@@ -52,49 +52,49 @@ class Taken:
 def interleaved(
     steps: Mapping[str, Step],
     bare: Callable[[], None],
-    finished: Callable[[], None],
+    synchronize: Callable[[], None],
     rounds: int,
     seconds: float,
     passes: int,
-    taken: dict[str, Taken],
+    timings: dict[str, Timings],
 ) -> None:
-    """Fill in what each step takes, round by round.
+    """Time steps round by round.
 
     Args:
-        steps: by name; a round has each of them once.
-        bare: a forward pass.
-        finished: waits for the device.
-        rounds: at least so many.
-        seconds: further rounds begin until so many are spent.
-        passes: bare forward passes before a step and after it.
-        taken: by name; holds the rounds so far should time run out.
+        steps: by name; each round has every one of them once.
+        bare: makes a forward pass.
+        synchronize: waits for the device.
+        rounds: the least number of rounds.
+        seconds: new rounds begin until this time has passed.
+        passes: number of bare forward passes before a step, and after it.
+        timings: filled in, by name; after OutOfTime it has the rounds so far.
     """
     began, done = time.perf_counter(), 0
-    with settled():
+    with frozen_heap():
         while done < rounds or time.perf_counter() - began < seconds:
             for name, step in steps.items():
                 step.before()
-                with collected():
-                    around = [clocked(bare, finished) for _ in range(passes)]
-                    spent = clocked(step, finished)
-                    around += [clocked(bare, finished) for _ in range(passes)]
+                with without_collection():
+                    around = [clocked(bare, synchronize) for _ in range(passes)]
+                    spent = clocked(step, synchronize)
+                    around += [clocked(bare, synchronize) for _ in range(passes)]
                 step.after()
-                taken.setdefault(name, Taken()).add(spent, around, step.passes)
+                timings.setdefault(name, Timings()).add(spent, around, step.passes)
             done += 1
 
 
-def clocked(work: Callable[[], Any], finished: Callable[[], None] = lambda: None) -> Seconds:
-    """Seconds of some work."""
-    finished()
+def clocked(work: Callable[[], Any], synchronize: Callable[[], None] = lambda: None) -> Seconds:
+    """Time of some work, on both clocks."""
+    synchronize()
     began = time.perf_counter(), time.process_time()
     work()
-    finished()
+    synchronize()
     return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 @contextmanager
-def settled() -> Iterator[None]:
-    """What lives already is no garbage, so that collecting is quick."""
+def frozen_heap() -> Iterator[None]:
+    """A context in which the garbage collector ignores all objects that exist before it, so that it is quick."""
     gc.collect()
     gc.freeze()
     try:
@@ -104,8 +104,8 @@ def settled() -> Iterator[None]:
 
 
 @contextmanager
-def collected() -> Iterator[None]:
-    """Garbage is collected before, and not within."""
+def without_collection() -> Iterator[None]:
+    """A context before which garbage is collected, and within which it is not."""
     gc.collect()
     gc.disable()
     try:
@@ -115,6 +115,6 @@ def collected() -> Iterator[None]:
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Median, and half the distance between the quartiles; 0 for a single value."""
+    """Median and half the interquartile range; the latter is 0 for a single value."""
     quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [0.0] * 3
     return {"median": round(statistics.median(values), 4), "spread": round((quartiles[2] - quartiles[0]) / 2, 4)}

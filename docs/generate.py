@@ -20,7 +20,7 @@ from bench.page import Page
 from zoplat import hookspecs
 from zoplat.cli import main
 from zoplat.cli.show import cost
-from zoplat.compare.matrix import COLUMNS, cells, markdown
+from zoplat.compare.table import COLUMNS, cells, markdown
 from zoplat.config.parts import setting_fields
 from zoplat.registry import KINDS, Entry, catalogue, hook_of
 from zoplat_devices.edge.runner import main as edge

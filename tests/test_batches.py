@@ -7,7 +7,7 @@ import pytest
 
 from zoplat import Example, Row
 from zoplat.config.seeds import derived_seed
-from zoplat.evaluation.answers import by_length
+from zoplat.evaluation.predictions import by_length
 from zoplat.training.batches import WINDOW, Batches
 
 LENGTHS = random.Random(3)

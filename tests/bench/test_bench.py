@@ -1,4 +1,4 @@
-"""The benchmarks, on models of a few kilobytes: everything is measured, merged and shown; no timing counts."""
+"""The benchmarks on models of a few kilobytes: everything is measured, merged and shown; no time is checked."""
 
 import json
 import re
@@ -14,14 +14,15 @@ pytest.importorskip("torch")
 import torch
 
 from bench import cpu, engines, gpu, memory, passes, published
-from bench.cases import ENGINES, ONE, SIXTEEN, Setup, Way
+from bench.cases import ENGINES, ONE, SIXTEEN, Setup, Variant
 from bench.cases import cpu as on_cpu
 from bench.cases import gpu as on_gpu
 from bench.models import batch, loader, opened
-from bench.page import NONE, NONE_ON_ENGINES, NONE_ON_GPU, Held, Page
+from bench.page import NONE, NONE_ON_ENGINES, NONE_ON_GPU, Page
 from bench.results import merge, read
-from bench.steps import made, vocabulary
+from bench.steps import step_of, vocabulary
 from bench.suite import tasks_of
+from bench.tables import Figure
 from bench.timing import summary
 from zoplat_devices.kernels import native
 from zoplat_devices.pytorch.scoring import Scorer
@@ -41,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every usual pair on the tiny model, entered under the name of the model that the page shows."""
+    """Every usual pair, measured on the tiny model and recorded under the name of a model that the page shows."""
     folder = tmp_path_factory.mktemp("results")
     cpu.main([*QUICK, "--only", "^step|^pass/none", "--out", str(folder / "tiny.json")])
     text = (folder / "tiny.json").read_text(encoding="utf-8")
@@ -50,7 +51,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def problem() -> published.Problem:
-    """The tiny model on a batch."""
+    """The tiny model with a batch."""
     model = loader("tiny", "cpu")("tiny", torch.float32, print, "auto").model
     scorer, rows = Scorer(model, torch.device("cpu")), batch(vocabulary(model), (2, 8))
     return published.Problem(model, partial(scorer.mean_loss, rows))
@@ -75,7 +76,7 @@ class Linear(torch.nn.Module):
 @pytest.mark.slow
 def test_every_pair_is_measured_and_every_ratio_is_positive(results: Path) -> None:
     rows = read(results / "tiny.json")["rows"]
-    expected = {(pair.key, way.name) for pair in on_cpu("tiny") for way in pair.ways if way.usual}
+    expected = {(pair.key, variant.name) for pair in on_cpu("tiny") for variant in pair.variants if variant.usual}
     assert {(f"{row['setup']}/{row['pair']}", row["step"]) for row in rows} == expected
     for row in rows:
         assert row["rounds"] == 1
@@ -96,11 +97,16 @@ def test_the_page_shows_every_row_of_the_results_and_their_bars(results: Path) -
     for row in read(results / "cpu.json")["rows"]:
         assert f"| {row['step']} | {row['passes']} | " in page.places["steps"]
         assert f"{row['wall']['median']:.2f} ± {row['wall']['spread']:.2f}" in page.places["steps"]
-    bars = {way.bars[ONE] for pair in on_cpu("opt-125m") for way in pair.ways if way.usual and ONE in way.bars}
+    bars = {
+        variant.bars[ONE]
+        for pair in on_cpu("opt-125m")
+        for variant in pair.variants
+        if variant.usual and ONE in variant.bars
+    }
     assert {float(bar) for bar in re.findall(r"\(≤ ([\d.]+): ", page.places["steps"])} == bars
     assert re.match(r"\d+ of \d+ bars with a figure are met", page.places["bars"])
-    assert page.places["bars"].count("\n- ") == sum(not held.is_met for held in page.held)
-    assert page.places["gains"].count("(≥ 10: ") == sum("times as fast" in held.what for held in page.held)
+    assert page.places["bars"].count("\n- ") == sum(not figure.is_met for figure in page.figures)
+    assert page.places["gains"].count("(≥ 10: ") == sum("times as fast" in figure.what for figure in page.figures)
     assert "`python bench/cpu.py --only" in page.places["runs"]
 
 
@@ -122,7 +128,9 @@ def test_engines_are_measured_and_shown_with_their_bars(tmp_path: Path, monkeypa
     page = Page(tmp_path)
     for engine in ENGINES:
         assert page.places["engines"].count(f"| {engine.name} | ") == 2
-        assert (f"times as fast as PyTorch, {engine.name}" in {held.what for held in page.held}) == bool(engine.times)
+        assert (f"times as fast as PyTorch, {engine.name}" in {figure.what for figure in page.figures}) == bool(
+            engine.times
+        )
 
 
 def test_without_results_the_page_says_how_to_make_them(tmp_path: Path) -> None:
@@ -132,14 +140,14 @@ def test_without_results_the_page_says_how_to_make_them(tmp_path: Path) -> None:
     assert places["gpu"] == NONE_ON_GPU
 
 
-def test_a_bar_is_met_or_not_and_both_are_said() -> None:
-    assert Held("", 1.3, 1.3).cell("x") == "x (≤ 1.3: met)"
-    assert Held("", 1.31, 1.3).cell("x") == "**x** (≤ 1.3: **not met**)"
-    assert Held("", 9.0, 10.0, at_least=True).cell("x") == "**x** (≥ 10: **not met**)"
-    assert Held("", 9.0, None).cell("x") == "x"
+def test_a_cell_says_whether_its_bar_is_met() -> None:
+    assert Figure("", 1.3, 1.3).cell("x") == "x (≤ 1.3: met)"
+    assert Figure("", 1.31, 1.3).cell("x") == "**x** (≤ 1.3: **not met**)"
+    assert Figure("", 9.0, 10.0, at_least=True).cell("x") == "**x** (≥ 10: **not met**)"
+    assert Figure("", 9.0, None).cell("x") == "x"
 
 
-def test_results_replace_those_of_the_same_name_and_forget_runs_without_rows(tmp_path: Path) -> None:
+def test_results_replace_those_of_the_same_case_and_drop_runs_without_rows(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
 
     def row(step: str, value: int) -> dict[str, Any]:
@@ -147,8 +155,8 @@ def test_results_replace_those_of_the_same_name_and_forget_runs_without_rows(tmp
 
     merge(path, {"command": "first"}, [row("a", 1), row("b", 1)])
     merge(path, {"command": "second"}, [row("a", 2)])
-    held = read(path)
-    assert [(one["step"], one["value"], held["runs"][one["run"]]["command"]) for one in held["rows"]] == [
+    content = read(path)
+    assert [(r["step"], r["value"], content["runs"][r["run"]]["command"]) for r in content["rows"]] == [
         ("a", 2, "second"),
         ("b", 1, "first"),
     ]
@@ -156,7 +164,7 @@ def test_results_replace_those_of_the_same_name_and_forget_runs_without_rows(tmp
     assert [run["command"] for run in read(path)["runs"]] == ["second", "third"]
 
 
-def test_the_memory_table_takes_declared_state_and_kernels_off(tmp_path: Path) -> None:
+def test_the_memory_table_subtracts_declared_state_and_kernels(tmp_path: Path) -> None:
     mib = 1 << 20
     common = {"kind": "memory", "model": "opt-125m", "shape": [4, 64], "inference": 800 * mib, "weights": 500 * mib}
     owners = {"hizoo/h": 500 * mib, "noise kernels": 20 * mib, "scratch": 3 * mib}
@@ -176,23 +184,23 @@ def test_the_memory_table_takes_declared_state_and_kernels_off(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_a_published_step_asks_as_many_losses_as_it_says_and_moves_every_matrix(
+def test_a_published_step_makes_as_many_passes_as_it_says_and_changes_every_matrix(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(published, "LR", 1e-2)
-    asked = problem()
-    before = [w.detach().clone() for w in asked.weights]
+    given = problem()
+    before = [w.detach().clone() for w in given.weights]
     torch.manual_seed(1)
-    step = published.STEPS[name](asked)
+    step = published.STEPS[name](given)
     step.step()
-    assert asked.forwards == step.passes
-    moved = [float((w.detach() - b).abs().max()) for w, b in zip(asked.weights, before, strict=True) if w.dim() > 1]
+    assert given.forwards == step.passes
+    moved = [float((w.detach() - b).abs().max()) for w, b in zip(given.weights, before, strict=True) if w.dim() > 1]
     assert min(moved) > 1e-6, "rounding alone leaves them within 1e-7"
-    assert not any(w.requires_grad for w in asked.weights)
+    assert not any(w.requires_grad for w in given.weights)
 
 
 @pytest.mark.parametrize("name", ["MeZO", "LOZO", "HiZOO", "ZO-SGD-MMT"])
-def test_a_published_step_goes_along_the_vector_that_it_probed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_step_updates_along_the_vector_that_it_probed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a linear loss a step of size h along the estimate lowers the loss by h·g²."""
     monkeypatch.setattr(published, "LR", 1e-2)
     model = Linear()
@@ -203,7 +211,7 @@ def test_a_published_step_goes_along_the_vector_that_it_probed(name: str, monkey
     assert float(model().detach()) == pytest.approx(-published.LR * slope**2, rel=1e-6)
 
 
-def test_the_published_signs_and_eight_queries_come_to_what_their_formulas_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_sign_and_fzoo_steps_follow_their_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "LR", 1e-2)
     model = Linear()
     torch.manual_seed(1)
@@ -226,7 +234,7 @@ def test_the_conservative_step_ends_at_the_least_of_its_three_losses(monkeypatch
     assert float(model().detach()) == pytest.approx(min(stay, ahead, behind))
 
 
-def test_recomputation_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_checkpointing_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "LR", 1e-1)
     plain, again = problem(), problem()
     published.STEPS["SGD"](plain).step()
@@ -236,21 +244,21 @@ def test_recomputation_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> N
     assert not again.model.training
 
 
-@pytest.mark.parametrize(("strategy", "asked"), [("sequential", 0), ("batched", 2)])
-def test_a_step_takes_the_road_that_its_row_says(strategy: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("strategy", "expected"), [("sequential", 0), ("batched", 2)])
+def test_a_step_uses_the_strategy_of_its_variant(strategy: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     session = opened(Setup("tiny"), "cpu")
     counts: list[int] = []
-    ask = session.branches
-    monkeypatch.setattr(session, "branches", lambda rows, points: counts.append(len(points)) or ask(rows, points))
-    step = made(session, Setup("tiny"), Way("lozo", {"estimator": "lozo"}, strategy), batch(50, (2, 8)))
+    evaluate = session.losses_at
+    monkeypatch.setattr(session, "losses_at", lambda rows, points: counts.append(len(points)) or evaluate(rows, points))
+    step = step_of(session, Setup("tiny"), Variant("lozo", {"estimator": "lozo"}, strategy), batch(50, (2, 8)))
     step.before()
-    assert sum(counts) == asked
+    assert sum(counts) == expected
 
 
-def test_after_a_published_step_the_session_has_its_own_arrays_with_what_the_step_made() -> None:
+def test_after_a_published_step_the_session_has_its_own_arrays_with_the_new_weights() -> None:
     session = opened(Setup("tiny"), "cpu")
     rows = batch(vocabulary(session.model), (2, 8))
-    step = made(session, Setup("tiny"), Way("published MeZO", published="MeZO"), rows)
+    step = step_of(session, Setup("tiny"), Variant("published MeZO", published="MeZO"), rows)
     step.before()
     places = [w.data_ptr() for w in session.model.parameters()]
     step()
@@ -270,13 +278,13 @@ def test_passes_over_weights_have_a_row_for_every_law(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["inference", "hizoo", "published HiZOO"])
-def test_a_process_of_the_memory_table_tells_its_peak_and_its_owners(
+def test_a_process_of_the_memory_table_prints_its_peak_and_its_owners(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     memory.main("tiny", name)
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["peak"] > told["weights"] > 0
-    assert ("hizoo/h" in told["owners"]) == (name == "hizoo")
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["peak"] > result["weights"] > 0
+    assert ("hizoo/h" in result["owners"]) == (name == "hizoo")
 
 
 @pytest.mark.slow
@@ -293,7 +301,7 @@ def test_the_gpu_program_measures_and_shows_every_pair(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     gpu.main(["--tiny", "--device", "cpu", "--rounds", "1", "--seconds", "0", "--out", str(out)])
     rows = read(out)["rows"]
-    assert {row["step"] for row in rows} == {way.name for pair in on_gpu("tiny") for way in pair.ways}
+    assert {row["step"] for row in rows} == {variant.name for pair in on_gpu("tiny") for variant in pair.variants}
     assert all(row["peak"] >= row["weights"] for row in rows if not row["step"].startswith("published"))
     text = out.read_text(encoding="utf-8").replace('"tiny', '"opt-13b').replace("[2, 8]", "[16, 128]")
     out.write_text(text, encoding="utf-8")
@@ -302,15 +310,17 @@ def test_the_gpu_program_measures_and_shows_every_pair(tmp_path: Path) -> None:
     assert len(re.findall(r"\(≤ 1\.1: ", table)) == len(re.findall(r"\(≤ 1\.03: ", table)) == 3
 
 
-def test_when_the_minutes_are_over_what_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_when_the_time_is_over_the_remaining_cases_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "gpu.json"
     gpu.main(["--tiny", "--device", "cpu", "--minutes", "0.0001", "--out", str(out)])
-    told = capsys.readouterr().out
-    assert told.count("not measured, time is over") == len(on_gpu("tiny"))
+    output = capsys.readouterr().out
+    assert output.count("not measured, time is over") == len(on_gpu("tiny"))
     assert not out.exists()
 
 
-def test_labels_are_found_by_patterns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_are_selected_by_patterns(capsys: pytest.CaptureFixture[str]) -> None:
     cpu.main(["--list", "--only", "opt-125m/full/float32/lozo|memory/.*/lozo|pass/b"])
     assert capsys.readouterr().out.split("\n") == [
         *(f"step/opt-125m/full/float32/lozo/{shape}" for shape in ("1x32", "4x64", "16x64")),
@@ -321,11 +331,11 @@ def test_labels_are_found_by_patterns(capsys: pytest.CaptureFixture[str]) -> Non
     assert [task[1] for task in tasks_of(on_cpu("opt-125m"), "full/float32/hizoo")] == [ONE, SIXTEEN]
 
 
-def test_every_pair_has_ways_of_different_names_and_every_published_step_is_one_of_them() -> None:
+def test_names_of_variants_are_unique_and_every_published_step_is_measured() -> None:
     pairs = [*on_cpu("opt-125m"), *on_gpu("opt-13b")]
-    assert all(len({way.name for way in pair.ways}) == len(pair.ways) for pair in pairs)
+    assert all(len({variant.name for variant in pair.variants}) == len(pair.variants) for pair in pairs)
     assert len({pair.key for pair in on_cpu("opt-125m")}) == len(on_cpu("opt-125m"))
-    assert {way.published for pair in pairs for way in pair.ways if way.published} == {*published.STEPS}
+    assert {variant.published for pair in pairs for variant in pair.variants if variant.published} == {*published.STEPS}
 
 
 def test_a_single_round_has_no_spread() -> None:

@@ -123,7 +123,9 @@ def test_json_is_one_object_with_every_property(zoplat: Any) -> None:
         ("mistaken.py", ("The hooks of zoplat_checked_mistaken can't be asked: TypeError: the sampler 'flat' is no",)),
     ],
 )
-def test_a_target_that_cannot_be_loaded_is_explained_in_one_line(zoplat: Any, target: str, words: tuple[str, ...]) -> None:
+def test_a_target_that_cannot_be_loaded_is_explained_in_one_line(
+    zoplat: Any, target: str, words: tuple[str, ...]
+) -> None:
     Path("broken.py").write_text('"""Broken."""\n\nimport no_such\n')
     Path("torn.py").write_text("def (\n")
     Path("mistaken.py").write_text(SOUND.replace("Uniform()}", "Uniform}"))

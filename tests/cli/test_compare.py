@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.compare.matrix import cells, markdown, table
+from zoplat.compare.table import cells, markdown, table
 from zoplat.training.summary import Summary
 
 SHORT = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 2)
@@ -106,7 +106,7 @@ def test_existing_runs_with_other_settings_are_refused(zoplat: Any) -> None:
 
 def summary(estimator: str, test: float, seconds: float) -> Summary:
     memory = {"host": 3 << 20, "device": None}
-    table = {
+    values = {
         "estimator": estimator,
         "task": "t",
         "test_before": 0.5,
@@ -120,7 +120,7 @@ def summary(estimator: str, test: float, seconds: float) -> Summary:
         "step_peak_bytes": memory,
         "forward_peak_bytes": {"host": 1 << 20, "device": None},
     }
-    return Summary.from_json(table)
+    return Summary.from_json(values)
 
 
 def test_the_table_has_means_spread_and_memory_and_the_best_first() -> None:

@@ -11,8 +11,8 @@ import pytest
 from zoplat import Example, ModelSpec
 from zoplat.config.layers import resolve
 from zoplat.core.model_spec import Tuning
-from zoplat.evaluation.answers import answers
 from zoplat.evaluation.linear_probe import fit_and_predict
+from zoplat.evaluation.predictions import predict
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.tasks import data
 from zoplat.tasks.metrics import METRICS, metric
@@ -78,8 +78,8 @@ def test_the_loss_of_micro_batches_is_that_of_the_batch(loss: str, at_once: int)
     expected = sum(parts) / sum(row.weight for row in weighted)
     assert Objective(micro_batch=1).loss(session, weighted) == pytest.approx(expected, rel=1e-12)
     judged = Objective(metric("accuracy"), at_once)
-    told = answers(session, rows)
-    assert judged.loss(session, rows) == 1 - METRICS["accuracy"](told, [row.example.right for row in rows])
+    predicted = predict(session, rows)
+    assert judged.loss(session, rows) == 1 - METRICS["accuracy"](predicted, [row.example.right for row in rows])
 
 
 def test_a_run_with_micro_batches_differs_only_by_rounding(zoplat: Any, toy: Any) -> None:

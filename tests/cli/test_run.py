@@ -238,8 +238,8 @@ def test_the_seed_changes_the_data_the_start_and_the_noise(zoplat: Any) -> None:
     configs = [resolve({"device": "reference", "seed": seed}) for seed in (0, 1)]
     from zoplat import Row
     from zoplat.training.batches import Batches
-    from zoplat.training.step import Learner
     from zoplat.training.setup import spec_of
+    from zoplat.training.step import Learner
 
     rows = [Row(None, 1, index) for index in range(64)]  # type: ignore[arg-type]
     orders = [[row.tokens for row in Batches(rows, 64, config.seed).at(0)] for config in configs]

@@ -24,7 +24,7 @@ from zoplat.training.train import train
 
 Make = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ROOT / "devices" / "zoplat_devices" / "edge-requirements.txt"
+REQUIREMENTS = ROOT / "devices" / "zoplat_devices" / "edge" / "edge-requirements.txt"
 NEEDED = re.findall(r"^([a-z-]+)", REQUIREMENTS.read_text(), re.MULTILINE)
 LIGHT = f"""
 import sys
@@ -41,11 +41,11 @@ class Light(PathFinder):
 
 
 sys.meta_path[:] = [Light if finder is PathFinder else finder for finder in sys.meta_path]
-from zoplat_devices.edge import main
+from zoplat_devices.edge.runner import main
 
 main(prog_name="zoplat-edge")
 """
-"""The runner where nothing can be imported but what its requirements name."""
+"""The runner in an interpreter that can import only what its requirements name."""
 
 SETTINGS = {"estimator": "mezo", "tune": "lora", "lr": 1e-2, "steps": 8, "limit": 8, "batch_size": 4}
 LONG = ("--steps", 400, "--evaluate-every", 100)
@@ -61,7 +61,7 @@ def test_the_requirements_are_those_of_the_distribution() -> None:
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which graphs are kept for all tests here."""
+    """A cache of graphs that all tests of this module share."""
     for name in ("onnx", "onnxruntime", "onnxscript", "torch"):
         pytest.importorskip(name)
     return tmp_path_factory.mktemp("graphs")
@@ -74,48 +74,48 @@ def folder(checkpoint: Make) -> Path:
 
 @pytest.fixture
 def packed(graphs: Path, folder: Path, place: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle, beside which a test stands; its model is taken from the cache."""
+    """A bundle in the test's working directory; its model is taken from the cache."""
     from click.testing import CliRunner
 
     monkeypatch.setenv("ZOPLAT_CACHE", str(graphs))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     flags = "--estimator mezo --tune lora --lr 1e-2 --steps 8 --limit 8 --batch-size 4 -o device.threads=1 --to bundle"
-    told = CliRunner().invoke(main, ["pack", "--model", str(folder), *flags.split()])
-    assert told.exit_code == 0, told.output
-    assert "zoplat-edge run bundle" in told.stdout
+    done = CliRunner().invoke(main, ["pack", "--model", str(folder), *flags.split()])
+    assert done.exit_code == 0, done.output
+    assert "zoplat-edge run bundle" in done.stdout
     return Path("bundle").absolute()
 
 
-def started(*arguments: Any) -> subprocess.Popen[str]:
+def start(*arguments: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-c", LIGHT, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def edge(*arguments: Any, status: int = 0) -> str:
-    process = started(*arguments)
+    process = start(*arguments)
     out, problem = process.communicate()
     assert process.returncode == status, out + problem
     return out if not status else problem
 
 
-def told(*arguments: Any) -> dict[str, Any]:
+def edge_json(*arguments: Any) -> dict[str, Any]:
     return dict(json.loads(edge(*arguments, "--json")))
 
 
-def ran(folder: Path, device: str, out: str) -> dict[str, Any]:
+def run_on_host(folder: Path, device: str, out: str) -> dict[str, Any]:
     options = {"device.strategy": "sequential"} if device == "cpu" else {}
     settings = {"device": device, "model": str(folder), "dtype": "float32", "options": options, **SETTINGS}
     return train(resolve(settings), Path(out)).summary.to_json()
 
 
-def lines(path: Path) -> int:
+def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def after(process: subprocess.Popen[str], step: int, out: str = "run") -> None:
-    """Return when a run has made so many steps."""
-    while process.poll() is None and lines(Path(out, "journal.jsonl")) <= step:
+def wait_for(process: subprocess.Popen[str], step: int, out: str = "run") -> None:
+    """Wait until the journal of a run has a step of this number."""
+    while process.poll() is None and count_lines(Path(out, "journal.jsonl")) <= step:
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()
 
@@ -123,7 +123,7 @@ def after(process: subprocess.Popen[str], step: int, out: str = "run") -> None:
 @pytest.mark.slow
 class TestAcrossDevices:
     def test_a_run_on_the_edge_replays_on_pytorch_and_on_the_host_to_the_same_bits(self, packed: Path) -> None:
-        summary = told("run", packed, "--out", "run")
+        summary = edge_json("run", packed, "--out", "run")
         assert (summary["status"], summary["steps"]) == ("done", 8)
         for device in (None, "cpu"):
             found = replay(RunDirectory.existing(Path("run")), None, device)
@@ -133,89 +133,89 @@ class TestAcrossDevices:
     def test_a_run_of_the_host_replays_on_the_edge_to_the_same_bits(
         self, packed: Path, folder: Path, device: str
     ) -> None:
-        summary = ran(folder, device, "host")
-        found = told("replay", packed, "host")
+        summary = run_on_host(folder, device, "host")
+        found = edge_json("replay", packed, "host")
         assert (found["status"], found["weights_digest"]) == ("done", summary["weights_digest"])
 
     def test_the_edge_has_the_journal_of_the_host(self, packed: Path, folder: Path) -> None:
-        told("run", packed, "--out", "run")
-        ran(folder, "onnx", "host")
+        edge_json("run", packed, "--out", "run")
+        run_on_host(folder, "onnx", "host")
         steps = [Path(out, "journal.jsonl").read_text().splitlines()[1:] for out in ("run", "host")]
         answers = [np.array([json.loads(line)["answers"] for line in one]) for one in steps]
         np.testing.assert_allclose(*answers, atol=1e-6)
 
-    def test_a_bundle_needs_no_place_of_its_own(self, packed: Path, graphs: Path, monkeypatch: Any) -> None:
-        first = told("run", packed, "--out", "run")
+    def test_a_bundle_can_be_moved_and_needs_no_cache(self, packed: Path, graphs: Path, monkeypatch: Any) -> None:
+        first = edge_json("run", packed, "--out", "run")
         monkeypatch.setenv("ZOPLAT_CACHE", str(Path("empty").absolute()))
         shutil.move(packed, "moved")
-        second = told("run", "moved", "--out", "again")
+        second = edge_json("run", "moved", "--out", "again")
         assert second["weights_digest"] == first["weights_digest"]
 
 
 @pytest.mark.slow
 class TestInterrupted:
-    def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(self, packed: Path) -> None:
-        expected = told("run", packed, "--out", "whole", *LONG)
+    def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(self, packed: Path) -> None:
+        expected = edge_json("run", packed, "--out", "whole", *LONG)
         for step in (20, 130, 250):
-            process = started("run", packed, "--out", "run", "--resume", *LONG)
-            after(process, step)
+            process = start("run", packed, "--out", "run", "--resume", *LONG)
+            wait_for(process, step)
             process.send_signal(signal.SIGKILL)
             process.communicate()
             assert process.returncode == -signal.SIGKILL
-        resumed = told("run", packed, "--out", "run", "--resume")
+        resumed = edge_json("run", packed, "--out", "run", "--resume")
         for name in ("weights_digest", "steps", "forward_passes", "dev_after", "test_after"):
             assert resumed[name] == expected[name], name
         journals = [Path(out, "journal.jsonl").read_bytes() for out in ("whole", "run")]
         assert journals[0] == journals[1]
 
-    def test_a_signal_makes_it_wait_and_another_goes_on(self, packed: Path) -> None:
-        process = started("run", packed, "--out", "run", *LONG)
-        after(process, 5)
+    def test_a_signal_pauses_a_run_and_another_continues_it(self, packed: Path) -> None:
+        process = start("run", packed, "--out", "run", *LONG)
+        wait_for(process, 5)
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.5)
-        waiting = lines(Path("run/journal.jsonl"))
+        paused_at = count_lines(Path("run/journal.jsonl"))
         time.sleep(0.5)
-        assert lines(Path("run/journal.jsonl")) == waiting < 400
+        assert count_lines(Path("run/journal.jsonl")) == paused_at < 400
         process.send_signal(signal.SIGUSR2)
         out, problem = process.communicate()
         assert process.returncode == 0, problem
         assert problem.count("paused: a signal asked for it") == problem.count("going on") == 1
         assert "step 400/400" in out
 
-    def test_terminated_while_it_waits_it_goes_on_later(self, packed: Path) -> None:
-        process = started("run", packed, "--out", "run", *LONG)
-        after(process, 5)
+    def test_a_run_that_is_terminated_during_a_pause_can_be_resumed(self, packed: Path) -> None:
+        process = start("run", packed, "--out", "run", *LONG)
+        wait_for(process, 5)
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         _, problem = process.communicate()
         assert process.returncode == 130
         assert "what was done is saved" in problem
-        assert told("run", packed, "--out", "run", "--resume")["steps"] == 400
+        assert edge_json("run", packed, "--out", "run", "--resume")["steps"] == 400
 
-    def test_more_memory_than_allowed_stops_it_before_the_first_step(self, packed: Path) -> None:
+    def test_a_run_above_its_memory_limit_stops_before_the_first_step(self, packed: Path) -> None:
         problem = edge("run", packed, "--out", "run", "--memory", "1MB", status=1)
         assert re.search(r"--memory 1 MiB: the run takes \d+ MiB and was stopped", problem)
         assert "--micro-batch-size below 4" in problem
         assert not Path("run").exists()
-        assert told("run", packed, "--out", "run", "--memory", "4GB", "--resume")["steps"] == 8
+        assert edge_json("run", packed, "--out", "run", "--memory", "4GB", "--resume")["steps"] == 8
 
 
 @pytest.mark.slow
-class TestWhatItSays:
-    def test_progress_and_the_end_are_plain_lines(self, packed: Path) -> None:
+class TestCommands:
+    def test_progress_and_the_end_are_printed_as_plain_lines(self, packed: Path) -> None:
         out = edge("run", packed, "--out", "run", "--steps", 3, "--micro-batch-size", 2)
         assert re.search(r"^step 1/3  loss \d\.\d{4}  \S+ passes/s  \d+ MiB", out, re.MULTILINE)
         assert re.search(r"^step 3/3 ", out, re.MULTILINE)
         assert re.search(r"^journal \d+\.\d KiB, weights sha256:", out, re.MULTILINE)
         assert "step 0: test accuracy" in out
 
-    def test_it_scores_the_model_and_what_a_run_made_of_it(self, packed: Path) -> None:
-        summary = told("run", packed, "--out", "run")
-        assert told("eval", packed)["score"] == summary["test_before"]
-        assert told("eval", packed, "--run", "run", "--split", "dev")["score"] == summary["dev_after"]
+    def test_eval_scores_the_packed_model_and_the_result_of_a_run(self, packed: Path) -> None:
+        summary = edge_json("run", packed, "--out", "run")
+        assert edge_json("eval", packed)["score"] == summary["test_before"]
+        assert edge_json("eval", packed, "--run", "run", "--split", "dev")["score"] == summary["dev_after"]
 
-    def test_other_rows_are_trained_on_and_named_in_the_settings(self, packed: Path) -> None:
+    def test_a_run_on_other_rows_names_them_in_its_settings(self, packed: Path) -> None:
         rows = [{"text": f"a day number {i} for a film", "label": i % 2} for i in range(40)]
         Path("mine").mkdir()
         first = json.loads((packed / "data" / "train.jsonl").read_text().splitlines()[0])
@@ -223,12 +223,12 @@ class TestWhatItSays:
         for split in ("train", "dev", "test"):
             mine = [{**first, text: f"{row['text']} {split}", "label": row["label"]} for row in rows]
             Path("mine", f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
-        own = told("run", packed, "--out", "run", "--data", "mine")
-        assert own["weights_digest"] != told("run", packed, "--out", "other")["weights_digest"]
+        own = edge_json("run", packed, "--out", "run", "--data", "mine")
+        assert own["weights_digest"] != edge_json("run", packed, "--out", "other")["weights_digest"]
         assert resolve({"config": Path("run/config.toml")}).data == "mine"
-        assert told("run", packed, "--out", "run", "--resume")["status"] == "done"
+        assert edge_json("run", packed, "--out", "run", "--resume")["status"] == "done"
 
-    def test_an_adapter_is_written_that_onnxruntime_puts_in_the_place_of_inputs(self, packed: Path) -> None:
+    def test_an_exported_adapter_replaces_inputs_of_the_graph_in_onnxruntime(self, packed: Path) -> None:
         import onnxruntime
         from safetensors.numpy import load_file
 
@@ -236,8 +236,8 @@ class TestWhatItSays:
         from zoplat_devices.onnx.proof import EXAMPLE
         from zoplat_devices.text.encoding import Encoder
 
-        summary = told("run", packed, "--out", "run")
-        found = told("export", packed, "run", "--to", "adapter")
+        summary = edge_json("run", packed, "--out", "run")
+        found = edge_json("export", packed, "run", "--to", "adapter")
         assert found["weights_digest"] == summary["weights_digest"]
         arrays = load_file("adapter/weights.safetensors")
         read = onnxruntime.AdapterFormat.read_adapter("adapter/adapter.onnx_adapter").get_parameters()
@@ -253,14 +253,14 @@ class TestWhatItSays:
         options.add_active_adapter(adapter)
         given = {name: array[None] for name, array in arrays.items()}
         zeros = {name: np.zeros_like(array) for name, array in given.items()}
-        expected, untrained = (graph.run(["tokens"], {**batch, **each})[0].item() for each in (given, zeros))
+        expected, untrained = (graph.run(["tokens"], {**batch, **inputs})[0].item() for inputs in (given, zeros))
         assert graph.run(["tokens"], {**batch, **zeros}, options)[0].item() == expected
         assert expected != untrained
 
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment that was installed as the how-to says."""
+    """An environment installed as the how-to describes."""
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("board")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
@@ -277,20 +277,20 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_light_environment_is_small_and_goes_from_a_bundle_to_a_journal(board: Path, packed: Path) -> None:
+def test_a_light_environment_is_small_and_trains_a_bundle(board: Path, packed: Path) -> None:
     [packages] = board.glob("lib/python*/site-packages")
     assert not {path.name for path in packages.iterdir()} & {"torch", "transformers", "peft", "datasets"}
     assert sum(path.lstat().st_size for path in packages.rglob("*") if path.is_file()) <= 250e6
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def called(program: str, *flags: Any) -> dict[str, Any]:
+    def output_of(program: str, *flags: Any) -> dict[str, Any]:
         command = [str(board / "bin" / program), *map(str, flags), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         return dict(json.loads(done.stdout))
 
-    summary = called("zoplat-edge", "run", packed, "--out", "run")
+    summary = output_of("zoplat-edge", "run", packed, "--out", "run")
     assert replay(RunDirectory.existing(Path("run")), None, "cpu")["weights_digest"] == summary["weights_digest"]
-    found = called("zoplat", "doctor")
+    found = output_of("zoplat", "doctor")
     assert found["failed"] == []
     assert found["devices"]["onnx"] == "ready"
     assert "needs torch" in found["devices"]["cpu"]

@@ -13,7 +13,7 @@ import pytest
 from zoplat import Example, Key, ModelSpec, ZoplatError
 from zoplat.config.layers import resolve
 from zoplat.core.model_spec import Tuning
-from zoplat.evaluation.answers import answers
+from zoplat.evaluation.predictions import predict
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.tasks.metrics import accuracy
 from zoplat.training.objective import Objective
@@ -207,14 +207,14 @@ class TestTokens:
         assert session.encoder.prompts([row], 0)[0].count(0) == 1
 
     @pytest.mark.parametrize("template", ["prompt", "chat"])
-    def test_what_is_told_and_what_is_right_are_written_alike(self, checkpoint: Make, template: str) -> None:
+    def test_predictions_and_references_are_written_alike(self, checkpoint: Make, template: str) -> None:
         row = {"premise": "the film was bad .", "choice1": "the plot was poor .", "choice2": "the food was good ."}
         row |= {"question": "cause"}
         config = resolve({"task": "copa", "template": template, "model": str(checkpoint("vicuna"))})
         session = opened(checkpoint("vicuna"))
         rows = PromptEncoder(config, session).rows([("one", {**row, "label": 0}), ("two", {**row, "label": 1})])
-        told = answers(session, rows)
-        assert accuracy(told, [row.example.right for row in rows]) == 0.5, "one of the two is right"
+        predicted = predict(session, rows)
+        assert accuracy(predicted, [row.example.right for row in rows]) == 0.5, "one of the two is right"
 
     def test_a_model_without_a_chat_template_says_so(self, checkpoint: Make) -> None:
         with pytest.raises(ZoplatError, match="has no chat template"):

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from zoplat import ZERO, Example, Key, ModelSpec, Session
 from zoplat.cli import main
 from zoplat.core.model_spec import Tuning
-from zoplat.evaluation.answers import answers
+from zoplat.evaluation.predictions import predict
 from zoplat_devices.kernels import native
 from zoplat_devices.pytorch.device import PyTorch
 from zoplat_devices.text.encoding import Encoder
@@ -83,7 +83,7 @@ class TestScores:
         np.testing.assert_allclose(session.scorer.scores(rows), expected, atol=1e-5)
         for row, own in zip(rows, expected, strict=True):
             np.testing.assert_allclose(session.scorer.scores([row]), [own], atol=1e-5)
-        assert answers(session, rows) == [
+        assert predict(session, rows) == [
             e.options[int(np.argmax(own))].strip() for e, own in zip(EXAMPLES, expected, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""Tasks from TOML files: what they make of a row, and what is said of those that can't be."""
+"""Tasks from TOML files: the examples that they give, and errors with the line of what is wrong."""
 
 import os
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_options_as_a_list_make_a_choice(file: Any) -> None:
     assert task.example(row, "here") == expected
     assert task.example({**row, "right": 0}, "here", "plain").prompt == "I fell"
     for wrong in (2, "-1", True, 0.5, "first"):
-        with pytest.raises(ZoplatError, match="here: a column has not the form"):
+        with pytest.raises(ZoplatError, match="here: a column does not have the form"):
             task.example({**row, "right": wrong}, "here")
 
 
@@ -78,7 +78,7 @@ def test_answers_make_a_generation(file: Any) -> None:
     assert task.example({"question": "Who?", "answers": "Ann"}, "here").right == ("Ann",)
 
 
-def test_a_place_on_the_hub_sizes_and_a_metric_can_be_given(file: Any) -> None:
+def test_a_file_can_give_a_hub_repository_sizes_and_a_metric(file: Any) -> None:
     task = find(
         file(
             ASKED
@@ -122,7 +122,7 @@ dev = 7
         ("prompt = 'a {b}'\n\noptions = ['{c}', 3]\n", "line 3: 'options' needs at least two texts"),
         (
             "prompt = 'a {b}'\n",
-            "line 1: give one of 'options', to choose from, and 'answers', to be written; found neither",
+            "line 1: give one of 'options', to choose from, and 'answers', to be generated; found neither",
         ),
         (
             "prompt = 'a {b}'\nanswers = 'c'\noptions = ['{d}', '{e}']\n",
@@ -140,14 +140,14 @@ dev = 7
         ("prompt = 'a {b}'\nlabel = '''x\n\n", "line 3: not TOML ("),
     ],
 )
-def test_a_file_that_cannot_work_is_explained_by_line(file: Any, text: str, words: str) -> None:
+def test_an_invalid_file_is_refused_with_its_line(file: Any, text: str, words: str) -> None:
     path = file(text)
-    with pytest.raises(ZoplatError) as told:
+    with pytest.raises(ZoplatError) as error:
         find(path)
-    assert str(told.value).startswith(f"{path}, {words}"), str(told.value)
+    assert str(error.value).startswith(f"{path}, {words}"), str(error.value)
 
 
-def test_a_key_inside_a_long_text_is_no_key(file: Any) -> None:
+def test_a_line_inside_a_multi_line_string_is_not_taken_for_a_key(file: Any) -> None:
     text = 'prompt = """\nlabel = {b}\n[options]\n"""\nlabel = 3\n'
     with pytest.raises(ZoplatError, match="line 5: 'label' must be text, found 3"):
         find(file(text))
@@ -161,14 +161,14 @@ def test_a_file_that_cannot_be_read_is_named(file: Any, tmp_path: Path) -> None:
         find(str(tmp_path / "tickets.toml"))
 
 
-def test_a_file_that_changes_is_read_again(file: Any) -> None:
+def test_a_changed_file_is_read_again(file: Any) -> None:
     path = file(CHOICE)
     assert find(path) is find(path)
     os.utime(file(ASKED), (1, 1))
     assert find(path).generates
 
 
-def test_a_column_that_the_rows_lack_is_named(file: Any, folder: Any) -> None:
+def test_a_missing_column_is_named(file: Any, folder: Any) -> None:
     task = find(file(TICKETS))
     with pytest.raises(ZoplatError, match="here: no column 'body'; found title, subject"):
         task.example({"title": "a", "subject": "billing"}, "here")
@@ -184,7 +184,7 @@ def rows(count: int) -> list[dict[str, Any]]:
     return [{"title": f"ticket {n}", "body": "Help.", "subject": subjects[n % 2]} for n in range(count)]
 
 
-def test_a_folder_beside_the_file_is_where_its_rows_are(file: Any, folder: Any) -> None:
+def test_rows_come_from_the_folder_that_the_file_names(file: Any, folder: Any) -> None:
     folder("mine", train=rows(60))
     other = folder("other", train=rows(40))
     path = file('data = "mine"\n' + TICKETS)
@@ -192,7 +192,7 @@ def test_a_folder_beside_the_file_is_where_its_rows_are(file: Any, folder: Any) 
     assert sum(map(len, load(find(path), path, other).values())) == 40
 
 
-def test_a_file_without_rows_says_what_to_give(file: Any) -> None:
+def test_a_task_without_rows_says_what_to_give(file: Any) -> None:
     path = file(TICKETS)
     with pytest.raises(
         ZoplatError, match=r"no packaged data and no place on the hub: give --data DIR, .* title, body and"

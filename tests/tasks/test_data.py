@@ -1,4 +1,4 @@
-"""Rows from folders: three formats, splits that are cut by hash, and none that share a text."""
+"""Rows from folders: three formats, splits cut by hash, and no text in two splits."""
 
 import json
 from collections import Counter
@@ -32,12 +32,12 @@ def published(name: str) -> tuple[Path, dict[str, Rows]]:
     return folder, load(find(name), name, folder)
 
 
-def made(task: Task, splits: dict[str, Rows]) -> dict[str, list[Example]]:
+def examples_of(task: Task, splits: dict[str, Rows]) -> dict[str, list[Example]]:
     return {split: [task.example(row, where) for where, row in rows] for split, rows in splits.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_row_of_the_published_data_becomes_an_example_in_every_form(name: str) -> None:
+def test_every_row_of_the_published_data_becomes_an_example_by_every_template(name: str) -> None:
     _, splits = published(name)
     task = find(name)
     for split in SPLITS:
@@ -52,7 +52,7 @@ def test_every_row_of_the_published_data_becomes_an_example_in_every_form(name: 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_splits_of_the_published_data_share_no_prompt(name: str) -> None:
     _, splits = published(name)
-    examples = made(find(name), splits)
+    examples = examples_of(find(name), splits)
     prompts = {split: {(e.prompt, e.options) for e in examples[split]} for split in SPLITS}
     assert not prompts["dev"] & prompts["test"]
     assert not prompts["train"] & (prompts["dev"] | prompts["test"])
@@ -64,7 +64,9 @@ def test_a_table_gives_the_same_examples_as_json_lines(name: str, kind: str, fol
     _, splits = published(name)
     few = {split: [row for _, row in rows[:12]] for split, rows in splits.items()}
     copied = load(find(name), name, folder(kind=kind, **few))
-    assert made(find(name), copied) == {split: rows[:12] for split, rows in made(find(name), splits).items()}
+    assert examples_of(find(name), copied) == {
+        split: rows[:12] for split, rows in examples_of(find(name), splits).items()
+    }
 
 
 @pytest.mark.parametrize("name", ["sst2", "rte", "boolq", "mnli", "trec", "wic", "copa", "winogrande"])
@@ -75,7 +77,7 @@ def test_the_published_data_sets_train(name: str, tmp_path: Path) -> None:
     assert result.summary.task == name
 
 
-def test_text_in_a_table_stays_text_and_lists_become_lists(folder: Any) -> None:
+def test_text_columns_of_a_table_stay_text_and_lists_are_parsed(folder: Any) -> None:
     rows = [{"sentence": '["not", "a list"]', "label": 1}]
     place = folder(kind="csv", train=rows, dev=reviews("a"), test=reviews("b"))
     assert load(find("sst2"), "sst2", place)["train"][0][1] == {"sentence": '["not", "a list"]', "label": "1"}
@@ -88,7 +90,7 @@ def test_text_in_a_table_stays_text_and_lists_become_lists(folder: Any) -> None:
     assert where.endswith("train.csv, line 2")
 
 
-def test_a_row_knows_its_line_or_row(folder: Any) -> None:
+def test_a_row_has_its_file_and_line(folder: Any) -> None:
     table = folder("t", "parquet", train=reviews("a", "b"), dev=reviews("c"), test=reviews("d"))
     assert [where for where, _ in load(find("sst2"), "sst2", table)["train"]] == [
         f"{table}/train.parquet, row 1",
@@ -113,43 +115,43 @@ def test_dev_may_be_called_validation(name: str, folder: Any) -> None:
 SENTENCES = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=60)
 
 
-def homes(sentences: list[str], *there: str) -> dict[str, str]:
-    """Text → the split it comes to, when all that is not `there` is cut from train."""
-    given = {"train": [("here", row) for row in reviews(*sentences)]} | {split: [] for split in there}
+def split_of(sentences: list[str], *present: str) -> dict[str, str]:
+    """Text → its split, where all splits that are not present are cut from train."""
+    given = {"train": [("here", row) for row in reviews(*sentences)]} | {split: [] for split in present}
     splits = cut(find("sst2"), given)
     assert sum(len(rows) for rows in splits.values()) == len(sentences)
-    found = [(text(find("sst2"), row), split) for split, rows in splits.items() for _, row in rows]
-    assert len(set(found)) == len(dict(found)), "a text is in two splits"
-    return dict(found)
+    pairs = [(text(find("sst2"), row), split) for split, rows in splits.items() for _, row in rows]
+    assert len(set(pairs)) == len(dict(pairs)), "a text is in two splits"
+    return dict(pairs)
 
 
 @given(SENTENCES, SENTENCES, st.sampled_from([(), ("dev",), ("test",)]))
-def test_rows_that_are_added_or_moved_change_the_split_of_no_other(
-    some: list[str], more: list[str], there: tuple[str, ...]
+def test_adding_or_moving_rows_changes_the_split_of_no_other(
+    sentences: list[str], more: list[str], present: tuple[str, ...]
 ) -> None:
-    alone = homes(some, *there)
-    assert alone.items() <= homes([*more, *some[::-1]], *there).items()
-    assert not set(alone.values()) & set(there)
+    before = split_of(sentences, *present)
+    assert before.items() <= split_of([*more, *sentences[::-1]], *present).items()
+    assert not set(before.values()) & set(present)
 
 
 def test_a_tenth_goes_to_dev_and_two_tenths_to_test() -> None:
     sentences = [f"sentence {number}" for number in range(2000)]
-    for there, shares in (((), (0.1, 0.2)), (("test",), (0.1, 0)), (("dev",), (0, 0.2)), (("dev", "test"), (0, 0))):
-        found = list(homes(sentences, *there).values())
+    for present, shares in (((), (0.1, 0.2)), (("test",), (0.1, 0)), (("dev",), (0, 0.2)), (("dev", "test"), (0, 0))):
+        splits = list(split_of(sentences, *present).values())
         for split, share in zip(("dev", "test"), shares, strict=True):
-            assert found.count(split) / 2000 == pytest.approx(share, abs=0.025)
+            assert splits.count(split) / 2000 == pytest.approx(share, abs=0.025)
 
 
 def test_the_cut_is_the_same_on_every_machine() -> None:
-    found = homes([f"sentence {number}" for number in range(20)])
-    numbers = {split: [json.loads(t)[0][9:] for t in found if found[t] == split] for split in ("dev", "test")}
+    splits = split_of([f"sentence {number}" for number in range(20)])
+    numbers = {split: [json.loads(t)[0][9:] for t in splits if splits[t] == split] for split in ("dev", "test")}
     assert numbers == {"dev": ["6", "7"], "test": ["1", "9", "13", "15"]}
 
 
 def test_a_cut_comes_from_train_alone_and_keeps_the_same_text_together(folder: Any) -> None:
     twice = reviews(*(f"{blank}number {n}" for n in range(100) for blank in ("", " ")))
-    splits = load(find("sst2"), "sst2", folder(train=twice, test=reviews("apart")))
-    assert [row["sentence"] for _, row in splits["test"]] == ["apart"]
+    splits = load(find("sst2"), "sst2", folder(train=twice, test=reviews("other")))
+    assert [row["sentence"] for _, row in splits["test"]] == ["other"]
     dev = [row["sentence"].strip() for _, row in splits["dev"]]
     assert len(dev) == 2 * len(set(dev)) > 4
     assert len(dev) + len(splits["train"]) == 200
@@ -165,7 +167,7 @@ def test_half_a_letter_is_a_text_too(folder: Any) -> None:
     assert [row["sentence"] for _, row in load(find("sst2"), "sst2", place)["train"]] == ["a", "\ud83d"]
 
 
-def test_a_row_of_another_label_is_still_the_same_row(folder: Any) -> None:
+def test_rows_that_differ_only_in_label_count_as_the_same(folder: Any) -> None:
     place = folder(train=reviews("a"), dev=[{"sentence": "b", "label": 0}], test=[{"sentence": " b", "label": 1}])
     words = (
         r"1 row of test have the text of a row of dev, the first at .*test\.jsonl, line 1, as at .*dev\.jsonl, line 1"
@@ -184,13 +186,13 @@ def test_the_same_passage_with_another_question_is_another_row(folder: Any) -> N
     }
 
 
-def test_a_limit_is_taken_after_the_splits_were_compared(folder: Any) -> None:
+def test_a_limit_is_applied_after_the_splits_were_compared(folder: Any) -> None:
     place = folder(train=reviews("a", "b"), dev=reviews("c"), test=reviews("d", "b"))
     with pytest.raises(ZoplatError, match="of test have the text of a row of train"):
         load(find("sst2"), "sst2", place, limit=1)
 
 
-def test_so_many_rows_of_every_class_are_drawn_with_the_seed() -> None:
+def test_rows_of_every_class_are_drawn_with_the_seed() -> None:
     task = data.find("trec")
     rows = [(f"row {i}", {"text": f"question {i}", "coarse_label": i % 6 if i < 60 else 0}) for i in range(90)]
     drawn = [data.of_each_class(task, rows, 4, seed) for seed in (0, 0, 1)]

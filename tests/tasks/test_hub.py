@@ -1,4 +1,4 @@
-"""Rows from the hub: parquet folders laid out as its repositories are, and no network."""
+"""Rows from the hub, without network: parquet folders laid out like its repositories."""
 
 import time
 from dataclasses import replace
@@ -46,7 +46,7 @@ def premises(first: int, last: int) -> dict[str, list[Any]]:
 
 
 def test_a_converted_branch_has_a_folder_for_each_configuration(tmp_path: Path) -> None:
-    """CB: 250 rows to train on give 100 to dev; those that test has too are in neither."""
+    """CB: 100 of 250 training rows go to dev; rows that are in test too are in neither."""
     write(tmp_path / "hub/cb/train/0000.parquet", {"label": VERDICTS}, **premises(0, 260))
     write(tmp_path / "hub/cb/validation/0000.parquet", {"label": VERDICTS}, **premises(250, 306))
     write(tmp_path / "hub/rte/train/0000.parquet", {}, premise=["no"], hypothesis=["no"], label=[0])
@@ -62,7 +62,7 @@ def test_a_converted_branch_has_a_folder_for_each_configuration(tmp_path: Path) 
     assert sum(map(len, texts)) == len(set.union(*texts)) == 306
 
 
-def test_the_choice_of_rows_hangs_on_their_text_alone(tmp_path: Path) -> None:
+def test_which_rows_are_chosen_depends_on_their_text_alone(tmp_path: Path) -> None:
     forward, backward = premises(0, 260), {name: column[::-1] for name, column in premises(0, 260).items()}
     found = []
     for place, columns in (("one", forward), ("other", backward)):
@@ -74,7 +74,7 @@ def test_the_choice_of_rows_hangs_on_their_text_alone(tmp_path: Path) -> None:
     assert {split: len(rows) for split, rows in found[0].items()} == {"train": 160, "dev": 100, "test": 1000}
 
 
-def test_columns_get_our_names_and_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
+def test_columns_are_renamed_and_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         columns = {"question": [f"is {split} {n}" for n in range(9)], "passage": ["P."] * 9, "answer": [True] * 9}
         write(tmp_path / f"boolq/{split}.parquet", {}, **columns)
@@ -96,7 +96,9 @@ def test_columns_get_our_names_and_rows_without_a_label_are_left_out(tmp_path: P
         ("record", {"passage": "P", "query": "@placeholder", "entities": ["a"], "answers": ["a"]}, (" a",)),
     ],
 )
-def test_answers_of_every_form_arrive(tmp_path: Path, name: str, columns: dict[str, Any], right: Any) -> None:
+def test_reference_answers_of_every_form_are_read(
+    tmp_path: Path, name: str, columns: dict[str, Any], right: Any
+) -> None:
     task = find(name)
     assert task.hub
     config = (task.hub.name or "default") if task.hub.revision == CONVERTED else ""
@@ -113,31 +115,31 @@ def test_answers_of_every_form_arrive(tmp_path: Path, name: str, columns: dict[s
     assert len(example.right) == len(right)
 
 
-def test_a_hub_that_does_not_answer_is_said_at_once_and_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_quickly_and_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "https://127.0.0.1:9")
     before, began = datasets.config.HF_HUB_OFFLINE, time.perf_counter()
-    with pytest.raises(ZoplatError) as told:
+    with pytest.raises(ZoplatError) as error:
         load(find("rte"), "rte", None)
     assert time.perf_counter() - began < 8
-    assert str(told.value) == (
+    assert str(error.value) == (
         "Task 'rte': no rows from aps/super_glue on the hub (it does not answer). Give --data DIR, a folder with "
         "train.jsonl, dev.jsonl and test.jsonl whose columns are premise, hypothesis and what the answer needs."
     )
     assert before == datasets.config.HF_HUB_OFFLINE
 
 
-def test_a_data_set_without_what_was_asked_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_split_is_reported_in_one_line(tmp_path: Path) -> None:
     write(tmp_path / "hub/train.parquet", {}, sentence=["a"], label=[0])
     with pytest.raises(
         ZoplatError, match=r"Task 'sst5': no rows from .* \(Unknown split .*\)\. Give --data DIR"
-    ) as told:
+    ) as error:
         load(at("sst5", tmp_path / "hub"), "sst5", None)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_every_task_says_where_its_rows_are() -> None:
+def test_every_task_names_its_repository() -> None:
     hubs = {e.name: e.value.hub for e in catalogue() if e.kind == "task" and e.value.hub and e.distribution == "zoplat"}
     assert hubs["mnli"] == Hub("nyu-mll/glue", "mnli", splits={"train": "train", "test": "validation_matched"})
     assert hubs["wsc"] == Hub("aps/super_glue", "wsc.fixed", CONVERTED)

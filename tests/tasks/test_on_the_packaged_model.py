@@ -1,4 +1,4 @@
-"""Every published task on the packaged model: it is scored as plain transformers scores it, evaluated and trained."""
+"""Every published task on the packaged model: scores equal those of plain transformers; evaluation and training run."""
 
 import importlib.util
 import json

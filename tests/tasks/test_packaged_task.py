@@ -1,4 +1,4 @@
-"""The packaged task: its rows, and a folder in their place."""
+"""The packaged task: its rows, and rows from a folder instead."""
 
 from collections import Counter
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_limit_keeps_the_first_rows_of_each_split() -> None:
     assert few == {split: whole[split][:5] for split in SPLITS}
 
 
-def test_a_task_with_packaged_rows_takes_a_folder_as_well(tmp_path: Path) -> None:
+def test_a_task_with_packaged_rows_accepts_a_folder(tmp_path: Path) -> None:
     for split in SPLITS:
         (tmp_path / f"{split}.jsonl").write_text(f'\n{{"sentence": " fine {split} ", "label": 1, "more": []}}\n\n')
     for split, rows in load(task("sentiment"), "sentiment", tmp_path).items():

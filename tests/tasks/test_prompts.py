@@ -1,4 +1,4 @@
-"""The published tasks to the letter: prompts, options, numbers of the classes, and what counts as right."""
+"""The published tasks to the letter: prompts, options, numbers of the classes, and references."""
 
 from typing import Any
 
@@ -140,14 +140,14 @@ def test_prompts_and_options_are_those_of_the_published_setting(
         ("drop", DROP, "3 and 4 fell. How many fell?", (" 7\n",)),
     ],
 )
-def test_the_plain_form_has_no_words_of_instruction(
+def test_the_plain_template_has_no_instructions(
     name: str, row: dict[str, Any], prompt: str, options: tuple[str, ...]
 ) -> None:
     example = find(name).example(row, "here", "plain")
     assert (example.prompt, example.options) == (prompt, options)
 
 
-def test_the_plain_form_of_a_story_has_no_bullets() -> None:
+def test_the_plain_template_of_record_has_no_bullets() -> None:
     example = find("record").example(STORY, "here", "plain")
     assert example.prompt == "Ann met Bob in Rome.\nAnn met Bob\nRome is old"
 
@@ -166,7 +166,7 @@ def test_the_plain_form_of_a_story_has_no_bullets() -> None:
         ("trec", {"text": "Who ?", "coarse_label": "DESC"}, ("", " : Who ?"), " Description"),
     ],
 )
-def test_the_form_for_masked_models_goes_on_after_the_option(
+def test_the_cloze_template_continues_after_the_option(
     name: str, row: dict[str, Any], form: tuple[str, str], option: str
 ) -> None:
     example = find(name).example(row, "here", "cloze")
@@ -198,7 +198,7 @@ def test_classes_have_the_numbers_of_the_data_sets(name: str, numbers: dict[str,
 
 
 @pytest.mark.parametrize("name", ["sentiment", "sst2", "sst5", "rte", "mnli", "snli", "trec"])
-def test_the_same_class_has_the_same_word_in_every_form(name: str) -> None:
+def test_a_class_has_the_same_word_in_every_template(name: str) -> None:
     task = find(name)
     assert isinstance(task, Classification)
     assert task.cloze_words == {label: f" {word}" for label, word in task.words.items()}
@@ -213,7 +213,7 @@ def test_words_belong_to_names_of_classes_and_not_to_numbers() -> None:
         assert (ours.prompt, ours.right) == (theirs.prompt, theirs.right)
 
 
-def test_every_gold_answer_counts_and_the_first_is_trained_towards() -> None:
+def test_every_reference_counts_and_training_uses_the_first() -> None:
     story = find("record").example(STORY, "here")
     assert story.right == ("She told Rome of Rome's luck", "She told Bob of Bob's luck")
     assert story.label == 2
@@ -242,10 +242,10 @@ def test_losses_metrics_and_sizes_are_those_of_the_published_setting() -> None:
     [
         ("copa", {**COPA, "question": "reason"}, "'question' must be cause or effect, found 'reason'"),
         ("copa", {**COPA, "label": 2}, "none of the 2 options is the right one"),
-        ("copa", {**COPA, "label": "first"}, "a column has not the form"),
+        ("copa", {**COPA, "label": "first"}, "a column does not have the form"),
         ("record", {**STORY, "answers": ["Paris"]}, "none of the 3 options is the right one"),
         ("record", {k: v for k, v in STORY.items() if k != "entities"}, "no column 'entities'"),
-        ("winogrande", {**GAP, "answer": ""}, "a column has not the form"),
+        ("winogrande", {**GAP, "answer": ""}, "a column does not have the form"),
         ("winogrande", {**GAP, "answer": "0"}, "none of the 2 options is the right one"),
         ("squad", {**SQUAD, "answers": {"text": []}}, "no answer"),
         ("squad", {**SQUAD, "answers": {"texts": []}}, r"answers must be texts, found {'texts': \[\]}"),
@@ -254,6 +254,6 @@ def test_losses_metrics_and_sizes_are_those_of_the_published_setting() -> None:
         ("wsc", {**WSC, "span2_text": None}, "'span2_text' must be text, found None"),
     ],
 )
-def test_a_row_that_has_not_the_form_of_the_task_is_named(name: str, row: dict[str, Any], words: str) -> None:
+def test_a_row_of_the_wrong_form_is_named(name: str, row: dict[str, Any], words: str) -> None:
     with pytest.raises(ZoplatError, match=f"here: .*{words}"):
         find(name).example(row, "here")

@@ -1,1 +1,1 @@
-"""A run packed for a board."""
+"""Bundles: a run packed for a board, in a folder that is verified before it is used."""

@@ -35,27 +35,29 @@ def compare(
 
     A run that is already in --out is not repeated, so an interrupted comparison continues where it stopped.
     """
-    from zoplat.compare import matrix as comparing
+    from zoplat.compare.matrix import matrix
+    from zoplat.compare.planned import FailedRun
     from zoplat.compare.published import Published
+    from zoplat.compare.table import markdown, read_summaries, table, write
 
     beside = Published.of(published) if published else None
     if bool(runs) == bool(estimators):
         raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
-    failed: list[comparing.Failed] = []
+    failed: list[FailedRun] = []
     if runs:
-        summaries = comparing.existing(runs)
+        summaries = read_summaries(runs)
     else:
         settings = {name: value for name, value in as_settings(given).items() if value is not None}
         chosen, on = _names(str(estimators)), _names(tasks)
-        summaries, failed = comparing.matrix(settings, chosen, _numbers(seeds), out, _report, jobs, on)
-    rows = comparing.table(summaries)
+        summaries, failed = matrix(settings, chosen, _numbers(seeds), out, _report, jobs, on)
+    rows = table(summaries)
     if not runs:
         out.mkdir(parents=True, exist_ok=True)
-        comparing.write(out, rows, failed, beside)
+        write(out, rows, failed, beside)
     if as_json:
         click.echo(json.dumps({"rows": rows, "failed": [vars(run) for run in failed]}))
     else:
-        click.echo(comparing.markdown(rows, beside), nl=False)
+        click.echo(markdown(rows, beside), nl=False)
         for run in failed:
             click.echo(f"{run.estimator}, {run.task}, seed {run.seed}: {run.reason}", err=True)
     if failed:

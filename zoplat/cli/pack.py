@@ -25,12 +25,12 @@ def pack(to: Path, as_json: bool, **given: Any) -> None:
     from zoplat.config.layers import resolve
 
     bundle = write_bundle(resolve({**as_settings(given), "device": given["device"] or DEVICE}), to)
-    facts = bundle.told["facts"]
+    facts = bundle.manifest["facts"]
     if as_json:
         click.echo(json.dumps({"status": "done", "to": str(to), "bytes": bundle.bytes, **facts}))
         return
     click.echo(f"{facts['model']}, {facts['tune']}, {facts['estimator']} on {facts['task']}")
-    for name, size in _folders(bundle.told["files"]).items():
+    for name, size in _folders(bundle.manifest["files"]).items():
         click.echo(f"  {name:<20} {size / 2**20:8.2f} MiB")
     click.echo(
         f"{to}: {bundle.bytes / 2**20:.1f} MiB. Copy it to the board, and zoplat's wheel beside it; there\n"

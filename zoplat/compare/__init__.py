@@ -1,1 +1,1 @@
-"""A matrix of runs, and one table of what they came to."""
+"""Comparisons: a matrix of runs, and one table of their summaries."""

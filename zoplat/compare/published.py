@@ -1,4 +1,4 @@
-"""Published scores, to stand beside one's own; never mixed with them."""
+"""Scores from publications, shown beside one's own and never averaged with them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zoplat.core.errors import unknown
 
 @dataclass(frozen=True)
 class Published:
-    """What publications say of a model.
+    """Published scores of one model.
 
     Attributes:
         model: its name in tables.
-        rows: by method, its source and its scores in per cent by task.
+        rows: by method, its source and its scores by task, in per cent.
     """
 
     model: str
@@ -26,20 +26,21 @@ class Published:
 
     @classmethod
     def of(cls, model: str) -> Published:
-        """All that is known of a model; raises ZoplatError where that is nothing."""
-        known = tomllib.loads(resources.files("zoplat").joinpath("published.toml").read_text(encoding="utf-8"))["row"]
+        """The published scores of a model; raises ZoplatError where there are none."""
+        file = resources.files("zoplat.compare").joinpath("published.toml")
+        known = tomllib.loads(file.read_text(encoding="utf-8"))["row"]
         rows = {row["method"]: row for row in known if row["model"] == model}
         if not rows:
             raise unknown("published model", model, sorted({row["model"] for row in known}), "(--published)")
         return cls(model, rows)
 
     def score(self, method: str, task: str) -> float | None:
-        """In per cent, of a method on a task or its file; None where there is none."""
-        found = self.rows.get(method, {"scores": {}})["scores"].get(Path(task).stem)
-        return None if found is None else float(found)
+        """Score of a method on a task (its name or file), in per cent; None where there is none."""
+        score = self.rows.get(method, {"scores": {}})["scores"].get(Path(task).stem)
+        return None if score is None else float(score)
 
     def sources(self, methods: Iterable[str]) -> list[str]:
-        """Where the scores of these methods are from: one line a source."""
+        """Sources of the scores of these methods: one line per source."""
         by_source: dict[str, list[str]] = {}
         for method in methods:
             if method in self.rows:

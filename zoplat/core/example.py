@@ -1,4 +1,4 @@
-"""One example of a task, as text and as token ids."""
+"""An example: one row of a task as text, and the same as a session encoded it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Loss = Literal["options", "tokens"]
-"""Cross-entropy over the scores of the options, or over the tokens of the right one."""
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
@@ -16,35 +15,35 @@ class Example:
     """One row of a task as text.
 
     Attributes:
-        prompt: what the model reads before an option.
-        options: continuations to choose from, leading blank included; for a generation task, the one target text.
-        label: index of the right option.
-        answers: all texts that count as right; the right option when empty.
-        suffix: text after the option, for models that read both sides of it.
-        loss: cross-entropy over the scores of the "options", or over the "tokens" of the right one.
-        score: of an option: "mean" of the log-probabilities of its tokens, or their "sum".
+        prompt: what the model reads.
+        options: continuations to choose from, leading blank included; of a generation, the answer to train towards.
+        label: index of the right one.
+        references: all texts that count as right; the right option when empty.
+        suffix: what follows the option, for models that read both sides of it.
+        loss: cross-entropy over the scores of the "options", or of the "tokens" of the right one.
+        score: of an option: the "mean" log-probability of its tokens, or their "sum".
     """
 
     prompt: str
     options: tuple[str, ...]
     label: int
-    answers: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
     suffix: str = ""
     loss: Loss = "options"
     score: Literal["mean", "sum"] = "mean"
 
     @property
     def right(self) -> tuple[str, ...]:
-        """All texts that count as right, stripped."""
-        return tuple(text.strip() for text in self.answers or (self.options[self.label],))
+        """All texts that count as right, stripped of surrounding blanks; metrics compare predictions with these."""
+        return tuple(text.strip() for text in self.references or (self.options[self.label],))
 
     def best(self, scores: Sequence[float]) -> str:
-        """The option with the highest score, stripped; the first of several with the same score."""
+        """The option with the highest score (the first of equals), stripped of surrounding blanks."""
         return self.options[scores.index(max(scores))].strip()
 
     @property
     def is_open(self) -> bool:
-        """Whether this is a generation task: the model writes the answer instead of choosing an option."""
+        """Whether the model generates the answer, having nothing to choose from."""
         return len(self.options) == 1
 
 
@@ -54,8 +53,8 @@ class Row:
 
     Attributes:
         example: the text that was encoded.
-        length: number of tokens of its longest sequence; rows of similar length share a batch.
-        tokens: the session's own encoding.
+        length: tokens of its longest sequence; rows of similar length share a batch.
+        tokens: token ids in the session's own form.
         weight: its weight in the mean loss of a batch: 1, or the number of tokens of its right option.
     """
 

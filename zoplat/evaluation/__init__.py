@@ -1,1 +1,1 @@
-"""Scores of a model as it stands."""
+"""Scoring a model at fixed weights: prompts, predictions, and the metric of a task."""

@@ -1,4 +1,4 @@
-"""How rows of a task become prompts."""
+"""From rows of a task to encoded prompts: template, few-shot examples, chat format."""
 
 from __future__ import annotations
 
@@ -16,43 +16,47 @@ from zoplat.tasks.task import Template
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """How rows of a task become what a model reads.
+    """Turns rows of a task into what a model reads.
 
     Attributes:
         config: the task, the template and the objective.
-        session: has the model.
-        shown: rows whose solution stands before every prompt.
+        session: has the model and its tokenizer.
+        demonstrations: rows put before every prompt together with their right answer (few-shot examples).
     """
 
     config: RunConfig
     session: Session
-    shown: Sequence[tuple[str, dict[str, Any]]] = ()
+    demonstrations: Sequence[tuple[str, dict[str, Any]]] = ()
 
     def rows(self, raw: data.Rows) -> list[Row]:
-        """Encoded, in their order."""
+        """Raw rows, encoded, in their order."""
         return self.encoded([self.example(row, where) for where, row in raw])
 
     def encoded(self, examples: Sequence[Example]) -> list[Row]:
-        """Examples with what stands before all of them, encoded."""
-        solved = [self.example(row, where) for where, row in self.shown]
-        before = "".join(f"{e.prompt}{e.options[e.label]}{e.suffix}".rstrip() + "\n\n" for e in solved)
-        return self.session.encode(self._as_chat([replace(e, prompt=before + e.prompt) for e in examples]))
+        """Examples with the demonstrations before each of them, encoded, in their order."""
+        solved = [self.example(row, where) for where, row in self.demonstrations]
+        context = "".join(f"{e.prompt}{e.options[e.label]}{e.suffix}".rstrip() + "\n\n" for e in solved)
+        return self.session.encode(self._as_chat([replace(e, prompt=context + e.prompt) for e in examples]))
 
     def example(self, row: dict[str, Any], where: str) -> Example:
-        """One row as text."""
+        """One raw row as text, without demonstrations; `where` names its file and line in errors."""
         example = data.find(self.config.task).example(row, where, _template(self.config.template, self.session.head))
         loss = next((known for known in LOSSES if known == self.config.objective), None)
         return replace(example, loss=loss) if loss else example
 
     def _as_chat(self, examples: list[Example]) -> list[Example]:
+        """Each prompt as a user turn, where template=chat says so; options lose the blank before them."""
         if self.config.template != "chat":
             return examples
         turns = self.session.chat([example.prompt for example in examples])
-        told = zip(examples, turns, strict=True)
-        return [replace(e, prompt=turn, options=tuple(option.lstrip() for option in e.options)) for e, turn in told]
+        return [
+            replace(example, prompt=turn, options=tuple(option.lstrip() for option in example.options))
+            for example, turn in zip(examples, turns, strict=True)
+        ]
 
 
-def _template(asked: str, head: Head) -> Template:
-    if asked == "auto":
+def _template(setting: str, head: Head) -> Template:
+    """The task's template for the setting `template` and a head of the model."""
+    if setting == "auto":
         return "cloze" if head == "masked" else "plain" if head == "classifier" else "prompt"
-    return "plain" if asked == "plain" else "prompt"
+    return "plain" if setting == "plain" else "prompt"

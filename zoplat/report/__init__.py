@@ -1,1 +1,1 @@
-"""A run as pages and pictures."""
+"""Reports: a finished run as an HTML page and as Markdown, with figures."""

@@ -1,4 +1,4 @@
-"""The figures of a report as SVG, drawn with matplotlib in the light colours."""
+"""The figures of a report, drawn with matplotlib as SVG in the light colours."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DARK = {
 def draw_learning(
     losses: Sequence[tuple[int, float]], stride: int, width: int, scores: Sequence[tuple[int, float]], metric: str
 ) -> str:
-    """Loss by step above, one in `stride` as a dot and a running mean over `width`; below, dev score by step."""
+    """Training loss (a dot every `stride` steps, running mean over `width`), and below it the dev score, by step."""
     figure, (above, below) = _panels(4.6, (3, 2))
     shown = losses[::stride]
     above.plot([x for x, _ in shown], [y for _, y in shown], ".", color=LIGHT["pale"], markersize=4)
@@ -55,7 +55,7 @@ def draw_learning(
 def draw_memory(
     place: str, phases: Sequence[tuple[str, int, str]], at: str, owners: Sequence[tuple[str, int, str]], inference: int
 ) -> str:
-    """Bars of (name, bytes, colour): phases above; below, owners one after the other up to the peak of phase `at`."""
+    """Bars of (name, bytes, colour): peaks of phases; below, owners stacked up to the peak of phase `at`."""
     heights = (len(phases) + 0.6, len(owners) + 0.6)
     figure, (above, below) = _panels(0.27 * sum(heights) + 0.9, heights)
     stacked = [0, *accumulate(size for _, size, _ in owners[:-1])]
@@ -89,7 +89,7 @@ def draw_memory(
 
 
 def readable(count: float) -> str:
-    """Bytes for people: two digits or more, MiB throughout where that is readable."""
+    """Bytes with a unit: whole MiB from 10 MiB, one decimal from 1 MiB, KiB below."""
     mebibytes = count / 2**20
     if mebibytes >= 10:
         return f"{mebibytes:,.0f} MiB"
@@ -117,7 +117,7 @@ def _panels(height: float, ratios: tuple[float, float]) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any, name: str) -> str:
-    """The figure as SVG text, the same for the same figure."""
+    """The figure as SVG text, byte for byte the same for the same figure."""
     from matplotlib import rc_context
 
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""What stands on a report, and how it reads as Markdown and as an HTML page that needs nothing beside it."""
+"""The layout of a report: its parts as Markdown, and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from zoplat.report.figures import DARK, LIGHT
 
 @dataclass(frozen=True)
 class Scores:
-    """Before and after, by split: (split, before, after, rows)."""
+    """Scores before and after training.
+
+    Attributes:
+        metric: its name.
+        splits: (split, before, after, rows), scores in [0, 1].
+    """
 
     metric: str
     splits: list[tuple[str, float, float, int]]
@@ -22,7 +27,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Rows:
-    """A table; columns after the first `words` are numbers and stand to the right."""
+    """A table; the first `words` columns are text, the others numbers, aligned to the right."""
 
     head: Sequence[str]
     body: Sequence[Sequence[str]]
@@ -31,7 +36,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as SVG in the light colours, with the words that stand below it."""
+    """A figure as SVG in the light colours, with its caption."""
 
     name: str
     svg: str
@@ -39,13 +44,13 @@ class Picture:
 
     @property
     def file(self) -> str:
-        """What its file beside report.md is called."""
+        """Name of its file beside report.md."""
         return f"report-{self.name}.svg"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Text as it stands in a file or a terminal."""
+    """Preformatted text, such as a file or a command."""
 
     text: str
     language: str
@@ -56,7 +61,7 @@ Part: TypeAlias = "str | Scores | Rows | Picture | Listing"
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and the parts under it."""
 
     title: str
     parts: list[Part]
@@ -136,10 +141,10 @@ def _as_html(part: Part) -> str:
             )
             return f'<dl class="scores">{cards}</dl>'
         case Rows():
-            facts = "" if any(part.head) else " class=facts"
+            table_class = "" if any(part.head) else " class=facts"
             head = f"<thead>{_row(part.head, 'th', part.words)}</thead>" if any(part.head) else ""
             body = "\n".join(_row(row, "td", part.words) for row in part.body)
-            return f'<div class="wide"><table{facts}>{head}<tbody>\n{body}\n</tbody></table></div>'
+            return f'<div class="wide"><table{table_class}>{head}<tbody>\n{body}\n</tbody></table></div>'
         case Picture():
             return (
                 f'<figure role="group">{_inline(part.svg, part.name)}'
@@ -148,19 +153,19 @@ def _as_html(part: Part) -> str:
         case Listing():
             return f"<pre><code>{html.escape(part.text)}</code></pre>"
         case _:
-            marked = re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(part))
-            return f"<p>{marked}</p>"
+            text = re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(part))
+            return f"<p>{text}</p>"
 
 
 def _row(cells: Sequence[str], tag: str, words: int) -> str:
-    made = "".join(
+    html_cells = "".join(
         f"<{tag}{'' if i < words else ' class=number'}>{html.escape(cell)}</{tag}>" for i, cell in enumerate(cells)
     )
-    return f"<tr>{made}</tr>"
+    return f"<tr>{html_cells}</tr>"
 
 
 def _inline(svg: str, name: str) -> str:
-    """The figure for a page that knows its colours by name."""
+    """The SVG with the page's colour variables in place of colours, so that it follows light and dark mode."""
     svg = re.sub(r'\s(?:xmlns(?::\w+)?|width|height)="[^"]*"', "", svg[svg.index("<svg") :], count=4)
     for colour, value in LIGHT.items():
         svg = svg.replace(value, f"var(--{colour})")

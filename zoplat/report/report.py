@@ -1,117 +1,23 @@
-"""A run as two pages: report.html, which needs nothing beside it, and report.md with its figures as files.
+"""A run as two pages: report.html, which is self-contained, and report.md with its figures as files.
 
-Everything on them is read from the run directory, so a report can be made again at any time and anywhere. Here is
-what a report says; `figures` draws, and `pages` lays out.
+Everything on them is read from the run directory, so a report can be made again at any time and anywhere. This module
+has the sections; `account` reads the files, `memory` has the section on memory, `figures` draws, `pages` lays out.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from zoplat.core.errors import ZoplatError
 from zoplat.paths import check_writable, replace_text
-from zoplat.report.figures import draw_learning, draw_memory, readable
+from zoplat.report.account import MEANING, Account
+from zoplat.report.figures import draw_learning, readable
+from zoplat.report.memory import memory_picture, training_beyond_inference
 from zoplat.report.pages import Listing, Part, Picture, Rows, Scores, Section, markdown, page
-from zoplat.training.directory import RunDirectory, read_lines
-from zoplat.training.journal import Journal
-from zoplat.training.profiler import INFERENCE
-from zoplat.training.summary import Summary
+from zoplat.training.directory import RunDirectory
 
-MEANING = {
-    "open": "loading libraries and the model",
-    "inference": "forward passes on the longest rows, before training: the memory yardstick",
-    "baseline": "scoring both splits before training, pure inference",
-    "forward": "forward passes that training asked for",
-    "gradient": "backpropagation, its forward pass included",
-    "move": "perturbing weights, taking probes back, applying updates",
-    "rule": "kernels of step rules that visit every weight",
-    "yardstick": "bare forward passes, timed for the overhead ratio",
-    "evaluate": "scoring the dev and test splits",
-    "checkpoint": "writing checkpoints and digests",
-    "other": "between phases: data, journal, bookkeeping",
-}
-LIBRARIES = {"python, torch and transformers", "noise kernels"}
-"""Owners of host memory, wherever the weights are."""
-WEIGHTS = {"weights", "trainable weights", "frozen weights", "window of the streaming strategy"}
-WEIGHTS |= {"trainable weights, in files", "frozen weights, in files"}
-"""Owners that inference has as well."""
-REST = "forward pass and allocator"
-POINTS = 1000  # losses drawn one by one; more are thinned
-
-
-@dataclass(frozen=True)
-class Account:
-    """What the files of a finished run say."""
-
-    directory: RunDirectory
-    summary: Summary
-    environment: dict[str, Any]
-    settings: str
-    metrics: list[dict[str, Any]]
-    memory: list[dict[str, Any]]
-    losses: list[tuple[int, float]]
-
-    @classmethod
-    def read(cls, directory: RunDirectory) -> Account:
-        """Read the run; raises ZoplatError when it is not finished or its journal is damaged."""
-        summary = directory.read_summary()
-        if not summary:
-            raise ZoplatError(
-                f"{directory.path} is not finished: it has no summary.json. "
-                f"`zoplat run --resume --out {shlex.quote(str(directory.path))}` goes on to the end."
-            )
-        steps = Journal.read(directory.journal).steps
-        return cls(
-            directory,
-            summary,
-            json.loads(directory.environment.read_text(encoding="utf-8")),
-            directory.config.read_text(encoding="utf-8"),
-            directory.read_metrics(),
-            read_lines(directory.memory),
-            [(record.step, record.loss) for record in steps if record.loss is not None],
-        )
-
-    @property
-    def title(self) -> str:
-        """Method, task, model, seed and the day it ended."""
-        s, day = self.summary, datetime.fromtimestamp(self.directory.summary.stat().st_mtime)
-        return f"{s.estimator} on {s.task} · {s.model} · seed {s.seed} · {day:%Y-%m-%d}"
-
-    @property
-    def places(self) -> list[str]:
-        """Where memory was counted: the device first, if it has its own."""
-        return ["device", "host"] if self.summary.peak_bytes.device else ["host"]
-
-    @property
-    def phases(self) -> list[dict[str, Any]]:
-        """Rows of phases, in the order of MEANING."""
-        order = list(MEANING)
-        rows = [row for row in self.memory if row["kind"] == "phase"]
-        return sorted(rows, key=lambda row: order.index(row["phase"]) if row["phase"] in order else len(order))
-
-    def inference(self, place: str) -> int:
-        """The highest peak of the phases that only infer."""
-        return max(row[f"{place}_peak"] or 0 for row in self.phases if row["phase"] in INFERENCE)
-
-    def training(self, place: str) -> tuple[str, int]:
-        """The phase with the highest peak of those that neither open the model nor only infer, and that peak."""
-        later = [row for row in self.phases if row["phase"] not in {"open", *INFERENCE}]
-        row = max(later, key=lambda row: row[f"{place}_peak"] or 0)
-        return row["phase"], row[f"{place}_peak"] or 0
-
-    def owners(self, place: str) -> list[tuple[str, int]]:
-        """(owner, bytes) of what is held in a place, nothing left out but zeros."""
-        rows = [(row["owner"], row["bytes"]) for row in self.memory if row["kind"] == "owner" and row["bytes"]]
-        if len(self.places) == 1:
-            return rows
-        return [row for row in rows if (row[0] in LIBRARIES) == (place == "host")]
+POINTS = 1000  # losses drawn as dots; longer runs are thinned
 
 
 def write(directory: RunDirectory, to: Path) -> list[Path]:
@@ -136,9 +42,12 @@ def _sections(account: Account) -> list[Section]:
     return [
         Section("Score", [_scores(account), _certainty(account)]),
         Section("Learning", [_learning(account)]),
-        Section("Memory", [make(account, place) for place in account.places for make in (_memory, _difference)]),
+        Section(
+            "Memory",
+            [make(account, place) for place in account.places for make in (memory_picture, training_beyond_inference)],
+        ),
         Section("Cost", [_cost(account), _overhead(account), _by_phase(account)]),
-        Section("Doing it again", _again(account)),
+        Section("Doing it again", _reproduction(account)),
         Section("Settings", [Listing(account.settings.strip(), "toml")]),
         Section("Environment", [_environment(account)]),
     ]
@@ -160,41 +69,6 @@ def _certainty(account: Account) -> str:
     if any(record["kept"] for record in account.metrics):
         text += " The first scores were kept from an earlier run that began from the same weights and data."
     return text
-
-
-def _difference(account: Account, place: str) -> str:
-    """The peak of training less that of inference, owner by owner."""
-    (at, peak), inference = account.training(place), account.inference(place)
-    more = peak - inference
-    text = (
-        f"Once the model was open, inference peaked at {readable(inference)} of {place} memory and "
-        f"training at {readable(peak)} (phase `{at}`): "
-    )
-    if more <= 0:
-        text += "training needed no more than inference."
-    else:
-        named = [(owner, size) for owner, size in account.owners(place) if owner not in LIBRARIES | WEIGHTS]
-        text += f"{readable(more)} more, or {more / inference:.1%}. Of these, {_attributed(named, more)}"
-    opening = next((row[f"{place}_peak"] for row in account.phases if row["phase"] == "open"), None) or 0
-    if opening > peak:
-        text += (
-            f" Opening the model took {readable(opening)} for a moment, more than anything after it; `peak_bytes` and "
-            "`inference_peak_bytes` in summary.json include that moment."
-        )
-    if account.environment.get("memory_counter") == "sampled" and place == "host":
-        text += " The system let no peak be reset, so peaks were sampled every 10 ms and may miss short ones."
-    return text
-
-
-def _attributed(named: Sequence[tuple[str, int]], more: int) -> str:
-    booked = ", ".join(f"{readable(size)} of {owner}" for owner, size in named) or "nothing"
-    rest = more - sum(size for _, size in named)
-    if rest < 0:
-        return f"the ledger books {booked}; that is more than the difference, so part of it took over free memory."
-    return (
-        f"the ledger books {booked}; {readable(rest)} has no owner in it: working memory that the runtime keeps for "
-        "batches of other shapes, short-lived copies, spare pages of the allocator."
-    )
 
 
 def _cost(account: Account) -> Rows:
@@ -244,7 +118,7 @@ def _by_phase(account: Account) -> Rows:
     return Rows(("phase", "what happens in it", "calls", "seconds", "share", *peak_heads), body, words=2)
 
 
-def _again(account: Account) -> list[Part]:
+def _reproduction(account: Account) -> list[Part]:
     run = str(account.directory.path)
     config, fresh = shlex.quote(f"{run}/config.toml"), shlex.quote(f"{run}-again")
     return [
@@ -277,24 +151,4 @@ def _learning(account: Account) -> Picture:
         draw_learning(losses, stride, width, scores, metric),
         f"Above: the mean of the losses that each step saw, on its own batch of training rows{thinned}; the line is "
         f"a running mean over {width} steps. Below: {metric} on the dev split.",
-    )
-
-
-def _memory(account: Account, place: str) -> Picture:
-    """Peaks by phase, and what the highest of training is made of."""
-    at, peak = account.training(place)
-    phases = [
-        (row["phase"], row[f"{place}_peak"], "rust" if row["phase"] in INFERENCE else "blue")
-        for row in account.phases
-        if row[f"{place}_peak"]
-    ]
-    owners = [(owner, size, "blue") for owner, size in account.owners(place)]
-    rest = peak - sum(size for _, size, _ in owners)
-    if rest > 0:
-        owners.append((REST, rest, "pale"))
-    return Picture(
-        "memory" if place == account.places[0] else f"memory-{place}",
-        draw_memory(place, phases, at, owners, account.inference(place)),
-        "The broken line is the peak of inference. Owners are what the ledger has booked, read when the run "
-        f"ended; '{REST}' is that peak less their sum.",
     )

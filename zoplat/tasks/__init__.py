@@ -1,1 +1,1 @@
-"""Tasks: from a row of data to what a model reads, what it may answer and how answers are judged. One file per task."""
+"""Tasks: data, prompt, options or reference answers, and a metric. One file per published task."""

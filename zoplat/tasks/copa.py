@@ -24,7 +24,7 @@ def prompt(row: Mapping[str, Any]) -> str:
 
 
 def right(row: Mapping[str, Any]) -> list[int]:
-    """The label counts from 0, or names the column."""
+    """The right option; the label is its number from 0, or the name of its column."""
     label = str(row["label"])
     return [CHOICES.index(label) if label in CHOICES else int(label)]
 

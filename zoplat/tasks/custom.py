@@ -1,4 +1,4 @@
-r"""Tasks from TOML files: templates with columns in braces, instead of code.
+r"""Tasks from TOML files: templates with columns in braces instead of code.
 
     summary = "support tickets by subject"
     prompt = "{text}\nThis is about"
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import string
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -23,28 +23,28 @@ from typing import Any, NoReturn
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import LOSSES
 from zoplat.tasks import metrics
-from zoplat.tasks.forms import answers
+from zoplat.tasks.forms import reference_texts
 from zoplat.tasks.task import SPLITS, Classification, Fields, Generation, Hub, MultipleChoice, Task, Text
+from zoplat.tasks.toml_lines import line_of
 
 MARK = "[option]"
-"""Where the option stands in a cloze template."""
-KINDS: dict[str, tuple[type, ...]] = {
+"""The place of the option in a cloze template."""
+KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("summary", "prompt", "plain", "cloze", "label", "answers", "metric", "loss", "score"), (str,)),
     **dict.fromkeys(("source", "data"), (str,)),
     "options": (dict, list),
     **dict.fromkeys(("hub", "sizes"), (dict,)),
 }
-PLACES: dict[str, tuple[type, ...]] = {
+HUB_KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("path", "name", "revision"), (str,)),
     **dict.fromkeys(("splits", "columns"), (dict,)),
 }
-NAMES: dict[type, str] = {str: "text", dict: "a table", list: "a list", int: "a whole number"}
-KEY = r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*="""
+TYPE_NAMES: dict[type, str] = {str: "text", dict: "a table", list: "a list", int: "a whole number"}
 CHOICES = {"loss": LOSSES, "score": ("mean", "sum")}
 
 
 def is_file(name: str) -> bool:
-    """Whether the name of a task means a file."""
+    """Whether the name of a task is that of a TOML file."""
     return name.endswith(".toml")
 
 
@@ -52,19 +52,20 @@ def read(path: Path) -> Task:
     """The task that a file describes.
 
     Raises:
-        ZoplatError: there is no such file, or something in it can't be; names file and line.
+        ZoplatError: there is no such file, or it describes no task; names file and line.
     """
     return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 def folder(path: Path) -> Path | None:
-    """The folder with rows that a file names, seen from where it is."""
+    """The folder with rows that a task file names, relative to that file; None where it names none."""
     data = _File(path).table.get("data")
     return path.parent / data if data else None
 
 
 @lru_cache
-def _read(path: Path, changed: int) -> Task:
+def _read(path: Path, modified: int) -> Task:
+    """The task of a file as it was at a time of modification, so that a changed file is read again."""
     return _File(path).task()
 
 
@@ -72,7 +73,7 @@ class _Template:
     """Text with columns in braces; `{{` and `}}` for braces themselves.
 
     Raises:
-        ValueError: a brace or what is in it makes no sense.
+        ValueError: unbalanced braces, or something in them that is not the name of a column.
     """
 
     def __init__(self, text: str) -> None:
@@ -83,6 +84,7 @@ class _Template:
 
     @property
     def columns(self) -> list[str]:
+        """Names of its columns, in order."""
         return [name for _, name, _, _ in self.parts if name is not None]
 
     def __call__(self, row: Fields) -> str:
@@ -90,7 +92,7 @@ class _Template:
 
 
 class _File:
-    """A task file while it is read; every complaint has its line."""
+    """A task file while it is read; every error names its line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,21 +102,23 @@ class _File:
         except (OSError, UnicodeDecodeError) as problem:
             raise ZoplatError(f"--task {path} can't be read: {getattr(problem, 'strerror', problem)}.") from None
         except tomllib.TOMLDecodeError as problem:
-            told = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(problem))
-            what, line = (told[1], told[2]) if told else (str(problem).split(" (at ")[0], len(self.text.splitlines()))
+            found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(problem))
+            what, line = (
+                (found[1], found[2]) if found else (str(problem).split(" (at ")[0], len(self.text.splitlines()))
+            )
             raise ZoplatError(f"{path}, line {line}: not TOML ({what}).") from None
-        self._check(self.table, KINDS)
-        self._check(self.table.get("hub", {}), PLACES, "hub")
+        self._check(self.table, KEYS)
+        self._check(self.table.get("hub", {}), HUB_KEYS, "hub")
 
     def task(self) -> Task:
-        """The task."""
+        """The task that the file describes; raises ZoplatError with the line of what is wrong."""
         table = self.table
         if "prompt" not in table:
             self._refuse("no 'prompt', the text that the model reads, with columns in braces")
         if ("options" in table) == ("answers" in table):
             found = "both" if "options" in table else "neither"
             self._refuse(
-                f"give one of 'options', to choose from, and 'answers', to be written; found {found}", "answers"
+                f"give one of 'options', to choose from, and 'answers', to be generated; found {found}", "answers"
             )
         prompt = self._template("prompt")
         common: dict[str, Any] = {"summary": table.get("summary", self.path.stem), "source": table.get("source", "")}
@@ -125,7 +129,7 @@ class _File:
         if "answers" in table:
             self._only("answers", "label", "cloze")
             column = table["answers"]
-            return Generation(**common, fields=_once(columns), answers=lambda row: answers(row[column]))
+            return Generation(**common, fields=_unique(columns), references=lambda row: reference_texts(row[column]))
         return self._classes(common, columns) if isinstance(table["options"], dict) else self._choice(common, columns)
 
     def _classes(self, common: dict[str, Any], columns: list[str]) -> Task:
@@ -140,7 +144,7 @@ class _File:
             common["cloze"], more = self._cloze()
             common["cloze_words"] = {name: f" {word.strip()}" for name, word in words.items()}
             columns = columns + more
-        return Classification(**common, fields=_once(columns))
+        return Classification(**common, fields=_unique(columns))
 
     def _choice(self, common: dict[str, Any], columns: list[str]) -> Task:
         self._only("options as a list", "cloze")
@@ -150,16 +154,16 @@ class _File:
         options = [self._parsed("options", text) for text in texts]
         return MultipleChoice(
             **common,
-            fields=_once(columns + [name for option in options for name in option.columns]),
+            fields=_unique(columns + [name for option in options for name in option.columns]),
             options=lambda row: [option(row) for option in options],
             right=lambda row: [_index(label, row[label], len(options))],
         )
 
     def _plain(self, prompt: _Template) -> Text:
-        """The template for it, or the columns of the prompt with blanks between."""
+        """The template "plain", or the columns of the prompt joined by blanks."""
         if "plain" in self.table:
             return self._template("plain")
-        return _Template(" ".join(f"{{{name}}}" for name in _once(prompt.columns)))
+        return _Template(" ".join(f"{{{name}}}" for name in _unique(prompt.columns)))
 
     def _cloze(self) -> tuple[Any, list[str]]:
         text = self.table["cloze"]
@@ -173,7 +177,7 @@ class _File:
     def _template(self, key: str) -> _Template:
         template = self._parsed(key, self.table[key].rstrip(" "))
         if not template.columns:
-            self._refuse(f"'{key}' has no column in braces, so all rows would read the same", key)
+            self._refuse(f"'{key}' has no column in braces, so all rows would be the same", key)
         return template
 
     def _parsed(self, key: str, text: str) -> _Template:
@@ -213,56 +217,33 @@ class _File:
                 self._refuse(str(problem).rstrip("."), "metric")
 
     def _only(self, what: str, *keys: str) -> None:
+        """Refuse keys that have no meaning beside something else."""
         for key in keys:
             if key in self.table:
                 self._refuse(f"'{key}' means nothing beside {what}", key)
 
-    def _check(self, table: dict[str, Any], kinds: Mapping[str, tuple[type, ...]], inside: str = "") -> None:
+    def _check(self, table: dict[str, Any], known: Mapping[str, tuple[type, ...]], inside: str = "") -> None:
+        """Refuse unknown keys, and values of the wrong type."""
         for key, value in table.items():
-            if key not in kinds:
-                close = get_close_matches(key, kinds, n=1)
-                guess = f"did you mean '{close[0]}'?" if close else f"one of: {', '.join(kinds)}"
+            if key not in known:
+                close = get_close_matches(key, known, n=1)
+                guess = f"did you mean '{close[0]}'?" if close else f"one of: {', '.join(known)}"
                 self._refuse(f"unknown key '{key}'; {guess}", key, inside)
-            if not isinstance(value, kinds[key]):
-                wanted = " or ".join(NAMES[kind] for kind in kinds[key])
-                self._refuse(f"'{key}' must be {wanted}, found {value!r}", key, inside)
+            if not isinstance(value, known[key]):
+                expected = " or ".join(TYPE_NAMES[kind] for kind in known[key])
+                self._refuse(f"'{key}' must be {expected}, found {value!r}", key, inside)
 
     def _refuse(self, what: str, key: str = "", inside: str = "") -> NoReturn:
-        raise ZoplatError(f"{self.path}, line {_line(self.text, key, inside)}: {what}.")
+        raise ZoplatError(f"{self.path}, line {line_of(self.text, key, inside)}: {what}.")
 
 
 def _index(label: str, value: Any, count: int) -> int:
+    """The index of an option as a column gives it; raises ValueError outside of 0 to count − 1."""
     number = int(value) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
         raise ValueError(f"'{label}' counts the options from 0 to {count - 1}, found {value!r}")
     return number
 
 
-def _once(names: list[str]) -> tuple[str, ...]:
+def _unique(names: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
-
-
-def _line(text: str, key: str, inside: str = "") -> int:
-    """Where a key of a table stands, from 1; where its table begins if that can't be told, or line 1."""
-    place, table = 0, ""
-    for number, line in _outside_of_long_texts(text):
-        if head := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
-            table = head[1]
-            place = place or (number if table in (inside, key) else 0)
-        if names := re.match(KEY, line):
-            found = ".".join(part.strip().strip("\"'") for part in names[1].split("."))
-            whole = f"{table}.{found}" if table else found
-            if key and whole == (f"{inside}.{key}" if inside else key):
-                return number
-            place = place or (number if whole == inside or whole.startswith(f"{key}.") else 0)
-    return place or 1
-
-
-def _outside_of_long_texts(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, without those that begin inside a text of several lines."""
-    quote = ""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not quote:
-            yield number, line
-        for mark in re.findall(r'"""|\'\'\'', line):
-            quote = "" if quote == mark else quote or mark

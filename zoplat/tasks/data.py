@@ -1,4 +1,4 @@
-"""The rows of a task: its three splits, from the distribution, a folder or the hub."""
+"""The rows of a task in three splits: from the distribution, a folder or the hub."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from zoplat.tasks.task import SPLITS, Fields, Task
 
 Rows = files.Rows
 SHARES = {"dev": (0.0, 0.1), "test": (0.1, 0.3)}
-"""Of [0, 1), which the hash of a row falls in: what goes to a split that has no file. The rest stays in train."""
+"""Splits that have no file get the rows of train whose hash, in [0, 1), falls in these ranges."""
 
 
 def find(name: str) -> Task:
-    """The task of a name, or of a TOML file."""
+    """The task registered under a name, or described by a TOML file."""
     if custom.is_file(name):
         return custom.read(Path(name))
     task: Task = catalogue().entry("task", name).value
@@ -31,10 +31,10 @@ def load(task: Task, name: str, data: Path | None, limit: int | None = None) -> 
     """The three splits of a task, at most `limit` rows each; no text is in two of them.
 
     Args:
-        task: what the rows are for.
-        name: of the task, or its TOML file, which may name a folder.
+        task: the task that the rows are for.
+        name: its registered name, or its TOML file, which may name a folder.
         data: folder with a file for each split; the packaged rows or the hub's when None.
-        limit: rows of each split at most; all when None.
+        limit: the most rows of each split; all when None.
 
     A folder without dev or test has them cut from train; see `cut`.
 
@@ -46,9 +46,9 @@ def load(task: Task, name: str, data: Path | None, limit: int | None = None) -> 
     splits = _found(task, name, data)
     for split, rows in splits.items():
         if not rows:
-            whence = data or (task.hub.path if task.hub and not task.packaged else "packaged data")
+            source = data or (task.hub.path if task.hub and not task.packaged else "packaged data")
             hint = "" if split == "train" else f" If it was cut from train, that is too small: give {split}.jsonl too."
-            raise ZoplatError(f"The {split} split of task '{name}' is empty ({whence}).{hint}")
+            raise ZoplatError(f"The {split} split of task '{name}' is empty ({source}).{hint}")
     _check_disjoint(task, splits)
     return {split: rows[:limit] if limit else rows for split, rows in splits.items()}
 
@@ -63,9 +63,9 @@ def _found(task: Task, name: str, data: Path | None) -> dict[str, Rows]:
     if task.packaged is not None:
         return _packaged(task.packaged)
     if task.hub is not None:
-        order, most = (lambda row: _place(task, row)), 2 * sum(task.sizes.values())
+        order, most = (lambda row: _text_hash(task, row)), 2 * sum(task.sizes.values())
         return _sampled(task, hub.read(task, task.hub, name, order, most))
-    raise ZoplatError(f"Task '{name}' has no packaged data and no place on the hub: give {hub.wanted(task)}")
+    raise ZoplatError(f"Task '{name}' has no packaged data and no place on the hub: give {hub.data_hint(task)}")
 
 
 def _packaged(name: str) -> dict[str, Rows]:
@@ -75,38 +75,38 @@ def _packaged(name: str) -> dict[str, Rows]:
 
 
 def cut(task: Task, splits: dict[str, Rows]) -> dict[str, Rows]:
-    """Make the splits that are missing from train, each row by the hash of its text alone.
+    """Cut missing splits from train, each row by the hash of its text alone.
 
-    A tenth goes to a missing dev and two tenths to a missing test. The same text never comes to two splits, and what
-    is added to train or taken away moves no other row.
+    A tenth goes to a missing dev and two tenths to a missing test. The same text never ends up in two splits, and
+    adding rows to train or removing some moves no other row.
     """
     missing = [split for split in SHARES if split not in splits]
-    made: dict[str, Rows] = {split: [] for split in SPLITS} | {s: rows for s, rows in splits.items() if s != "train"}
+    result: dict[str, Rows] = {split: [] for split in SPLITS} | {s: rows for s, rows in splits.items() if s != "train"}
     for where, row in splits["train"]:
-        place = _place(task, row)
-        home = next((split for split in missing if SHARES[split][0] <= place < SHARES[split][1]), "train")
-        made[home].append((where, row))
-    return made
+        value = _text_hash(task, row)
+        home = next((split for split in missing if SHARES[split][0] <= value < SHARES[split][1]), "train")
+        result[home].append((where, row))
+    return result
 
 
 def _sampled(task: Task, splits: dict[str, Rows]) -> dict[str, Rows]:
-    """As many rows of each split as published tables use, in the order that they came in.
+    """As many rows of each split as published tables use, in the order given.
 
-    A split that is missing comes out of train before it, and takes at most half. Rows of dev whose text is in test
-    are left out, and rows of train whose text is in either.
+    A missing split is taken from train first, and gets half of it at most. Rows of dev whose text is in test are left
+    out, and rows of train whose text is in either.
     """
-    made: dict[str, Rows] = {}
-    taken: set[str] = set()
+    sampled: dict[str, Rows] = {}
+    used: set[str] = set()
     for split in ("test", "dev", "train"):
-        rows = [(where, row) for where, row in splits.get(split, splits["train"]) if text(task, row) not in taken]
+        rows = [(where, row) for where, row in splits.get(split, splits["train"]) if text(task, row) not in used]
         most = task.sizes[split] if split in splits else min(task.sizes[split], len(rows) // 2)
-        made[split] = rows[:most]
-        taken |= {text(task, row) for _, row in made[split]}
-    return {split: made[split] for split in SPLITS}
+        sampled[split] = rows[:most]
+        used |= {text(task, row) for _, row in sampled[split]}
+    return {split: sampled[split] for split in SPLITS}
 
 
 def of_each_class(task: Task, rows: Rows, count: int, seed: int) -> Rows:
-    """As many rows of every class, drawn at random, in the order in which they stood.
+    """`count` rows of every class, drawn at random with a seed, in their original order.
 
     Raises:
         ZoplatError: the task has no classes, or a class has fewer rows.
@@ -127,16 +127,17 @@ def of_each_class(task: Task, rows: Rows, count: int, seed: int) -> Rows:
 
 
 def text(task: Task, row: Fields) -> str:
-    """What makes a row of a task the same as another: the text of its fields, whatever blanks it has."""
+    """The text of a row's fields with white space normalised; rows with equal text count as the same row."""
     return json.dumps([" ".join(row[name].split()) for name in task.fields])
 
 
-def _place(task: Task, row: Fields) -> float:
-    """A number in [0, 1) that hangs on the text of a row alone."""
+def _text_hash(task: Task, row: Fields) -> float:
+    """A hash in [0, 1) of the text of a row alone."""
     return int.from_bytes(blake2b(text(task, row).encode(), digest_size=8).digest()) / 2**64
 
 
 def _check_disjoint(task: Task, splits: dict[str, Rows]) -> None:
+    """Raise ZoplatError if the same text is in two splits."""
     texts = {s: [(text(task, row), where) for where, row in rows] for s, rows in splits.items()}
     for one, other in (("dev", "test"), ("train", "test"), ("train", "dev")):
         known = dict(reversed(texts[one]))
@@ -145,5 +146,5 @@ def _check_disjoint(task: Task, splits: dict[str, Rows]) -> None:
             count = "1 row" if len(both) == 1 else f"{len(both)} rows"
             raise ZoplatError(
                 f"{count} of {other} have the text of a row of {one}, the first at {both[0][1]}, as at {both[0][0]}. "
-                "What is trained on, chosen by and reported must differ: take them out of one of the two."
+                "Rows to train on, to select by and to report must differ: remove them from one of the two."
             )

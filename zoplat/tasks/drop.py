@@ -1,10 +1,10 @@
-"""DROP: questions that ask for counting and reckoning over a passage (Dua et al., NAACL 2019)."""
+"""DROP: questions that take counting and arithmetic over a passage (Dua et al., NAACL 2019)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks.forms import answers
+from zoplat.tasks.forms import reference_texts
 from zoplat.tasks.task import Generation, Hub, Task
 
 
@@ -16,7 +16,7 @@ def prompt(row: Mapping[str, Any]) -> str:
 DROP = Generation(
     summary="DROP, write the answer that a passage implies",
     prompt=prompt,
-    answers=lambda row: answers(row["answers"]),
+    references=lambda row: reference_texts(row["answers"]),
     fields=("passage", "question"),
     hub=Hub("ucinlp/drop", columns={"answers_spans": "answers"}),
     source="DROP, CC BY-SA 4.0; prompt of arXiv:2305.17333, Appendix E",

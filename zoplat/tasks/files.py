@@ -1,4 +1,4 @@
-"""Rows from a folder: one file a split, as JSON lines, CSV or parquet."""
+"""Rows from a folder with one file per split: JSON lines, CSV or parquet."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from zoplat.core.errors import ZoplatError
 
 NAMES = {"train": ("train",), "dev": ("dev", "validation", "val"), "test": ("test",)}
 Rows = list[tuple[str, dict[str, Any]]]
-"""Where each row was found, and its columns."""
+"""For each row, its file and line (for errors), and its columns."""
 
 
 def read(folder: Path, split: str, texts: Sequence[str]) -> Rows | None:
-    """Rows of one split, with the place of each; None where dev or test has no file.
+    """Rows of one split; None where dev or test has no file.
 
     Args:
         folder: where the files are.
         split: "train", "dev" or "test"; dev may be called validation or val.
-        texts: columns that are text, whatever they look like.
+        texts: columns that are text, even where a cell looks like JSON.
 
     Raises:
         ZoplatError: no file for train, several for one split, or one that can't be read; names file and line.
@@ -30,12 +30,12 @@ def read(folder: Path, split: str, texts: Sequence[str]) -> Rows | None:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ZoplatError(f"--data: {folder} {what}; give the folder that holds train, dev and test.jsonl.")
-    there = [path for name in NAMES[split] for end in READERS if (path := folder / f"{name}{end}").exists()]
-    if len(there) > 1:
-        listed = " and ".join(path.name for path in there)
+    paths = [path for name in NAMES[split] for end in READERS if (path := folder / f"{name}{end}").exists()]
+    if len(paths) > 1:
+        listed = " and ".join(path.name for path in paths)
         raise ZoplatError(f"--data: {folder} holds {listed} for {split}; leave one of them there.")
-    if there:
-        return READERS[there[0].suffix](there[0], texts)
+    if paths:
+        return READERS[paths[0].suffix](paths[0], texts)
     if split == "train":
         raise ZoplatError(
             f"--data: {folder} has no train.jsonl, train.csv or train.parquet. A data folder holds that, and the same "
@@ -45,7 +45,7 @@ def read(folder: Path, split: str, texts: Sequence[str]) -> Rows | None:
 
 
 def parsed(text: str, path: str) -> Rows:
-    """JSON lines."""
+    """Rows of JSON lines; raises ZoplatError with the line of what is no JSON object."""
     rows: Rows = []
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines() also splits inside sentences
         where = f"{path}, line {number}"
@@ -74,8 +74,8 @@ def _lines(path: Path, texts: Sequence[str]) -> Rows:
 
 
 def _csv(path: Path, texts: Sequence[str]) -> Rows:
-    """A cell outside `texts` that is a JSON list or object counts as that, as answers need it."""
-    records = _records(path)
+    """Rows of a CSV file; a cell outside `texts` that is a JSON list or object is read as such (lists of answers)."""
+    records = _csv_lines(path)
     where, head = next(records, (f"{path}, line 1", []))
     if not head or len(set(head)) < len(head) or not all(head):
         raise ZoplatError(
@@ -90,7 +90,8 @@ def _csv(path: Path, texts: Sequence[str]) -> Rows:
     return rows
 
 
-def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(file and line, cells) of every line that is not empty."""
     reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
     while True:
         where = f"{path}, line {reader.line_num + 1}"
@@ -105,6 +106,7 @@ def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _value(cell: str) -> Any:
+    """A cell as text, or as the JSON list or object that it is."""
     try:
         return json.loads(cell) if cell[:1] in ("[", "{") else cell
     except json.JSONDecodeError:

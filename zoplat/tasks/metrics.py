@@ -1,4 +1,4 @@
-"""How answers are judged: from what was answered and what counts as right to one number, the higher the better."""
+"""Metrics: from predictions and reference texts to one number, the higher the better."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from statistics import fmean
 from zoplat.core.errors import RunFailed, ZoplatError, unknown
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
-"""(answers, for each all texts that count as right) → score."""
+"""(predictions, for each all texts that count as right) → score."""
 COMMAND = "command:"
+"""Prefix of a metric that is a program."""
 
 
-def accuracy(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-    """Share of answers that count as right, in [0, 1]."""
-    return fmean(answer in known for answer, known in zip(answers, right, strict=True))
+def accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Share of predictions that equal one of their references, in [0, 1]."""
+    return fmean(text in right for text, right in zip(predictions, references, strict=True))
 
 
-def exact_match(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-    """The same, apart from case, punctuation, articles and blanks."""
-    return _mean_of_best(answers, right, lambda one, other: float(_words(one) == _words(other)))
+def exact_match(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Accuracy that ignores case, punctuation, articles and white space."""
+    return _mean_of_best(predictions, references, lambda one, other: float(_words(one) == _words(other)))
 
 
-def f1(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-    """Mean F1 of the words in common with the nearest right answer, as for SQuAD."""
-    return _mean_of_best(answers, right, _f1)
+def f1(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Mean F1 of the words in common with the nearest reference, as for SQuAD."""
+    return _mean_of_best(predictions, references, _f1)
 
 
-def rouge(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-    """Mean ROUGE-L of the nearest right answer, by the package rouge-score."""
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Mean ROUGE-L with the nearest reference, by the package rouge-score; raises ZoplatError without it."""
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
         raise ZoplatError("Metric 'rouge' needs a package that is not installed: pip install 'zoplat[eval]'") from None
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    return _mean_of_best(answers, right, lambda one, other: scorer.score(other, one)["rougeL"].fmeasure)
+    return _mean_of_best(predictions, references, lambda one, other: scorer.score(other, one)["rougeL"].fmeasure)
 
 
 METRICS: dict[str, Metric] = {"accuracy": accuracy, "exact-match": exact_match, "f1": f1, "rouge": rouge}
@@ -50,11 +51,11 @@ METRICS: dict[str, Metric] = {"accuracy": accuracy, "exact-match": exact_match, 
 def metric(name: str) -> Metric:
     """The metric of a name: one of `METRICS`, "module:function", or "command:PROGRAM ARGUMENTS".
 
-    A function gets the answers and, for each, the texts that count as right. A command gets the same as JSON lines
+    A function gets the predictions and, for each, the texts that count as right. A command gets the same as JSON lines
     `{"answer": …, "right": […]}` on standard input and prints one number. Higher is better.
 
     Raises:
-        ZoplatError: there is none of that name.
+        ZoplatError: no metric has that name, or there is no such function.
     """
     if name in METRICS:
         return METRICS[name]
@@ -66,29 +67,32 @@ def metric(name: str) -> Metric:
 
 
 def _function(name: str) -> Metric:
+    """The metric "module:function"; raises RunFailed when the function does."""
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as problem:
         raise ZoplatError(f"{name}: no such function ({problem}).") from None
-    if not callable(found):
-        raise ZoplatError(f"{name} is no function, but {type(found).__name__}.")
+    if not callable(function):
+        raise ZoplatError(f"{name} is not a function but {type(function).__name__}.")
 
-    def judge(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
+    def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         try:
-            return float(found(answers, right))
+            return float(function(predictions, references))
         except Exception as problem:
             raise RunFailed(f"{name} failed: {type(problem).__name__}: {problem}") from problem
 
-    return judge
+    return score
 
 
 def _command(words: list[str]) -> Metric:
+    """The metric of a program and its arguments; raises RunFailed when that does not print a number."""
     if not words:
         raise ZoplatError(f"'{COMMAND}' names no program; for example {COMMAND}python judge.py.")
 
-    def judge(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-        lines = [json.dumps({"answer": a, "right": list(r)}) for a, r in zip(answers, right, strict=True)]
+    def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        pairs = zip(predictions, references, strict=True)
+        lines = [json.dumps({"answer": text, "right": list(right)}) for text, right in pairs]
         try:
             done = subprocess.run(words, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
         except OSError as problem:
@@ -101,11 +105,15 @@ def _command(words: list[str]) -> Metric:
         except ValueError:
             raise RunFailed(f"{shlex.join(words)} must print one number, got {done.stdout[:100]!r}.") from None
 
-    return judge
+    return score
 
 
-def _mean_of_best(answers: Sequence[str], right: Sequence[Sequence[str]], alike: Callable[[str, str], float]) -> float:
-    return fmean(max(alike(answer, text) for text in known) for answer, known in zip(answers, right, strict=True))
+def _mean_of_best(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], similarity: Callable[[str, str], float]
+) -> float:
+    """Mean over predictions of their similarity to the most similar reference."""
+    pairs = zip(predictions, references, strict=True)
+    return fmean(max(similarity(text, reference) for reference in right) for text, right in pairs)
 
 
 def _f1(one: str, other: str) -> float:
@@ -115,6 +123,6 @@ def _f1(one: str, other: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Lower case, without punctuation and articles (Rajpurkar et al., 2016)."""
+    """Words in lower case, without punctuation and articles (Rajpurkar et al., 2016)."""
     bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()

@@ -1,7 +1,7 @@
 """MNLI: does a sentence follow from another, contradict it, or neither? (Williams et al., NAACL 2018; GLUE)
 
-Reported on the matched validation rows. The words belong to the names of the classes: MNLI numbers them otherwise
-than CB, whose prompt it shares.
+Scores are on the matched validation rows. Words are given by names of classes, because MNLI numbers the classes
+differently from CB, whose prompt it shares.
 """
 
 from zoplat.hookspecs import hookimpl

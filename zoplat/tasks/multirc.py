@@ -11,7 +11,7 @@ from zoplat.tasks.task import CONVERTED, Classification, Hub, Task
 
 
 def prompt(row: Mapping[str, Any]) -> str:
-    """The paragraph, the question, and whether the answer is right."""
+    """The paragraph, the question, and the question whether an answer is right."""
     doubt = f'I found this answer "{row["answer"]}". Is that correct? Yes or No?'
     return f"{row['paragraph']}\nQuestion: {row['question']}\n{doubt}\n"
 

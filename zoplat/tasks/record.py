@@ -1,6 +1,6 @@
 """ReCoRD: which entity of a news story fills the gap in a further sentence? (Zhang et al., 2018; SuperGLUE)
 
-The story goes on as one more of its bullet points, once with each entity in the gap. The plain form has no bullets.
+The sentence is one more bullet point of the story, once with each entity in the gap. The plain template has no bullets.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """SNLI: does a caption follow from another, contradict it, or neither? (Bowman et al., EMNLP 2015)
 
-The paper has a form for masked models only; the prompt for causal ones, that of MNLI, is ours.
+The paper has a template for masked models only; the prompt for causal ones, that of MNLI, is ours.
 """
 
 from zoplat.hookspecs import hookimpl

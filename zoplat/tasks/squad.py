@@ -1,10 +1,10 @@
-"""SQuAD 1.1: answers that stand in a passage (Rajpurkar et al., EMNLP 2016)."""
+"""SQuAD 1.1: answers that are spans of a passage (Rajpurkar et al., EMNLP 2016)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from zoplat.hookspecs import hookimpl
-from zoplat.tasks.forms import answers
+from zoplat.tasks.forms import reference_texts
 from zoplat.tasks.task import Generation, Hub, Task
 
 
@@ -16,7 +16,7 @@ def prompt(row: Mapping[str, Any]) -> str:
 SQUAD = Generation(
     summary="SQuAD, write the answer that stands in a passage",
     prompt=prompt,
-    answers=lambda row: answers(row["answers"]),
+    references=lambda row: reference_texts(row["answers"]),
     fields=("title", "context", "question"),
     hub=Hub("rajpurkar/squad"),
     source="SQuAD 1.1, CC BY-SA 4.0; prompt of arXiv:2305.17333, Appendix E",

@@ -1,7 +1,7 @@
 """SST-5: sentiment of film-review sentences in five grades (Socher et al., EMNLP 2013).
 
-The paper has a form for masked models only; the prompt for causal ones is ours: the same words without the full stop.
-The sentences are those of SST-2's phrases: a model trained on one says nothing about the other.
+The paper has a template for masked models only; the prompt for causal ones is ours: the same words without the full
+stop. The phrases of SST-2 are taken from these sentences, so a model trained on one can't be tested on the other.
 """
 
 from zoplat.hookspecs import hookimpl

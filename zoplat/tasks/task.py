@@ -1,4 +1,4 @@
-"""Tasks: from a row of data to what a model reads, what it may answer and how answers are judged. One file per task."""
+"""What a task is: from a row of data to a prompt, its options or reference answers, and a metric."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zoplat.core.example import Example, Loss
 
 SPLITS = ("train", "dev", "test")
 Fields = Mapping[str, Any]
+"""The columns of one row."""
 Text = Callable[[Fields], str]
 Template = Literal["prompt", "plain", "cloze"]
 CONVERTED = "refs/convert/parquet"
@@ -25,8 +26,8 @@ class Hub:
     Attributes:
         path, name: repository and configuration.
         revision: branch of the repository; `CONVERTED` where the main one holds a script.
-        splits: ours → theirs; a split that is not named is cut from train by hash.
-        columns: theirs → ours, where they differ.
+        splits: our name → the hub's; a split that is not named is cut from train by hash.
+        columns: the hub's name → ours, where they differ.
     """
 
     path: str
@@ -38,16 +39,16 @@ class Hub:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Data, prompt, options or generation, and a metric.
+    """Data, prompts, what may be predicted, and how predictions are scored.
 
     Attributes:
         summary: one line for listings.
         fields: columns with text that the prompt needs; rows with the same text in all of them are the same.
         prompt: row → what the model reads, without a trailing blank.
-        plain: row → the same without words of instruction; the columns with blanks between them when None.
-        metric: how answers are judged; a name of `zoplat.metrics`.
-        loss: what training descends: "options", cross-entropy over the scores of the options, or "tokens",
-            cross-entropy of the tokens of the right one.
+        plain: row → the same without instructions; the columns joined by blanks when None.
+        metric: how predictions are scored; a name that `tasks.metrics.metric` knows.
+        loss: the training loss: "options", cross-entropy over the scores of the options, or "tokens", cross-entropy of
+            the tokens of the right one.
         score: of an option: the "mean" log-probability of its tokens, or their "sum".
         packaged: name of the data file that ships inside the distribution, if one does.
         hub: where the rows are without --data.
@@ -76,7 +77,7 @@ class Task(ABC):
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """What a row can be made into."""
+        """Names of the templates that the task has."""
         return ("prompt", "plain")
 
     def example(self, row: Fields, where: str, template: Template = "prompt") -> Example:
@@ -84,22 +85,22 @@ class Task(ABC):
 
         Args:
             row: its columns.
-            where: its file and line, for errors.
+            where: its file and line, named in errors.
             template: "prompt", "plain", or "cloze" for models that read what follows the option too.
 
         Raises:
-            ZoplatError: a column is missing or has not the right type, a label is unknown.
+            ZoplatError: a column is missing or has the wrong type, a label is unknown, or the task lacks the template.
         """
         if template not in self.templates:
             raise ZoplatError(f"The task has no template '{template}'; it has {', '.join(self.templates)}.")
         self.check_text(row, where)
         try:
-            made = self._made(row, where, template)
+            example = self._example(row, where, template)
         except KeyError as problem:
             raise ZoplatError(f"{where}: no column {problem}; found {', '.join(row)}.") from None
         except (TypeError, ValueError, IndexError, AttributeError) as problem:
-            raise ZoplatError(f"{where}: a column has not the form that the task needs ({problem}).") from None
-        return replace(made, loss=self.loss, score=self.score)
+            raise ZoplatError(f"{where}: a column does not have the form that the task needs ({problem}).") from None
+        return replace(example, loss=self.loss, score=self.score)
 
     def check_text(self, row: Fields, where: str) -> None:
         """Raise ZoplatError if a column of `fields` is missing or is not text."""
@@ -110,11 +111,11 @@ class Task(ABC):
                 raise ZoplatError(f"{where}: '{name}' must be text, found {row[name]!r}.")
 
     @abstractmethod
-    def _made(self, row: Fields, where: str, template: Template) -> Example:
-        """The example, its loss aside; may raise what a column of the wrong form raises."""
+    def _example(self, row: Fields, where: str, template: Template) -> Example:
+        """The example without loss and score; columns of the wrong form may raise any of Python's lookup errors."""
 
     def read(self, row: Fields, template: Template) -> str:
-        """What comes before the option."""
+        """What the model reads before the option, by the templates "prompt" and "plain"."""
         if template == "plain":
             return self.plain(row) if self.plain else " ".join(row[name].strip() for name in self.fields)
         return self.prompt(row)
@@ -125,10 +126,10 @@ class Classification(Task):
     """The same options for every row, one for each class.
 
     Attributes:
-        words: name of a class → its continuation, leading blank included; in the order of the classes' numbers.
+        words: name of a class → its verbalizer; in the order of the classes' numbers.
         label: column with the class: its name, or its number.
-        cloze: row → what comes before and after the option, for models that read both.
-        cloze_words: the options there, when they are others.
+        cloze: row → text before and after the option, for masked models.
+        cloze_words: verbalizers of the cloze template, where they differ from `words`.
     """
 
     words: Mapping[str, str]
@@ -144,7 +145,7 @@ class Classification(Task):
     def templates(self) -> tuple[Template, ...]:
         return ("prompt", "plain", "cloze") if self.cloze else ("prompt", "plain")
 
-    def _made(self, row: Fields, where: str, template: Template) -> Example:
+    def _example(self, row: Fields, where: str, template: Template) -> Example:
         if self.label not in row:
             raise KeyError(self.label)
         number = self._number(row[self.label], where)
@@ -156,6 +157,7 @@ class Classification(Task):
         return Example(text, tuple(_joined(text, word) for word in self.words.values()), number)
 
     def _number(self, value: Any, where: str) -> int:
+        """The number of a class that is given by name or by number."""
         names = list(self.words)
         if str(value) in names:
             return names.index(str(value))
@@ -170,17 +172,17 @@ class Classification(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class MultipleChoice(Task):
-    """Options that every row brings along.
+    """Options that differ from row to row.
 
     Attributes:
         options: row → continuations, without a leading blank.
-        right: row → numbers of all options that count as right; the first is trained towards.
+        right: row → indices of all options that count as right; training uses the first.
     """
 
     options: Callable[[Fields], Sequence[str]]
     right: Callable[[Fields], Sequence[int]]
 
-    def _made(self, row: Fields, where: str, template: Template) -> Example:
+    def _example(self, row: Fields, where: str, template: Template) -> Example:
         text, right = self.read(row, template), self.right(row)
         options = [_joined(text, option) for option in self.options(row)]
         if not right or not all(0 <= number < len(options) for number in right):
@@ -190,26 +192,26 @@ class MultipleChoice(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation(Task):
-    """The model writes the answer.
+    """The model generates the answer.
 
     Attributes:
-        answers: row → all texts that count as right; the first is trained towards.
+        references: row → all texts that count as right; training uses the first.
     """
 
     generates: ClassVar[bool] = True
 
-    answers: Callable[[Fields], Sequence[str]]
+    references: Callable[[Fields], Sequence[str]]
     metric: str = "f1"
     loss: Loss = "tokens"
 
-    def _made(self, row: Fields, where: str, template: Template) -> Example:
-        answers = tuple(self.answers(row))
-        if not answers:
+    def _example(self, row: Fields, where: str, template: Template) -> Example:
+        references = tuple(self.references(row))
+        if not references:
             raise ZoplatError(f"{where}: no answer.")
-        return Example(self.read(row, template), (f" {answers[0]}\n",), 0, answers)
+        return Example(self.read(row, template), (f" {references[0]}\n",), 0, references)
 
 
 def _joined(text: str, option: str) -> str:
-    """An option with the blank that separates it from the prompt; none after the end of a line."""
+    """An option with the blank that separates it from the prompt; no blank where the prompt ends in white space."""
     option = option.strip()
     return option if not text or text[-1].isspace() else f" {option}"

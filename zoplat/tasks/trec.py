@@ -1,6 +1,6 @@
 """TREC: what kind of answer does a question ask for? (Voorhees and Tice, 2000; Li and Roth, 2002)
 
-The paper has a form for masked models only; the prompt for causal ones is ours.
+The paper has a template for masked models only; the prompt for causal ones is ours.
 """
 
 from zoplat.hookspecs import hookimpl

@@ -1,7 +1,7 @@
 """WinoGrande: which of two nouns fills the gap in a sentence? (Sakaguchi et al., AAAI 2020)
 
-What precedes the gap is read; what is scored is each noun with the rest of the sentence. There are no words of
-instruction to leave out, so the plain form is the same.
+The prompt is the text before the gap; the options are the nouns, each with the rest of the sentence. The prompt has no
+instructions, so the plain template is the same.
 """
 
 from collections.abc import Mapping

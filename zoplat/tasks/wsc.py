@@ -1,6 +1,6 @@
 """WSC: does a pronoun mean a noun? (Levesque et al., KR 2012; SuperGLUE)
 
-The 554 rows for training give 100 to dev: with the 500 of other tasks 54 would be left.
+Of the 554 training rows 100 go to dev; the 500 of other tasks would leave 54.
 """
 
 from collections.abc import Mapping

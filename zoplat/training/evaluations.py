@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
-from zoplat.evaluation.answers import answered
+from zoplat.evaluation.predictions import predictions
 from zoplat.tasks import data
 from zoplat.tasks.metrics import metric
 from zoplat.training.baseline import KeptScore
@@ -64,8 +64,8 @@ class Evaluations:
         began = time.perf_counter()
         session.space.settle()
         with self.run.profiler.phase(phase):
-            predictions = answered(session, rows, self.run.config.read_at_once)
-        score = metric(self.metric)(predictions, [row.example.right for row in rows])
+            predicted = predictions(session, rows, self.run.config.read_at_once)
+        score = metric(self.metric)(predicted, [row.example.right for row in rows])
         return self._record(split, progress, score, time.perf_counter() - began)
 
     def _written(self, split: str, step: int) -> float | None:

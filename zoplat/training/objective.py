@@ -13,7 +13,7 @@ from zoplat.core.device import Session
 from zoplat.core.direction import Direction
 from zoplat.core.example import Row
 from zoplat.core.losses import Number
-from zoplat.evaluation.answers import answers
+from zoplat.evaluation.predictions import predict
 from zoplat.tasks.metrics import Metric
 
 
@@ -32,7 +32,7 @@ class Objective:
     def loss(self, session: Session, rows: Sequence[Row]) -> Number:
         """Loss of a batch at the weights that the arrays hold now, as `Session.forward` gives it."""
         if self.metric:
-            predictions = [text for some in self._split(rows) for text in answers(session, some)]
+            predictions = [text for some in self._split(rows) for text in predict(session, some)]
             return 1.0 - self.metric(predictions, [row.example.right for row in rows])
         [loss] = self._mean(rows, lambda some: [session.forward(some)])
         return loss

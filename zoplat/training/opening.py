@@ -12,8 +12,8 @@ from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat.core.model_spec import ModelSpec
-from zoplat.evaluation.answers import by_length
 from zoplat.evaluation.evaluate import evaluate
+from zoplat.evaluation.predictions import by_length
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.training.batches import Batches

@@ -33,7 +33,8 @@ def summarise(
         directory: has its evaluations.
         progress: at the end.
         losses: of all steps that had one.
-        before, after: scores by split.
+        before: scores by split before training.
+        after: scores by split after training.
         overhead: the overhead ratio; None if it was not sampled.
         seconds: of the whole run.
     """

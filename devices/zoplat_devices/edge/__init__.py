@@ -1,1 +1,1 @@
-"""Training from a bundle, without torch."""
+"""zoplat-edge: training on a board, from a bundle and without torch."""

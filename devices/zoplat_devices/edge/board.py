@@ -1,4 +1,4 @@
-"""What a board tells of itself, as psutil reports it, and when a run should wait for it."""
+"""Battery and temperature of a board, as psutil reports them, and limits beyond which a run pauses."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 import psutil
 
-BETTER = 5.0  # percent or degrees past a limit before a run that waited goes on
+MARGIN = 5.0  # hysteresis: percent or degrees within a limit before a paused run continues
 PROCESSORS = ("cpu", "soc", "core", "k10temp", "tj")
-"""What names of sensors of a processor have in them."""
+"""Parts of the names of processor sensors."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was told; None where it was not.
+    """A reading of the sensors; None where there is no sensor.
 
     Attributes:
         battery: charge in percent.
-        plugged: whether it is being charged.
+        plugged: whether it is on mains power.
         temperature: of the hottest processor, in °C.
     """
 
@@ -29,19 +29,19 @@ class Reading:
 
     @classmethod
     def now(cls) -> Reading:
-        """Of this board."""
+        """A reading of this board."""
         cells = getattr(psutil, "sensors_battery", lambda: None)()
         return cls.of(cells, getattr(psutil, "sensors_temperatures", dict)())
 
     @classmethod
     def of(cls, cells: Any, sensors: Mapping[str, Sequence[Any]]) -> Reading:
-        """From the answers of `psutil.sensors_battery` and `psutil.sensors_temperatures`."""
-        inside = [name for name in sensors if any(part in name.lower() for part in PROCESSORS)]
-        told = [one.current for name in inside or sensors for one in sensors[name]]
-        warmest = max((degrees for degrees in told if degrees and degrees > 0), default=None)
+        """A reading from what `psutil.sensors_battery` and `psutil.sensors_temperatures` return."""
+        processors = [name for name in sensors if any(part in name.lower() for part in PROCESSORS)]
+        temperatures = [sensor.current for name in processors or sensors for sensor in sensors[name]]
+        hottest = max((degrees for degrees in temperatures if degrees and degrees > 0), default=None)
         if cells is None:
-            return cls(temperature=warmest)
-        return cls(cells.percent, cells.power_plugged is not False, warmest)
+            return cls(temperature=hottest)
+        return cls(cells.percent, cells.power_plugged is not False, hottest)
 
     def __str__(self) -> str:
         degrees = [] if self.temperature is None else [f"{self.temperature:.0f} °C"]
@@ -50,25 +50,25 @@ class Reading:
 
 @dataclass(frozen=True)
 class Limits:
-    """Beyond which a run waits.
+    """Limits beyond which a run pauses; None for no limit.
 
     Attributes:
-        battery: least charge in percent while nothing charges it.
-        temperature: highest, in °C.
+        battery: lowest charge in percent, while on battery power.
+        temperature: highest temperature in °C.
     """
 
     battery: float | None = None
     temperature: float | None = None
 
-    def passed(self, told: Reading, is_waiting: bool = False) -> str | None:
-        """Why a run should wait, or wait on until it is better by a margin; None where it should not."""
-        margin = BETTER if is_waiting else 0.0
-        if self.battery is not None and told.battery is not None and not told.plugged:
-            least = min(self.battery + margin, 100.0)
-            if told.battery < least:
-                return f"battery at {told.battery:.0f} %, below {least:.0f} %, and nothing charges it"
-        if self.temperature is not None and told.temperature is not None:
-            most = self.temperature - margin
-            if told.temperature > most:
-                return f"processor at {told.temperature:.0f} °C, above {most:.0f} °C"
+    def exceeded(self, reading: Reading, is_paused: bool = False) -> str | None:
+        """The limit that a reading exceeds, in words, or None; a paused run has to be within it by `MARGIN`."""
+        margin = MARGIN if is_paused else 0.0
+        if self.battery is not None and reading.battery is not None and not reading.plugged:
+            lowest = min(self.battery + margin, 100.0)
+            if reading.battery < lowest:
+                return f"battery at {reading.battery:.0f} %, below {lowest:.0f} %, and nothing charges it"
+        if self.temperature is not None and reading.temperature is not None:
+            highest = self.temperature - margin
+            if reading.temperature > highest:
+                return f"processor at {reading.temperature:.0f} °C, above {highest:.0f} °C"
         return None

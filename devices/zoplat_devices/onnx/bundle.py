@@ -80,6 +80,6 @@ def write(session: OnnxSession, directory: Path) -> None:
     for path in session.folder.iterdir():
         if not path.name.startswith("start") or path.name in (session.start, session.told.proved_on):
             shutil.copyfile(path, directory / FOLDER / path.name)
-    text = resources.files(__package__).joinpath("edge-requirements.txt").read_bytes()
+    text = resources.files("zoplat_devices.edge").joinpath("edge-requirements.txt").read_bytes()
     (directory / REQUIREMENTS).write_bytes(text)
     native.for_boards(directory / KERNELS)

@@ -1,1 +1,1 @@
-"""From text to token ids, and how rows share a batch."""
+"""Text for language models: from examples to token ids, and from rows to the sequences of a batch."""

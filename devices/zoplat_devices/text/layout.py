@@ -1,4 +1,4 @@
-"""Where the tokens of a batch stand that its scores are taken from: lists of numbers, for any runtime."""
+"""The layout of a batch: its sequences and the positions of scored tokens, as plain lists for any runtime."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from zoplat.core.example import Row
 from zoplat.core.model_spec import Head
 
 TOKENS = 512
-"""Of a pass over several copies of a batch, about: products of matrices gain nothing from more rows, and activations
-cost memory. Batches of so many tokens are asked one point after the other."""
+"""Target number of tokens in one forward pass over several copies of a batch: matrix products gain nothing from more
+rows, and activations cost memory. A batch of this many tokens is evaluated at one point at a time."""
 
 
 class Place(NamedTuple):
     """A token that is scored.
 
     Attributes:
-        sequence: its number.
-        position: where it is predicted; of a causal model counted from the end of its sequence, so negative.
+        sequence: index of its sequence.
+        position: where it is predicted; for causal models counted from the end of the sequence, so negative.
         token: its id.
-        slot: row · options + option.
-        share: its part in the score of its option: 1 / tokens, or 1 where they are summed.
+        slot: row · options + option, the index of the score that it belongs to.
+        share: its weight in the score of its option: 1 / tokens for the mean, 1 for the sum.
     """
 
     sequence: int
@@ -37,14 +37,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows as sequences, and what is asked of them.
+    """The rows of a batch as sequences, and the tokens that are scored.
 
     Attributes:
-        sequences: token ids, of the encoder where there is one.
-        decoder: token ids of the decoder's; empty without one.
-        owner: row of each sequence of a decoder.
-        options: the most that a row has.
-        places: the tokens that are scored; none of a classifier.
+        sequences: token ids; for seq2seq models, of the encoder.
+        decoder: token ids of the decoder; empty for other models.
+        owner: for each sequence of the decoder (or of the model), the row that it belongs to.
+        options: the most options of a row.
+        places: the tokens that are scored; empty for a classifier.
     """
 
     sequences: list[list[int]]
@@ -55,34 +55,45 @@ class Layout:
 
 
 def laid_out(rows: Sequence[Row], head: Head, right: bool) -> Layout:
-    """The sequences of a batch, of all options or of the right ones alone where the loss is that of their tokens."""
-    made = Layout([], [], [], max(len(row.example.options) for row in rows), [])
+    """The layout of a batch.
+
+    Args:
+        rows: of the batch, encoded for the head.
+        head: of the model.
+        right: lay out the right option alone, in rows whose loss is that of its tokens.
+    """
+    layout = Layout([], [], [], max(len(row.example.options) for row in rows), [])
     for index, row in enumerate(rows):
         tokens = row.tokens
         chosen = [row.example.label] if right and right_only(row) else range(len(tokens.targets))
         lines = [0] if tokens.is_shared else list(chosen)
-        first = len(made.decoder) if tokens.decoder else len(made.sequences)
+        first = len(layout.decoder) if tokens.decoder else len(layout.sequences)
         if tokens.decoder:
-            made.decoder.extend(tokens.decoder[line] for line in lines)
-        made.owner.extend(index for _ in lines)
-        made.sequences.extend(tokens.inputs if len(tokens.inputs) == 1 else [tokens.inputs[line] for line in lines])
+            layout.decoder.extend(tokens.decoder[line] for line in lines)
+        layout.owner.extend(index for _ in lines)
+        layout.sequences.extend(tokens.inputs if len(tokens.inputs) == 1 else [tokens.inputs[line] for line in lines])
         for number, option in enumerate(chosen):
             target = tokens.targets[option]
             share = 1.0 if row.example.score == "sum" else 1 / len(target)
             sequence = first if tokens.is_shared else first + number
-            for place, token in enumerate(target):
-                at = place - len(target) if head == "causal" else place
-                made.places.append(Place(sequence, at, token, index * made.options + option, share))
-    return made
+            for index_in_target, token in enumerate(target):
+                position = index_in_target - len(target) if head == "causal" else index_in_target
+                layout.places.append(Place(sequence, position, token, index * layout.options + option, share))
+    return layout
 
 
 def right_only(row: Row) -> bool:
-    """Whether the loss of a row needs its right option alone."""
+    """Whether the loss of a row depends on its right option alone."""
     return row.example.loss == "tokens" and bool(row.tokens.targets)
 
 
 def cut(directions: Sequence[Direction], tokens: int) -> Iterator[Sequence[Direction]]:
-    """Directions in as few passes as `TOKENS` allows, for a batch of so many tokens."""
+    """Directions in groups of about equal size, one group per forward pass, as few as `TOKENS` allows.
+
+    Args:
+        directions: to evaluate.
+        tokens: of the batch.
+    """
     passes = math.ceil(len(directions) / max(1, TOKENS // tokens))
     ends = [len(directions) * i // passes for i in range(passes + 1)]
     for begin, end in pairwise(ends):

@@ -1,0 +1,153 @@
+"""The table of a comparison: one row per method and task, as records, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from zoplat.compare.planned import FailedRun
+from zoplat.compare.published import Published
+from zoplat.core.errors import ZoplatError
+from zoplat.paths import replace_text
+from zoplat.training.directory import RunDirectory
+from zoplat.training.summary import Peak, Summary
+
+MIB = 1 << 20
+COLUMNS = {
+    "estimator": "method",
+    "score": "test score",
+    "dev": "dev score",
+    "forward_passes": "passes",
+    "steps": "steps",
+    "seconds_training": "seconds",
+    "peak": "peak MiB",
+    "above_inference": "above inference, MiB",
+    "runs": "runs",
+}
+"""Keys of a row → headings of the table."""
+FORMATS: dict[str, Callable[[float], str]] = {
+    "dev": lambda x: f"{100 * x:.1f}",
+    "forward_passes": lambda x: f"{x:,.0f}",
+    "steps": lambda x: f"{x:,.0f}",
+    "seconds_training": lambda x: f"{x:.0f}",
+    "peak": lambda x: f"{x / MIB:,.0f}",
+    "above_inference": lambda x: f"{x / MIB:,.0f}",
+}
+
+
+def read_summaries(paths: Iterable[Path]) -> list[Summary]:
+    """Summaries of finished runs.
+
+    Raises:
+        ZoplatError: one of the paths is no run directory, or its run is not finished.
+    """
+    summaries = []
+    for path in paths:
+        summary = RunDirectory.existing(path).read_summary()
+        if summary is None or summary.status != "done":
+            raise ZoplatError(f"{path} is not finished; `zoplat run --resume --out {path}` goes on with it.")
+        summaries.append(summary)
+    return summaries
+
+
+def table(summaries: Iterable[Summary]) -> list[dict[str, Any]]:
+    """One row per method and task, task by task, best test score first.
+
+    Scores are means over runs in [0, 1], `score_sd` their standard deviation.
+    """
+    groups: dict[tuple[str, str], list[Summary]] = {}
+    for summary in summaries:
+        groups.setdefault((summary.estimator, summary.task), []).append(summary)
+    tasks = list(dict.fromkeys(task for _, task in groups))
+    rows = (_row(*name, group) for name, group in groups.items())
+    return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
+
+
+def _row(name: str, task: str, group: Sequence[Summary]) -> dict[str, Any]:
+    scores = [summary.test_after for summary in group]
+    row = {
+        "estimator": name,
+        "task": task,
+        "score": mean(scores),
+        "score_sd": stdev(scores) if len(scores) > 1 else None,
+        "before": _mean(group, "test_before"),
+        "dev": _mean(group, "dev_after"),
+        "peak": None,
+        "above_inference": None,
+        "runs": len(group),
+    }
+    if group[0].step_peak_bytes:
+        peaks = [(_bytes(summary.step_peak_bytes), _bytes(summary.forward_peak_bytes)) for summary in group]
+        row["peak"] = max(step for step, _ in peaks)
+        row["above_inference"] = mean(step - forward for step, forward in peaks)
+    plain = ("forward_passes", "steps", "seconds_training", "skipped_steps")
+    return {**row, **{key: _mean(group, key) for key in plain}}
+
+
+def _bytes(peak: Peak) -> int:
+    """The peak of the device's own memory, or of the host's where it has none."""
+    return peak.device or peak.host
+
+
+def _mean(group: Sequence[Summary], name: str) -> float | None:
+    """Mean of a field; None where the model was evaluated without training and has no such number."""
+    return None if getattr(group[0], name) is None else mean(getattr(summary, name) for summary in group)
+
+
+def markdown(rows: Sequence[dict[str, Any]], published: Published | None = None) -> str:
+    """The table as Markdown: costs and scores of each method, or for several tasks a column of scores for each task.
+
+    Args:
+        rows: of `table`.
+        published: published scores of a model, shown beside those of several tasks.
+    """
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    if len(tasks) > 1:
+        return _grid(rows, tasks, published)
+    return _markdown_table(list(COLUMNS.values()), [cells(row) for row in rows])
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The row as text, in the order of `COLUMNS`."""
+    spread = f" ± {100 * row['score_sd']:.1f}" if row["score_sd"] is not None else ""
+    texts = {**row, "score": f"{100 * row['score']:.1f}{spread}"}
+    for name, form in FORMATS.items():
+        texts[name] = "–" if row[name] is None else form(row[name])
+    return [str(texts[name]) for name in COLUMNS]
+
+
+def _grid(rows: Sequence[dict[str, Any]], tasks: Sequence[str], published: Published | None) -> str:
+    """Methods by tasks, best mean score first; published scores in a column beside ours."""
+    by_method: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        by_method.setdefault(row["estimator"], {})[row["task"]] = row
+    head, body = ["method"], []
+    for task in tasks:
+        head += [Path(task).stem] + ([published.model] if published else [])
+    for method, own in sorted(by_method.items(), key=lambda item: -mean(row["score"] for row in item[1].values())):
+        line = [method]
+        for task in tasks:
+            line.append(cells(own[task])[1] if task in own else "–")
+            if published:
+                known = published.score(method, task)
+                line.append("–" if known is None else f"{known:.1f}")
+        body.append([*line, str(max(row["runs"] for row in own.values()))])
+    sources = ["", *(f"- {published.model}, {line}" for line in published.sources(by_method))] if published else []
+    return _markdown_table([*head, "runs"], body) + "".join(f"{line}\n" for line in sources)
+
+
+def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(line) + " |" for line in body)]) + "\n"
+
+
+def write(
+    out: Path, rows: Sequence[dict[str, Any]], failed: Sequence[FailedRun], published: Published | None = None
+) -> None:
+    """Write comparison.md and comparison.json to a folder."""
+    content = {"rows": list(rows), "failed": [vars(run) for run in failed]}
+    replace_text(out / "comparison.json", json.dumps(content, indent=1) + "\n")
+    replace_text(out / "comparison.md", markdown(rows, published))
