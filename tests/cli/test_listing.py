@@ -61,6 +61,15 @@ def test_runs_are_listed_with_their_scores(zoplat: Any) -> None:
     assert zoplat("list", "runs", "--in", "runs/begun", "--json").stdout == "[]\n"
 
 
+def test_a_model_that_was_only_evaluated_is_listed_with_its_score(zoplat: Any) -> None:
+    toy = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 1)
+    assert zoplat("compare", "--estimators", "zero-shot,mezo", *toy, "--out", "all").exit_code == 0
+    listed = zoplat("list", "runs", "--in", "all")
+    assert listed.exit_code == 0, listed.exception
+    assert "zero-shot on sentiment: accuracy" in listed.stdout
+    assert "without training" in listed.stdout
+
+
 def test_show_prints_the_box_the_fields_and_the_package(zoplat: Any) -> None:
     text = zoplat("show", "lozo").stdout
     for words in ("estimator lozo  (zoplat ", "Z = U Vᵀ", "arXiv:2410.07698", "sampler.rank = 2", "rule.lr = 1e-07"):

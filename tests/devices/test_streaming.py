@@ -182,7 +182,7 @@ def test_a_streamed_run_that_was_interrupted_goes_on_with_the_same_bits(checkpoi
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "torn", callback=Impatient())
     resumed = train(config, tmp_path / "torn", resume=True)
-    assert resumed.summary["weights_digest"] == whole.summary["weights_digest"]
+    assert resumed.summary.weights_digest == whole.summary.weights_digest
 
 
 class TestErrors:
