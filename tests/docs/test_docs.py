@@ -31,7 +31,7 @@ def prose() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in PAGES if ROOT / "docs" in path.parents)
 
 
-@pytest.mark.parametrize("hook", map(hook_of, KINDS))
+@pytest.mark.parametrize("hook", [hook_of(kind) for kind in KINDS])
 def test_every_hook_has_a_heading(hook: str, prose: str) -> None:
     assert re.search(rf"^#+ {hook}$", prose, re.MULTILINE)
 
