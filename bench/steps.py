@@ -67,7 +67,7 @@ class ZoplatStep:
         self.passes = self.learner.progress.passes - before
         if self.learner.progress.skipped:
             raise ZoplatError(
-                f"{self.variant.name}: a step was skipped, which would make it look cheap: {self.learner.reason}"
+                f"{self.variant.name}: a step was skipped, which would make it look cheap: {self.learner.skip_reason}"
             )
 
     def after(self) -> None:

@@ -94,7 +94,7 @@ def trained(folder: Path, strategy: str, steps: int, rows: int) -> dict[str, Any
     """Digest of the weights, time, memory and answers of a few steps."""
     from zoplat.config.layers import build
     from zoplat.training.batches import Batches
-    from zoplat.training.setup import prepared
+    from zoplat.training.opening import prepared
     from zoplat.training.step import Learner
 
     device = {"name": "cpu", "strategy": strategy, "restore": "exact"}

@@ -22,7 +22,7 @@ from zoplat.cli import main
 from zoplat.cli.show import cost
 from zoplat.compare.matrix import COLUMNS, cells, markdown
 from zoplat.config.parts import setting_fields
-from zoplat.registry import KINDS, Entry, catalogue
+from zoplat.registry import KINDS, Entry, catalogue, hook_of
 from zoplat_devices.edge.runner import main as edge
 
 FOLDER = Path(__file__).parent / "reference"
@@ -46,7 +46,8 @@ def commands() -> str:
 def parts() -> str:
     """Every part that ships, under the hook that brings it."""
     page = NOTE + "# Parts\n\nWhat `zoplat list` shows without other plugins installed, and what `-o` can change.\n"
-    for kind, hook in KINDS.items():
+    for kind in KINDS:
+        hook = hook_of(kind)
         page += f"\n## {hook}\n\n{inspect.getdoc(getattr(hookspecs, hook))}\n"
         own = (entry for entry in catalogue() if entry.kind == kind and entry.distribution == "zoplat")
         page += "".join(map(preset if kind == "preset" else part, sorted(own, key=lambda entry: entry.name)))

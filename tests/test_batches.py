@@ -1,4 +1,4 @@
-"""Which rows make a batch: a pure function of seed and step, each row once an epoch, similar lengths together."""
+"""The rows of a batch: a function of seed and step, each row at most once per epoch, similar lengths together."""
 
 import random
 from collections import Counter
@@ -25,7 +25,7 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     assert forwards == backwards[::-1]
 
 
-def test_another_seed_or_epoch_shuffles_otherwise() -> None:
+def test_another_seed_or_epoch_has_another_order() -> None:
     one, other = Batches(ROWS, 16, seed=1), Batches(ROWS, 16, seed=2)
     per_epoch = len(ROWS) // 16
     first = [numbers(one, step) for step in range(per_epoch)]
@@ -53,7 +53,7 @@ def test_rows_left_over_differ_from_epoch_to_epoch() -> None:
 
 
 def test_rows_of_similar_length_share_a_batch() -> None:
-    """Spread within a batch is about the window's share of what a plain shuffle would have."""
+    """The spread of lengths within a batch is about 1/WINDOW of that of a plain shuffle."""
     batches = Batches(ROWS, 16, seed=5)
 
     def spread(rows: list[Row]) -> int:

@@ -1,4 +1,4 @@
-"""Presets: they all make a run, their grids name fields that are there, and what is cited is in the bibliography."""
+"""Presets: all of them can be run, their grids name existing fields, and their sources are in the bibliography."""
 
 import re
 from pathlib import Path
@@ -41,13 +41,13 @@ def test_flags_win_over_a_preset_and_another_estimator_drops_its_settings() -> N
     assert resolve(preset) == resolve(preset), "a preset is not used up"
 
 
-def test_an_unknown_preset_is_named_with_its_neighbour() -> None:
+def test_an_unknown_preset_suggests_the_closest_one() -> None:
     with pytest.raises(ZoplatError, match=r"Unknown preset 'mezo-paper/roberta'.*Did you mean 'mezo-paper/roberta-l"):
         resolve({"preset": "mezo-paper/roberta", "device": "cpu"})
 
 
 @pytest.mark.parametrize("text", ["[a]\nabout = 'x'\n", "source = 'x'\n[a]\nsteps = 1\n"])
-def test_a_preset_without_source_or_story_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_preset_without_source_or_description_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "paper.toml").write_text(text)
     with pytest.raises(ZoplatError, match=r"paper.toml, \[a\]: a preset needs"):
         read_presets(tmp_path)
@@ -61,7 +61,7 @@ def test_every_publication_that_a_box_names_is_in_the_bibliography(entry: Any) -
     assert named == found, f"not in references.bib: {named - found}"
 
 
-def test_the_settings_of_a_schedule_reach_it_through_the_rule_that_follows_it() -> None:
+def test_the_rate_of_a_rule_with_a_schedule_is_that_of_the_schedule() -> None:
     config = resolve({"estimator": "zo-adam", "device": "cpu", "lr": 0.5, "options": {"rule.schedule": "linear"}})
     assert (type(config.estimator.rule.schedule).__name__, config.estimator.rule.schedule.lr) == ("Linear", 0.5)
     again = resolve({"config": config.table()})

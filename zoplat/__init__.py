@@ -1,21 +1,23 @@
 """zoplat: fine-tune language models with forward passes only.
 
-These are the names a plugin author needs, and `run`; everything else is reached through its own module.
+These are the names that a plugin author needs, and `run`; everything else is imported from its own module.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Buffer, Part, Tile
+from zoplat.core.deprecated import deprecated
 from zoplat.core.device import Device, MemoryReading, Session
 from zoplat.core.direction import ZERO, Direction, held
 from zoplat.core.errors import SkipStep, ZoplatError
 from zoplat.core.estimate import Estimate
 from zoplat.core.estimator import Estimator
 from zoplat.core.example import Example, Row
-from zoplat.core.fields import number, pattern
+from zoplat.core.fields import FieldError, number, pattern
+from zoplat.core.losses import Number
 from zoplat.core.low_rank import LowRankSampler, orthonormal
-from zoplat.core.model_spec import ModelSpec
+from zoplat.core.model_spec import ModelSpec, Tuning
 from zoplat.core.noise import Key, Noise
 from zoplat.core.oracle import Oracle, Slopes
 from zoplat.core.preset import Preset, read_presets
@@ -39,11 +41,13 @@ __all__ = [
     "Estimator",
     "Example",
     "Extent",
+    "FieldError",
     "Key",
     "LowRankSampler",
     "MemoryReading",
     "ModelSpec",
     "Noise",
+    "Number",
     "Oracle",
     "ParameterSpace",
     "Part",
@@ -57,6 +61,7 @@ __all__ = [
     "Slopes",
     "StepRule",
     "Tile",
+    "Tuning",
     "ZoplatError",
     "held",
     "hookimpl",
@@ -69,10 +74,17 @@ __all__ = [
 
 
 def run(**settings: Any) -> "Result":
-    """One training run; the keywords are the flags of `zoplat run` with underscores.
+    """Train as `zoplat run` does.
 
-    `options={"sampler.rank": 4}` stands for repeated `-o`; `out` and `resume` are those of the command. Returns
-    the result with `.score`, `.passes` and `.directory`; raises ZoplatError where the command would exit with 2 or 1.
+    Args:
+        settings: the flags of the command, with underscores. `options={"sampler.rank": 4}` is the same as
+            `-o sampler.rank=4`; a part may be a value as well as a name.
+
+    Returns:
+        The result, with `.score`, `.passes`, `.directory` and `.summary`.
+
+    Raises:
+        ZoplatError: where the command would exit with 2 or 1.
     """
     from pathlib import Path
 
@@ -81,3 +93,8 @@ def run(**settings: Any) -> "Result":
 
     out, resume = settings.pop("out", None), settings.pop("resume", False)
     return train(resolve(settings), Path(out) if out else None, resume)
+
+
+def __getattr__(name: str) -> Any:
+    """Names that earlier versions exported."""
+    return deprecated(name)

@@ -1,6 +1,6 @@
-"""The hooks a plugin may implement. Each returns values; nobody is handed a registry to call back into."""
+"""The hooks that a plugin may implement. Each returns parts by name; hooks never receive the registry."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -17,30 +17,30 @@ hookimpl = pluggy.HookimplMarker("zoplat")
 
 
 @hookspec
-def zoplat_estimators() -> "dict[str, Estimator]":  # type: ignore[empty-body]
-    """Method names and their usual settings."""
+def zoplat_estimators() -> "dict[str, Estimator[Any]]":  # type: ignore[empty-body]
+    """Methods with their default settings, by name."""
 
 
 @hookspec
 def zoplat_samplers() -> "dict[str, Sampler]":  # type: ignore[empty-body]
-    """Perturbation laws."""
+    """Laws of the random directions, by name."""
 
 
 @hookspec
-def zoplat_step_rules() -> "dict[str, StepRule]":  # type: ignore[empty-body]
-    """Step-size rules."""
+def zoplat_step_rules() -> "dict[str, StepRule[Any]]":  # type: ignore[empty-body]
+    """Step-size rules with their default settings, by name."""
 
 
 @hookspec
 def zoplat_devices() -> "dict[str, Device]":  # type: ignore[empty-body]
-    """Device backends; constructing one must be cheap."""
+    """Devices by name; making one must be cheap, runtimes are imported when a model is opened."""
 
 
 @hookspec
 def zoplat_tasks() -> "dict[str, Task]":  # type: ignore[empty-body]
-    """Tasks: data, prompt, options and metric."""
+    """Tasks by name: data, prompts, options and a metric."""
 
 
 @hookspec
 def zoplat_presets() -> "dict[str, Preset]":  # type: ignore[empty-body]
-    """Settings of a publication, for `--preset`."""
+    """Settings of published experiments by name, for `--preset`."""

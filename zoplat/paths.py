@@ -1,4 +1,4 @@
-"""Where things are kept on disk."""
+"""Folders and files: the cache, atomic replacement, checks that a place can be written."""
 
 import os
 from pathlib import Path
@@ -7,20 +7,20 @@ from zoplat.core.errors import ZoplatError
 
 
 def cache_folder() -> Path:
-    """What can be made again: $ZOPLAT_CACHE, or zoplat/ in the user's cache folder."""
+    """The folder for what can be computed again: $ZOPLAT_CACHE, or zoplat/ in the user's cache folder."""
     base = os.environ.get("ZOPLAT_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoplat"
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that readers see the old text or the new, never a part."""
+    """Write a file atomically: readers see the old text or the new one, never a part."""
     beside = path.with_name(path.name + ".new")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
 
 
 def check_writable(path: Path, flag: str) -> None:
-    """Raise ZoplatError when a folder can't be made at `path`; makes nothing."""
+    """Raise ZoplatError when a folder can't be made at `path`, which `flag` gave; nothing is written."""
     ancestor = path.absolute()
     while not ancestor.exists():
         ancestor = ancestor.parent

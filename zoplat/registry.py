@@ -25,15 +25,7 @@ from zoplat.core.sampler import Sampler
 from zoplat.tasks.task import Task
 
 GROUP = "zoplat"
-KINDS = {
-    "estimator": "zoplat_estimators",
-    "sampler": "zoplat_samplers",
-    "step-rule": "zoplat_step_rules",
-    "device": "zoplat_devices",
-    "task": "zoplat_tasks",
-    "preset": "zoplat_presets",
-}
-BASES = {
+KINDS: dict[str, type] = {
     "estimator": Estimator,
     "sampler": Sampler,
     "step-rule": StepRule,
@@ -41,8 +33,18 @@ BASES = {
     "task": Task,
     "preset": Preset,
 }
+"""Kinds of registered parts, and the class of each."""
 NO_PLUGINS = "ZOPLAT_NO_PLUGINS"
-"""Set in the environment, it switches off every distribution but zoplat's own."""
+"""An environment variable: where it is set, only the parts of zoplat's own distribution are registered."""
+
+
+def hook_of(kind: str) -> str:
+    """The hook that registers parts of a kind.
+
+    >>> hook_of("step-rule")
+    'zoplat_step_rules'
+    """
+    return f"zoplat_{kind.replace('-', '_')}s"
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Entry:
     """One registered part.
 
     Attributes:
-        kind, name: what it is and how it is asked for.
-        value: the part with its usual settings.
-        distribution, version: the package that brought it.
-        box: docstring of the plugin: the algorithm box.
-        home: folder of the plugin, None where it has none.
+        kind, name: a key of `KINDS`, and the name that users say.
+        value: the part with its default settings.
+        distribution, version: the installed package that registers it.
+        box: docstring of the plugin's module: the algorithm box.
+        home: folder of that module; None for one without a file.
     """
 
     kind: str
@@ -67,7 +69,7 @@ class Entry:
 
     @property
     def citations(self) -> list[str]:
-        """The entries of `references.bib` beside the plugin whose arXiv ids its box names."""
+        """BibTeX of the publications whose arXiv ids are in the box, from `references.bib` in the plugin's folder."""
         path = self.home / "references.bib" if self.home else None
         if path is None or not path.exists():
             return []
@@ -80,14 +82,20 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """What the part says of itself, or the first line of its box."""
+        """One line about the part: its own `summary`, or the first line of its box."""
         own: str | None = getattr(self.value, "summary", None)
         return own or self.box.partition("\n")[0].rstrip(".")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A plugin that could not be used, and why; the others are unaffected."""
+    """A plugin that could not be loaded.
+
+    Attributes:
+        entry_point: its name.
+        distribution, version: the installed package that has it.
+        reason: the exception, in one line.
+    """
 
     entry_point: str
     distribution: str
@@ -103,18 +111,23 @@ class Failure:
 
 @dataclass
 class Catalogue:
-    """Everything that installed plugins offer."""
+    """All parts that the installed plugins register.
+
+    Attributes:
+        entries: (kind, name) → the parts registered under that name; more than one is a clash.
+        failures: plugins that could not be loaded.
+    """
 
     entries: dict[tuple[str, str], list[Entry]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Entry]:
-        return (entry for offers in self.entries.values() for entry in offers)
+        return (entry for entries in self.entries.values() for entry in entries)
 
     @property
     def clashes(self) -> list[str]:
-        """One line for each name that two distributions claim."""
-        return [_clash(offers) for offers in self.entries.values() if len(offers) > 1]
+        """One line for each name that more than one distribution registers."""
+        return [_clash(entries) for entries in self.entries.values() if len(entries) > 1]
 
     def names(self, kind: str) -> list[str]:
         """Registered names of a kind, sorted."""
@@ -124,30 +137,38 @@ class Catalogue:
         """The part registered under a name.
 
         Raises:
-            ZoplatError: nobody registered it, or two distributions did.
+            ZoplatError: the name is not registered, or two distributions register it.
         """
-        offers = self.entries.get((kind, name))
-        if not offers:
+        found = self.entries.get((kind, name))
+        if not found:
             known = self.names(kind)
             failed = f" {len(self.failures)} failed to load: `zoplat doctor`." if self.failures else ""
             hint = f"`zoplat list {kind}s` shows all {len(known)}.{failed}"
             raise unknown(kind, name, known, hint)
-        if len(offers) > 1:
-            raise ZoplatError(_clash(offers))
-        return offers[0]
+        if len(found) > 1:
+            raise ZoplatError(_clash(found))
+        return found[0]
 
     def name_of(self, kind: str, value: Any) -> str:
-        """The name under which a part of this type is registered: that of the value with most fields in common."""
-        offers = [entry for entry in self if entry.kind == kind and type(entry.value) is type(value)]
-        if not offers:
+        """The registered name of a part: of those of the same type, the one with most fields in common.
+
+        Raises:
+            ZoplatError: no part of its type is registered.
+        """
+        entries = [entry for entry in self if entry.kind == kind and type(entry.value) is type(value)]
+        if not entries:
             raise ZoplatError(
-                f"{type(value).__name__} is not registered as a {kind}; a hook zoplat_{kind.replace('-', '_')}s "
+                f"{type(value).__name__} is not registered as a {kind}; a hook {hook_of(kind)} "
                 "of its plugin must return it."
             )
-        return max(offers, key=lambda entry: _in_common(entry.value, value)).name
+        return max(entries, key=lambda entry: _in_common(entry.value, value)).name
 
     def add(self, plugin: Any, distribution: str, version: str) -> None:
-        """Ask one plugin for all it offers."""
+        """Register all parts of one plugin.
+
+        Raises:
+            TypeError: a hook returned something that is not a part of its kind.
+        """
         manager = pluggy.PluginManager("zoplat")
         manager.add_hookspecs(hookspecs)
         manager.register(plugin)
@@ -157,12 +178,12 @@ class Catalogue:
         home = Path(file).parent if file else None
         entries = [
             Entry(kind, name, value, distribution, version, box, home)
-            for kind, hook in KINDS.items()
-            for offer in getattr(manager.hook, hook)()
-            for name, value in offer.items()
+            for kind in KINDS
+            for parts in getattr(manager.hook, hook_of(kind))()
+            for name, value in parts.items()
         ]
         for entry in entries:
-            base = BASES[entry.kind]
+            base = KINDS[entry.kind]
             if not isinstance(entry.value, base):
                 raise TypeError(f"the {entry.kind} '{entry.name}' is no instance of {base.__name__}")
         for entry in entries:
@@ -170,13 +191,13 @@ class Catalogue:
 
 
 def _in_common(one: Any, other: Any) -> int:
-    """Fields in which two parts of one type are equal."""
+    """How many fields two parts of one type have equal."""
     return sum(getattr(one, field.name) == getattr(other, field.name) for field in dataclasses.fields(one))
 
 
-def _clash(offers: list[Entry]) -> str:
-    who = " and ".join(f"{entry.distribution} {entry.version}" for entry in offers)
-    first = offers[0]
+def _clash(entries: list[Entry]) -> str:
+    who = " and ".join(f"{entry.distribution} {entry.version}" for entry in entries)
+    first = entries[0]
     return (
         f"Two distributions register the {first.kind} '{first.name}': {who}. "
         f"Uninstall one, or set {NO_PLUGINS}=1 to use zoplat's own alone."
@@ -185,7 +206,7 @@ def _clash(offers: list[Entry]) -> str:
 
 @cache
 def catalogue() -> Catalogue:
-    """The installed plugins. One that fails to import is a line in `failures`, not a dead program."""
+    """The parts of all installed plugins; one that fails to import is listed in `failures` and stops nothing else."""
     found = Catalogue()
     seen = set()
     points = metadata.entry_points(group=GROUP)

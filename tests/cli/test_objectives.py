@@ -1,4 +1,4 @@
-"""Losses without a derivative, batches read in parts, evaluation without training, and what a run is exported as."""
+"""Objectives without a derivative, micro-batches, evaluation without training, and export."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ print(sum(row["answer"] in row["right"] for row in rows) / len(rows))
 
 @pytest.fixture
 def toy(zoplat: Any) -> tuple[Any, ...]:
-    """Twelve rows a split, one word each that says it all."""
+    """Twelve rows per split, each with one word that decides its label."""
     Path("toy").mkdir()
     for split in ("train", "dev", "test"):
         rows = [{"sentence": f"{WORDS[i % 2][i // 2]} {split}", "label": i % 2} for i in range(12)]
@@ -45,8 +45,8 @@ def ran(zoplat: Any, *arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("judge", ["accuracy", f"command:{sys.executable} judge.py", "judged:share"])
-def test_a_score_is_enough_to_learn_from(zoplat: Any, toy: Any, monkeypatch: pytest.MonkeyPatch, judge: str) -> None:
-    """One word a row decides; the start gets half of them right, the best answer is known: all of them."""
+def test_training_on_a_score_learns(zoplat: Any, toy: Any, monkeypatch: pytest.MonkeyPatch, judge: str) -> None:
+    """The starting weights predict half of the labels; all of them can be learned."""
     Path("judge.py").write_text(JUDGE)
     Path("judged.py").write_text("def share(answers, right): return sum(a in r for a, r in zip(answers, right)) / 12\n")
     monkeypatch.syspath_prepend(str(Path.cwd()))
@@ -67,22 +67,22 @@ def opened() -> Any:
 
 @pytest.mark.parametrize("loss", ["options", "tokens"])
 @pytest.mark.parametrize("at_once", [1, 5, 7, 12, 50])
-def test_a_batch_read_in_parts_has_the_loss_of_the_whole(loss: str, at_once: int) -> None:
+def test_the_loss_of_micro_batches_is_that_of_the_batch(loss: str, at_once: int) -> None:
     config = resolve({"device": "reference", "limit": 12, "objective": loss})
     session = opened()
     rows = PromptEncoder(config, session).rows(data.load(data.find("sentiment"), "sentiment", None, 12)["train"])
     whole = session.forward(rows)
-    assert Objective(at_once=at_once).loss(session, rows) == pytest.approx(whole, rel=1e-12)
+    assert Objective(micro_batch=at_once).loss(session, rows) == pytest.approx(whole, rel=1e-12)
     weighted = [type(row)(row.example, row.length, row.tokens, 1 + i % 3) for i, row in enumerate(rows)]
     parts = [session.forward([row]) * row.weight for row in weighted]
     expected = sum(parts) / sum(row.weight for row in weighted)
-    assert Objective(at_once=1).loss(session, weighted) == pytest.approx(expected, rel=1e-12)
+    assert Objective(micro_batch=1).loss(session, weighted) == pytest.approx(expected, rel=1e-12)
     judged = Objective(metric("accuracy"), at_once)
     predicted = predict(session, rows)
     assert judged.loss(session, rows) == 1 - METRICS["accuracy"](predicted, [row.example.right for row in rows])
 
 
-def test_a_run_in_parts_is_the_run_of_the_whole_but_for_rounding(zoplat: Any, toy: Any) -> None:
+def test_a_run_with_micro_batches_differs_only_by_rounding(zoplat: Any, toy: Any) -> None:
     settings = ("--estimator", "lozo", "--eps", 0.1, "--lr", 0.1, "--steps", 5)
     for name, more in (("whole", ()), ("parts", ("--micro-batch-size", 5))):
         ran(zoplat, *toy, *settings, *more, "--out", name)
@@ -107,7 +107,7 @@ def test_a_run_in_parts_is_the_run_of_the_whole_but_for_rounding(zoplat: Any, to
         (("--head", "neck"), ("head must be one of", "masked")),
     ],
 )
-def test_objectives_that_cannot_be_are_explained(zoplat: Any, toy: Any, flags: Any, words: Any) -> None:
+def test_impossible_objectives_are_explained(zoplat: Any, toy: Any, flags: Any, words: Any) -> None:
     message = zoplat.refused("run", *toy, "--steps", 2, *flags)
     assert all(word in message for word in words), message
 
@@ -121,7 +121,7 @@ def test_objectives_that_cannot_be_are_explained(zoplat: Any, toy: Any, flags: A
         ("math:sqrt", "math:sqrt failed: TypeError"),
     ],
 )
-def test_a_judge_that_fails_ends_the_run_with_its_words(zoplat: Any, toy: Any, judge: str, words: str) -> None:
+def test_a_failing_metric_ends_the_run_with_its_message(zoplat: Any, toy: Any, judge: str, words: str) -> None:
     done = zoplat("run", *toy, "--steps", 2, "--objective", judge, "--out", "run")
     assert done.exit_code == 1
     assert words in done.stderr
@@ -153,21 +153,21 @@ def asked(zoplat: Any, *arguments: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_solved_rows_stand_before_every_prompt(toy: Any) -> None:
+def test_solved_rows_come_before_every_prompt(toy: Any) -> None:
     config = resolve({"device": "reference", "task": "sst2", "data": "toy"})
     raw = data.load(data.find("sst2"), "sst2", Path("toy"))
     [row] = PromptEncoder(config, opened(), (raw["train"][1], raw["train"][0])).rows(raw["test"][:1])
     assert row.example.prompt == "fine train It was great\n\npoor train It was terrible\n\npoor test It was"
 
 
-def test_the_same_solved_rows_are_shown_for_a_seed(zoplat: Any, toy: Any) -> None:
+def test_a_seed_chooses_the_solved_rows(zoplat: Any, toy: Any) -> None:
     told = [asked(zoplat, *toy, "--shots", 4, "--seed", seed) for seed in (0, 0, 1)]
     assert told[0] | {"seconds": 0} == told[1] | {"seconds": 0}
     assert told[0]["way"] == "icl-4"
     assert "--shots 13 is more than the 12 training rows" in zoplat.refused("eval", *toy, "--shots", 13)
 
 
-def test_calibration_takes_off_what_an_option_scores_without_content(zoplat: Any, toy: Any) -> None:
+def test_calibration_subtracts_the_score_of_an_option_without_content(zoplat: Any, toy: Any) -> None:
     config = resolve({"device": "reference", "task": "sst2", "data": "toy", "tune": "full"})
     session = Reference().open(spec_of(config))
     rows = PromptEncoder(config, session).rows(data.load(data.find("sst2"), "sst2", Path("toy"))["test"])
@@ -178,7 +178,7 @@ def test_calibration_takes_off_what_an_option_scores_without_content(zoplat: Any
     assert asked(zoplat, *toy)["score"] != right / 12, "or nothing was at stake"
 
 
-def test_a_probe_finds_what_features_can_tell(zoplat: Any, toy: Any) -> None:
+def test_a_linear_probe_learns_from_features(zoplat: Any, toy: Any) -> None:
     start = np.random.default_rng(0)
     x = start.standard_normal((300, 8))
     labels = (x[:, :3]).argmax(axis=1)

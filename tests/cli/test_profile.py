@@ -1,4 +1,4 @@
-"""zoplat profile: where a step's time goes, and a radius that the noise of the losses allows."""
+"""zoplat profile: time and memory of a step by phase, and the suggested radius."""
 
 import json
 import math
@@ -9,14 +9,14 @@ import pytest
 from zoplat.training.profiling import GRID
 
 
-def told(zoplat: Any, *arguments: Any) -> dict[str, Any]:
+def profiled(zoplat: Any, *arguments: Any) -> dict[str, Any]:
     done = zoplat("profile", *zoplat.toy, *arguments, "--json")
     assert done.exit_code == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
-def test_phases_and_owners_of_a_step_are_told_and_nothing_is_written(zoplat: Any) -> None:
-    found = told(zoplat, "--estimator", "hizoo", "--steps", 3)
+def test_phases_and_owners_of_a_step_are_measured_and_nothing_is_written(zoplat: Any) -> None:
+    found = profiled(zoplat, "--estimator", "hizoo", "--steps", 3)
     phases = {row["phase"]: row for row in found["phases"]}
     assert found["forward_passes_a_step"] == 3
     assert phases["forward"]["calls"] == 3 * 4, "one step more, for warming up"
@@ -31,9 +31,9 @@ def test_phases_and_owners_of_a_step_are_told_and_nothing_is_written(zoplat: Any
 
 
 def test_the_radius_grows_with_the_noise_of_the_losses(zoplat: Any) -> None:
-    """Slopes agree where neither rounding nor curvature speaks; with float16 weights rounding speaks earlier."""
+    """Slopes agree where rounding and curvature are small; with float16 weights rounding sets in at larger radii."""
     flags = ("--estimator", "mezo", "--suggest-eps")
-    fine, coarse = told(zoplat, *flags), told(zoplat, *flags, "--dtype", "float16")
+    fine, coarse = profiled(zoplat, *flags), profiled(zoplat, *flags, "--dtype", "float16")
     assert fine["eps"] in GRID
     assert fine["error"][str(fine["eps"])] <= 0.01
     assert coarse["error"]["1e-05"] > 10 * fine["error"]["1e-05"]

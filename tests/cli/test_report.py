@@ -1,4 +1,4 @@
-"""`zoplat report`: what is on the pages comes from the files of the run, and the page needs nothing beside it."""
+"""`zoplat report`: the content of the pages comes from the files of the run, and the HTML page is self-contained."""
 
 import json
 import re
@@ -85,7 +85,7 @@ def test_a_page_has_scores_cost_digest_settings_and_the_command(
         assert phase in page
 
 
-def test_memory_is_told_owner_by_owner_and_the_rest_is_said(pages: dict[str, str]) -> None:
+def test_memory_is_listed_by_owner_with_the_rest(pages: dict[str, str]) -> None:
     text = pages["report.md"]
     assert "inference peaked at" in text
     assert "no more than inference" in text or "of scratch" in text
@@ -96,10 +96,10 @@ def test_memory_is_told_owner_by_owner_and_the_rest_is_said(pages: dict[str, str
 @pytest.mark.parametrize(
     ("baseline", "inference", "more"), [(None, 400, "120 MiB more, or 30.0%"), (450, 450, "70 MiB more, or 15.6%")]
 )
-def test_an_accelerator_has_a_figure_and_a_sentence_of_its_own(
+def test_an_accelerator_has_its_own_figure_and_sentence(
     baseline: int | None, inference: int, more: str, run: Path, tmp_path: Path
 ) -> None:
-    """A run on the processor, with readings added as a device with memory of its own gives them."""
+    """A run on the CPU, with the memory readings of an accelerator added."""
     copy = tmp_path / "copy"
     copytree(run, copy)
     rows = [json.loads(line) for line in (copy / "memory.jsonl").read_text().splitlines()]
@@ -153,7 +153,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert "not a run directory" in done.output
 
 
-def test_missing_matplotlib_is_said_with_the_command_that_gets_it(
+def test_missing_matplotlib_is_explained_with_the_command_that_installs_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

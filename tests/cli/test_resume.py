@@ -1,4 +1,4 @@
-"""A run that was killed, interrupted or in trouble goes on to the same bits."""
+"""A run that was killed, interrupted or had skipped steps ends with the same bits."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def flags(zoplat: Any, *more: Any) -> tuple[Any, ...]:
 
 
 def the_same(one: Path, other: Path) -> None:
-    """Same bits, same record, same scores."""
+    """Check that two runs have the same bits, journals and scores."""
     for name in ("journal.jsonl", "config.toml", "environment.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert _scores(one) == _scores(other)
@@ -162,7 +162,8 @@ def test_a_run_cut_off_before_any_of_its_writes_ends_in_the_same_bits(
     distribution("zoplat-momentum", MOMENTUM)
     table = {"device": "reference", "limit": 4, "batch_size": 4, "step_rule": "own-momentum", "steps": 4}
     table["evaluate_every"] = 2
-    from zoplat.training import directory
+    from zoplat.training import checkpoint, directory
+    from zoplat.training.checkpoint import Checkpoints
     from zoplat.training.directory import RunDirectory
     from zoplat.training.journal import JournalWriter
 
@@ -180,9 +181,10 @@ def test_a_run_cut_off_before_any_of_its_writes_ends_in_the_same_bits(
 
     places = [
         (JournalWriter, "append"),
-        (RunDirectory, "save"),
+        (Checkpoints, "save"),
         (RunDirectory, "add_metrics"),
         (directory, "replace_text"),
+        (checkpoint, "replace_text"),
     ]
     clock = {"left": 1 << 30}
     for owner, name in places:
@@ -236,7 +238,7 @@ def test_an_interrupted_run_exits_with_130_and_can_be_resumed(zoplat: Any, how: 
     the_same(Path("whole"), Path("torn"))
 
 
-def test_resuming_a_finished_run_prints_its_summary_and_runs_nothing(zoplat: Any, monkeypatch: Any) -> None:
+def test_resuming_a_finished_run_only_prints_its_summary(zoplat: Any, monkeypatch: Any) -> None:
     summary = zoplat.run("--steps", 3, "--out", "out")
     before = zoplat.files()
     from zoplat_devices.reference import Reference
@@ -254,7 +256,7 @@ def test_resume_begins_a_run_where_there_is_none(zoplat: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 class TestNonFinite:
-    """Losses that are no numbers: skipped, counted, written down, replayed."""
+    """Losses that are not finite: skipped, counted, journaled, replayed."""
 
     TWELVE = ("--estimator", "fragile", "-o", "device.restore=exact", "--steps", 12)
 
@@ -301,8 +303,8 @@ class TestNonFinite:
         assert "20 steps in a row, up to step 19, could not be made" in done.stderr
 
 
-def test_a_killed_process_leaves_no_torn_file_of_a_checkpoint_in_use(zoplat: Any) -> None:
-    """The newest checkpoint is whole at every moment: `newest` is moved only after its folder is written."""
+def test_a_killed_process_leaves_a_complete_checkpoint(zoplat: Any) -> None:
+    """The newest checkpoint is complete at any time: `newest` is replaced after its folder was written."""
     zoplat.run("--steps", 6, "--evaluate-every", 2, "--out", "out")
     Path("out/summary.json").unlink()
     broken = Path("out/checkpoint/step-8")

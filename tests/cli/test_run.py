@@ -1,4 +1,4 @@
-"""`zoplat run`: what its flags do, what it prints, and what it leaves on disk."""
+"""`zoplat run`: its flags, its output, and the files it writes."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def test_the_summary_counts_steps_and_forward_passes(zoplat: Any) -> None:
     assert summary["weights_digest"] != summary["start_digest"]
 
 
-def test_the_run_directory_holds_what_the_product_page_says(zoplat: Any) -> None:
+def test_the_run_directory_has_the_documented_files(zoplat: Any) -> None:
     out = Path(zoplat.run("--steps", 6, "--evaluate-every", 2)["run_dir"])
     names = {path.name for path in out.iterdir()}
     expected = {"config.toml", "environment.json", "journal.jsonl", "metrics.jsonl", "memory.jsonl", "checkpoint"}
@@ -83,7 +83,7 @@ def test_python_and_the_command_make_the_same_run(zoplat: Any) -> None:
     result = package.run(
         device="reference", limit=16, batch_size=4, steps=6, lr=0.01, options={"sampler.rank": 1}, out="called"
     )
-    assert result.summary["weights_digest"] == summary["weights_digest"]
+    assert result.summary.weights_digest == summary["weights_digest"]
     assert (result.score, result.passes, result.directory) == (summary["test_after"], 12, Path("called"))
 
 
@@ -95,7 +95,7 @@ def test_parts_given_to_python_as_values_count_like_names(zoplat: Any) -> None:
     values = package.run(**named, sampler=LowRank(rank=3), step_rule=Cosine(lr=0.02), out="values")
     options = {"sampler.rank": 3, "rule.lr": 0.02}
     names = package.run(**named, sampler="low-rank", step_rule="cosine", options=options, out="names")
-    assert values.summary["weights_digest"] == names.summary["weights_digest"]
+    assert values.summary.weights_digest == names.summary.weights_digest
 
 
 def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
@@ -139,7 +139,7 @@ def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
     }
 
 
-def test_a_dry_run_says_what_would_run_and_writes_nothing(zoplat: Any) -> None:
+def test_a_dry_run_prints_the_settings_and_writes_nothing(zoplat: Any) -> None:
     done = zoplat("run", *zoplat.toy, "--steps", 3, "--dry-run")
     assert done.exit_code == 0
     assert tomllib.loads(done.stdout)["steps"] == 3
@@ -221,7 +221,7 @@ def test_settings_of_another_method_in_the_file_are_left_out(tmp_path: Path) -> 
     assert table["estimator"] == resolve({"estimator": "mezo", "device": "reference"}).table()["estimator"]
 
 
-def test_the_recipe_of_the_packaged_model_stands_below_the_file_and_above_the_registered_settings() -> None:
+def test_the_recipe_of_the_packaged_model_overrides_registered_settings_and_yields_to_the_file() -> None:
     recipe = resolve({"device": "cpu"})
     assert (recipe.tune.name, recipe.steps, recipe.max_passes) == ("lora", None, 600)
     fewer = resolve({"device": "cpu", "config": {"steps": 20}, "eps": 0.5})
@@ -238,17 +238,17 @@ def test_the_seed_changes_the_data_the_start_and_the_noise(zoplat: Any) -> None:
     configs = [resolve({"device": "reference", "seed": seed}) for seed in (0, 1)]
     from zoplat import Row
     from zoplat.training.batches import Batches
+    from zoplat.training.setup import spec_of
     from zoplat.training.step import Learner
-    from zoplat.training.train import _spec
 
     rows = [Row(None, 1, index) for index in range(64)]  # type: ignore[arg-type]
     orders = [[row.tokens for row in Batches(rows, 64, config.seed).at(0)] for config in configs]
     assert orders[0] != orders[1]
-    seeds = {Learner(config, config.device.open(_spec(config))).seed for config in configs}
+    seeds = {Learner(config, config.device.open(spec_of(config))).seed for config in configs}
     assert len(seeds) == 2
 
 
-def test_without_json_the_end_is_a_table_with_scores_memory_and_the_next_command(zoplat: Any) -> None:
+def test_without_json_the_result_is_a_table_with_scores_memory_and_the_next_command(zoplat: Any) -> None:
     done = zoplat("run", *zoplat.toy, "--steps", 2, "--out", "out", "--quiet")
     assert done.exit_code == 0
     for words in ("dev accuracy", "test accuracy", "2 steps, 4 forward passes", "inference", "zoplat report out"):
@@ -273,13 +273,13 @@ def test_replay_gives_the_digest_of_the_run_without_a_forward_pass(zoplat: Any, 
     assert "the same bits" in zoplat("replay", "out").stdout
 
 
-def test_replay_on_a_device_that_is_named_takes_the_road_and_the_precision_of_the_run(zoplat: Any) -> None:
+def test_replay_on_another_device_uses_the_strategy_and_the_precision_of_the_run(zoplat: Any) -> None:
     zoplat.run("--steps", 3, "-o", "device.restore=in-place", "--out", "out")
     assert "the same bits" in zoplat("replay", "out", "--device", "reference").stdout
     assert "Did you mean 'reference'" in zoplat.refused("replay", "out", "--device", "referenc")
 
 
-def test_replay_of_other_answers_says_so_and_exits_with_1(zoplat: Any) -> None:
+def test_replay_to_other_bits_is_reported_with_exit_1(zoplat: Any) -> None:
     zoplat.run("--steps", 3, "--lr", 0.01, "--out", "a")
     zoplat.run("--steps", 3, "--lr", 0.02, "--out", "b")
     Path("a/journal.jsonl").write_bytes(Path("b/journal.jsonl").read_bytes())

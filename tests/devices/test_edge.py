@@ -106,7 +106,7 @@ def edge_json(*arguments: Any) -> dict[str, Any]:
 def run_on_host(folder: Path, device: str, out: str) -> dict[str, Any]:
     options = {"device.strategy": "sequential"} if device == "cpu" else {}
     settings = {"device": device, "model": str(folder), "dtype": "float32", "options": options, **SETTINGS}
-    return train(resolve(settings), Path(out)).summary
+    return train(resolve(settings), Path(out)).summary.to_json()
 
 
 def count_lines(path: Path) -> int:

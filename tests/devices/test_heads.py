@@ -169,7 +169,7 @@ class TestFamilies:
         expected = -np.mean([log for own in right for log in own])
         assert session.forward(rows) == pytest.approx(expected, abs=1e-5)
         assert session.scorer.sequences(rows) == 3
-        assert Objective(at_once=1).loss(session, rows) == pytest.approx(expected, abs=1e-5)
+        assert Objective(micro_batch=1).loss(session, rows) == pytest.approx(expected, abs=1e-5)
         assert [len(scores) for scores in session.scores(rows)] == [2, 2, 3]
 
     def test_the_loss_over_options_of_different_numbers_is_the_mean_of_their_own(self, checkpoint: Make) -> None:

@@ -236,7 +236,7 @@ def ran(folder: Path | None, device: str, out: str, resume: bool = False, **more
     named = {"estimator": "mezo", "tune": "lora", "lr": 1e-2, "steps": 5, "limit": 8, "batch_size": 4} | more
     options = {"device.strategy": "sequential"}
     settings = {"device": device, "model": folder and str(folder), "dtype": "float32", "options": options, **named}
-    return train(resolve(settings), Path(out), resume=resume).summary
+    return train(resolve(settings), Path(out), resume=resume).summary.to_json()
 
 
 def answers(out: str) -> np.ndarray:

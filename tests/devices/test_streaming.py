@@ -184,9 +184,9 @@ def test_an_interrupted_streamed_run_resumes_with_the_same_bits(checkpoint: Make
     config = build([table])
     whole = train(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "torn", observer=Impatient())
+        train(config, tmp_path / "torn", callback=Impatient())
     resumed = train(config, tmp_path / "torn", resume=True)
-    assert resumed.summary["weights_digest"] == whole.summary["weights_digest"]
+    assert resumed.summary.weights_digest == whole.summary.weights_digest
 
 
 class TestErrors:

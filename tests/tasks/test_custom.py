@@ -205,10 +205,10 @@ def test_a_task_from_a_file_trains(file: Any, folder: Any, tmp_path: Path, monke
     folder("mine", "csv", train=rows(80))
     path = file('data = "mine"\n' + TICKETS)
     result = zoplat.run(task=path, device="reference", steps=3, batch_size=4, seed=2)
-    assert result.summary["steps"] == 3
-    assert result.summary["task"] == path
+    assert result.summary.steps == 3
+    assert result.summary.task == path
     assert result.directory.name.startswith("tickets-")
     choice = [{"what": f"w{n}", "first": "a", "second": "b", "right": n % 2} for n in range(60)]
     place = folder("choice", train=choice)
     result = zoplat.run(task=file(CHOICE, "choice.toml"), data=place, device="reference", steps=3, batch_size=4)
-    assert result.summary["metric"] == "accuracy"
+    assert result.summary.metric == "accuracy"

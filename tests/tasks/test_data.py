@@ -73,8 +73,8 @@ def test_a_table_gives_the_same_examples_as_json_lines(name: str, kind: str, fol
 def test_the_published_data_sets_train(name: str, tmp_path: Path) -> None:
     place, _ = published(name)
     result = zoplat.run(task=name, data=place, device="reference", steps=3, limit=24, out=tmp_path / "run")
-    assert result.summary["steps"] == 3
-    assert result.summary["task"] == name
+    assert result.summary.steps == 3
+    assert result.summary.task == name
 
 
 def test_text_columns_of_a_table_stay_text_and_lists_are_parsed(folder: Any) -> None:

@@ -433,16 +433,15 @@ def test_runs_resume_and_replay_to_the_same_digest(
         newest = run / "checkpoint" / "newest"
         assert newest.read_text() == "step-23", "a checkpoint ahead of the journal is dropped"
         assert (
-            package.run(**table, options=options, out=run, resume=True).summary["weights_digest"]
-            == (whole["weights_digest"])
+            package.run(**table, options=options, out=run, resume=True).summary.weights_digest == whole.weights_digest
         )
     assert replay(RunDirectory(Path("whole")), None)["status"] == "done"
     nearest = package.run(**table, options={"device.restore": "exact"}, out="nearest").summary
-    assert nearest["weights_digest"] != whole["weights_digest"]
+    assert nearest.weights_digest != whole.weights_digest
     if rounding == "master":
         rows = [json.loads(line) for line in Path("whole/memory.jsonl").read_text().splitlines()]
         assert {row["owner"]: row["bytes"] for row in rows if row["kind"] == "owner"}["master weights"] == (
-            4 * whole["trainable_parameters"]
+            4 * whole.trainable_parameters
         )
 
 
@@ -478,7 +477,7 @@ def test_a_checkpoint_has_master_weights_and_the_state_of_stochastic_rounding(
         patch.setattr(Learner, "replay", note)
         resumed = package.run(**table, out="torn", resume=True).summary
     assert replayed == [10, 11]
-    assert resumed["weights_digest"] == whole["weights_digest"]
+    assert resumed.weights_digest == whole.weights_digest
 
 
 def test_passes_without_an_update_change_no_bit() -> None:

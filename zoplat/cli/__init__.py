@@ -1,4 +1,4 @@
-"""The command line: one file per command; each parses, calls one function of the engine, prints."""
+"""The command line: one file per command, which parses, calls the engine and prints."""
 
 import signal
 import sys
@@ -25,7 +25,7 @@ INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """Turns what the user can cause into one message and an exit status."""
+    """Commands whose errors are printed as one message; the exit status says whose fault they are."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; a ZoplatError is printed without its traceback unless --debug."""
@@ -49,7 +49,7 @@ def main(debug: bool) -> None:
 
     \b
     zoplat run --estimator lozo       a packaged small model and task; minutes on a laptop, no network
-    zoplat list estimators            what there is
+    zoplat list estimators            all methods
     zoplat show lozo                  its algorithm, fields and defaults
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""zoplat compare: a matrix of runs, then one table."""
+"""zoplat compare: a matrix of runs, in one table."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from zoplat.core.errors import ZoplatError
 @click.option("--tasks", metavar="NAME,…", default="", help="Each method is run on each of these.")
 @click.option("--seeds", metavar="N,…", default="0", show_default=True, help="Each method is run with each of these.")
 @flags([flag for group in (PARTS, WORK, BUDGET, SETTINGS) for flag in group if flag not in (ESTIMATOR, SEED)])
-@click.option("--published", metavar="MODEL", help="Model whose published scores stand beside: opt-13b, …")
+@click.option("--published", metavar="MODEL", help="Show published scores of this model beside: opt-13b, …")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compare"), help="Folder of the runs.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.")
 @JSON
@@ -31,9 +31,9 @@ def compare(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """One table of RUNS that are there, or of a matrix of methods, tasks and seeds under the same settings.
+    """One table of existing RUNS, or of a matrix of methods, tasks and seeds under the same settings.
 
-    A run that is already in --out is not made again, so an interrupted comparison goes on where it was.
+    A run that is already in --out is not repeated, so an interrupted comparison continues where it stopped.
     """
     from zoplat.compare.matrix import matrix
     from zoplat.compare.planned import FailedRun
@@ -49,7 +49,7 @@ def compare(
     else:
         settings = {name: value for name, value in as_settings(given).items() if value is not None}
         chosen, on = _names(str(estimators)), _names(tasks)
-        summaries, failed = matrix(settings, chosen, _numbers(seeds), out, _say, jobs, on)
+        summaries, failed = matrix(settings, chosen, _numbers(seeds), out, _report, jobs, on)
     rows = table(summaries)
     if not runs:
         out.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def compare(
         raise SystemExit(1)
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     click.echo(text, err=True)
 
 

@@ -1,4 +1,4 @@
-"""What a run looks like while it goes on and when it is over."""
+"""Progress of a run while it goes on, and its summary at the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,12 +24,13 @@ from zoplat.training.profiling import Suggestion
 from zoplat.training.progress import Progress as RunProgress
 from zoplat.training.result import Result
 
-EVERY = 10.0  # seconds between lines where there is no terminal
+INTERVAL = 10.0
+"""Seconds between lines of progress where there is no terminal."""
 
 
 @contextmanager
 def display(as_json: bool, quiet: bool) -> Iterator[Callback]:
-    """An observer that draws: a bar on a terminal, plain lines otherwise, nothing when quiet."""
+    """A callback that shows progress: a bar on a terminal, lines elsewhere, nothing when quiet."""
     if quiet:
         yield Callback()
         return
@@ -47,16 +49,15 @@ def display(as_json: bool, quiet: bool) -> Iterator[Callback]:
 
 
 class Lines(Callback):
-    """One line when the model is open, one every ten seconds, one per evaluation."""
+    """Prints lines: when the model is open, every ten seconds, and for each evaluation."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.recent: list[float] = []
         self.dev = "–"
-        self.said = time.monotonic()
+        self.printed = time.monotonic()
 
-    def opened(self, config: RunConfig, session: Session, directory: Any) -> None:
-        """Say what is about to run."""
+    def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
         self.config, facts, name_of = config, session.facts, catalogue().name_of
         law, rule = law_of(config.estimator), name_of("step-rule", config.estimator.rule)
         parts = f"{name_of('sampler', law)}, {rule}" if law else rule
@@ -69,16 +70,16 @@ class Lines(Callback):
         )
 
     def resumed(self, step: int) -> None:
-        self.console.print(f"resumed: {step} steps rebuilt from the journal")
+        self.console.print(f"resumed: {step} steps restored from the checkpoint and the journal")
 
-    def stepped(self, state: RunProgress, loss: float | None) -> None:
+    def stepped(self, progress: RunProgress, loss: float | None) -> None:
         if loss is not None:
             self.recent = [*self.recent[-19:], loss]
-        if time.monotonic() - self.said > EVERY:
-            self.said = time.monotonic()
+        if time.monotonic() - self.printed > INTERVAL:
+            self.printed = time.monotonic()
             self.console.print(
-                f"step {state.step} · {state.passes} passes · loss {self.loss} · dev {self.dev} · "
-                f"{state.seconds:.0f} s{self.left(state)}"
+                f"step {progress.step} · {progress.passes} passes · loss {self.loss} · dev {self.dev} · "
+                f"{progress.seconds:.0f} s{self.left(progress)}"
             )
 
     def evaluated(self, record: dict[str, Any]) -> None:
@@ -95,13 +96,13 @@ class Lines(Callback):
 
     @property
     def loss(self) -> str:
-        """Mean of the last losses."""
+        """Mean of the newest losses, as text."""
         return f"{sum(self.recent) / len(self.recent):.3f}" if self.recent else "–"
 
-    def left(self, state: RunProgress) -> str:
-        """Time left, as far as it can be known."""
-        share = state.share(self.config)
-        return f" · about {state.seconds / share * (1 - share):.0f} s left" if share else ""
+    def left(self, progress: RunProgress) -> str:
+        """Estimate of the time left, as text; empty where the budget is only time."""
+        share = progress.share(self.config)
+        return f" · about {progress.seconds / share * (1 - share):.0f} s left" if share else ""
 
 
 class Bar(Lines):
@@ -111,34 +112,33 @@ class Bar(Lines):
         super().__init__(console)
         self.bar = bar
 
-    def opened(self, config: RunConfig, session: Session, directory: Any) -> None:
+    def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
         super().opened(config, session, directory)
         budget = (("steps", config.steps), ("passes", config.max_passes), ("seconds", config.max_seconds))
         self.unit, total = next((unit, total) for unit, total in budget if total)
         self.line = self.bar.add_task("training", total=total, unit=self.unit, passes=0, loss="–", dev="–")
 
-    def stepped(self, state: RunProgress, loss: float | None) -> None:
+    def stepped(self, progress: RunProgress, loss: float | None) -> None:
         if loss is not None:
             self.recent = [*self.recent[-19:], loss]
-        done = {"steps": state.step, "passes": state.passes, "seconds": state.seconds}[self.unit]
-        self.bar.update(self.line, completed=done, passes=state.passes, loss=self.loss, dev=self.dev)
+        done = {"steps": progress.step, "passes": progress.passes, "seconds": progress.seconds}[self.unit]
+        self.bar.update(self.line, completed=done, passes=progress.passes, loss=self.loss, dev=self.dev)
 
 
 def print_summary(result: Result) -> None:
-    """The end of a run: scores, cost, memory by phase and owner."""
+    """Print the scores of a run, its cost, and its memory by phase."""
     console, summary = Console(highlight=False, soft_wrap=True), result.summary
     scores = Table("", "before", "after", box=None, pad_edge=False)
-    for split in ("dev", "test"):
-        before, after = (f"{summary[f'{split}_{when}']:.1%}" for when in ("before", "after"))
-        scores.add_row(f"{split} {summary['metric']}", before, f"[bold]{after}[/]")
-    ratio = summary["overhead_ratio"]
+    for split, (before, after) in summary.scores.items():
+        scores.add_row(f"{split} {summary.metric}", f"{before:.1%}", f"[bold]{after:.1%}[/]")
+    ratio = summary.overhead_ratio
     cost = f"; a step costs {ratio} × its forward passes" if ratio else ""
     console.print()
     console.print(scores)
     console.print(
-        f"\n{summary['steps']} steps, {summary['forward_passes']} forward passes, "
-        f"{summary['seconds_training']:.0f} s of training, {summary['seconds']:.0f} s in all; "
-        f"the loss was {summary['verdict']}{cost}"
+        f"\n{summary.steps} steps, {summary.forward_passes} forward passes, "
+        f"{summary.seconds_training:.0f} s of training, {summary.seconds:.0f} s in all; "
+        f"the loss was {summary.loss_trend}{cost}"
     )
     console.print()
     console.print(memory_table(result))
@@ -147,9 +147,10 @@ def print_summary(result: Result) -> None:
 
 
 def memory_line(result: Result) -> str:
-    """Peak memory of the whole run beside that of inference, opening the model included in both."""
-    place = "device" if result.summary["peak_bytes"]["device"] else "host"
-    peak, inference = (result.summary[name][place] for name in ("peak_bytes", "inference_peak_bytes"))
+    """Peak memory of the whole run and of inference alone, opening the model included in both."""
+    whole, before = result.summary.peak_bytes, result.summary.inference_peak_bytes
+    place = "device" if whole.device else "host"
+    peak, inference = (whole.device, before.device or 0) if whole.device else (whole.host, before.host)
     return (
         f"peak {place} memory {mebibytes(peak)}; of opening the model and inference alone {mebibytes(inference)} "
         f"({peak / inference:.2f} ×)"
@@ -157,7 +158,7 @@ def memory_line(result: Result) -> str:
 
 
 def memory_table(result: Result) -> Table:
-    """Peak memory by phase beside the peak of inference, which is measured before training."""
+    """Seconds and peak memory by phase, and the ratio to the peak of inference."""
     table = Table("phase", "seconds", "peak memory", "of inference", box=None, pad_edge=False)
     phases = [row for row in read_lines(result.directory / "memory.jsonl") if row["kind"] == "phase"]
     peaks = {row["phase"]: row["device_peak"] or row["host_peak"] for row in phases}
@@ -169,30 +170,31 @@ def memory_table(result: Result) -> Table:
 
 
 def mebibytes(count: int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes in MiB, as text."""
     return f"{count / 2**20:,.0f} MiB"
 
 
-def print_profile(told: dict[str, Any]) -> None:
-    """Phases and owners of a few steps."""
+def print_profile(measured: dict[str, Any]) -> None:
+    """Print phases and owners, as `training.profiling.profile` measured them."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"{told['estimator']} on {told['model']} ({told['device']}, {told['dtype']}, restore {told['restore']}): "
-        f"{told['seconds_a_step']:.3f} s and {told['forward_passes_a_step']:g} forward passes a step"
+        f"{measured['estimator']} on {measured['model']} "
+        f"({measured['device']}, {measured['dtype']}, restore {measured['restore']}): "
+        f"{measured['seconds_a_step']:.3f} s and {measured['forward_passes_a_step']:g} forward passes a step"
     )
     table = Table("phase", "seconds", "of", "peak, host", "device", box=None)
-    for row in told["phases"]:
+    for row in measured["phases"]:
         device = "–" if row["device_peak"] is None else mebibytes(row["device_peak"])
         table.add_row(row["phase"], f"{row['seconds']:.3f}", row["of"], mebibytes(row["host_peak"]), device)
     console.print(table)
     owners = Table("owner", "memory", box=None)
-    for name, size in told["owners"].items():
+    for name, size in measured["owners"].items():
         owners.add_row(name, mebibytes(size))
     console.print(owners)
 
 
 def print_radii(found: Suggestion) -> None:
-    """The radii that were tried, and the suggested one."""
+    """Print the radii that were tried, and the suggested one."""
     console = Console(highlight=False)
     table = Table("ε", "slopes differ from those at the next ε by", box=None)
     for eps, error in found.error.items():

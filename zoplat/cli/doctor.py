@@ -1,4 +1,4 @@
-"""zoplat doctor: versions, devices, plugins that failed to load and why, clashes."""
+"""zoplat doctor: versions, devices, plugins that can't be loaded, and clashes of names."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ ENGINE = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 @click.command()
 @JSON
 def doctor(as_json: bool) -> None:
-    """Say what is installed, what works here and what doesn't."""
+    """Show what is installed, which devices work here, and which plugins don't load."""
     known = catalogue()
     found: dict[str, Any] = {
         "python": sys.version.split()[0],

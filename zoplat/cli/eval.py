@@ -1,4 +1,4 @@
-"""zoplat eval: the score of a model as it is, or of what a run made of it."""
+"""zoplat eval: the score of a model without training it, or of the result of a run."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from zoplat.core.errors import ZoplatError
 @click.command(name="eval")
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--shots", type=int, default=0, show_default=True, help="Solved training rows before every prompt.")
-@click.option("--calibrate", is_flag=True, help="Take off what an option scores after a prompt about nothing.")
-@click.option("--probe", is_flag=True, help="Let a linear classifier on the model's features answer.")
+@click.option("--calibrate", is_flag=True, help="Subtract the score of an option after a prompt without content.")
+@click.option("--probe", is_flag=True, help="Predict by a linear classifier on the model's features.")
 @click.option("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True, help="Rows to score.")
 @flags(PARTS[3:], WORK, BATCHES, [SEED], SETTINGS)
 @JSON
@@ -25,9 +25,9 @@ def evaluate(
     from zoplat.config.layers import resolve
     from zoplat.evaluation.protocol import EvaluationProtocol
     from zoplat.training.directory import RunDirectory
-    from zoplat.training.setup import ask, restored
+    from zoplat.training.opening import restored, score_model
 
-    way = EvaluationProtocol(shots, calibrate, probe)
+    protocol = EvaluationProtocol(shots, calibrate, probe)
     settings = {name: value for name, value in as_settings(given).items() if value not in (None, {})}
     if run and settings:
         raise ZoplatError(f"{run} has its own settings; leave --{next(iter(settings)).replace('_', '-')} out.")
@@ -35,12 +35,12 @@ def evaluate(
         config, session = restored(RunDirectory.existing(run))
     else:
         config, session = resolve({"tune": "full", **settings}), None
-    found = ask(config, way, split, session)
+    found = score_model(config, protocol, split, session)
     if as_json:
         click.echo(json.dumps(found))
         return
-    who = f"{run}" if run else found["model"]
+    scored = f"{run}" if run else found["model"]
     click.echo(
-        f"{who}, {found['way']}, {found['task']} {split}: {found['metric']} {100 * found['score']:.1f} %", nl=False
+        f"{scored}, {found['way']}, {found['task']} {split}: {found['metric']} {100 * found['score']:.1f} %", nl=False
     )
     click.echo(f"  ({found['rows']} rows, {found['seconds']:.0f} s)")

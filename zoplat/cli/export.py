@@ -1,4 +1,4 @@
-"""zoplat export: a run's result in the form other programs load."""
+"""zoplat export: the result of a run in the form that other programs load."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from zoplat.cli.options import JSON
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the result.")
 @JSON
 def export(run: Path, to: Path, as_json: bool) -> None:
-    """Write what RUN made: an adapter that peft loads, or a checkpoint that transformers loads."""
+    """Write the result of RUN: an adapter for peft, or a checkpoint for transformers."""
     from zoplat.paths import check_writable
     from zoplat.training.directory import RunDirectory
-    from zoplat.training.setup import restored
+    from zoplat.training.opening import restored
 
     directory = RunDirectory.existing(run)
     check_writable(to, "--to")

@@ -1,33 +1,28 @@
-"""zoplat list: what there is."""
+"""zoplat list: registered parts, or runs."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoplat.cli.options import JSON
+from zoplat.registry import KINDS, catalogue
 
-KINDS = ("estimators", "samplers", "step-rules", "devices", "tasks", "presets", "runs")
+if TYPE_CHECKING:
+    from zoplat.training.directory import RunDirectory
+
+LISTINGS = (*(f"{kind}s" for kind in KINDS), "runs")
+"""What can be listed."""
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(KINDS))
-@click.option("--in", "folder", type=click.Path(path_type=Path), default=Path("runs"), help="Where to look for runs.")
+@click.argument("kind", type=click.Choice(LISTINGS))
+@click.option("--in", "folder", type=click.Path(path_type=Path), default=Path("runs"), help="Folder with runs.")
 @JSON
 def list_(kind: str, folder: Path, as_json: bool) -> None:
     """List estimators, samplers, step-rules, devices, tasks, presets or runs."""
-    from zoplat.registry import catalogue
-    from zoplat.training.directory import find_runs
-
-    if kind == "runs":
-        rows = [_run(run.path, summary) for run, summary in find_runs(folder)]
-    else:
-        entries = sorted((e for e in catalogue() if e.kind == kind[:-1]), key=lambda entry: entry.name)
-        rows = [
-            {"name": e.name, "summary": e.summary, "distribution": e.distribution, "version": e.version}
-            for e in entries
-        ]
+    rows = _runs(folder) if kind == "runs" else _parts(kind.removesuffix("s"))
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -37,9 +32,28 @@ def list_(kind: str, folder: Path, as_json: bool) -> None:
         click.echo(f"{row['name']:<{width}}  {row['summary']}{source}")
 
 
-def _run(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
+def _parts(kind: str) -> list[dict[str, Any]]:
+    entries = sorted((entry for entry in catalogue() if entry.kind == kind), key=lambda entry: entry.name)
+    return [
+        {"name": e.name, "summary": e.summary, "distribution": e.distribution, "version": e.version} for e in entries
+    ]
+
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    from zoplat.training.directory import find_runs
+
+    return [_run(run) for run in find_runs(folder)]
+
+
+def _run(run: "RunDirectory") -> dict[str, Any]:
+    name, summary = str(run.path), run.read_summary()
     if not summary:
-        return {"name": str(path), "summary": "not finished (`zoplat run --resume --out …` goes on)"}
-    score = f"{summary['metric']} {summary['test_before']:.3f} → {summary['test_after']:.3f}"
-    cost = f"{summary['forward_passes']} passes, {summary['seconds_training']:.0f} s"
-    return {"name": str(path), "summary": f"{summary['estimator']} on {summary['task']}: {score}; {cost}", **summary}
+        return {"name": name, "summary": "not finished (`zoplat run --resume --out …` goes on)"}
+    if summary.test_before is None:  # a model that was only evaluated, by `zoplat compare`
+        text = f"{summary.metric} {summary.test_after:.3f}, without training"
+    else:
+        text = (
+            f"{summary.metric} {summary.test_before:.3f} → {summary.test_after:.3f}; "
+            f"{summary.forward_passes} passes, {summary.seconds_training:.0f} s"
+        )
+    return {"name": name, "summary": f"{summary.estimator} on {summary.task}: {text}", **summary.to_json()}

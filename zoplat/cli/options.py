@@ -1,4 +1,4 @@
-"""Flags that mean the same on every command that has them."""
+"""Flags that several commands share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from zoplat.core.errors import ZoplatError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 ESTIMATOR = click.option("--estimator", metavar="NAME", help="Method; `zoplat list estimators`.  [default: lozo]")
-SEED = click.option("--seed", type=int, help="Of every random stream of the run.  [default: 0]")
+SEED = click.option("--seed", type=int, help="Seed of the run.  [default: 0]")
 PARTS = [
     ESTIMATOR,
     click.option("--sampler", metavar="NAME", help="Law of the perturbations, in place of the method's."),
@@ -24,17 +24,17 @@ WORK = [
     click.option(
         "--data", type=click.Path(path_type=Path), help="Folder with train, dev and test .jsonl, .csv or .parquet."
     ),
-    click.option("--base", metavar="plain|int8", help="How frozen weights are held."),
+    click.option("--base", metavar="plain|int8", help="How frozen weights are stored."),
     click.option("--head", metavar="KIND", help="causal, masked, seq2seq, classifier or auto."),
     click.option("--template", metavar="KIND", help="How a row becomes text: prompt, plain, chat or auto."),
-    click.option("--tune", metavar="full|lora|…|REGEX", help="Which weights move: full, lora, prefix, head, …"),
+    click.option("--tune", metavar="full|lora|…|REGEX", help="Which weights are trained: full, lora, prefix, head, …"),
     click.option("--dtype", metavar="TYPE", help="float32, bfloat16, float16 or auto."),
     click.option("--limit", type=int, help="At most this many rows of each split."),
     click.option("--per-class", type=int, help="Of train and dev, this many rows of every class."),
 ]
 BATCHES = [
     click.option("--batch-size", type=int, help="Rows of a batch."),
-    click.option("--micro-batch-size", type=int, help="Rows that the model reads at a time.  [default: all]"),
+    click.option("--micro-batch-size", type=int, help="Rows in one forward pass.  [default: all]"),
 ]
 STEP = [
     click.option("--objective", metavar="NAME", help="options, tokens, a metric, module:function or command:PROGRAM."),
@@ -60,7 +60,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on 
 
 
 def flags(*groups: list[Any]) -> Callable[[Command], Command]:
-    """A decorator that adds groups of options in order."""
+    """A decorator that adds groups of options to a command, in order."""
 
     def add(command: Command) -> Command:
         for option in reversed([option for group in groups for option in group]):
@@ -71,7 +71,7 @@ def flags(*groups: list[Any]) -> Callable[[Command], Command]:
 
 
 def as_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """The flags as `settings.resolve` takes them, the -o pairs as a table."""
+    """The flags as `resolve` takes them, the -o pairs as a table; raises ZoplatError for a pair without '='."""
     pairs = {}
     for pair in given.pop("options"):
         path, mark, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""zoplat pack: a run for a board, in a folder."""
+"""zoplat pack: a bundle, with which a board makes the run."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import click
 from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, as_settings, flags
 
 DEVICE = "onnx"
-"""What packs where --device says nothing."""
+"""The device that writes the bundle unless --device names another."""
 
 
 @click.command()
@@ -17,14 +17,14 @@ DEVICE = "onnx"
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
 @JSON
 def pack(to: Path, as_json: bool, **given: Any) -> None:
-    """Write a bundle that trains on a board, without torch: graph, weights, rows, settings and checksums.
+    """Write a bundle to train on a board without torch: graph, weights, rows, settings and checksums.
 
-    The flags are those of `zoplat run`; the device is onnx. `zoplat-edge run BUNDLE` does there what they say.
+    The flags are those of `zoplat run`; the device is onnx. `zoplat-edge run BUNDLE` makes the run on the board.
     """
-    from zoplat.bundle.pack import pack as packed
+    from zoplat.bundle.pack import pack as write_bundle
     from zoplat.config.layers import resolve
 
-    bundle = packed(resolve({**as_settings(given), "device": given["device"] or DEVICE}), to)
+    bundle = write_bundle(resolve({**as_settings(given), "device": given["device"] or DEVICE}), to)
     facts = bundle.manifest["facts"]
     if as_json:
         click.echo(json.dumps({"status": "done", "to": str(to), "bytes": bundle.bytes, **facts}))

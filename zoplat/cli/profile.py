@@ -1,4 +1,4 @@
-"""zoplat profile: a few steps with their time and memory by phase, or a smoothing radius."""
+"""zoplat profile: time and memory of a few steps by phase, or a smoothing radius."""
 
 import json
 from typing import Any
@@ -14,12 +14,13 @@ from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, as_settings, f
 @flags(PARTS, WORK, STEP, SETTINGS)
 @JSON
 def profile(steps: int, suggest_eps: bool, as_json: bool, **given: Any) -> None:
-    """Make a few steps and tell where time and memory went; nothing is written."""
+    """Make a few steps and show where time and memory go; nothing is written."""
     from zoplat.cli.display import print_profile, print_radii
     from zoplat.config.layers import resolve
     from zoplat.training import profiling
     from zoplat.training.batches import Batches
-    from zoplat.training.setup import objective_of, prepared
+    from zoplat.training.opening import prepared
+    from zoplat.training.setup import objective_of
 
     config = resolve({**as_settings(given), "steps": steps + 1})
     session, profiler, rows = prepared(config)
@@ -27,5 +28,5 @@ def profile(steps: int, suggest_eps: bool, as_json: bool, **given: Any) -> None:
     if suggest_eps:
         found = profiling.suggest_eps(config, session, batches.at(0), objective)
         return click.echo(json.dumps({"status": "done", **vars(found)})) if as_json else print_radii(found)
-    told = profiling.profile(config, session, profiler, batches, objective, steps)
-    return click.echo(json.dumps(told)) if as_json else print_profile(told)
+    measured = profiling.profile(config, session, profiler, batches, objective, steps)
+    return click.echo(json.dumps(measured)) if as_json else print_profile(measured)

@@ -1,4 +1,4 @@
-"""zoplat replay: rebuild weights from a journal."""
+"""zoplat replay: weights rebuilt from a journal."""
 
 import json
 from pathlib import Path
@@ -28,8 +28,8 @@ def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> Non
             click.echo(f"written to {to}")
     if found["status"] == "different":
         raise RunFailed(
-            f"The run ended with {found['recorded_digest']}. Bits are promised for the same noise, dtype and kind of "
-            "device; environment.json says what the run had."
+            f"The run ended with {found['recorded_digest']}. The bits are the same only for the same noise, dtype and "
+            "kind of device; environment.json has those of the run."
         )
     if found["recorded_digest"] and not as_json:
         click.echo("the same bits as the run ended with")

@@ -1,4 +1,4 @@
-"""zoplat report: a run as a page."""
+"""zoplat report: a finished run as a page."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="Folder for the pages.  [default: the run directory]")
 def report(run: Path, to: Path | None) -> None:
-    """Draw RUN: report.html (self-contained) and report.md."""
+    """Write a report of RUN: report.html, a single file, and report.md with its figures."""
     from zoplat.report.report import write
     from zoplat.training.directory import RunDirectory
 

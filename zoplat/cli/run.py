@@ -13,11 +13,11 @@ from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, as_settings,
 @flags(PARTS, WORK, BUDGET, SETTINGS)
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: a fresh one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one.")
-@click.option("--dry-run", is_flag=True, help="Check everything, print the settings, run nothing.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors and the end.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print the settings, without training.")
+@click.option("--quiet", is_flag=True, help="Print only errors and the result.")
 @JSON
 def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: bool, **given: Any) -> None:
-    """Fine-tune a model by forward passes, and score it before and after.
+    """Fine-tune a model by forward passes, and score it before and after training.
 
     Without flags: LOZO on a packaged 135M model and a packaged sentiment task.
     """
@@ -35,10 +35,10 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
         return
     from zoplat.cli.display import display, print_summary
 
-    with display(as_json, quiet) as observer:
-        result = train(config, out, resume, observer)
+    with display(as_json, quiet) as callback:
+        result = train(config, out, resume, callback)
     if as_json:
-        click.echo(json.dumps(result.summary))
+        click.echo(json.dumps(result.summary.to_json()))
     else:
         print_summary(result)
 

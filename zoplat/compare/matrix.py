@@ -14,6 +14,7 @@ from zoplat.config.layers import read_toml, resolve
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.registry import catalogue
 from zoplat.training.directory import RunDirectory
+from zoplat.training.summary import Summary
 
 
 def matrix(
@@ -24,7 +25,7 @@ def matrix(
     say: Callable[[str], None],
     jobs: int = 1,
     tasks: Sequence[str] = (),
-) -> tuple[list[dict[str, Any]], list[FailedRun]]:
+) -> tuple[list[Summary], list[FailedRun]]:
     """Run every method with every seed on every task under the same settings; finished runs are not repeated.
 
     Args:
@@ -50,8 +51,8 @@ def matrix(
         if (run.directory / "config.toml").exists():
             RunDirectory(run.directory).check_unchanged(run.config)
 
-    def result_of(run: PlannedRun) -> dict[str, Any] | FailedRun:
-        result: dict[str, Any] | FailedRun = RunDirectory(run.directory).read_summary()
+    def result_of(run: PlannedRun) -> Summary | FailedRun:
+        result: Summary | FailedRun | None = RunDirectory(run.directory).read_summary()
         if not result:
             say(str(run))
             result = run.execute()

@@ -14,6 +14,7 @@ from zoplat.config.run_config import RunConfig
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
+from zoplat.training.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PlannedRun:
     def __str__(self) -> str:
         return f"{self.method}, {self.config.task}, seed {self.config.seed}"
 
-    def execute(self) -> dict[str, Any] | FailedRun:
+    def execute(self) -> Summary | FailedRun:
         """Run `zoplat run` or `zoplat eval` in a new process; returns the summary, which the directory has as well.
 
         Raises:
@@ -69,16 +70,16 @@ class PlannedRun:
                 output = _output_of("run", "--config", file.name, "--out", str(self.directory), "--resume", "--quiet")
         if isinstance(output, str):
             return FailedRun(self.method, self.config.task, self.config.seed, output)
-        return self._write_evaluation(output) if self.protocol else output
+        return self._write_evaluation(output) if self.protocol else Summary.from_json(output)
 
-    def _write_evaluation(self, scores: dict[str, Any]) -> dict[str, Any]:
+    def _write_evaluation(self, scores: dict[str, Any]) -> Summary:
         """Write the output of `zoplat eval` as the summary of a run; returns that."""
         summary = {**scores, "estimator": self.method, "test_after": scores["score"], "steps": 0, "forward_passes": 0}
         self.directory.mkdir(parents=True, exist_ok=True)
         directory = RunDirectory(self.directory)
         replace_text(directory.config, self.config.toml())
         directory.write_summary(summary)
-        return summary
+        return Summary.from_json(summary)
 
 
 def _output_of(command: str, *arguments: str) -> dict[str, Any] | str:

@@ -13,6 +13,7 @@ from zoplat.compare.published import Published
 from zoplat.core.errors import ZoplatError
 from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
+from zoplat.training.summary import Peak, Summary
 
 MIB = 1 << 20
 COLUMNS = {
@@ -37,7 +38,7 @@ FORMATS: dict[str, Callable[[float], str]] = {
 }
 
 
-def read_summaries(paths: Iterable[Path]) -> list[dict[str, Any]]:
+def read_summaries(paths: Iterable[Path]) -> list[Summary]:
     """Summaries of finished runs.
 
     Raises:
@@ -46,27 +47,27 @@ def read_summaries(paths: Iterable[Path]) -> list[dict[str, Any]]:
     summaries = []
     for path in paths:
         summary = RunDirectory.existing(path).read_summary()
-        if summary.get("status") != "done":
+        if summary is None or summary.status != "done":
             raise ZoplatError(f"{path} is not finished; `zoplat run --resume --out {path}` goes on with it.")
         summaries.append(summary)
     return summaries
 
 
-def table(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def table(summaries: Iterable[Summary]) -> list[dict[str, Any]]:
     """One row per method and task, task by task, best test score first.
 
     Scores are means over runs in [0, 1], `score_sd` their standard deviation.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Summary]] = {}
     for summary in summaries:
-        groups.setdefault((summary["estimator"], summary["task"]), []).append(summary)
+        groups.setdefault((summary.estimator, summary.task), []).append(summary)
     tasks = list(dict.fromkeys(task for _, task in groups))
     rows = (_row(*name, group) for name, group in groups.items())
     return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
 
 
-def _row(name: str, task: str, group: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    scores = [summary["test_after"] for summary in group]
+def _row(name: str, task: str, group: Sequence[Summary]) -> dict[str, Any]:
+    scores = [summary.test_after for summary in group]
     row = {
         "estimator": name,
         "task": task,
@@ -78,16 +79,22 @@ def _row(name: str, task: str, group: Sequence[dict[str, Any]]) -> dict[str, Any
         "above_inference": None,
         "runs": len(group),
     }
-    if "step_peak_bytes" in group[0]:
-        where = "device" if group[0]["step_peak_bytes"]["device"] else "host"
-        row["peak"] = max(summary["step_peak_bytes"][where] for summary in group)
-        row["above_inference"] = mean(s["step_peak_bytes"][where] - s["forward_peak_bytes"][where] for s in group)
+    if group[0].step_peak_bytes:
+        peaks = [(_bytes(summary.step_peak_bytes), _bytes(summary.forward_peak_bytes)) for summary in group]
+        row["peak"] = max(step for step, _ in peaks)
+        row["above_inference"] = mean(step - forward for step, forward in peaks)
     plain = ("forward_passes", "steps", "seconds_training", "skipped_steps")
     return {**row, **{key: _mean(group, key) for key in plain}}
 
 
-def _mean(group: Sequence[dict[str, Any]], key: str) -> float | None:
-    return mean(summary[key] for summary in group) if key in group[0] else None
+def _bytes(peak: Peak) -> int:
+    """The peak of the device's own memory, or of the host's where it has none."""
+    return peak.device or peak.host
+
+
+def _mean(group: Sequence[Summary], name: str) -> float | None:
+    """Mean of a field; None where the model was evaluated without training and has no such number."""
+    return None if getattr(group[0], name) is None else mean(getattr(summary, name) for summary in group)
 
 
 def markdown(rows: Sequence[dict[str, Any]], published: Published | None = None) -> str:

@@ -1,1 +1,1 @@
-"""The settings of a run: parts as tables, and layers of rising authority."""
+"""The settings of a run: where they come from, how they are checked, and how parts are written as tables."""

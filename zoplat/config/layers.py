@@ -1,4 +1,4 @@
-"""Settings in layers of rising authority: a recipe or preset, a file, flags."""
+"""Settings in layers: a recipe or preset, then a file, then flags; a later layer overrides an earlier one."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from zoplat.config.parts import Table, as_table, describe, part_kind, typed, with_changes
+from zoplat.config.parts import SHORTHANDS, Table, as_table, describe, part_kind, typed, with_changes
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import ZoplatError, unknown
+from zoplat.core.fields import FieldError
 from zoplat.core.model_spec import Tuning
 from zoplat.registry import Catalogue, catalogue
 
-SHORTHANDS = {"lr": "rule.lr", "eps": "eps", "queries": "queries"}
-
 
 def resolve(settings: Mapping[str, Any]) -> RunConfig:
-    """The run that flags (or the keywords of `zoplat.run`) describe.
+    """The run that flags, or the keywords of `zoplat.run`, describe.
 
-    Keys are flag names with underscores; `config` is a file or a table, `preset` the name of one, `options` maps
-    dotted paths to values.
-    Values that are None count as not given.
+    Args:
+        settings: flag names with underscores → values, None where a flag was not given. `config` is a file or a table,
+            `preset` the name of a preset, `options` maps dotted paths to values.
 
     Raises:
-        ZoplatError: an unknown name or field, a value of the wrong type, parts that do not fit.
+        ZoplatError: an unknown name or field, a value of the wrong type or out of range, parts that do not fit.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     source, preset = given.pop("config", {}), given.pop("preset", None)
@@ -44,7 +43,7 @@ def resolve(settings: Mapping[str, Any]) -> RunConfig:
 
 
 def build(layers: Iterable[Table]) -> RunConfig:
-    """One config from tables in rising order of authority."""
+    """One config from tables, where a later table overrides an earlier one."""
     layers = [{**layer} for layer in layers]
     known = catalogue()
     names = {section: _name(section, layers) or default for section, default in SECTIONS.items()}
@@ -58,21 +57,24 @@ def build(layers: Iterable[Table]) -> RunConfig:
     for layer in layers:
         for section in SECTIONS:
             table = as_table(layer.pop(section, {}), section)
-            if table.pop("name", names[section]) == names[section]:  # settings of another method don't carry over
+            if table.pop("name", names[section]) == names[section]:  # a layer about another part does not apply
                 parts[section] = with_changes(parts[section], table, section)
         plain.update(layer)
     plain = _plain(plain)
     if not {"steps", "max_passes", "max_seconds"} & plain.keys():
         plain["steps"] = 1000
     plain.setdefault("evaluate_every", max(1, plain["steps"] // 4) if "steps" in plain else 500)
-    return RunConfig(**parts, **plain, estimator_name=names["estimator"], device_name=device_name)
+    try:
+        return RunConfig(**parts, **plain, estimator_name=names["estimator"], device_name=device_name)
+    except FieldError as problem:
+        raise problem.set_by(f"--{problem.name.replace('_', '-')}") from None
 
 
 def read_toml(path: Path) -> Table:
     """A settings file.
 
     Raises:
-        ZoplatError: it can't be read, or is not TOML; the line is named.
+        ZoplatError: it can't be read, or is not TOML; the message names the line.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -83,7 +85,7 @@ def read_toml(path: Path) -> Table:
 
 
 def _flags(given: Table) -> Table:
-    """Flags as a table of the same shape as a file."""
+    """Flags as a table of the form that a settings file has."""
     table: Table = {}
     options = dict(given.pop("options", {}))
     for flag, path in (("sampler", "sampler.name"), ("step_rule", "rule.name")):
@@ -108,10 +110,12 @@ def _flags(given: Table) -> Table:
 
 
 def _described(kind: str, part: Any) -> Any:
+    """A part that was given as a value as a table; a name or a table as it is."""
     return describe(kind, part) if part_kind(part) else part
 
 
 def _put(table: Table, path: list[str], value: Any) -> None:
+    """Set a value in nested tables; a name on the way becomes a table with that name."""
     for step in path[:-1]:
         if not isinstance(table.setdefault(step, {}), dict):
             table[step] = {"name": table[step]}
@@ -123,24 +127,26 @@ def _put(table: Table, path: list[str], value: Any) -> None:
 
 
 def _literal(value: Any) -> Any:
-    """A value given as text, read as TOML where it can be."""
+    """A value given as text, parsed as TOML where that is possible."""
     if not isinstance(value, str):
         return value
     try:
         return tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         try:
-            return float(value)  # 1e-4 without a dot is no TOML
+            return float(value)  # such as .5, which TOML does not allow
         except ValueError:
             return value
 
 
 def _name(section: str, layers: Iterable[Table]) -> str | None:
+    """The name that the last layer to give one has for a part; None where none does."""
     names = [as_table(layer[section], section).get("name") for layer in layers if section in layer]
     return next((name for name in reversed(names) if name), None)
 
 
 def _device_name(known: Catalogue, name: str) -> str:
+    """The name of a device; of "auto", the usable one with the highest priority."""
     if name != "auto":
         return name
     ranked = [e for e in known if e.kind == "device" and e.value.priority is not None]
@@ -151,6 +157,7 @@ def _device_name(known: Catalogue, name: str) -> str:
 
 
 def _plain(values: Table) -> Table:
+    """The settings that are not parts, their names and types checked against the fields of `RunConfig`."""
     hints = get_type_hints(RunConfig)
     names = [f.name for f in fields(RunConfig) if f.name not in ("estimator_name", "device_name")]
     for name in values:
@@ -160,8 +167,8 @@ def _plain(values: Table) -> Table:
 
 
 def _recipe(estimator: str, layers: Iterable[Table]) -> Table:
-    """Settings found for the packaged model and task, when nothing else was chosen; its budget if there is no other."""
-    recipes = tomllib.loads(resources.files("zoplat").joinpath("recipe.toml").read_text(encoding="utf-8"))
+    """The settings of recipe.toml for the packaged model and task; its budget unless another layer has one."""
+    recipes = tomllib.loads(resources.files("zoplat.config").joinpath("recipe.toml").read_text(encoding="utf-8"))
     table: Table = recipes["run"]
     if any({"steps", "max_passes"} & layer.keys() for layer in layers):
         del table["max_passes"]
@@ -172,7 +179,7 @@ def _recipe(estimator: str, layers: Iterable[Table]) -> Table:
 
 
 def changed_settings(old: Table, new: Table, path: str = "") -> list[str]:
-    """One line for each setting that differs between two tables."""
+    """One line for each setting that differs between two tables, such as "rule.lr: 0.1 → 0.2"."""
     lines = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)

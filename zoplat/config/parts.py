@@ -6,20 +6,24 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from zoplat.config.renamed import renamed_setting
-from zoplat.core.device import Device
+from zoplat.config.renamed import is_retired, renamed_setting
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.core.estimator import Estimator
-from zoplat.core.rule import Schedule, Scheduled, StepRule
+from zoplat.core.fields import FieldError
+from zoplat.core.rule import Schedule, Scheduled
 from zoplat.core.sampler import Sampler
-from zoplat.registry import catalogue
+from zoplat.registry import KINDS, catalogue
 
 Table = dict[str, Any]
+"""Settings by name: plain values, and such tables."""
+T = TypeVar("T")
 
-
-PARTS: dict[str, type] = {"estimator": Estimator, "sampler": Sampler, "step-rule": StepRule, "device": Device}
+PARTS = {kind: KINDS[kind] for kind in ("estimator", "sampler", "step-rule", "device")}
+"""Kinds of parts that have settings of their own, and may be fields of other parts."""
+SHORTHANDS = {"lr": "rule.lr", "eps": "eps", "queries": "queries"}
+"""Flags that set a field of the estimator or of its rule."""
 
 
 def setting_fields(part: Any) -> list[dataclasses.Field[Any]]:
@@ -39,17 +43,17 @@ def describe(kind: str, part: Any, name: str | None = None) -> Table:
 
 
 def part_kind(value: Any) -> str | None:
-    """The kind of a part, such as "estimator", None for anything else."""
+    """The kind of a part, such as "estimator"; None for anything else."""
     return next((kind for kind, base in PARTS.items() if isinstance(value, base)), None)
 
 
-def made(kind: str, table: Table) -> Any:
-    """The part that `describe` described."""
+def part_from(kind: str, table: Table) -> Any:
+    """The part that `describe` made a table of."""
     return changed_part(kind, None, table, kind)
 
 
-def law_of(estimator: Estimator) -> Sampler | None:
-    """The sampler of an estimator's probes, its own or that of the estimator it wraps; None where it has none."""
+def law_of(estimator: Estimator[Any]) -> Sampler | None:
+    """The sampler of an estimator's directions, its own or that of the estimator it wraps; None where it has none."""
     values = [getattr(estimator, field.name) for field in setting_fields(estimator)]
     laws = [value for value in values if isinstance(value, Sampler)]
     inner = [law_of(value) for value in values if isinstance(value, Estimator)]
@@ -57,68 +61,112 @@ def law_of(estimator: Estimator) -> Sampler | None:
 
 
 def as_table(value: Any, path: str) -> Table:
+    """A registered name or a table as a table; raises ZoplatError, which names the path, for anything else."""
     table = dict(value) if isinstance(value, Mapping) else {"name": value}
     if not isinstance(table.get("name", ""), str):
         raise ZoplatError(f"{path} must be a registered name, or a table of settings with one, got {value!r}")
     return table
 
 
-def with_changes(part: Any, changes: Table, path: str) -> Any:
-    """A part with some fields replaced; names and types are checked against its fields."""
-    hints = get_type_hints(type(part))
+def with_changes(part: T, changes: Table, path: str) -> T:
+    """A part with some fields replaced.
+
+    Args:
+        part: a frozen dataclass.
+        changes: field → value, or a table of changes where the field is a part itself.
+        path: dotted path of the part in the settings, for messages.
+
+    Raises:
+        ZoplatError: a field that the part does not have, a value of the wrong type or out of range; a FieldError says
+            how the user sets the field.
+    """
+    own, inherited = _split_for_schedule(part, changes)
+    values = _values(part, own, path)
+    if inherited:
+        schedule = {**inherited, **as_table(own.get("schedule", {}), "schedule")}
+        try:
+            values |= _values(part, {"schedule": schedule}, path)
+        except FieldError as problem:
+            raise problem.set_by(flag_of(f"{path}.{problem.name}")) if problem.name in inherited else problem from None
+    try:
+        return replace(part, **values) if values else part  # type: ignore[type-var]  # parts are dataclasses
+    except FieldError as problem:
+        raise problem.set_by(flag_of(f"{path}.{problem.name}")) from None
+
+
+def _split_for_schedule(part: Any, changes: Table) -> tuple[Table, Table]:
+    """The changes of a part's own fields, and those that are meant for its schedule: rule.lr is rule.schedule.lr."""
+    if not isinstance(part, Scheduled):
+        return changes, {}
+    meant = {field.name for field in fields(Schedule)} - {field.name for field in setting_fields(part)}
+    inherited = {name: value for name, value in changes.items() if name in meant}
+    return {name: value for name, value in changes.items() if name not in meant}, inherited
+
+
+def _values(part: Any, changes: Table, path: str) -> Table:
+    """New values by field, their names and types checked against the fields of a part."""
+    kind, hints = part_kind(part), get_type_hints(type(part))
     names = [field.name for field in setting_fields(part)]
     values: Table = {}
-    if isinstance(part, Scheduled):
-        changes = _passed_on(changes, names)
-    for name, value in (renamed_setting(path, *change) for change in changes.items()):
-        here = f"{path}.{name}"
+    for given, value in changes.items():
+        name = given
+        if kind and name not in names:
+            name, value = renamed_setting(kind, given, value)
+            if name not in names and is_retired(kind, catalogue().name_of(kind, part), name):
+                continue
         if name not in names:
-            raise unknown(f"field of {path}", name, names)
-        old = getattr(part, name)
-        kind = part_kind(old)
-        values[name] = changed_part(kind, old, value, here) if kind else typed(hints[name], value, here)
-    return replace(part, **values) if values else part
+            raise unknown(f"field of {path}", given, names)
+        here, old = f"{path}.{name}", getattr(part, name)
+        inner = part_kind(old)
+        values[name] = changed_part(inner, old, value, here) if inner else typed(hints[name], value, here)
+    return values
 
 
 def changed_part(kind: str, old: Any, value: Any, path: str) -> Any:
+    """A part with changes: a table of settings, the name of another part, or both."""
     table = as_table(value, path)
     name = table.pop("name", None)
     if name:
         new = catalogue().entry(kind, name).value
         if old is None or catalogue().name_of(kind, old) != name:
-            old = _carried(old, new)
+            old = _with_rate_of(old, new)
     return with_changes(old, table, path)
 
 
-def _carried(old: Any, new: Any) -> Any:
-    """Another schedule keeps the method's rate, warm-up and decay."""
+def _with_rate_of(old: Any, new: Any) -> Any:
+    """A new schedule with the rate, warm-up and decay of the one it replaces; any other part as it is."""
     if isinstance(old, Schedule) and isinstance(new, Schedule):
         return replace(new, **{field.name: getattr(old, field.name) for field in fields(Schedule)})
     return new
 
 
-def _passed_on(changes: Table, names: list[str]) -> Table:
-    """What a rule lacks and its schedule has is meant for that: rule.lr is rule.schedule.lr."""
-    meant = {field.name for field in fields(Schedule)} - set(names)
-    inner = {name: value for name, value in changes.items() if name in meant}
-    if not inner:
-        return changes
-    own = {name: value for name, value in changes.items() if name not in meant}
-    return {**own, "schedule": {**inner, **as_table(own.get("schedule", {}), "schedule")}}
+def flag_of(path: str) -> str:
+    """How the user sets the field at a dotted path.
+
+    >>> flag_of("estimator.rule.lr"), flag_of("estimator.rule.schedule.decay"), flag_of("tune.rank")
+    ('--lr', '-o rule.schedule.decay=…', '-o tune.rank=…')
+    """
+    path = path.removeprefix("estimator.")
+    return next((f"--{flag}" for flag, field in SHORTHANDS.items() if field == path), f"-o {path}=…")
 
 
 def typed(hint: Any, value: Any, path: str) -> Any:
-    allowed = get_args(hint) or (hint,)
+    """A value of the type that a field is annotated with; whole numbers become floats where those are wanted.
+
+    Raises:
+        ZoplatError: it has another type, is not finite, or is none of the strings of a Literal.
+    """
+    allowed, flag = get_args(hint) or (hint,), flag_of(path)
     literal = [a for a in allowed if isinstance(a, str)]
     if literal:
         if value in literal:
             return value
-        raise ZoplatError(f"{path} must be one of {', '.join(literal)}, got {value!r}  (-o {path}=…)")
+        raise ZoplatError(f"{path} must be one of {', '.join(literal)}, got {value!r}  ({flag})")
     if float in allowed and type(value) is int:
         return float(value)
     if type(value) is float and not math.isfinite(value):
-        raise ZoplatError(f"{path} must be a finite number, got {value}  (-o {path}=…)")
+        raise ZoplatError(f"{path} must be a finite number, got {value}  ({flag})")
     if not any(type(value) is a for a in allowed):
         wanted = " or ".join(a.__name__ for a in allowed if a is not type(None))
-        raise ZoplatError(f"{path} must be {wanted}, got {value!r}  (-o {path}=…)")
+        raise ZoplatError(f"{path} must be {wanted}, got {value!r}  ({flag})")
     return value

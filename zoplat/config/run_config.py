@@ -1,50 +1,52 @@
-"""What a run is asked to do: registered settings, then the recipe, then a file, then flags; written back as TOML."""
+"""The settings of a run, resolved, and written back as TOML."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from zoplat.config.parts import Table, describe
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.core.estimator import Estimator
 from zoplat.core.example import LOSSES
+from zoplat.core.fields import Checked, number
 from zoplat.core.model_spec import Base, Head, Tuning
 from zoplat.registry import catalogue
 
 SECTIONS = {"estimator": "lozo", "device": "auto", "tune": "full"}
-"""Tables of a settings file, and the name each part has when none is given."""
+"""Tables of a settings file, and the default name of each part."""
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """A whole run, resolved.
+class RunConfig(Checked):
+    """All settings of a run.
 
     Attributes:
-        estimator, device: the parts, as values; `estimator_name` and `device_name` are how they were asked for.
-        model: hub id, folder, .gguf file or packaged:NAME; None for the device's own.
-        task: registered name of the task.
-        tune: which weights move.
+        estimator, device: the parts, as values.
+        estimator_name, device_name: registered names of the parts.
+        model: hub id, folder, .gguf file or packaged:NAME; None for the device's own default.
+        task: registered name of the task, or its TOML file.
+        tune: which weights are trained.
         data: folder with train, dev and test.jsonl; None for the packaged rows.
         dtype: of the model's weights; "auto" lets the device choose.
         seed: every random stream of the run is derived from it.
-        base: how frozen weights are held: "plain" in `dtype`, or linear layers in "int8".
-        head: what the model makes of a text; "auto" for what its configuration says.
+        base: how frozen weights are stored: "plain" in `dtype`, or those of linear layers in "int8".
+        head: what the model predicts; "auto" for what its configuration says.
         template: how a row becomes text: "prompt", "plain" for the same without words of instruction, "chat" for a
             prompt as the turn of a user; "auto" for what suits the head.
-        objective: what training descends: "options", "tokens", "auto" for the task's own of the two; or one minus
-            a score: a metric, "module:function", "command:PROGRAM".
-        steps, max_passes, max_seconds: the first that is reached ends the run.
+        objective: the loss that training minimises: "options", "tokens", "auto" for the task's own of the two; or one
+            minus a score: a metric, "module:function", "command:PROGRAM".
+        steps, max_passes, max_seconds: budgets; the first that is used up ends the run.
         batch_size: rows of a training batch.
-        micro_batch_size: rows that the model reads at a time; all of the batch when None.
+        micro_batch_size: rows in one forward pass; the whole batch when None.
         evaluate_every: steps between evaluations on dev, each with a checkpoint.
         limit: at most this many rows of each split.
         per_class: of train and dev, this many rows of every class, drawn with the seed; all when None.
     """
 
-    estimator: Estimator
+    estimator: Estimator[Any]
     estimator_name: str
     device: Device
     device_name: str
@@ -58,35 +60,27 @@ class RunConfig:
     template: Literal["auto", "prompt", "plain", "chat"] = "auto"
     objective: str = "auto"
     seed: int = 0
-    steps: int | None = None
-    max_passes: int | None = None
-    max_seconds: float | None = None
-    batch_size: int = 16
-    micro_batch_size: int | None = None
-    evaluate_every: int | None = None
-    limit: int | None = None
-    per_class: int | None = None
+    steps: int | None = number(None, above=0)
+    max_passes: int | None = number(None, above=0)
+    max_seconds: float | None = number(None, above=0)
+    batch_size: int = number(16, above=0)
+    micro_batch_size: int | None = number(None, above=0)
+    evaluate_every: int | None = number(None, above=0)
+    limit: int | None = number(None, above=0)
+    per_class: int | None = number(None, above=0)
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "max_passes",
-            "max_seconds",
-            "batch_size",
-            "micro_batch_size",
-            "evaluate_every",
-            "limit",
-            "per_class",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ZoplatError(f"{name} must be positive, got {value}  (--{name.replace('_', '-')})")
+        super().__post_init__()
         if not 0 <= self.seed < 2**63:
             raise ZoplatError(f"seed must lie in [0, 2⁶³), got {self.seed}  (--seed)")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise unknown("dtype", self.dtype, ["auto", "float32", "bfloat16", "float16"])
         if self.steps is None and self.max_passes is None:
             self._check_horizon()
+        self._check_answers()
+
+    def _check_answers(self) -> None:
+        """Raise ZoplatError where the estimator asks for what the device or the objective can't give."""
         if missing := self.estimator.asks - self.device.answers:
             able = [e.name for e in catalogue() if e.kind == "device" and self.estimator.asks <= e.value.answers]
             raise ZoplatError(
@@ -101,15 +95,16 @@ class RunConfig:
 
     @property
     def read_at_once(self) -> int:
-        """Rows that the model reads at a time."""
+        """Rows in one forward pass."""
         return self.micro_batch_size or self.batch_size
 
     @property
     def is_judged(self) -> bool:
-        """Whether the loss is made from a score, which has no derivative."""
+        """Whether the loss is one minus a score of the model's predictions, which has no derivative."""
         return self.objective not in ("auto", *LOSSES)
 
     def _check_horizon(self) -> None:
+        """Raise ZoplatError where a part must know how long the run is: only time limits it."""
         rule = self.estimator.rule
         if not (rule.has_horizon or self.estimator.has_horizon):
             return
@@ -125,7 +120,7 @@ class RunConfig:
         )
 
     def table(self) -> Table:
-        """The same settings as nested plain values, as in config.toml."""
+        """The settings as nested plain values, as in config.toml."""
         plain = {
             f.name: getattr(self, f.name)
             for f in fields(self)
@@ -138,7 +133,7 @@ class RunConfig:
         return table
 
     def toml(self) -> str:
-        """The text of config.toml; given back with --config it repeats the run."""
+        """The text of config.toml; `--config` with this file repeats the run."""
         import tomli_w
 
         return str(tomli_w.dumps(self.table()))

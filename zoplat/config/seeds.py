@@ -4,7 +4,7 @@ from hashlib import blake2b
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose of a run; purposes never share a stream.
+    """A 63-bit seed for one purpose of a run, such as "data" or "noise", so that no two share a random stream.
 
     >>> derived_seed(0, "data") != derived_seed(0, "noise")
     True

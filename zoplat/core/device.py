@@ -1,4 +1,4 @@
-"""What a runtime offers: a model opened for training by forward passes."""
+"""What a runtime provides: a model that is opened for training by forward passes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Part
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
+from zoplat.core.losses import Number
 from zoplat.core.model_spec import Head, ModelSpec
 from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
@@ -22,8 +24,8 @@ class MemoryReading:
     """Bytes in use now, and the most since the last `reset_peak`.
 
     Attributes:
-        host, host_peak: resident set of the process.
-        device, device_peak: the accelerator's allocator, or None without one.
+        host, host_peak: resident set size of the process.
+        device, device_peak: of the accelerator's allocator; None without an accelerator.
     """
 
     host: int
@@ -36,11 +38,11 @@ class Session(ABC):
     """An opened model.
 
     Attributes:
-        space: its trainable weights.
-        strategy: how several losses that are asked together are found unless more is known: "sequential", "batched" or "streaming".
-        head: what the model makes of a text.
-        facts: model, dtype, restore, trainable_parameters, model_bytes, versions, threads, …: plain values.
-        ledger: bytes by owner of what the session itself holds, such as its weights.
+        space: its trainable weights θ.
+        strategy: the default evaluation strategy: "sequential", "batched" or "streaming"; see `LossBackend`.
+        head: what the model predicts.
+        facts: what was opened, as plain values by name: model, dtype, restore, rounding, device, threads, versions,
+            trainable_parameters, model_bytes, …
     """
 
     space: ParameterSpace
@@ -49,24 +51,29 @@ class Session(ABC):
     facts: dict[str, Any]
 
     def strategy_for(self, law: Sampler | None, tokens: float) -> str:
-        """The strategy for directions of a law and batches of about so many tokens."""
+        """The evaluation strategy to use for directions of a law, None where none are drawn.
+
+        Args:
+            law: of the directions.
+            tokens: in a batch, on average.
+        """
         return self.strategy
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Row]:
-        """Tokenise; raises ZoplatError naming the example that can't be."""
+        """Tokenise examples; raises ZoplatError that names the first one that can't be."""
 
     @abstractmethod
-    def forward(self, rows: Sequence[Row]) -> Any:
-        """Mean loss of a batch at the weights as they stand, in float32 or better. Counts nothing.
+    def forward(self, rows: Sequence[Row]) -> Number:
+        """Mean loss of a batch at the weights that the arrays hold now, in float32 or better.
 
-        A float, or an array of one float64 that the device is still at work on: `float()` waits for it.
+        A float, or an array of one float64 that the device has queued: `float()` waits for it.
         """
 
     def losses_at(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
-        """Mean loss of a batch at θ + d for each d by one forward pass; the arrays hold θ and are left alone.
+        """Mean loss of a batch at θ + d for each direction d, by one forward pass.
 
-        Where the strategy is "streaming", a block is settled when it is first met.
+        "batched": the arrays hold θ and are not written. "streaming": each block is settled when the pass reaches it.
         """
         raise NotImplementedError
 
@@ -74,49 +81,49 @@ class Session(ABC):
         """Mean loss of a batch at θ and its derivative along a direction, by forward-mode differentiation."""
         raise NotImplementedError
 
-    def gradient(self, rows: Sequence[Row], part: Part, recompute: bool) -> tuple[float, dict[str, Any]]:
-        """Mean loss of a batch at θ and its gradient by block of a part; see `Oracle.gradient`."""
+    def gradient(self, rows: Sequence[Row], part: Part, recompute: bool) -> tuple[float, dict[str, Array]]:
+        """Mean loss of a batch at θ, and its gradient for each block of a part; see `Oracle.gradient`."""
         raise NotImplementedError
 
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
-        """By block, the norm over a batch of every input of the linear layers that the session knows."""
+        """For each matrix of a linear layer, by block name, the Euclidean norm over the batch of each input feature."""
         raise NotImplementedError
 
     @abstractmethod
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
-        """Score of every option of each row, in float32 or better; one forward pass."""
+        """Score of every option of each row, in float32 or better, by one forward pass."""
 
     def generate(self, rows: Sequence[Row], tokens: int, stop: str) -> list[str]:
-        """The most probable text after each prompt, token by token: at most so many, up to the first `stop`."""
+        """Greedy continuation of each prompt: at most `tokens` tokens, cut before the first `stop`."""
         raise NotImplementedError
 
     def features(self, rows: Sequence[Row]) -> list[list[float]]:
-        """What the last layer says at the last token of each prompt; one forward pass."""
+        """Hidden state of the last layer at the last token of each prompt, by one forward pass."""
         raise NotImplementedError
 
     def chat(self, prompts: Sequence[str]) -> list[str]:
-        """Prompts as the turns of a user, in the form the model was taught; raises ZoplatError if it was not."""
+        """Prompts as turns of a user, by the chat template of the model; raises ZoplatError if it has none."""
         raise ZoplatError(f"{self.facts['model']} has no chat template. Leave --template out.")
 
     @abstractmethod
     def memory(self) -> MemoryReading:
-        """Bytes now and at peak."""
+        """Bytes in use now and at peak."""
 
     @abstractmethod
     def reset_peak(self) -> None:
-        """Start a new peak for the next `memory`."""
+        """Forget the peak so far: the next `memory` gives the peak since this call."""
 
     @abstractmethod
     def ledger(self) -> dict[str, int]:
-        """Bytes by owner of all long-lived arrays and libraries that the session knows of."""
+        """Bytes by owner, for all long-lived arrays and libraries that the session knows of."""
 
     @abstractmethod
     def digest(self) -> str:
-        """sha256 of the trainable arrays' bytes, in registration order, as stored."""
+        """sha256 of the bytes of the trainable arrays as stored, in the order of the blocks."""
 
     @abstractmethod
     def write(self, path: Path, arrays: dict[str, Any]) -> None:
-        """Write named arrays of this device to a safetensors file."""
+        """Write arrays of this device by name to a safetensors file."""
 
     @abstractmethod
     def read(self, path: Path, arrays: dict[str, Any]) -> None:
@@ -124,14 +131,14 @@ class Session(ABC):
 
     @abstractmethod
     def export(self, directory: Path) -> None:
-        """Write the model at θ in the form other programs load: a checkpoint or an adapter, and a tokenizer."""
+        """Write the model at θ as other programs load it: a checkpoint or an adapter, with its tokenizer."""
 
     def write_bundle(self, directory: Path) -> None:
-        """Write into a bundle what opens this model again on a board; of devices that say `packs`."""
+        """Write the files that open this model on a board into a bundle; only for devices with `makes_bundles`."""
         raise NotImplementedError
 
     def arrays(self) -> dict[str, Any]:
-        """The trainable arrays by block name."""
+        """The trainable arrays by block name, of the runtime's own type."""
         return {block.name: block.array for block in self.space.blocks}
 
 
@@ -139,10 +146,10 @@ class Device(ABC):
     """A runtime that opens models. A frozen dataclass whose fields are its settings; cheap to construct.
 
     Attributes:
-        answers: what its sessions answer; a subset of {"losses", "jvp", "gradient", "input norms", "generation",
+        answers: what its sessions can compute; a subset of {"losses", "jvp", "gradient", "input norms", "generation",
             "features"}.
-        takes_models: whether `--model` means something to it; else it has one of its own.
-        packs: whether its sessions can be written into a bundle.
+        takes_models: whether it opens the model that `--model` names; if not, it has one of its own.
+        makes_bundles: whether `zoplat pack` can write its sessions into a bundle.
     """
 
     answers: ClassVar[frozenset[str]] = frozenset({"losses"})
@@ -151,23 +158,27 @@ class Device(ABC):
 
     @property
     def priority(self) -> int | None:
-        """Rank for `--device auto`, higher first; None keeps it out of that choice."""
+        """Rank for `--device auto`, the highest first; None for a device that is only used when it is named."""
         return None
 
     @abstractmethod
     def missing(self) -> str | None:
-        """Why this device can't be used here, with what to do; None when it can."""
+        """Why this device can't be used on this machine, and what to do about it; None when it can."""
 
     @abstractmethod
     def open(self, spec: ModelSpec) -> Session:
-        """Load a model, choose its trainable blocks, get ready to answer.
+        """Load a model and choose its trainable blocks.
 
         Raises:
             ZoplatError: the model can't be found or read, or nothing in it is trainable.
         """
 
     def block(self, name: str, array: Any, dtype: str, layer: int | None = None) -> Block:
-        """A block as every device makes it: matrices decay, vectors don't; more dimensions are flattened."""
+        """A block over an array, by the rules that all devices share.
+
+        Weight decay applies to matrices and not to vectors. An array of more than two dimensions becomes a matrix
+        with as many rows as its first dimension, a scalar a vector of length 1.
+        """
         if len(array.shape) != 1:
             array = array.reshape(array.shape[0], -1) if len(array.shape) else array.reshape(1)
         return Block(name, array, dtype, layer, decays=len(array.shape) == 2)

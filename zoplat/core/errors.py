@@ -1,4 +1,4 @@
-"""What can go wrong through nobody's bug: each error says what was asked, what was found, what to do."""
+"""Errors that the user can act on: each says what was asked for, what was found, and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -17,7 +17,7 @@ class RunFailed(ZoplatError):
 
 
 class SkipStep(ZoplatError):
-    """A step that can't be made, though the next one may: the engine restores θ, counts it as skipped and goes on."""
+    """A step that can't be made, though the next one may; the engine restores θ, counts it as skipped and goes on."""
 
 
 class NonFinite(SkipStep):
@@ -25,7 +25,14 @@ class NonFinite(SkipStep):
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> ZoplatError:
-    """The error for a name nobody registered, with the nearest one that somebody did."""
+    """The error for a name that is not registered; it suggests the closest one that is.
+
+    Args:
+        kind: what was looked up, such as "estimator".
+        name: as the user gave it.
+        known: the registered names.
+        hint: where to find them; all of them when empty.
+    """
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
     guess = f" Did you mean '{close[0]}'?" if close else ""

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from zoplat.core.errors import ZoplatError
 
-T = TypeVar("T", int, float)
+T = TypeVar("T", int, float, int | None, float | None)
 V = TypeVar("V")
 
 
@@ -102,7 +102,7 @@ def number(
     below: float | None = None,
     at_most: float | None = None,
 ) -> T:
-    """A field of a part with the numbers that it may have; NaN is none of them."""
+    """A field of a part with the numbers that it may have; NaN is none of them. None, where it is allowed, is valid."""
     return _checked_by(Range(above, at_least, below, at_most), default)
 
 
@@ -117,7 +117,8 @@ class Checked:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             allowed: Allowed | None = field.metadata.get("allowed")
-            if allowed and (problem := allowed.problem(getattr(self, field.name))):
+            value = getattr(self, field.name)
+            if allowed and value is not None and (problem := allowed.problem(value)):
                 raise FieldError(field.name, problem)
 
     def require(self, holds: bool, field: str, problem: str) -> None:

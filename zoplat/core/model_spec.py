@@ -1,25 +1,26 @@
-"""Which model, which of its weights are trained, and in which precision."""
+"""Which model to open, which of its weights to train, and in which precision."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from zoplat.core.errors import ZoplatError
+from zoplat.core.fields import Checked, number
 
 Base = Literal["plain", "int8"]
-
-
+"""How frozen weights are stored: as they are, or quantised to 8 bits."""
 Head = Literal["auto", "causal", "masked", "seq2seq", "classifier"]
-"""What a model makes of a text: its continuation, a word in its middle, an answer to it, or its class."""
+"""What a model predicts from a text: the next token, a masked token, a target sequence, or a class."""
+ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
+"""Ways of tuning that add weights to a frozen model; the others train weights of the model itself."""
 
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
 """Names of tunings that train new weights beside a frozen model."""
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """Which weights move.
+class Tuning(Checked):
+    """Which weights are trained.
 
     Attributes:
         name: "full"; an adapter: "lora", "dora", "ia3", "prefix" or "prompt"; a group of the model's own weights:
@@ -28,20 +29,20 @@ class Tuning:
         alpha: LoRA's scale is alpha / rank.
         targets: for lora, dora and ia3, a regular expression over the names of linear layers; empty for peft's own.
         tokens: virtual tokens of prefix and prompt.
-        start: where a prefix begins: at "random" keys and values or at those of a real "text"; where a prompt does.
+        start: initial values of a prefix or a prompt: "random", or computed from a real "text".
     """
 
     name: str = "full"
-    rank: int = 8
-    alpha: int = 16
+    rank: int = number(8, at_least=1)
+    alpha: int = number(16, at_least=1)
     targets: str = ""
-    tokens: int = 5
+    tokens: int = number(5, at_least=1)
     start: Literal["text", "random"] = "text"
 
-    def __post_init__(self) -> None:
-        for name in ("rank", "alpha", "tokens"):
-            if getattr(self, name) < 1:
-                raise ZoplatError(f"{name} must be at least 1, got {getattr(self, name)}  (-o tune.{name}=…)")
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the trained weights are added to the model, whose own ones stay as they are."""
+        return self.name in ADAPTERS
 
     @property
     def is_adapter(self) -> bool:
@@ -51,16 +52,16 @@ class Tuning:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model, which of its weights, in which precision.
+    """All that a device needs to open a model.
 
     Attributes:
         model: hub id, folder, .gguf file, or packaged:NAME; None for the device's own small default.
         tune: the trainable weights.
-        dtype: "float32", "bfloat16", "float16", or "auto".
-        seed: of the run; initial adapter weights come from it.
-        head: what the model makes of a text: "auto" for what its configuration says.
-        classes: of the task, for a classification head.
-        base: frozen weights "plain", or of linear layers as "int8" with one scale a row.
+        dtype: "float32", "bfloat16", "float16", or "auto" for the device's choice.
+        seed: of the initial weights of an adapter or a classification head.
+        head: what the model predicts; "auto" for what its configuration says.
+        classes: number of classes of the task, for a classification head; 0 where the task has none.
+        base: frozen weights "plain", or those of linear layers as "int8" with one scale per row.
     """
 
     model: str | None

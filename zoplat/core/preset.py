@@ -1,13 +1,16 @@
-"""Presets: settings under which a publication or its code ran a method, by name."""
+"""Presets: named settings of a published experiment, from the paper or its code."""
 
 from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoplat.core.errors import ZoplatError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,10 +18,10 @@ class Preset:
     """A layer of settings between a method's own and the user's.
 
     Attributes:
-        summary: what ran under them.
-        source: where they are written down.
-        settings: as in a settings file.
-        grid: dotted path in the estimator → values that were searched.
+        summary: the experiment, in one line.
+        source: the publication or code that has these settings.
+        settings: nested tables, as in a settings file.
+        grid: dotted path in the estimator → values that the publication searched.
     """
 
     summary: str
@@ -27,10 +30,13 @@ class Preset:
     grid: dict[str, list[Any]]
 
 
-def read_presets(folder: Any) -> dict[str, Preset]:
-    """The presets of a folder's TOML files: one for each table, named FILE/TABLE.
+def read_presets(folder: Traversable) -> dict[str, Preset]:
+    """The presets in a folder's TOML files: one for each table, named FILE/TABLE.
 
-    Each table holds settings, `about`, and perhaps `grid`; `source` stands at the top of a file.
+    Each table holds settings, `about`, and perhaps `grid`; `source` is a key at the top of a file.
+
+    Args:
+        folder: a `Path`, or the folder of a package as `importlib.resources.files` gives it.
 
     Raises:
         ZoplatError: a table has no `about`, or a file no `source`.

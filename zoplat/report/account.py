@@ -12,6 +12,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.training.directory import RunDirectory, read_lines
 from zoplat.training.journal import Journal
 from zoplat.training.profiler import INFERENCE
+from zoplat.training.summary import Summary
 
 MEANING = {
     "open": "loading libraries and the model",
@@ -45,7 +46,7 @@ class Account:
     """
 
     directory: RunDirectory
-    summary: dict[str, Any]
+    summary: Summary
     environment: dict[str, Any]
     settings: str
     metrics: list[dict[str, Any]]
@@ -76,12 +77,12 @@ class Account:
     def title(self) -> str:
         """Method, task, model, seed and the day on which the run ended."""
         s, day = self.summary, datetime.fromtimestamp(self.directory.summary.stat().st_mtime)
-        return f"{s['estimator']} on {s['task']} · {s['model']} · seed {s['seed']} · {day:%Y-%m-%d}"
+        return f"{s.estimator} on {s.task} · {s.model} · seed {s.seed} · {day:%Y-%m-%d}"
 
     @property
     def places(self) -> list[str]:
         """Where memory was measured: "device" first, if it has memory of its own, then "host"."""
-        return [place for place in ("device", "host") if self.summary["peak_bytes"].get(place)]
+        return ["device", "host"] if self.summary.peak_bytes.device else ["host"]
 
     @property
     def phases(self) -> list[dict[str, Any]]:

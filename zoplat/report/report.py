@@ -55,14 +55,13 @@ def _sections(account: Account) -> list[Section]:
 
 def _scores(account: Account) -> Scores:
     s, rows = account.summary, {record["split"]: record["rows"] for record in account.metrics}
-    splits = [(split, s[f"{split}_before"], s[f"{split}_after"], rows.get(split, 0)) for split in ("test", "dev")]
-    return Scores(s["metric"], splits)
+    return Scores(s.metric, [(split, *s.scores[split], rows.get(split, 0)) for split in ("test", "dev")])
 
 
 def _certainty(account: Account) -> str:
     text = "The settings were chosen without the test split; it was scored before and after, never in between."
     _, _, after, rows = _scores(account).splits[0]
-    if account.summary["metric"] == "accuracy" and rows:
+    if account.summary.metric == "accuracy" and rows:
         error = math.sqrt(after * (1 - after) / rows)
         text = (
             f"On {rows} test rows, the last score has a standard error of {100 * error:.1f} points. This is one seed."
@@ -75,18 +74,18 @@ def _certainty(account: Account) -> str:
 def _cost(account: Account) -> Rows:
     s = account.summary
     rows = [
-        ("steps", f"{s['steps']:,}"),
-        ("steps skipped, the loss not being finite", f"{s['skipped_steps']:,}"),
-        ("forward passes of training", f"{s['forward_passes']:,}"),
-        ("forward passes of evaluation", f"{s['evaluation_passes']:,}"),
-        ("seconds in all", f"{s['seconds']:,.1f}"),
-        ("seconds of training", f"{s['seconds_training']:,.1f}"),
-        ("overhead ratio", f"{s['overhead_ratio']:.2f}" if s["overhead_ratio"] else "–"),
-        ("passes over the trainable weights", f"{s['passes_over_weights']:,}"),
-        ("drift of the weights, ‖W − θ‖ / ‖θ‖", f"{s['drift']:.1e}"),
-        ("trainable weights", f"{s['trainable_parameters']:,}"),
-        ("all weights of the model", readable(s["model_bytes"]) if s["model_bytes"] else "–"),
-        ("the loss, last fifth against first", str(s["verdict"])),
+        ("steps", f"{s.steps:,}"),
+        ("steps skipped, the loss not being finite", f"{s.skipped_steps:,}"),
+        ("forward passes of training", f"{s.forward_passes:,}"),
+        ("forward passes of evaluation", f"{s.evaluation_passes:,}"),
+        ("seconds in all", f"{s.seconds:,.1f}"),
+        ("seconds of training", f"{s.seconds_training:,.1f}"),
+        ("overhead ratio", f"{s.overhead_ratio:.2f}" if s.overhead_ratio else "–"),
+        ("passes over the trainable weights", f"{s.passes_over_weights:,}"),
+        ("drift of the weights, ‖W − θ‖ / ‖θ‖", f"{s.drift:.1e}"),
+        ("trainable weights", f"{s.trainable_parameters:,}"),
+        ("all weights of the model", readable(s.model_bytes) if s.model_bytes else "–"),
+        ("the loss, last fifth against first", s.loss_trend),
     ]
     return Rows(("", ""), rows)
 
@@ -125,7 +124,7 @@ def _reproduction(account: Account) -> list[Part]:
     return [
         Listing(f"zoplat run --config {config} --out {fresh}", "sh"),
         "repeats the run, and on the same versions, device and number of threads ends with these trainable weights:",
-        Listing(account.summary["weights_digest"], "text"),
+        Listing(account.summary.weights_digest, "text"),
         "The journal rebuilds them without a forward pass:",
         Listing(f"zoplat replay {shlex.quote(run)} --to {shlex.quote(run + '-weights')}", "sh"),
     ]
@@ -142,7 +141,7 @@ def _environment(account: Account) -> Rows:
 
 
 def _learning(account: Account) -> Picture:
-    losses, metric = account.losses, account.summary["metric"]
+    losses, metric = account.losses, account.summary.metric
     width = max(5, len(losses) // 12)
     stride = -(-len(losses) // POINTS) or 1
     scores = [(record["step"], record["score"]) for record in account.metrics if record["split"] == "dev"]

@@ -1,1 +1,1 @@
-"""One training run: the loop, its steps, and what it leaves on disk."""
+"""One training run: the loop, its steps, and the files it writes."""

@@ -1,4 +1,4 @@
-"""Which rows make the batch of a step: a pure function of seed and step, with rows of similar length together."""
+"""Which rows make up the batch of a step: a pure function of seed and step, with rows of similar length together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from functools import lru_cache
 from zoplat.config.seeds import derived_seed
 from zoplat.core.example import Row
 
-WINDOW = 8  # batches whose rows are sorted by length together; larger saves padding, smaller mixes better
+WINDOW = 8
+"""Batches whose rows are sorted by length together; a larger window saves padding, a smaller one mixes better."""
 
 
 class Batches:
@@ -28,16 +29,17 @@ class Batches:
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
     def at(self, step: int) -> list[Row]:
-        """The batch of a step. Rows left over at the end of an epoch wait for another shuffle."""
+        """The batch of a step. Rows that do not fill a batch at the end of an epoch are left out of that epoch."""
         per_epoch = len(self.rows) // self.size
         epoch, index = divmod(step, per_epoch)
         return [self.rows[i] for i in self._epoch(epoch)[index]]
 
     def auxiliary(self, step: int, index: int) -> list[Row]:
-        """Batch number `index` of those set apart for a step, drawn from a stream of its own."""
+        """Auxiliary batch number `index` of a step, from a random stream of its own."""
         return random.Random(f"{self.seed}/{step}/{index}").sample(list(self.rows), self.size)
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
+        """Indices of the rows of each batch of an epoch."""
         order = random.Random(f"{self.seed}/{epoch}")
         indices = list(range(len(self.rows)))
         order.shuffle(indices)

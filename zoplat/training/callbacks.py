@@ -1,4 +1,4 @@
-"""Who is notified of what happens in a run."""
+"""The interface for whatever watches a run, such as a progress bar."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from zoplat.training.progress import Progress
 
 
 class Callback:
-    """Told of what happens; the command line draws it. Every method may be left as it is."""
+    """Is notified of the events of a run, in the thread of the run. The methods do nothing until overridden."""
 
     def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
-        """The model is open and the run directory chosen."""
+        """The model is open and the run directory is chosen."""
 
     def resumed(self, step: int) -> None:
-        """Steps before this one come from the journal."""
+        """The steps before this one were restored from a checkpoint and the journal."""
 
     def measured(self, peak: MemoryReading) -> None:
-        """The most memory so far: once before training, of opening and inference, and at the end of each step."""
+        """The peak of memory so far: once before training, of opening and inference, then after each step."""
 
-    def stepped(self, state: Progress, loss: float | None) -> None:
-        """A step is over; `loss` is the mean of the finite losses it saw."""
+    def stepped(self, progress: Progress, loss: float | None) -> None:
+        """A step is over; `loss` is the mean of its finite losses, None if it had none."""
 
     def evaluated(self, record: dict[str, Any]) -> None:
-        """One split was scored."""
+        """A split was scored; the record is a line of metrics.jsonl."""
 
     def warned(self, text: str) -> None:
-        """Something the user should know, while the run goes on."""
+        """Something the user should know, which does not stop the run."""

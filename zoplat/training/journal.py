@@ -1,7 +1,7 @@
-"""The append-only record of a run: what the oracle answered is all that the weights depend on.
+"""The append-only record of a run: with its settings, the answers of the oracle are enough to rebuild the weights.
 
-A header, then one JSON line per step. Each line carries a checksum of itself and of all before it, so a
-changed byte anywhere is found, and named by its line.
+A header, then one JSON line per step. Each line has a checksum of itself and of all lines before it, so that a
+changed byte anywhere is found, and the line is named.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class StepRecord:
 
     Attributes:
         step: from 0.
-        answers: losses in the order they were asked for, as the oracle gave them; NaN and ±∞ included.
-        lr: step size applied, where the rule has one.
-        loss: mean of the finite losses among the answers; None without any.
+        answers: everything the oracle answered, in order; NaN and ±∞ included.
+        lr: step size; None where the rule has none.
+        loss: mean of the finite losses among the answers; None if there are none.
     """
 
     step: int
@@ -38,12 +38,12 @@ class StepRecord:
 
 
 class JournalWriter:
-    """Appends steps; each is on its way to the disk when `append` returns.
+    """Appends steps; the system has each of them when `append` returns, so a killed process loses none.
 
     Args:
-        path: the journal; a new one is begun unless `after` is given.
-        header: written as the first line of a new journal.
-        after: what was read of a journal to continue; a torn last line is cut off.
+        path: the file; overwritten unless `after` is given.
+        header: the first line of a new journal.
+        after: the journal to continue, as it was read; what follows it in the file is cut off.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], after: Journal | None = None) -> None:
@@ -62,24 +62,24 @@ class JournalWriter:
         self._write({"step": record.step, "answers": answers, "lr": record.lr, "loss": record.loss})
 
     def close(self) -> None:
-        """Make sure that the disk has it all."""
+        """Flush everything to the disk and close the file."""
         os.fsync(self._file)
         os.close(self._file)
 
     def _write(self, fields: dict[str, Any]) -> None:
         body = json.dumps(fields, ensure_ascii=False)
-        self._chain = _checksum(self._chain, body)
+        self._chain = chained_checksum(self._chain, body)
         os.write(self._file, f'{body[:-1]}, "checksum": "{self._chain}"}}\n'.encode())
 
 
 @dataclass(frozen=True)
 class Journal:
-    """A journal as read.
+    """A journal that was read and verified.
 
     Attributes:
-        header: what the run was.
-        steps: its records, in order, without gaps.
-        ends: for each line, its checksum and how many bytes there are up to its end.
+        header: what the answers depend on beside the settings, such as versions, dtype, noise and strategy.
+        steps: the records of steps 0, 1, 2, …, without a gap.
+        ends: for each line, header included, its checksum and the offset in bytes of its end.
     """
 
     header: dict[str, Any]
@@ -93,7 +93,7 @@ class Journal:
 
     @property
     def bytes(self) -> int:
-        """Length up to the end of the last line."""
+        """Length in bytes up to the end of the last complete line."""
         return self.ends[-1][1]
 
     def until(self, step: int) -> Journal:
@@ -102,12 +102,10 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        """Read and verify.
-
-        A last line without its end is what a killed process leaves; it is left out.
+        """Read and verify a journal. An incomplete last line, which a killed process may leave, is ignored.
 
         Raises:
-            ZoplatError: no journal there, or a line that does not match its checksum.
+            ZoplatError: there is no journal, a line does not match its checksum, or a step is missing.
         """
         try:
             content = path.read_bytes()
@@ -127,11 +125,11 @@ class Journal:
 
 def _verified(line: bytes, chain: str, where: str) -> tuple[dict[str, Any], str]:
     body, mark, end = line.rpartition(b', "checksum": "')
-    chain = _checksum(chain, body.decode(errors="replace") + "}")
+    chain = chained_checksum(chain, body.decode(errors="replace") + "}")
     if not mark or end != f'{chain}"}}'.encode():
         raise ZoplatError(
             f"{where}: the line does not match its checksum; the journal was changed or damaged. "
-            "What stands before this line is intact."
+            "The lines before it are intact."
         )
     fields: dict[str, Any] = json.loads(body + b"}")
     return fields, chain
@@ -144,5 +142,6 @@ def _records(lines: list[dict[str, Any]], path: Path) -> Iterator[StepRecord]:
         yield StepRecord(step, [float(answer) for answer in fields["answers"]], fields["lr"], fields.get("loss"))
 
 
-def _checksum(chain: str, body: str) -> str:
+def chained_checksum(chain: str, body: str) -> str:
+    """Checksum of a line, from that of the line before ("" for the header) and its JSON without the checksum."""
     return blake2b((chain + body).encode(), digest_size=8).hexdigest()

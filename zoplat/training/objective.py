@@ -1,4 +1,4 @@
-"""What training descends: the model's own loss, or one minus a score that needs no derivative."""
+"""The loss that training minimises: the model's own, or one minus a score, which needs no derivative."""
 
 from __future__ import annotations
 
@@ -7,82 +7,83 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from zoplat.core.arrays import Array
 from zoplat.core.blocks import Part
 from zoplat.core.device import Session
 from zoplat.core.direction import Direction
 from zoplat.core.example import Row
+from zoplat.core.losses import Number
 from zoplat.evaluation.predictions import predict
 from zoplat.tasks.metrics import Metric
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What one batch has to say, in as many forward passes as memory asks for; the same θ for all of them.
+    """A batch loss, computed in micro-batches at the same θ.
 
     Attributes:
-        metric: the loss is one minus its score; the session's own loss when None.
-        at_once: rows that the model reads at a time; all when None.
+        metric: the loss is one minus this score; the session's own loss when None.
+        micro_batch: rows in one forward pass; the whole batch when None.
     """
 
     metric: Metric | None = None
-    at_once: int | None = None
+    micro_batch: int | None = None
 
-    def loss(self, session: Session, rows: Sequence[Row]) -> Any:
-        """Loss of a batch at the weights as they stand; a number as `Session.forward` gives it."""
+    def loss(self, session: Session, rows: Sequence[Row]) -> Number:
+        """Loss of a batch at the weights that the arrays hold now, as `Session.forward` gives it."""
         if self.metric:
-            predicted = [text for part in self._parts(rows) for text in predict(session, part)]
-            return 1.0 - self.metric(predicted, [row.example.right for row in rows])
-        [loss] = self._mean(rows, lambda part: [session.forward(part)])
+            predictions = [text for some in self._split(rows) for text in predict(session, some)]
+            return 1.0 - self.metric(predictions, [row.example.right for row in rows])
+        [loss] = self._mean(rows, lambda some: [session.forward(some)])
         return loss
 
     def losses(self, session: Session, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
-        """L(θ + d) for each d by the batched strategy."""
-        return self._mean(rows, lambda part: session.losses_at(part, directions))
+        """L(θ + d) for each direction d, by the batched or the streaming strategy."""
+        return self._mean(rows, lambda some: session.losses_at(some, directions))
 
     def jvp(self, session: Session, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:
         """Loss at θ and its derivative along a direction."""
-        loss, derivative = self._mean(rows, lambda part: session.jvp(part, direction))
+        loss, derivative = self._mean(rows, lambda some: session.jvp(some, direction))
         return loss, derivative
 
     def gradient(
         self, session: Session, rows: Sequence[Row], part: Part, recompute: bool
-    ) -> tuple[float, dict[str, Any]]:
-        """Loss at θ and its gradient by block."""
-        parts = self._parts(rows)
-        if len(parts) == 1:
+    ) -> tuple[float, dict[str, Array]]:
+        """Loss at θ and its gradient for each block of a part."""
+        batches = self._split(rows)
+        if len(batches) == 1:
             return session.gradient(rows, part, recompute)
         loss = 0.0
-        total: dict[str, Any] = {}
-        for some, share in zip(parts, _shares(parts), strict=True):
+        total: dict[str, Array] = {}
+        for some, share in zip(batches, _shares(batches), strict=True):
             own, arrays = session.gradient(some, part, recompute)
             loss += share * own
             total = {name: share * array + total.get(name, 0) for name, array in arrays.items()}
         return loss, total
 
     def input_norms(self, session: Session, rows: Sequence[Row]) -> dict[str, list[float]]:
-        """By block, the norm over the batch of every input of its layer."""
-        told = [session.input_norms(part) for part in self._parts(rows)]
+        """For each matrix of a linear layer, the norm over the batch of each input feature."""
+        found = [session.input_norms(some) for some in self._split(rows)]
         return {
-            name: [sqrt(sum(x * x for x in each)) for each in zip(*(norms[name] for norms in told), strict=True)]
-            for name in told[0]
+            name: [sqrt(sum(x * x for x in each)) for each in zip(*(norms[name] for norms in found), strict=True)]
+            for name in found[0]
         }
 
-    def _parts(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
-        size = self.at_once or len(rows)
+    def _split(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        size = self.micro_batch or len(rows)
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def _mean(self, rows: Sequence[Row], ask: Callable[[Sequence[Row]], Sequence[Any]]) -> list[Any]:
-        """Means over the batch from means over its parts."""
-        parts = self._parts(rows)
-        told = [ask(part) for part in parts]
-        if len(parts) == 1:
-            return list(told[0])
-        return [
-            sum(share * x for share, x in zip(_shares(parts), each, strict=True)) for each in zip(*told, strict=True)
-        ]
+    def _mean(self, rows: Sequence[Row], compute: Callable[[Sequence[Row]], Sequence[Any]]) -> list[Any]:
+        """Means over the batch from means over its micro-batches."""
+        batches = self._split(rows)
+        values = [compute(some) for some in batches]
+        if len(batches) == 1:
+            return list(values[0])
+        shares = _shares(batches)
+        return [sum(share * x for share, x in zip(shares, each, strict=True)) for each in zip(*values, strict=True)]
 
 
-def _shares(parts: Sequence[Sequence[Row]]) -> list[float]:
-    """What each part counts for in the mean: by examples, or by tokens where each token counts."""
-    weights = [sum(row.weight for row in part) for part in parts]
+def _shares(batches: Sequence[Sequence[Row]]) -> list[float]:
+    """Weight of each micro-batch in the mean: its share of the examples, or of the tokens where those are averaged."""
+    weights = [sum(row.weight for row in some) for some in batches]
     return [weight / sum(weights) for weight in weights]

@@ -1,7 +1,7 @@
-"""Time and memory by phase. Bookkeeping, not sampling: each phase has its seconds and its own peak.
+"""Time and memory by phase, measured at every change of phase: seconds and the peak of memory.
 
-The profiler asks a session for its memory and knows nothing of any runtime. Phases nest; the inner one takes
-its seconds and its peak for itself.
+Phases nest: the seconds and the peak of an inner phase do not count for the outer one. The memory is read through
+functions of the session, whatever its runtime.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from zoplat.core.device import MemoryReading
 
 INFERENCE = ("inference", "baseline")
-"""Phases that only infer; training is held against the highest of their peaks."""
+"""Phases of inference alone, with which the peak of training is compared."""
 TRAINING = ("forward", "gradient", "move", "rule")
 """Phases of a step."""
 
 
 @dataclass
 class Phase:
-    """What one phase took.
+    """Time and memory of one phase.
 
     Attributes:
-        seconds: time spent in it, phases inside it excluded.
+        seconds: time spent in it, without inner phases.
         calls: how often it was entered.
-        host_peak, device_peak: most bytes in use during it.
+        host_peak, device_peak: most bytes in use during it; no device_peak without an accelerator.
     """
 
     seconds: float = 0.0
@@ -38,7 +38,13 @@ class Phase:
 
 @dataclass
 class Profiler:
-    """Phases by name: open, inference, move, forward, rule, evaluate, checkpoint, and "other" between them."""
+    """Measures the phases of a run.
+
+    Attributes:
+        memory: reads the memory in use and the peak since `reset_peak`.
+        reset_peak: begins a new peak.
+        phases: by name: open, inference, move, forward, rule, evaluate, checkpoint, …, and "other" for the rest.
+    """
 
     memory: Callable[[], MemoryReading]
     reset_peak: Callable[[], None]
@@ -50,7 +56,7 @@ class Profiler:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Book what happens inside under `name`."""
+        """A context manager: time and memory inside it count for the phase `name`."""
         self._switch()
         self._stack.append(name)
         self.phases.setdefault(name, Phase()).calls += 1
@@ -60,8 +66,8 @@ class Profiler:
             self._switch()
             self._stack.pop()
 
-    def book(self, name: str, seconds: float) -> None:
-        """Enter a phase that was over before there was a profiler, with the peak up to now."""
+    def add_past(self, name: str, seconds: float) -> None:
+        """Enter a phase that was over before the profiler was made, with the peak up to now."""
         self._stack.append(name)
         self._switch()
         self._stack.pop()
@@ -69,21 +75,21 @@ class Profiler:
 
     @property
     def peak(self) -> MemoryReading:
-        """Highest peak over all phases."""
+        """Highest peak of all phases, up to now."""
         self._switch()
         return self._highest(list(self.phases))
 
     @property
     def so_far(self) -> MemoryReading:
-        """Highest peak of all phases up to the last change of one; asks nobody."""
+        """Highest peak of all phases up to the newest change of phase; the memory is not read."""
         return self._highest(list(self.phases))
 
     def peak_of(self, *names: str) -> MemoryReading:
-        """Highest peak over some phases."""
+        """Highest peak of some phases; 0 where none of them was entered."""
         return self._highest([name for name in names if name in self.phases])
 
     def rows(self) -> list[dict[str, Any]]:
-        """One plain row per phase, for memory.jsonl."""
+        """One row per phase, as in memory.jsonl."""
         return [{"kind": "phase", "phase": name, **asdict(phase)} for name, phase in self.phases.items()]
 
     def _highest(self, names: list[str]) -> MemoryReading:
@@ -93,6 +99,7 @@ class Profiler:
         return MemoryReading(host, host, max(device, default=None), max(device, default=None))
 
     def _switch(self) -> None:
+        """End a stretch of the current phase: add its seconds and its peak, and begin a new peak."""
         now, reading = time.perf_counter(), self.memory()
         phase = self.phases.setdefault(self._stack[-1], Phase())
         phase.seconds += now - self._since

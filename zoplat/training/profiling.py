@@ -1,4 +1,4 @@
-"""A few steps with their time and memory, and a smoothing radius for a model as it is."""
+"""Time and memory of a few steps, and a smoothing radius that suits a model."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from zoplat.training.profiler import Profiler
 from zoplat.training.step import Learner
 
 GRID = tuple(10 ** (power / 2) for power in range(-10, 0))
-"""Radii that are tried: two in every power of ten from 10⁻⁵ to 10⁻¹ᐟ²."""
+"""Radii that are tried: two per power of ten from 10⁻⁵ to 10⁻¹ᐟ²."""
 DIRECTIONS = 6
-"""Random directions on which they are tried."""
-ENOUGH = 1e-2
-"""Relative difference below which a larger radius is as good: it is the safer one where weights are rounded."""
+"""Random directions along which they are tried."""
+TOLERANCE = 1e-2
+"""Relative difference up to which a larger radius is preferred: it suffers less from rounded weights."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A smoothing radius and what it rests on.
+    """A smoothing radius, and the measurements behind it.
 
     Attributes:
-        eps: of the grid.
+        eps: the suggested radius, one of `GRID`.
         error: by radius, the relative difference between the slope at it and at the next larger one; median over
             directions. Rounding makes it grow where radii are small, curvature where they are large.
         slopes: by radius, the slope [L(θ + εz) − L(θ − εz)] / 2ε along each direction.
-        noise: of a loss, as the slopes at the smallest radius tell: |difference of slopes| · ε·√2.
-        passes: forward passes it took.
+        noise: standard error of a loss, estimated from the slopes at the smallest radius: |difference| · ε·√2.
+        passes: forward passes that were made.
     """
 
     eps: float
@@ -51,16 +51,16 @@ class Suggestion:
 
 
 def suggest_eps(config: RunConfig, session: Session, rows: Sequence[Row], objective: Objective) -> Suggestion:
-    """The radius at which central differences along the method's own directions agree best with their neighbours.
+    """The radius at which central differences, along directions of the method's own law, agree best with the next ones.
 
     Args:
-        config: its estimator names the law of z.
-        session: opened, at θ.
-        rows: a batch; the same for all radii.
-        objective: what is descended.
+        config: has the estimator.
+        session: the open model; θ is settled afterwards.
+        rows: a batch, the same for all radii.
+        objective: the loss.
 
     Raises:
-        ZoplatError: the method has no law to draw from, or no radius gives finite losses.
+        ZoplatError: the method draws no directions, or no radius gives finite losses.
     """
     law = law_of(config.estimator)
     if law is None:
@@ -76,18 +76,18 @@ def suggest_eps(config: RunConfig, session: Session, rows: Sequence[Row], object
         drawn = (space.draw(law, Key(seed, 0, i)) for i in range(DIRECTIONS))
         slopes[eps] = [(loss(eps * z) - loss(-eps * z)) / (2 * eps) for z in drawn]
     space.settle()
-    error = {eps: _apart(slopes[eps], slopes[larger]) for eps, larger in pairwise(GRID)}
+    error = {eps: _difference(slopes[eps], slopes[larger]) for eps, larger in pairwise(GRID)}
     finite = {eps: e for eps, e in error.items() if math.isfinite(e)}
     if not finite:
         raise ZoplatError("No radius gives finite losses; is the model itself sound? `zoplat eval` shows its score.")
     best = min(finite.values())
-    eps = max(eps for eps, e in finite.items() if e <= max(best, ENOUGH))
+    eps = max(eps for eps, e in finite.items() if e <= max(best, TOLERANCE))
     differences = [abs(a - b) for a, b in zip(slopes[GRID[0]], slopes[eps], strict=True)]
     return Suggestion(eps, error, slopes, median(differences) * GRID[0] * math.sqrt(2), 2 * len(GRID) * DIRECTIONS)
 
 
-def _apart(one: Sequence[float], other: Sequence[float]) -> float:
-    """Median difference over median size."""
+def _difference(one: Sequence[float], other: Sequence[float]) -> float:
+    """Median of the absolute differences over the median of the absolute values of `other`."""
     size = median(abs(x) for x in other)
     return median(abs(a - b) for a, b in zip(one, other, strict=True)) / size if size else math.inf
 
@@ -95,15 +95,15 @@ def _apart(one: Sequence[float], other: Sequence[float]) -> float:
 def profile(
     config: RunConfig, session: Session, profiler: Profiler, batches: Batches, objective: Objective, steps: int
 ) -> dict[str, Any]:
-    """Phases and owners of a few steps, the first of which is left out of the seconds.
+    """Seconds and peaks by phase, and bytes by owner, of a few steps after a first one that is not counted.
 
     Args:
-        config: the run.
-        session: opened.
+        config: the settings.
+        session: the open model.
         profiler: of the session.
-        batches: training rows.
-        objective: what is descended.
-        steps: to make.
+        batches: the training rows.
+        objective: the loss.
+        steps: how many to measure.
     """
     with profiler.phase("inference"):
         objective.loss(session, batches.at(0))

@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""The progress of a run, and its budget."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from zoplat.config.run_config import RunConfig
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run. A checkpoint has these fields.
 
     Attributes:
-        step: steps done.
-        passes: forward passes that training asked for.
-        skipped: steps that could not be made, such as those whose loss was not finite.
-        seconds: time spent in training, evaluations excluded.
+        step: steps done, skipped ones included.
+        passes: forward passes of training.
+        skipped: steps that were skipped, for example because a loss was not finite.
+        seconds: time spent in steps, evaluations excluded.
     """
 
     step: int = 0
@@ -25,12 +25,12 @@ class Progress:
     seconds: float = 0.0
 
     def share(self, config: RunConfig) -> float | None:
-        """Spent share of the budget as far as it is counted in steps or passes."""
+        """Share of the budget that is spent, in steps or in passes, the larger one; None where only time is limited."""
         spent = [
             done / budget for done, budget in ((self.step, config.steps), (self.passes, config.max_passes)) if budget
         ]
         return max(spent) if spent else None
 
     def is_over(self, config: RunConfig) -> bool:
-        """Whether one of the budgets is reached."""
+        """Whether one of the budgets is used up."""
         return (self.share(config) or 0) >= 1 or self.seconds >= (config.max_seconds or math.inf)

@@ -5,72 +5,107 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from zoplat.config.layers import build, read_toml
 from zoplat.config.run_config import RunConfig
+from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
 from zoplat.paths import check_writable
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
-from zoplat.training.setup import check_device, check_start, spec_of
+from zoplat.training.setup import check_device, spec_of
 from zoplat.training.step import Learner
 
 
 def replay(
     directory: RunDirectory, to: Path | None, device: str | None = None, config: RunConfig | None = None
 ) -> dict[str, Any]:
-    """Rebuild the final weights from a journal, without a forward pass; write them to `to`.
+    """Rebuild the final weights of a run from its journal.
 
     Args:
         directory: of the run.
-        to: a folder for the weights.
+        to: a folder that the weights are exported to; None to compute their digest only.
         device: another one than the run's, in the same precision.
-        config: the run's settings as a bundle has them, in the place of its own.
+        config: used in place of config.toml; of a run inside a bundle.
+
+    Returns:
+        status ("done", or "different" when the run ended with other bits), steps, weights_digest, recorded_digest, to.
 
     Raises:
         ZoplatError: the journal is damaged, was made with other noise, or starts from other weights.
     """
-    from zoplat.config.layers import build, read_toml
-
-    table = read_toml(directory.config)
     journal = Journal.read(directory.journal)
-    if device:
-        table |= {"device": {"name": device}, "dtype": journal.header["dtype"]}
-    is_elsewhere = bool(device or config)
-    config = config or build([table])
-    if is_elsewhere:
+    is_same_device = not (device or config)
+    config = config or _config(directory, device, journal)
+    if not is_same_device:
         check_device(config)
-    if not replays(config):
+    if not is_replayable(config):
         raise ZoplatError(
             f"'{config.estimator_name}' steps along gradients, which a journal of numbers does not hold: the run in "
-            f"{directory.path} can't be replayed. Its weights are in {directory.checkpoint}."
+            f"{directory.path} can't be replayed. Its weights are in {directory.checkpoints.folder}."
         )
     summary = directory.read_summary()
-    if len(journal.steps) < summary.get("steps", 0):
+    if summary and len(journal.steps) < summary.steps:
         raise ZoplatError(
-            f"{directory.journal} ends after {len(journal.steps)} steps; the run made {summary['steps']}. "
+            f"{directory.journal} ends after {len(journal.steps)} steps; the run made {summary.steps}. "
             "The rest of the journal is missing or damaged."
         )
     if to:
         check_writable(to, "--to")
     session = config.device.open(spec_of(config))
-    if is_elsewhere:
+    if not is_same_device:
         session.strategy = journal.header["strategy"]
     check_start(journal, session, directory)
     learner = Learner(config, session, strategy=journal.header["strategy"])
     for record in journal.steps:
         learner.replay(record)
     session.space.settle()
-    digest, expected = session.digest(), summary.get("weights_digest")
+    digest, recorded = session.digest(), summary.weights_digest if summary else None
     if to:
         session.export(to)
     return {
-        "status": "done" if expected in (None, digest) else "different",
+        "status": "done" if recorded in (None, digest) else "different",
         "steps": learner.progress.step,
         "weights_digest": digest,
-        "recorded_digest": expected,
+        "recorded_digest": recorded,
         "to": str(to) if to else None,
     }
 
 
-def replays(config: RunConfig) -> bool:
-    """Whether the journal of a run is enough to rebuild its weights."""
+def _config(directory: RunDirectory, device: str | None, journal: Journal) -> RunConfig:
+    table = read_toml(directory.config)
+    if device:
+        table |= {"device": {"name": device}, "dtype": journal.header["dtype"]}
+    return build([table])
+
+
+def catch_up(learner: Learner, journal: Journal, directory: RunDirectory) -> Journal:
+    """Bring a fresh learner to the end of a journal, by the newest checkpoint and by replaying what follows it.
+
+    Returns:
+        The journal up to where the learner is: all of it, or up to the checkpoint where steps can't be replayed.
+    """
+    saved = directory.checkpoints.load(learner.session, learner.states, len(journal.steps))
+    learner.progress = saved or learner.progress
+    if not is_replayable(learner.config):
+        journal = journal.until(learner.progress.step)
+        directory.trim_metrics(len(journal.steps))
+    for record in journal.steps[learner.progress.step :]:
+        learner.replay(record)
+    return journal
+
+
+def is_replayable(config: RunConfig) -> bool:
+    """Whether the answers in a journal are enough to rebuild the weights of a run."""
     return "gradient" not in config.estimator.asks
+
+
+def check_start(journal: Journal, session: Session, directory: RunDirectory) -> None:
+    """Raise ZoplatError where a journal was made with other noise, or from other weights than the model has."""
+    header, noise, digest = journal.header, session.space.noise.name, session.digest()
+    if header["noise"] != noise:
+        raise ZoplatError(f"{directory.journal} was made with noise '{header['noise']}'; this version makes '{noise}'.")
+    if header["start_digest"] != digest:
+        raise ZoplatError(
+            f"{directory.path} began from other weights than the model has now: {header['start_digest']} then, "
+            f"{digest} now. Versions then: {header['versions']}."
+        )

@@ -1,30 +1,31 @@
-"""What a run came to."""
+"""The result of a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from zoplat.training.summary import Summary
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         summary: the content of summary.json.
         directory: the run directory.
     """
 
-    summary: dict[str, Any]
+    summary: Summary
     directory: Path
 
     @property
     def score(self) -> float:
         """Metric on the test split after training."""
-        return float(self.summary["test_after"])
+        return self.summary.test_after
 
     @property
     def passes(self) -> int:
-        """Forward passes that training asked for."""
-        return int(self.summary["forward_passes"])
+        """Forward passes of training."""
+        return self.summary.forward_passes

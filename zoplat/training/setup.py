@@ -1,82 +1,38 @@
-"""A run's model, opened, and its rows."""
+"""What a run needs before its model is opened, and what it would refuse."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
 
 from zoplat.config.run_config import RunConfig
 from zoplat.config.seeds import derived_seed
-from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
-from zoplat.core.example import Row
 from zoplat.core.model_spec import ModelSpec
-from zoplat.evaluation.evaluate import evaluate
-from zoplat.evaluation.prompts import PromptEncoder
-from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.paths import check_writable
 from zoplat.tasks import data
 from zoplat.tasks.metrics import metric
 from zoplat.training.directory import RunDirectory
-from zoplat.training.journal import Journal
 from zoplat.training.objective import Objective
-from zoplat.training.profiler import Profiler
-from zoplat.training.step import Learner
-
-
-def ask(
-    config: RunConfig, way: EvaluationProtocol, split: str = "test", session: Session | None = None
-) -> dict[str, Any]:
-    """The score of a model as it is, or as it stands in a session; see `evaluation.evaluate`."""
-    check_device(config)
-    rows = rows_of(config)
-    return evaluate(config, session or config.device.open(spec_of(config)), rows, way, split)
-
-
-def prepared(config: RunConfig) -> tuple[Session, Profiler, list[Row]]:
-    """The model of a run, opened, and its training rows."""
-    check_device(config)
-    raw = rows_of(config)["train"]
-    session, profiler = open_session(config.device, spec_of(config))
-    return session, profiler, PromptEncoder(config, session).rows(raw)
-
-
-def restored(directory: RunDirectory, config: RunConfig | None = None) -> tuple[RunConfig, Session]:
-    """A finished or interrupted run at its newest checkpoint.
-
-    Args:
-        directory: of the run.
-        config: its settings as a bundle has them, in the place of its own.
-
-    Raises:
-        ZoplatError: it has none.
-    """
-    from zoplat.config.layers import build, read_toml
-
-    config = config or build([read_toml(directory.config)])
-    check_device(config)
-    session = config.device.open(spec_of(config))
-    journal = journal_of(directory)
-    learner = Learner(config, session)
-    if journal is None or not directory.load(session, learner.states, len(journal.steps)):
-        raise ZoplatError(
-            f"{directory.path} has no checkpoint yet. `zoplat run --resume --out {directory.path}` goes on with it."
-        )
-    return config, session
 
 
 def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> dict[str, int]:
-    """All that `train` would refuse before opening a model; returns the rows of each split."""
+    """Everything that `train` can refuse before it opens a model.
+
+    Args:
+        config: the settings.
+        out: the run directory; None for a new one under runs/.
+        resume: whether a run in `out` is to be continued.
+
+    Returns:
+        Number of rows of each split.
+
+    Raises:
+        ZoplatError: what is wrong, and what to do.
+    """
     if resume and out is None:
         raise ZoplatError("--resume goes on with the run in --out DIR; give that too. `zoplat list runs` shows runs.")
     if out:
-        directory = RunDirectory(out)
-        if directory.config.exists() and not resume:
-            raise ZoplatError(f"--out {out} holds a run already. Add --resume, or choose another place.")
-        if directory.config.exists():
-            directory.check_unchanged(config)
-            journal_of(directory)
+        _check_out(RunDirectory(out), config, resume)
     check_writable(out or Path("runs"), "--out")
     check_device(config)
     sizes = {split: len(rows) for split, rows in rows_of(config).items()}
@@ -88,8 +44,17 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> d
     return sizes
 
 
+def _check_out(directory: RunDirectory, config: RunConfig, resume: bool) -> None:
+    if not directory.config.exists():
+        return
+    if not resume:
+        raise ZoplatError(f"--out {directory.path} holds a run already. Add --resume, or choose another place.")
+    directory.check_unchanged(config)
+    directory.read_journal()
+
+
 def rows_of(config: RunConfig) -> dict[str, data.Rows]:
-    """The rows of the task, each of which was made into an example once."""
+    """The rows of the task by split; each was formatted once, so that malformed ones are found here."""
     task = data.find(config.task)
     splits = data.load(task, config.task, Path(config.data) if config.data else None, config.limit)
     if config.per_class:
@@ -102,13 +67,14 @@ def rows_of(config: RunConfig) -> dict[str, data.Rows]:
 
 
 def check_device(config: RunConfig) -> None:
+    """Raise ZoplatError where the device can't be used here, or can't do what the task and the objective need."""
     if reason := config.device.missing():
         raise ZoplatError(reason)
     objective_of(config)
 
 
 def objective_of(config: RunConfig) -> Objective:
-    """What the run descends; raises ZoplatError where task, objective and device don't fit."""
+    """What the run minimises; raises ZoplatError where task, objective and device don't fit."""
     task = data.find(config.task)
     if config.objective == "options" and task.generates:
         raise ZoplatError(f"Task '{config.task}' has no options to choose from. Use --objective tokens, or a metric.")
@@ -119,34 +85,6 @@ def objective_of(config: RunConfig) -> Objective:
 
 
 def spec_of(config: RunConfig) -> ModelSpec:
+    """What the device needs to open the model of a run."""
     seed, classes = derived_seed(config.seed, "init"), len(data.find(config.task).classes)
     return ModelSpec(config.model, config.tune, config.dtype, seed, config.head, classes, config.base)
-
-
-def open_session(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:
-    began = time.perf_counter()
-    session = device.open(spec)
-    profiler = Profiler(session.memory, session.reset_peak)
-    profiler.book("open", time.perf_counter() - began)
-    session.space.time_phases(profiler.phase)
-    return session, profiler
-
-
-def journal_of(directory: RunDirectory) -> Journal | None:
-    """The journal so far; None before its header is whole."""
-    path = directory.journal
-    return Journal.read(path) if path.exists() and b"\n" in path.read_bytes() else None
-
-
-def check_start(journal: Journal, session: Session, directory: RunDirectory) -> None:
-    begun = journal.header
-    if begun["noise"] != session.space.noise.name:
-        raise ZoplatError(
-            f"{directory.journal} was made with noise '{begun['noise']}'; this version makes "
-            f"'{session.space.noise.name}'."
-        )
-    if begun["start_digest"] != session.digest():
-        raise ZoplatError(
-            f"{directory.path} began from other weights than the model has now: {begun['start_digest']} then, "
-            f"{session.digest()} now. Versions then: {begun['versions']}."
-        )

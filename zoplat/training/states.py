@@ -1,11 +1,11 @@
-"""States of estimators and rules as plain JSON values, and back; the arrays of their buffers are kept elsewhere."""
+"""States of estimators and rules as JSON values, and back; the arrays of their buffers are saved separately."""
 
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from zoplat.config.parts import describe, made
+from zoplat.config.parts import describe, part_from
 from zoplat.core.blocks import Buffer, Part
 from zoplat.core.direction import Direction, Draw
 from zoplat.core.noise import Key
@@ -14,7 +14,11 @@ from zoplat.space.parameter_space import ParameterSpace
 
 
 def state_to_json(state: Any, space: ParameterSpace) -> Any:
-    """A state as JSON values. Buffers are left out: a checkpoint holds those of the space, in order."""
+    """A state as JSON values; a buffer becomes its index among the buffers of the space.
+
+    Raises:
+        TypeError: something in the state is no dataclass, list, buffer, direction, number, string or None.
+    """
     if state is None or isinstance(state, bool | int | float | str):
         return state
     if isinstance(state, Direction):
@@ -29,7 +33,13 @@ def state_to_json(state: Any, space: ParameterSpace) -> Any:
 
 
 def state_from_json(state: Any, saved: Any, space: ParameterSpace) -> Any:
-    """What `state_to_json` made, with the fresh `state` as the pattern; dataclasses are filled in place."""
+    """The state that `state_to_json` saved.
+
+    Args:
+        state: a fresh one, as `init` made it; its dataclasses are filled in place.
+        saved: the JSON values.
+        space: has the buffers.
+    """
     if isinstance(state, Direction):
         return Direction(dict(_term_from_json(term, space) for term in saved))
     if isinstance(state, list | tuple):
@@ -58,6 +68,6 @@ def _term_to_json(draw: Draw, coefficient: float, space: ParameterSpace) -> list
 
 def _term_from_json(saved: list[Any], space: ParameterSpace) -> tuple[Draw, float]:
     law, key, part, scales, coefficient = saved
-    sampler: Sampler = Held(space.buffers[law]) if isinstance(law, int) else made("sampler", law)
+    sampler: Sampler = Held(space.buffers[law]) if isinstance(law, int) else part_from("sampler", law)
     inside = None if part is None else Part(frozenset(part))
     return Draw(sampler, Key(*key), inside, tuple((space.buffers[i], power) for i, power in scales)), coefficient

@@ -1,89 +1,38 @@
-"""θ and the states that move with it, one step at a time: with the model, or from a journal without it."""
+"""One training step at a time: with the model, or replayed from a journal without it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from zoplat.config.run_config import RunConfig
 from zoplat.config.seeds import derived_seed
-from zoplat.core.blocks import Part
 from zoplat.core.device import Session
-from zoplat.core.direction import Direction
 from zoplat.core.errors import SkipStep, ZoplatError
-from zoplat.core.example import Row
-from zoplat.core.losses import LossBackend, Number, RecordedLosses, in_blocks
+from zoplat.core.losses import LossBackend, RecordedLosses
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
-from zoplat.space.parameter_space import ParameterSpace
 from zoplat.training.batches import Batches
 from zoplat.training.journal import StepRecord
+from zoplat.training.live_losses import LiveLosses
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
 from zoplat.training.progress import Progress
 
 
-class LiveLosses(LossBackend):
-    """A session and the batch it is asked about.
-
-    Args:
-        learner: how far the run is; has the session and what it is asked for.
-        batches: where other batches come from.
-        profiler: is told of every pass.
-        rows: of the batch; those of the step when None.
-    """
-
-    def __init__(
-        self, learner: Learner, batches: Batches, profiler: Profiler, rows: Sequence[Row] | None = None
-    ) -> None:
-        self.learner, self.batches, self.profiler = learner, batches, profiler
-        self.session, self.objective, self.step = learner.session, learner.objective, learner.progress.step
-        self.rows = batches.at(self.step) if rows is None else rows
-        self.strategy = learner.strategy
-
-    def forward(self) -> Number:
-        with self.profiler.phase("forward"):
-            return self.objective.loss(self.session, self.rows)
-
-    def known(self, answers: Sequence[Number]) -> list[float]:
-        if all(isinstance(answer, float) for answer in answers):
-            return [*answers]
-        with self.profiler.phase("forward"):
-            return super().known(answers)
-
-    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
-        with self.profiler.phase("forward"):
-            return self.objective.losses(self.session, self.rows, directions)
-
-    def jvp(self, direction: Direction) -> tuple[float, float]:
-        with self.profiler.phase("forward"):
-            return self.objective.jvp(self.session, self.rows, direction)
-
-    def gradient(self, part: Part, recompute: bool) -> tuple[float, dict[str, Any]]:
-        with self.profiler.phase("gradient"):
-            return self.objective.gradient(self.session, self.rows, part, recompute)
-
-    def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
-        with self.profiler.phase("forward"):
-            return in_blocks(space, self.objective.input_norms(self.session, self.rows))
-
-    def on_batch(self, index: int) -> LossBackend:
-        return LiveLosses(self.learner, self.batches, self.profiler, self.batches.auxiliary(self.step, index))
-
-
 @dataclass
 class Learner:
-    """θ and the states that move with it: all that a journal rebuilds.
+    """Everything that a step changes: θ, the states of the estimator and its rule, and the progress.
 
     Attributes:
-        config: the run.
-        session: has θ.
-        objective: what training descends.
-        progress: how far it is.
-        strategy: how losses that are asked together are found: what a journal says, or the session's usual one when empty;
-            texts and scores only by walking.
-        reason: why the last step that was skipped was.
+        config: the settings of the run.
+        session: the open model, which has θ.
+        objective: the loss that training minimises.
+        progress: of the run.
+        strategy: how several losses are evaluated: what a journal says, the session's default when empty. An objective
+            that is a score is always evaluated sequentially.
+        skip_reason: why the newest skipped step was skipped; empty if there is none.
+        states: state by name, "estimator" and "rule".
+        seed: of the random directions.
     """
 
     config: RunConfig
@@ -91,7 +40,7 @@ class Learner:
     objective: Objective = Objective()
     progress: Progress = field(default_factory=Progress)
     strategy: str = ""
-    reason: str = ""
+    skip_reason: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         space, estimator = self.session.space, self.config.estimator
@@ -99,41 +48,56 @@ class Learner:
         self.seed = derived_seed(self.config.seed, "noise")
         self.strategy = "sequential" if self.config.is_judged else self.strategy or self.session.strategy
 
+    @property
+    def is_checkpoint_step(self) -> bool:
+        """Whether θ is evaluated and saved after the steps made so far.
+
+        It is settled then, and rounding depends on when: so this is decided by the config alone.
+        """
+        return self.progress.step % (self.config.evaluate_every or 1) == 0
+
+    def advance(self, batches: Batches, profiler: Profiler) -> StepRecord:
+        """Make one step with the model.
+
+        Args:
+            batches: the training rows.
+            profiler: measures every pass.
+        """
+        step = self.progress.step
+        live = LiveLosses(self.session, self.objective, batches, profiler, step, batches.at(step), self.strategy)
+        oracle = self._oracle(live)
+        self._step(oracle)
+        return StepRecord(oracle.step, oracle.answers, self.config.estimator.rule.rate(oracle), oracle.loss)
+
     def replay(self, record: StepRecord) -> None:
-        """The step of a journal, without its forward passes."""
-        oracle = Oracle(*self._place(), RecordedLosses(record.step, record.answers, self.strategy))
-        self._apply(oracle)
+        """Make the step of a journal again, without a forward pass.
+
+        Raises:
+            ZoplatError: the estimator asks for fewer or more answers than are on record.
+        """
+        oracle = self._oracle(RecordedLosses(record.step, record.answers, self.strategy))
+        self._step(oracle)
         if len(oracle.answers) != len(record.answers):
             raise ZoplatError(
                 f"The journal has {len(record.answers)} answers for step {record.step}, the estimator asked for "
                 f"{len(oracle.answers)}. It was made with another estimator or another version of it."
             )
 
-    def advance(self, batches: Batches, profiler: Profiler) -> StepRecord:
-        """One step with the model."""
-        oracle = Oracle(*self._place(), LiveLosses(self, batches, profiler))
-        self._apply(oracle)
-        return StepRecord(oracle.step, oracle.answers, self.config.estimator.rule.rate(oracle), oracle.loss)
-
-    def settles(self) -> bool:
-        """Whether weights are read after the step just made: rounding depends on it, so it is a matter of config."""
-        return self.progress.step % (self.config.evaluate_every or 1) == 0
-
-    def _place(self) -> tuple[ParameterSpace, Key, float | None]:
+    def _oracle(self, losses: LossBackend) -> Oracle:
         key = Key(self.seed, self.progress.step, -1)
-        return self.session.space, key, self.progress.share(self.config)
+        return Oracle(self.session.space, key, self.progress.share(self.config), losses)
 
-    def _apply(self, oracle: Oracle) -> None:
-        estimator = self.config.estimator
-        if self.settles():  # the weights were just looked at
-            self.session.space.mark_changes()
+    def _step(self, oracle: Oracle) -> None:
+        estimator, space = self.config.estimator, self.session.space
+        if self.is_checkpoint_step:
+            space.mark_changes()
         try:
             for estimate in estimator.estimate(oracle, self.states["estimator"]):
                 estimator.rule.apply(estimate, oracle, self.states["rule"])
         except SkipStep as problem:
             self.progress.skipped += 1
-            self.reason = str(problem)
+            self.skip_reason = str(problem)
         self.progress.step += 1
         self.progress.passes += oracle.passes
-        if self.settles():
-            self.session.space.settle()
+        if self.is_checkpoint_step:
+            space.settle()

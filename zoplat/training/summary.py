@@ -1,17 +1,24 @@
-"""What a run came to: summary.json as a value."""
+"""The summary of a finished run: summary.json as a value."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+UNDECIDED = "too short to say"
+"""The verdict on a run with too few losses, as summary.json has it."""
+GROUP = 4
+"""Losses that a fifth of the run must have before there is a verdict."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most bytes in use.
+    """The most bytes in use at a time.
 
     Attributes:
-        host: resident set of the process.
+        host: resident set size of the process.
         device: of the accelerator's allocator; None without one.
     """
 
@@ -25,28 +32,28 @@ class Summary:
 
     Attributes:
         status: "done".
-        estimator, sampler, step_rule: registered names of the parts; no sampler where none is drawn from.
-        device, model, dtype, restore, rounding: what the session says of itself.
-        task, tune, seed: as they were asked for.
-        steps: steps made.
-        forward_passes: evaluations of a batch loss that training asked for; a batched one of n points counts n.
+        estimator, sampler, step_rule: registered names of the parts; no sampler where no directions are drawn.
+        device, model, dtype, restore, rounding: facts about the session.
+        task, tune, seed: settings of the run.
+        steps: steps made, skipped ones included.
+        forward_passes: evaluations of a batch loss in training; a batched one of n points counts n.
         evaluation_passes: forward passes of the evaluations of this run, in batches of the batch size.
-        skipped_steps: steps that could not be made, such as those whose loss was not finite.
-        seconds, seconds_training: in all, and of steps alone.
-        metric: of the scores.
+        skipped_steps: steps that were skipped, for example because a loss was not finite.
+        seconds, seconds_training: of the whole run, and of its steps alone.
+        metric: what the scores are.
         dev_before, test_before: scores before training.
         dev_after, test_after: scores after it.
-        verdict: "falling", "flat" or "rising"; what the losses did.
+        verdict: "falling", "flat" or "rising", see `verdict`; `UNDECIDED` after a short run.
         trainable_parameters: number of trained scalars.
         model_bytes: bytes of all weights.
         peak_bytes: of the whole run.
         inference_peak_bytes: of opening the model and of inference alone.
         step_peak_bytes: of training steps.
         forward_peak_bytes: of inference, opening the model left out.
-        overhead_ratio: seconds of a step over its forward passes × the seconds of a bare one; None if not sampled.
-        passes_over_weights: how often all trained weights were written.
-        drift: ‖W − θ‖/‖θ‖ at the end, on a sample.
-        start_digest, weights_digest: of the trained weights before and after, as stored.
+        overhead_ratio: seconds of a step over those of its forward passes alone; None if it was not sampled.
+        passes_over_weights: how many times all trained weights were written.
+        drift: relative rounding error of the stored weights at the end, ‖W − θ‖ / ‖θ‖, on a sample.
+        start_digest, weights_digest: sha256 of the trained weights before and after, as stored.
         run_dir: the run directory.
     """
 
@@ -89,7 +96,7 @@ class Summary:
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Summary:
-        """The summary that `to_json` wrote; keys that an earlier version did not write are None."""
+        """The summary that `to_json` made plain values of; None for keys that are not there."""
         values = {field.name: table.get(field.name) for field in fields(cls)}
         peaks = {name: Peak(**value) for name, value in values.items() if name.endswith("peak_bytes") and value}
         return cls(**{**values, **peaks})  # type: ignore[arg-type]  # as they were written
@@ -97,3 +104,31 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Plain values by key."""
         return asdict(self)
+
+    @property
+    def scores(self) -> dict[str, tuple[float, float]]:
+        """By split, the score before and after training."""
+        return {"dev": (self.dev_before, self.dev_after), "test": (self.test_before, self.test_after)}
+
+    @property
+    def loss_trend(self) -> str:
+        """The verdict for people: "falling", "flat", "rising", or that there were too few losses."""
+        return "not seen often enough to tell a trend" if self.verdict == UNDECIDED else self.verdict
+
+
+def verdict(losses: Sequence[float]) -> str:
+    """Whether a loss fell: the first fifth of the losses against the last one.
+
+    Returns:
+        "flat" if the means differ by no more than two standard errors, else "falling" or "rising"; `UNDECIDED` if a
+        fifth has fewer than `GROUP` losses.
+    """
+    size = len(losses) // 5
+    if size < GROUP:
+        return UNDECIDED
+    first, last = losses[:size], losses[-size:]
+    means = [sum(group) / size for group in (first, last)]
+    variances = [sum((x - m) ** 2 for x in g) / (size - 1) for g, m in zip((first, last), means, strict=True)]
+    error = math.sqrt(sum(variances) / size)
+    difference = means[1] - means[0]
+    return "flat" if abs(difference) <= 2 * error else "falling" if difference < 0 else "rising"

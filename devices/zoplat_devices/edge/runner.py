@@ -26,8 +26,9 @@ from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.paths import check_writable
 from zoplat.training.directory import RunDirectory
+from zoplat.training.opening import restored, score_model
 from zoplat.training.replay import replay as rebuild
-from zoplat.training.setup import ask, restored
+from zoplat.training.summary import Summary
 from zoplat.training.train import train
 from zoplat_devices.edge.board import Limits
 from zoplat_devices.edge.callback import EdgeCallback, mebibytes
@@ -104,7 +105,9 @@ def run(
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), callback.on_signal)
     result = train(config, out, resume, callback)
-    click.echo(json.dumps(result.summary) if as_json else _last_lines(result.summary, result.directory, bundle))
+    click.echo(
+        json.dumps(result.summary.to_json()) if as_json else _last_lines(result.summary, result.directory, bundle)
+    )
 
 
 @main.command(name="eval")
@@ -116,7 +119,7 @@ def run(
 def evaluate(bundle: Path, run_: Path | None, split: str, data: Path | None, as_json: bool) -> None:
     """Score the model of BUNDLE, or a run's result."""
     config, session = _opened(bundle, run_, data) if run_ else (_config(Bundle.opened(bundle), data=data), None)
-    result = ask(config, EvaluationProtocol(), split, session)
+    result = score_model(config, EvaluationProtocol(), split, session)
     score = f"{result['metric']} {100 * result['score']:.1f} %  ({result['rows']} rows, {result['seconds']:.0f} s)"
     click.echo(json.dumps(result) if as_json else f"{run_ or bundle}, {result['task']} {split}: {score}")
 
@@ -190,16 +193,14 @@ def _check_outside(bundle: Path, out: Path | None) -> None:
         )
 
 
-def _last_lines(summary: dict[str, Any], directory: Path, bundle: Path) -> str:
-    scores = [
-        f"{split} {summary[f'{split}_before']:.1%} → {summary[f'{split}_after']:.1%}" for split in ("dev", "test")
-    ]
+def _last_lines(summary: Summary, directory: Path, bundle: Path) -> str:
+    scores = [f"{split} {before:.1%} → {after:.1%}" for split, (before, after) in summary.scores.items()]
     journal = RunDirectory(directory).journal.stat().st_size / 2**10
     return (
-        f"{summary['metric']}: {', '.join(scores)}\n"
-        f"{summary['steps']} steps, {summary['forward_passes']} forward passes, "
-        f"{summary['seconds_training']:.0f} s of training; peak memory {mebibytes(summary['peak_bytes']['host'])}\n"
-        f"journal {journal:,.1f} KiB, weights {summary['weights_digest']}\n"
+        f"{summary.metric}: {', '.join(scores)}\n"
+        f"{summary.steps} steps, {summary.forward_passes} forward passes, "
+        f"{summary.seconds_training:.0f} s of training; peak memory {mebibytes(summary.peak_bytes.host)}\n"
+        f"journal {journal:,.1f} KiB, weights {summary.weights_digest}\n"
         f"result: zoplat-edge export {bundle} {directory} --to DIR"
     )
 

@@ -1,0 +1,90 @@
+"""The evaluations of a run: scores of its dev and test split at θ, written to metrics.jsonl."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from zoplat.core.errors import ZoplatError
+from zoplat.evaluation.predictions import predictions
+from zoplat.tasks import data
+from zoplat.tasks.metrics import metric
+from zoplat.training.baseline import KeptScore
+from zoplat.training.callbacks import Callback
+from zoplat.training.directory import RunDirectory
+from zoplat.training.opening import OpenedRun
+from zoplat.training.progress import Progress
+
+RECENT = 20
+"""Newest losses whose mean is written down with a score."""
+
+
+class Evaluations:
+    """Scores the splits of a run, each at most once at the same step.
+
+    Args:
+        run: its model and rows.
+        directory: where scores are written.
+        callback: is notified of each score.
+        losses: of the steps so far; the caller extends the list.
+    """
+
+    def __init__(self, run: OpenedRun, directory: RunDirectory, callback: Callback, losses: list[float]) -> None:
+        self.run, self.directory, self.callback, self.losses = run, directory, callback, losses
+        self.metric = data.find(run.config.task).metric
+
+    def baseline(self, split: str, progress: Progress, strategy: str) -> float:
+        """The score before training: of this run, or kept from one that began with the same model and rows."""
+        if (score := self._written(split, 0)) is not None:
+            return score
+        identity = self.run.session.facts.get("model_identity")
+        facts = [identity, self.run.identity(strategy), self.run.config.table()["tune"]]
+        kept = KeptScore(facts, self.run.rows[split])
+        if identity and (score := kept.read()) is not None:
+            return self._record(split, replace(progress, step=0), score, 0.0, kept=True)
+        if progress.step:
+            raise ZoplatError(f"{self.directory.metrics} has lost its first scores; start the run afresh.")
+        score = self.score(split, progress, "baseline")
+        if identity:
+            kept.write(score)
+        return score
+
+    def score(self, split: str, progress: Progress, phase: str = "evaluate") -> float:
+        """The score of a split at θ, which is settled first.
+
+        Args:
+            split: "dev" or "test".
+            progress: of the run.
+            phase: of the profiler.
+        """
+        if (score := self._written(split, progress.step)) is not None:
+            return score
+        rows, session = self.run.rows[split], self.run.session
+        began = time.perf_counter()
+        session.space.settle()
+        with self.run.profiler.phase(phase):
+            predicted = predictions(session, rows, self.run.config.read_at_once)
+        score = metric(self.metric)(predicted, [row.example.right for row in rows])
+        return self._record(split, progress, score, time.perf_counter() - began)
+
+    def _written(self, split: str, step: int) -> float | None:
+        """The score of a split after so many steps, if metrics.jsonl has it."""
+        for record in self.directory.read_metrics():
+            if (record["step"], record["split"]) == (step, split):
+                return float(record["score"])
+        return None
+
+    def _record(self, split: str, progress: Progress, score: float, seconds: float, kept: bool = False) -> float:
+        record: dict[str, Any] = {"step": progress.step, "passes": progress.passes, "split": split}
+        record |= {"metric": self.metric, "score": score, "rows": len(self.run.rows[split])}
+        record |= {"seconds": round(seconds, 3), "kept": kept}
+        if progress.step:
+            space = self.run.session.space
+            record |= {"changed": round(space.changed, 6), "drift": space.drift}
+        if self.losses:
+            recent = self.losses[-RECENT:]
+            record["loss"] = sum(recent) / len(recent)
+        self.directory.add_metrics(record)
+        self.callback.evaluated(record)
+        return score

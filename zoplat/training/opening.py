@@ -1,0 +1,140 @@
+"""The model of a run, opened, and its rows, encoded."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from zoplat.config.parts import law_of
+from zoplat.config.run_config import RunConfig
+from zoplat.core.device import Device, Session
+from zoplat.core.errors import ZoplatError
+from zoplat.core.example import Row
+from zoplat.core.model_spec import ModelSpec
+from zoplat.evaluation.evaluate import evaluate
+from zoplat.evaluation.predictions import by_length
+from zoplat.evaluation.prompts import PromptEncoder
+from zoplat.evaluation.protocol import EvaluationProtocol
+from zoplat.training.batches import Batches
+from zoplat.training.directory import RunDirectory
+from zoplat.training.objective import Objective
+from zoplat.training.profiler import Profiler
+from zoplat.training.setup import check_device, objective_of, rows_of, spec_of
+from zoplat.training.step import Learner
+
+IDENTITY = ("model", "head", "base", "dtype", "restore", "rounding", "device", "versions", "threads")
+"""Facts of a session that the answers of a run depend on."""
+
+
+@dataclass
+class OpenedRun:
+    """A run whose model is open, before anything was computed.
+
+    Attributes:
+        config: its settings.
+        objective: the loss that training minimises.
+        session: the model.
+        profiler: of the session.
+        rows: encoded, by split.
+        batches: the training rows in batches.
+        start_digest: of the trained weights.
+    """
+
+    config: RunConfig
+    objective: Objective
+    session: Session
+    profiler: Profiler
+    rows: dict[str, list[Row]]
+    batches: Batches
+    start_digest: str
+
+    @property
+    def strategy(self) -> str:
+        """The evaluation strategy that the session prefers for the law and the rows of this run."""
+        rows = self.rows["train"]
+        tokens = self.config.read_at_once * sum(row.length for row in rows) / len(rows)
+        return self.session.strategy_for(law_of(self.config.estimator), tokens)
+
+    def identity(self, strategy: str) -> dict[str, Any]:
+        """Everything, settings aside, that the answers of a run depend on: the header of its journal."""
+        return {
+            **{name: self.session.facts.get(name) for name in IDENTITY},
+            "noise": self.session.space.noise.name,
+            "strategy": strategy,
+            "seed": self.config.seed,
+            "estimator": self.config.estimator_name,
+            "start_digest": self.start_digest,
+        }
+
+    def measure_inference(self) -> None:
+        """Measure the peak of inference alone: one forward pass on the longest rows of each split."""
+        with self.profiler.phase("inference"):
+            for rows in self.rows.values():
+                longest = by_length(rows, self.config.read_at_once)[0]
+                self.session.forward([rows[i] for i in longest])
+
+
+def open_run(config: RunConfig) -> OpenedRun:
+    """Open the model of a run and encode its rows."""
+    objective, raw = objective_of(config), rows_of(config)
+    session, profiler = open_session(config.device, spec_of(config))
+    rows = {split: PromptEncoder(config, session).rows(some) for split, some in raw.items()}
+    batches = Batches(rows["train"], config.batch_size, config.seed)
+    return OpenedRun(config, objective, session, profiler, rows, batches, session.digest())
+
+
+def open_session(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:
+    """A model and its profiler, which has the phase "open" already."""
+    began = time.perf_counter()
+    session = device.open(spec)
+    profiler = Profiler(session.memory, session.reset_peak)
+    profiler.add_past("open", time.perf_counter() - began)
+    session.space.time_phases(profiler.phase)
+    return session, profiler
+
+
+def prepared(config: RunConfig) -> tuple[Session, Profiler, list[Row]]:
+    """The model of a run, its profiler, and the training rows, encoded."""
+    check_device(config)
+    raw = rows_of(config)["train"]
+    session, profiler = open_session(config.device, spec_of(config))
+    return session, profiler, PromptEncoder(config, session).rows(raw)
+
+
+def restored(directory: RunDirectory, config: RunConfig | None = None) -> tuple[RunConfig, Session]:
+    """The settings and the model of a run at its newest checkpoint.
+
+    Args:
+        directory: of the run, finished or interrupted.
+        config: used in place of its config.toml; of a run inside a bundle.
+
+    Raises:
+        ZoplatError: it has no checkpoint.
+    """
+    config = config or directory.read_config()
+    check_device(config)
+    session = config.device.open(spec_of(config))
+    journal = directory.read_journal()
+    learner = Learner(config, session)
+    if journal is None or not directory.checkpoints.load(session, learner.states, len(journal.steps)):
+        raise ZoplatError(
+            f"{directory.path} has no checkpoint yet. `zoplat run --resume --out {directory.path}` goes on with it."
+        )
+    return config, session
+
+
+def score_model(
+    config: RunConfig, protocol: EvaluationProtocol, split: str = "test", session: Session | None = None
+) -> dict[str, Any]:
+    """The score of a model without training it, as `evaluation.evaluate` gives it.
+
+    Args:
+        config: the settings.
+        protocol: zero-shot, few-shot, calibrated, or by a linear probe.
+        split: which rows.
+        session: a model that is open; that of the settings when None.
+    """
+    check_device(config)
+    rows = rows_of(config)
+    return evaluate(config, session or config.device.open(spec_of(config)), rows, protocol, split)
