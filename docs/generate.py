@@ -1,13 +1,15 @@
 """Writes docs/reference and the marked places of other pages: `python docs/generate.py`.
 
-The reference comes from the code, the results of methods from docs/methods/comparison.json, which `zoplat compare`
-made, the figures of docs/performance.md from bench/results, which `make bench` made.
+The reference comes from the code and, for its list of terms, from docs/explanation/glossary.md; the results of methods
+from docs/methods/comparison.json, which `zoplat compare` made; the figures of docs/performance.md from bench/results,
+which `make bench` made.
 With --check it only says what is stale.
 """
 
 import dataclasses
 import inspect
 import json
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
@@ -20,13 +22,14 @@ from bench.page import Page
 from zoplat import hookspecs
 from zoplat.cli import main
 from zoplat.cli.show import cost
-from zoplat.compare.matrix import COLUMNS, cells, markdown
+from zoplat.compare.table import COLUMNS, cells, markdown
 from zoplat.config.parts import setting_fields
 from zoplat.registry import KINDS, Entry, catalogue, hook_of
 from zoplat_devices.edge.runner import main as edge
 
 FOLDER = Path(__file__).parent / "reference"
 METHODS = Path(__file__).parent / "methods"
+GLOSSARY = Path(__file__).parent / "explanation" / "glossary.md"
 PERFORMANCE = Path(__file__).parent / "performance.md"
 README = Path(__file__).parents[1] / "README.md"
 NOTE = "<!-- Made by `python docs/generate.py`; change the code, not this page. -->\n\n"
@@ -88,20 +91,29 @@ def described(kind: type) -> dict[str, str]:
     return known
 
 
+def glossary() -> str:
+    """The terms of docs/explanation/glossary.md from A to Z; what they name in the code must be there."""
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| `(.+?)` \|$", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE)
+    for _, _, name in rows:
+        pkgutil.resolve_name(name)
+    lines = sorted((f"| {term} | {meaning} | `{name}` |\n" for term, meaning, name in rows), key=str.lower)
+    head = "# Terms from A to Z\n\nBy subject: [glossary](../explanation/glossary.md).\n\n"
+    return f"{NOTE}{head}| term | meaning | in code |\n| --- | --- | --- |\n{''.join(lines)}"
+
+
 def methods() -> dict[Path, str]:
     """The pages of the methods with their marked places filled in."""
     own = {e.name: e for e in catalogue() if e.kind == "estimator" and e.distribution == "zoplat"}
     comparison = json.loads((METHODS / "comparison.json").read_text(encoding="utf-8"))
     results = {row["estimator"]: row for row in comparison["rows"]}
+    table = f"```sh\n{comparison['command']}\n```\n\n{markdown(comparison['rows'])}"
     pages = {}
     for path in sorted(METHODS.glob("*.md")):
         text = path.read_text(encoding="utf-8")
         if path.stem in own:
             text = filled(text, "result", result(path.stem, results, comparison["command"]))
         text = filled(text, "methods", overview(own))
-        pages[path] = filled(
-            text, "comparison", f"```sh\n{comparison['command']}\n```\n\n{markdown(comparison['rows'])}"
-        )
+        pages[path] = filled(text, "comparison", table)
     return pages
 
 
@@ -156,7 +168,8 @@ def filled(text: str, mark: str, content: str) -> str:
 
 
 if __name__ == "__main__":
-    pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), **methods()}
+    pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), FOLDER / "glossary.md": glossary()}
+    pages |= methods()
     pages |= {path: performance(path) for path in (PERFORMANCE, README)}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:

@@ -44,11 +44,6 @@ class Tuning(Checked):
         """Whether the trained weights are added to the model, whose own ones stay as they are."""
         return self.name in ADAPTERS
 
-    @property
-    def is_adapter(self) -> bool:
-        """Whether new weights are trained beside a frozen model."""
-        return self.name in ADAPTERS
-
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -71,9 +71,11 @@ class ToyNoise(ReferenceNoise):
 
 @lru_cache(maxsize=1 << 15)
 def _few(law: str, stream: Stream) -> Vector:
-    return ReferenceNoise().numbers(law, stream, 0, (FEW,)).copy()
+    found: Vector = ReferenceNoise().numbers(law, stream, 0, (FEW,)).copy()
+    return found
 
 
 @lru_cache(maxsize=1 << 10)
 def _many(law: str, stream: Stream) -> Vector:
-    return ReferenceNoise().numbers(law, stream, 0, (MANY,)).copy()
+    found: Vector = ReferenceNoise().numbers(law, stream, 0, (MANY,)).copy()
+    return found
