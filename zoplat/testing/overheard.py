@@ -182,7 +182,7 @@ class Listener(Oracle):
 def overhear(estimator: Estimator, toy: Toy, steps: int) -> list[Heard]:
     """All estimates of a run whose rule steps along them."""
     space, rule = toy.space, estimator.rule
-    state, rule_state = estimator.init(space), rule.init(space)
+    state, rule_state = estimator.init(space), rule.init_for(space, estimator.law)
     found, past = [], made(toy, ZERO)
     for step in range(steps):
         oracle, seen, before = Listener(toy, step, steps), 0, toy.loss(toy.theta)

@@ -161,7 +161,7 @@ def _others(rule: StepRule) -> list[StepRule]:
 def _apply(rule: StepRule, toy: Toy, zero: bool = False) -> float:
     """One step with an estimate of MeZO, or with 0 in its place; the step size is returned."""
     oracle = toy.oracle(step=300)
-    state = rule.init(toy.space)
+    state = rule.init_for(toy.space, _host(rule).law)
     for estimate in _host(rule).estimate(oracle, None):
         rule.apply(replace(estimate, direction=ZERO) if zero else estimate, oracle, state)
     return rule.rate(oracle) or 0.0
