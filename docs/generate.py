@@ -107,12 +107,13 @@ def methods() -> dict[Path, str]:
     comparison = json.loads((METHODS / "comparison.json").read_text(encoding="utf-8"))
     results = {row["estimator"]: row for row in comparison["rows"]}
     table = f"```sh\n{comparison['command']}\n```\n\n{markdown(comparison['rows'])}"
+    listed = overview(own)
     pages = {}
     for path in sorted(METHODS.glob("*.md")):
         text = path.read_text(encoding="utf-8")
         if path.stem in own:
             text = filled(text, "result", result(path.stem, results, comparison["command"]))
-        text = filled(text, "methods", overview(own))
+        text = filled(text, "methods", listed)
         pages[path] = filled(text, "comparison", table)
     return pages
 

@@ -354,7 +354,7 @@ def test_what_can_not_be_is_refused_and_what_is_registered_is_the_middle_of_the_
     ):
         with pytest.raises(ZoplatError, match=words):
             replace(SparseZO(), **settings)  # type: ignore[arg-type]
-    with pytest.raises(ZoplatError, match=r"-o sampler.density"):
+    with pytest.raises(ZoplatError, match=r"density must be above 0 and at most 1, got 2"):
         Masked(density=2.0)
     assert sparse_zo.zoplat_estimators() == {"sparse-zo": SparseZO(rule=Constant(lr=1e-6), density=0.5, interval=500)}
     assert sparse_zo.zoplat_samplers() == {"masked": Masked(Gaussian(), 0.5, 500)}

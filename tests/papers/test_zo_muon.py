@@ -227,7 +227,7 @@ def test_the_registered_values() -> None:
         ({"queries": 0}, "queries must be at least 1, got 0"),
         ({"eps": 0.0}, "eps must be positive, got 0.0"),
         ({"vector_ratio": -1.0}, "vector_ratio must be 0 or more, got -1.0"),
-        ({"sampler": Gaussian()}, "needs the directions of 'projected'"),
+        ({"sampler": Gaussian()}, "must be 'projected', got Gaussian"),
     ],
 )
 def test_a_field_out_of_range_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic
 
 from zoplat.core.estimate import Estimate
 from zoplat.core.fields import Checked
 from zoplat.core.oracle import Oracle
-from zoplat.core.rule import StepRule
+from zoplat.core.rule import State, StepRule
 from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
-
-State = TypeVar("State")
-"""What an estimator keeps between steps; None for one that keeps nothing."""
 
 
 class Estimator(Checked, ABC, Generic[State]):
@@ -27,7 +24,7 @@ class Estimator(Checked, ABC, Generic[State]):
         rule: how the estimates become steps.
     """
 
-    rule: StepRule[Any]
+    rule: StepRule
 
     @property
     def asks(self) -> frozenset[str]:

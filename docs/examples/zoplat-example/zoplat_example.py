@@ -13,9 +13,8 @@ Estimation of the Maximum of a Regression Function", Ann. Math. Statist. 23, 195
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from zoplat import ZERO, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepRule, Tile, ZoplatError, hookimpl
+from zoplat import Array, Direction, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepRule, Tile, hookimpl, number
 from zoplat_plugins.constant import Constant
 
 
@@ -23,7 +22,7 @@ from zoplat_plugins.constant import Constant
 class Triangular(Sampler):
     """Independent entries, each the sum of two uniform numbers; bounded, variance 1."""
 
-    def fill(self, out: Any, tile: Tile, key: Key, noise: Noise) -> None:
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
         out[:] = noise.uniform(tile.shape, key, tile, "first")
         out += noise.uniform(tile.shape, key, tile, "second")
         out -= 1
@@ -31,41 +30,29 @@ class Triangular(Sampler):
 
 
 @dataclass(frozen=True)
-class ForwardDifference(Estimator):
-    """One base and one probe for each direction.
+class ForwardDifference(Estimator[None]):
+    """One base and one probe for each direction; see `Estimator` for fields that most methods have.
 
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive.
         queries: directions n averaged in one step; at least 1.
-        sampler: law of z.
-        rule: how the estimate becomes a step.
     """
 
-    eps: float = 1e-3
-    queries: int = 4
+    eps: float = number(1e-3, above=0)
+    queries: int = number(4, at_least=1)
     sampler: Sampler = Triangular()
     rule: StepRule = Constant(lr=1e-6)
 
-    def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ZoplatError(f"eps must be positive, got {self.eps}  (--eps)")
-        if self.queries < 1:
-            raise ZoplatError(f"queries must be at least 1, got {self.queries}  (--queries)")
-
-    def estimate(self, oracle: Oracle, state: Any) -> Iterator[Estimate]:
+    def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         directions = oracle.draw(self.sampler, self.queries)
-        base, *ups = oracle.losses(ZERO, *(self.eps * z for z in directions))
-        g = ZERO
-        for up, z in zip(ups, directions, strict=True):
-            g += (up - base) / self.eps / self.queries * z
-        yield Estimate(g, [base, *ups], self.eps)
+        slopes, losses = oracle.slopes(directions, self.eps, side="one")
+        yield Estimate(Direction.mean(slopes, directions), losses, self.eps)
 
 
 @hookimpl
-def zoplat_samplers() -> dict[str, Sampler]:
+def zoplat_samplers() -> dict[str, Triangular]:
     return {"triangular": Triangular()}
 
 
 @hookimpl
-def zoplat_estimators() -> dict[str, Estimator]:
+def zoplat_estimators() -> dict[str, ForwardDifference]:
     return {"forward-difference": ForwardDifference()}
