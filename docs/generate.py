@@ -23,7 +23,7 @@ from zoplat import hookspecs
 from zoplat.cli import main
 from zoplat.cli.show import cost
 from zoplat.compare.table import COLUMNS, cells, markdown
-from zoplat.config.parts import setting_fields
+from zoplat.config.parts import field_meanings, setting_fields
 from zoplat.registry import KINDS, Entry, catalogue, hook_of
 from zoplat_devices.edge.runner import main as edge
 
@@ -71,7 +71,7 @@ def preset(entry: Entry) -> str:
 
 def fields(value: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """(dotted path, default, meaning) of a part's fields, those of parts inside it included."""
-    known = described(type(value))
+    known = field_meanings(type(value))
     for field in setting_fields(value):
         held = getattr(value, field.name)
         inner = dataclasses.is_dataclass(held)
@@ -80,15 +80,6 @@ def fields(value: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
             yield prefix + field.name, shown, known.get(field.name, "")
         if inner:
             yield from fields(held, f"{prefix}{field.name}.")
-
-
-def described(kind: type) -> dict[str, str]:
-    """Field → text, from the Attributes of a class's docstring and its bases'."""
-    known: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        for names, text in re.findall(r"^    ([a-z_0-9, ]+): ((?:.|\n     )+)", inspect.getdoc(base) or "", re.M):
-            known |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return known
 
 
 def glossary() -> str:

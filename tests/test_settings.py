@@ -153,7 +153,7 @@ class TestNamesForPlugins:
         assert Path(str(importlib.import_module(package).__path__[0]), "py.typed").exists()
 
 
-def test_adapters_are_told_from_groups_of_weights() -> None:
+def test_adapters_are_distinguished_from_groups_of_weights() -> None:
     assert [name for name in (*ADAPTERS, "full", "bitfit", "head", "q_proj") if Tuning(name).is_adapter] == [*ADAPTERS]
 
 

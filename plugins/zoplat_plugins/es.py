@@ -20,7 +20,7 @@ Learning", 2025, arXiv:2509.24372 (single members, z-scores: what is registered)
 Differs: the textbook form divides shaped losses by σ too; here, as in both authors' codes, η carries that factor, so
 that published settings transfer. Theirs reward what is large; here it is the loss, with the other sign. Equal losses
 have equal ranks, and where all are equal there is no step; the first code ranks them in arbitrary order, the second
-adds 10⁻⁸ to the deviation. The second draws the same numbers for all tensors of one shape unless told otherwise; here
+adds 10⁻⁸ to the deviation. The second draws the same numbers for all tensors of one shape by default; here
 every block has its own.
 """
 

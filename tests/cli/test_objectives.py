@@ -86,11 +86,11 @@ def test_a_run_with_micro_batches_differs_only_by_rounding(zoplat: Any, toy: Any
     settings = ("--estimator", "lozo", "--eps", 0.1, "--lr", 0.1, "--steps", 5)
     for name, more in (("whole", ()), ("parts", ("--micro-batch-size", 5))):
         ran(zoplat, *toy, *settings, *more, "--out", name)
-    told = [
+    losses = [
         [json.loads(line)["answers"] for line in Path(f"{name}/journal.jsonl").read_text().splitlines()[1:]]
         for name in ("whole", "parts")
     ]
-    np.testing.assert_allclose(told[0], told[1], rtol=1e-5)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     assert json.loads(Path("parts/summary.json").read_text())["forward_passes"] == 10, "a batch is one pass"
 
 
@@ -129,7 +129,7 @@ def test_a_failing_metric_ends_the_run_with_its_message(zoplat: Any, toy: Any, j
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "right", "score"),
+    ("name", "predicted", "right", "score"),
     [
         ("accuracy", ["a", "b"], [["a"], ["a", "c"]], 0.5),
         ("exact-match", ["The  Cat!", "dog"], [["cat"], ["a hog"]], 0.5),
@@ -138,8 +138,8 @@ def test_a_failing_metric_ends_the_run_with_its_message(zoplat: Any, toy: Any, j
         ("f1", [""], [["cat"]], 0.0),
     ],
 )
-def test_metrics_are_those_of_squad(name: str, told: Any, right: Any, score: float) -> None:
-    assert metric(name)(told, right) == pytest.approx(score)
+def test_metrics_are_those_of_squad(name: str, predicted: Any, right: Any, score: float) -> None:
+    assert metric(name)(predicted, right) == pytest.approx(score)
 
 
 def test_rouge_is_that_of_the_library() -> None:
@@ -161,9 +161,9 @@ def test_solved_rows_come_before_every_prompt(toy: Any) -> None:
 
 
 def test_a_seed_chooses_the_solved_rows(zoplat: Any, toy: Any) -> None:
-    told = [asked(zoplat, *toy, "--shots", 4, "--seed", seed) for seed in (0, 0, 1)]
-    assert told[0] | {"seconds": 0} == told[1] | {"seconds": 0}
-    assert told[0]["way"] == "icl-4"
+    results = [asked(zoplat, *toy, "--shots", 4, "--seed", seed) for seed in (0, 0, 1)]
+    assert results[0] | {"seconds": 0} == results[1] | {"seconds": 0}
+    assert results[0]["way"] == "icl-4"
     assert "--shots 13 is more than the 12 training rows" in zoplat.refused("eval", *toy, "--shots", 13)
 
 
@@ -182,8 +182,8 @@ def test_a_linear_probe_learns_from_features(zoplat: Any, toy: Any) -> None:
     start = np.random.default_rng(0)
     x = start.standard_normal((300, 8))
     labels = (x[:, :3]).argmax(axis=1)
-    told = fit_and_predict(x[:200].tolist(), labels[:200].tolist(), x[200:].tolist())
-    assert np.mean(np.array(told) == labels[200:]) > 0.9
+    predicted = fit_and_predict(x[:200].tolist(), labels[:200].tolist(), x[200:].tolist())
+    assert np.mean(np.array(predicted) == labels[200:]) > 0.9
     found = asked(zoplat, *toy, "--probe", "--split", "dev")
     assert (found["way"], found["split"], found["rows"]) == ("linear-probe", "dev", 12)
 

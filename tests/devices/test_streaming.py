@@ -254,7 +254,7 @@ class TestErrors:
         with pytest.raises(ZoplatError, match="Leave --base int8 out"):
             PyTorch(strategy="streaming").open(ModelSpec(str(checkpoint()), Tuning("lora"), "float32", 0, base="int8"))
 
-    def test_a_model_larger_than_memory_is_told_to_use_this_strategy_which_needs_less(
+    def test_the_error_for_a_model_larger_than_memory_names_this_strategy_which_needs_less(
         self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import psutil

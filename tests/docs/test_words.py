@@ -19,7 +19,9 @@ QUOTING = {
     "changelog.d/plugin-names.changed.md",
     "changelog.d/words.changed.md",
     "tests/docs/test_words.py",
+    "tests/tasks/test_prompts.py",  # stories in which somebody told somebody
     "tests/test_old_names.py",
+    "tests/test_settings.py",
 }
 """Files that are about the old names."""
 MARK = "old name"

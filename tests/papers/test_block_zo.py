@@ -24,7 +24,7 @@ ARRAYS = {"block": [["hidden.weight"], ["hidden.bias"], ["output.weight"], ["out
 
 
 def published_loop(toy: Toy, steps: int, parts: list[list[str]], order: Order, decay: float = 0.0) -> list[float]:
-    """Part by part on the toy's own arrays: walk there, walk back, step at once or at the end; returns the losses."""
+    """Part by part on the toy's own arrays: perturb, restore, step at once or at the end; returns the losses."""
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
     recorded = []

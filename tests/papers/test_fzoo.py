@@ -202,18 +202,18 @@ def test_directions_are_signs_without_mean_or_correlation(noise: Noise, unbiased
 
 @pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-9), ("float32", 1e-5)])
 @pytest.mark.parametrize("reuse", [False, True])
-def test_one_batched_pass_gives_the_losses_of_the_walk(dtype: str, atol: float, reuse: bool) -> None:
+def test_one_batched_pass_gives_the_losses_of_sequential_evaluation(dtype: str, atol: float, reuse: bool) -> None:
     """Every block, with the ε of the settings; all points of a step are asked in one question."""
-    walked, batched = two_layers(dtype=dtype), two_layers(dtype=dtype)
+    sequential, batched = two_layers(dtype=dtype), two_layers(dtype=dtype)
     batched.strategy = "batched"
     asked: list[int] = []
     losses_at = batched.losses_at
     batched.losses_at = lambda directions: asked.append(len(directions)) or losses_at(directions)  # type: ignore
     method = replace(estimator(reuse=reuse), eps=1e-2, rule=Plain(lr=1e-3))
-    one, other = train(walked, method, 10, SEED), train(batched, method, 10, SEED)
+    one, other = train(sequential, method, 10, SEED), train(batched, method, 10, SEED)
     assert asked == ([9, *[5] * 9] if reuse else [9] * 10)
     np.testing.assert_allclose([a for step in one for a in step], [a for step in other for a in step], atol=atol)
-    np.testing.assert_allclose(walked.theta, batched.theta, rtol=0, atol=10 * atol)
+    np.testing.assert_allclose(sequential.theta, batched.theta, rtol=0, atol=10 * atol)
     assert batched.space.passes_over_weights < 2 * 10
 
 

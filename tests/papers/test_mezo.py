@@ -29,7 +29,7 @@ Check = Callable[[np.ndarray, "np.ndarray | float", str], None]
 
 
 def published_loop(toy: Toy, steps: int, queries: int, lr: Callable[[int], float], decay: float = 0.0) -> list[float]:
-    """The loop of the paper on the toy's own arrays: walk there, walk back, step; returns the losses."""
+    """The loop of the paper on the toy's own arrays: perturb, restore, step; returns the losses."""
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
     recorded = []

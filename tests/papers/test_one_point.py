@@ -18,7 +18,7 @@ Check = Callable[[np.ndarray, "np.ndarray | float", str], None]
 
 
 def published_loop(toy: Toy, steps: int, decay: float = 0.0) -> list[float]:
-    """Definition 8 on the toy's own arrays: walk there, look, walk back, step; returns the losses."""
+    """Definition 8 on the toy's own arrays: perturb, evaluate, restore, step; returns the losses."""
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
     recorded: list[float] = []

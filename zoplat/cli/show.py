@@ -3,13 +3,14 @@
 import dataclasses
 import inspect
 import json
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from zoplat.cli.options import JSON
-from zoplat.config.parts import setting_fields
+from zoplat.config.parts import field_meanings, setting_fields
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.registry import KINDS, Entry, catalogue
 
@@ -62,18 +63,19 @@ def _described(entry: Entry) -> dict[str, Any]:
         "summary": entry.summary,
         "distribution": entry.distribution,
         "version": entry.version,
-        "box": about if preset else f"{about}\n\n{_documentation(type(entry.value))}",
+        "box": about if preset else f"{about}\n\n{_documentation(entry.value)}",
         "cost": cost(entry),
         "fields": _preset(entry.value) if preset else dict(_fields(entry.value)),
     }
 
 
-def _documentation(part: type) -> str:
-    """A class's docstring, followed by the attributes of the nearest base where it lists none of its own."""
-    text = inspect.getdoc(part) or ""
-    sections = ((inspect.getdoc(base) or "").partition("Attributes:")[1:] for base in part.__mro__)
-    found = next(("".join(section) for section in sections if section[0]), "")
-    return text if "Attributes:" in text or not found else f"{text}\n\n{found}"
+def _documentation(part: Any) -> str:
+    """A part's docstring with all of its settings, those that are explained where it builds on others included."""
+    head = (inspect.getdoc(type(part)) or "").partition("Attributes:")[0].rstrip()
+    known = field_meanings(type(part))
+    lines = [f"{field.name}: {known[field.name]}" for field in setting_fields(part) if field.name in known]
+    wrapped = [textwrap.fill(line, 110, initial_indent="    ", subsequent_indent="        ") for line in lines]
+    return "\n".join([f"{head}\n\nAttributes:", *wrapped]) if lines else head
 
 
 def cost(entry: Entry) -> dict[str, Any]:

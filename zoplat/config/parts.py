@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -29,6 +31,15 @@ SHORTHANDS = {"lr": "rule.lr", "eps": "eps", "queries": "queries"}
 def setting_fields(part: Any) -> list[dataclasses.Field[Any]]:
     """The fields of a part that a user may set; those marked `setting=False` tell registered variants apart."""
     return [field for field in fields(part) if field.metadata.get("setting", True)]
+
+
+def field_meanings(kind: type) -> dict[str, str]:
+    """Field → text, from the Attributes of a class's docstring and of those that it builds on."""
+    known: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        for names, text in re.findall(r"^    ([a-z_0-9, ]+): ((?:.|\n     )+)", inspect.getdoc(base) or "", re.M):
+            known |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return known
 
 
 def describe(kind: str, part: Any, name: str | None = None) -> Table:

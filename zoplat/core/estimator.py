@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Generic
+from typing import Any, Generic
 
 from zoplat.core.estimate import Estimate
 from zoplat.core.fields import Checked
@@ -17,14 +17,16 @@ from zoplat.space.parameter_space import ParameterSpace
 class Estimator(Checked, ABC, Generic[State]):
     """An algorithm. A frozen dataclass: its fields are hyperparameters, `rule` and mostly `sampler` among them.
 
+    Those that most methods have are explained here and not again in each of them.
+
     Attributes:
-        eps: smoothing radius ε, in the units of the parameters; positive; a field of those that have one.
-        queries: directions n that a step averages over; at least 1; a field of those that can have several.
-        sampler: law of z, their random directions; a field of those that draw some.
+        eps: smoothing radius ε, in the units of the parameters; positive.
+        queries: directions n that a step averages over; at least 1.
+        sampler: law of z, the random directions.
         rule: how the estimates become steps.
     """
 
-    rule: StepRule
+    rule: StepRule[Any]
 
     @property
     def asks(self) -> frozenset[str]:

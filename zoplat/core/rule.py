@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from zoplat.core.estimate import Estimate
 from zoplat.core.fields import Checked, number
@@ -12,13 +12,8 @@ from zoplat.core.oracle import Oracle
 from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar as TypeVarWithDefault
-
-    State = TypeVarWithDefault("State", default=Any)
-else:
-    State = TypeVar("State")
-"""What a rule or an estimator keeps between steps: None for one that keeps nothing; not known where it isn't said."""
+State = TypeVar("State")
+"""What a rule or an estimator keeps between steps; None for one that keeps nothing."""
 
 
 class StepRule(Checked, ABC, Generic[State]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-UNDECIDED = "too short to say"
+UNDECIDED = "too short to say"  # an old name that summaries on disk have
 """The verdict on a run with too few losses, as summary.json has it."""
 GROUP = 4
 """Losses that a fifth of the run must have before there is a verdict."""

@@ -2,7 +2,7 @@
  * zoplat/space/backend.py, which are the definition.
  *
  * The random numbers are those of noise.py, bit for bit, provided that the compiler fuses no product and sum by
- * itself (-ffp-contract=off). */
+ * itself (-ffp-contract=off). All of it is one file because that is one call of a compiler, at hand or in a wheel. */
 
 #include <stdint.h>
 

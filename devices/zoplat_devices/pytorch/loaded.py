@@ -19,7 +19,7 @@ class Loaded:
         model, tokenizer: of transformers.
         name: as the user gave it.
         identity: a digest that tells its weights from others without reading them; None when that is not known.
-        head: what it makes of a text.
+        head: what it computes from a text.
         new: names of parameters that the checkpoint does not have, such as those of a new classification head.
     """
 

@@ -63,7 +63,7 @@ class Scorer:
     Args:
         model: of transformers, inside an adapter of peft or not; in evaluation mode.
         device: of torch, where it is.
-        head: what it makes of a text.
+        head: what it computes from a text.
         pad: id of the padding token.
         left: whether rows are padded on the left; for models whose last token has seen all others.
 
