@@ -125,7 +125,9 @@ class ZOMuon(Estimator[None]):
         terms = tuple((draw.key, c) for draw, c in g)  # P msign(Ĝ) by name, for Ĝ in the subspace of P
         orthogonal = Direction.of(Orthogonal(self.sampler, terms), terms[0][0]) if terms else g
         vectors = oracle.space.part(lambda block: len(block.shape) == 1)
-        step = self.vector_ratio * g.on(vectors) + orthogonal.on(oracle.space.everything - vectors)
+        matrices = oracle.space.everything - vectors
+        within = next((draw.part for draw, _ in g if draw.part is not None), matrices)  # where the draws lie
+        step = self.vector_ratio * g.on(vectors) + orthogonal.on(matrices & within)
         yield Estimate(step, losses, self.eps)
 
 

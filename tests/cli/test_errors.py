@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from zoplat import ZoplatError
+
 ROW = '{"sentence": "fine", "label": 1}\n'
 
 
@@ -310,7 +312,7 @@ def test_a_damaged_checkpoint_is_found_by_its_digest(zoplat: Any) -> None:
 
 def test_an_error_has_its_traceback_with_debug(zoplat: Any) -> None:
     done = zoplat("--debug", "run", *zoplat.toy, "--eps", -1)
-    assert type(done.exception).__name__ == "ZoplatError"
+    assert isinstance(done.exception, ZoplatError)
 
 
 class TestModels:

@@ -69,7 +69,7 @@ def test_a_large_model_needs_no_memory() -> None:
 
 
 def test_a_method_that_refuses_the_shapes_says_why() -> None:
-    with pytest.raises(CostUnknown, match="could not be measured: targets=q,v finds nothing to project"):
+    with pytest.raises(CostUnknown, match="could not be measured: targets=q,v finds nothing in the names"):
         measure_cost(DiZO(), [BlockShape("w", (8, 4))])
 
 

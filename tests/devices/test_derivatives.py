@@ -267,7 +267,7 @@ def test_a_hybrid_step_updates_the_last_part_by_backpropagation_and_the_first_as
     part = method.exact_part(session.space)
     start = {block.name: block.array.clone() for block in session.space.blocks}
     _, gradient = eager(session)
-    oracle, state = oracle_of(session), rule.init(session.space)
+    oracle, state = oracle_of(session), rule.init_for(session.space, method.law)
     for estimate in method.estimate(oracle, None):
         rule.apply(estimate, oracle, state)
     session.space.settle()
