@@ -9,20 +9,22 @@ Every κ steps, for each chosen array ℓ that has moved by Δ = θ − θ₀, t
         γ ← γ − η_p t g z, clipped to (1 ± τ)·t
     θ ← θ₀ + (γ/t)Δ
 
-With mode "fo" γ begins at 0 and takes 10 steps of Adam (η 0.1) down the gradient of L(γ) + 10⁻³ Σ|γ|, each on another
-batch, by backpropagation; ε_p, η_p and τ have no say in it.
+With mode "fo" a projection is 10 steps of Adam (η 0.1) down the gradient of L(γ) + 10⁻³ Σ|γ|, each on another batch, by
+backpropagation; ε_p, η_p and τ have no say in it. γ begins at 0 when the run begins; from then on it and Adam's moments
+live on from projection to projection. With "fo-anew" every projection begins at γ = 0 and with new moments, so that no
+array gets much further than 10 η = 1.
 
-Cost per step: that of the inner method, and 20/κ forward passes ("fo": 10/κ forward and backward passes). Memory: θ₀
-and Δ of the chosen arrays, float32, in files, which hold memory only as far as there is room; "fo": a gradient of
-them.
+Cost per step: that of the inner method, and 20/κ forward passes (by backpropagation: 10/κ forward and backward
+passes). Memory: θ₀ and Δ of the chosen arrays, float32, in files, which hold memory only as far as there is room; by
+backpropagation also a gradient of them.
 
 Source: Tan et al., "Harmony in Divergence: Towards Fast, Accurate, and Memory-efficient Zeroth-order LLM
 Fine-tuning", NeurIPS 2025, arXiv:2502.03304; the inner loop, its clipping and the mode "fo" are those of the authors'
-code.
-Differs: the paper chooses the query and value matrices ("q,v"), the code keys and values with their biases ("k,v"),
-for OPT by name, and all factors of LoRA ("lora"); with any other model the code chooses nothing and is MeZO without a
-word, which here is an error. The code divides by t + 10⁻⁸; here an array that has not moved is left out, so that
-γ = t changes no bit. It takes the next training batches for the inner loop, so that a run sees other batches than
+code, in which γ and its optimizer are made once; "fo-anew" is zoplat's.
+Differs: the paper chooses the query and value matrices ("q,v"), the code key and value matrices without their biases
+("k,v"), for OPT by name, and all factors of LoRA ("lora"); with any other model the code chooses nothing and is MeZO
+without a word, which here is an error. The code divides by t + 10⁻⁸; here an array that has not moved is left out, so
+that γ = t changes no bit. It takes the next training batches for the inner loop, so that a run sees other batches than
 MeZO's; here it has batches of its own. It keeps every z of a step and a copy of the start in memory, and its dev set
 is its test set.
 """
@@ -53,18 +55,44 @@ from zoplat_plugins.mezo import MeZO
 
 TARGETS = {
     "q,v": r"\.(q|q_proj|query|v|v_proj|value)\.(.+\.)?weight$",
-    "k,v": r"\.(k|k_proj|key|v|v_proj|value)\.",
+    "k,v": r"\.(k|k_proj|key|v|v_proj|value)\.(.+\.)?weight$",
 }
 FO_LR, FO_PULL = 0.1, 1e-3  # Adam's η and the weight of Σ|γ| in the authors' code
 
 
 @dataclass
+class Descent:
+    """γ of every chosen array, Adam's two moments of it, and the steps of Adam so far."""
+
+    gamma: list[float]
+    m: list[float]
+    v: list[float]
+    steps: int = 0
+
+    @classmethod
+    def at_rest(cls, arrays: int) -> "Descent":
+        """γ = 0, and no step so far."""
+        return cls([0.0] * arrays, [0.0] * arrays, [0.0] * arrays)
+
+    def stepped(self, slopes: list[float]) -> "Descent":
+        """After one more step, down these slopes and the pull towards 0."""
+        g = [slope + FO_PULL * ((r > 0) - (r < 0)) for slope, r in zip(slopes, self.gamma, strict=True)]
+        m = [0.9 * mean + 0.1 * x for mean, x in zip(self.m, g, strict=True)]
+        v = [0.999 * mean + 0.001 * x * x for mean, x in zip(self.v, g, strict=True)]
+        share_m, share_v = 1 - 0.9 ** (self.steps + 1), 1 - 0.999 ** (self.steps + 1)
+        moves = [(a / share_m) / (math.sqrt(b / share_v) + 1e-8) for a, b in zip(m, v, strict=True)]
+        gamma = [r - FO_LR * move for r, move in zip(self.gamma, moves, strict=True)]
+        return Descent(gamma, m, v, self.steps + 1)
+
+
+@dataclass
 class State:
-    """The state of the inner method, and θ₀ and the last Δ of the chosen arrays."""
+    """The state of the inner method, θ₀ and the last Δ of the chosen arrays, and γ where it lives on: mode "fo"."""
 
     inner: Any
     anchor: Buffer
     travel: Buffer
+    descent: Descent
 
 
 @dataclass(frozen=True)
@@ -74,17 +102,19 @@ class DiZO(Estimator[State]):
     Attributes:
         inner: the method that makes the steps; its own rule is not used.
         every: κ, steps from projection to projection; at least 1.
-        mode: how γ is found: "zo" by forward passes, "fo" by backpropagation.
+        mode: how γ is found: "zo" by forward passes; by backpropagation "fo", where γ and Adam's moments live on (the
+            authors' code), or "fo-anew", where every projection begins anew.
         rounds: steps that γ makes in a projection; at least 1.
         radius_eps: ε_p, the probe of γ, in the units of the parameters; positive.
         radius_lr: η_p, step size of γ; not negative.
         tau: τ, by how much of itself a distance may change at a projection; in [0, 1).
-        targets: the arrays: "q,v" (the paper), "k,v" (the authors' code), or a regular expression over names.
+        targets: the arrays: "q,v" (the paper) or "k,v" (the authors' code), matrices without biases both, or a regular
+            expression over names.
     """
 
     inner: Estimator = MeZO()
     every: int = number(50, at_least=1)
-    mode: Literal["zo", "fo"] = "zo"
+    mode: Literal["zo", "fo", "fo-anew"] = "zo"
     rounds: int = number(10, at_least=1)
     radius_eps: float = number(0.1, above=0)
     radius_lr: float = number(2.0, at_least=0)
@@ -111,14 +141,21 @@ class DiZO(Estimator[State]):
     def init(self, space: ParameterSpace) -> State:
         chosen = space.named(TARGETS.get(self.targets, self.targets), f"targets={self.targets}")
         travel = space.buffer("dizo/travel", on=chosen, mapped=True)
-        return State(self.inner.init(space), space.snapshot("dizo/anchor", on=chosen), travel)
+        descent = Descent.at_rest(len(travel.arrays) if self.mode == "fo" else 0)
+        return State(self.inner.init(space), space.snapshot("dizo/anchor", on=chosen), travel, descent)
 
     def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
         yield from self.inner.estimate(oracle, state.inner)  # is resumed once the step is taken
         if (oracle.step + 1) % self.every == 0:
             radii = Radii(oracle.space, state)
-            if radii.lengths:
-                (self.probe if self.mode == "zo" else self.descend)(oracle, radii)
+            if not radii.lengths:
+                return
+            if self.mode == "zo":
+                self.probe(oracle, radii)
+            elif self.mode == "fo":
+                state.descent = self.descend(oracle, radii, state.descent)
+            else:
+                self.descend(oracle, radii, Descent.at_rest(len(state.travel.arrays)))
 
     def probe(self, oracle: Oracle, radii: "Radii") -> None:
         """Find γ by forward passes and take θ there."""
@@ -136,31 +173,29 @@ class DiZO(Estimator[State]):
             ]
         oracle.space.add(radii.move(gamma))
 
-    def descend(self, oracle: Oracle, radii: "Radii") -> None:
-        """Find γ by Adam on gradients, θ going along; back to where it was if a gradient can't be had."""
-        gamma, m, v = ([0.0] * len(radii.lengths) for _ in range(3))
+    def descend(self, oracle: Oracle, radii: "Radii", descent: Descent) -> Descent:
+        """Find γ by Adam on gradients, θ going along; θ is back where it was if a gradient can't be had."""
         made = Direction()
         try:
             for i in range(self.rounds):
-                oracle.space.add(radii.move(gamma) - made)
-                made = radii.move(gamma)
+                there = radii.move([descent.gamma[k] for k in radii.at])
+                oracle.space.add(there - made)
+                made = there
                 _, gradient = oracle.on_batch(i).gradient(radii.part)
-                share_m, share_v = 1 - 0.9 ** (i + 1), 1 - 0.999 ** (i + 1)
-                for k, slope in enumerate(radii.slopes(gradient)):
-                    slope += FO_PULL * ((gamma[k] > 0) - (gamma[k] < 0))
-                    m[k] = 0.9 * m[k] + 0.1 * slope
-                    v[k] = 0.999 * v[k] + 0.001 * slope * slope
-                    gamma[k] -= FO_LR * (m[k] / share_m) / (math.sqrt(v[k] / share_v) + 1e-8)
+                slopes = dict(zip(radii.at, radii.slopes(gradient), strict=True))
+                descent = descent.stepped([slopes.get(k, 0.0) for k in range(len(descent.gamma))])
         except SkipStep:
             oracle.space.add(-made)
             raise
-        oracle.space.add(radii.move(gamma) - made)
+        oracle.space.add(radii.move([descent.gamma[k] for k in radii.at]) - made)
+        return descent
 
 
 class Radii:
     """How far the chosen arrays are from their anchor, those that have moved.
 
     Attributes:
+        at: the place of each among all chosen arrays.
         lengths: t of each.
         part: those arrays.
     """
@@ -170,6 +205,8 @@ class Radii:
         self.space, self.whole = space, held(state.travel)
         chosen = Part(frozenset(state.travel.arrays))
         squares = {name: square for name, square in space.dot(self.whole, self.whole, on=chosen).items() if square > 0}
+        names = [*state.travel.arrays]
+        self.at = [names.index(name) for name in squares]
         self.part = Part(frozenset(squares))
         self.lengths = [math.sqrt(square) for square in squares.values()]
         self.rays = [self.whole.on(Part(frozenset([name]))) for name in squares]

@@ -14,7 +14,8 @@ Algorithms 1 and 2 (n-SPSA).
 Differs: Algorithm 2 draws a new batch for each direction (`batches` = "fresh"); by default, as in the authors' code,
 the n directions of a step share one batch. In that code the number of directions is 1 unless its schedule is named
 too. Its "linear" is ⌊pn⌋ after a share p of the run, at least 1, and so gets to n at the very end; here it is
-1 + ⌊pn⌋. The paper raises η with n; here η is left alone.
+1 + ⌊pn⌋. The paper raises η with n; here η is left alone. Decay is on matrices only; the code's RoBERTa tree decays
+vectors too, and its other tree goes by names ("bias", "layer_norm", "layernorm"), so that it decays LLaMA's final norm.
 """
 
 from collections.abc import Iterator

@@ -4,14 +4,16 @@
     θ ← (1 − ηλ)θ − η sign(ĝ)      "entries": each weight moves by η up or down
     θ ← (1 − ηλ)θ − η sign(g) z    "scalar": the sign of the slope alone
 
-For one Rademacher z the two are one.
+For one Rademacher z the two are one. With several directions "entries" has the sign of their mean, "scalar" the mean
+of their sign(gⱼ) zⱼ.
 
 Cost per step: 2 forward passes; "entries" takes one more pass over θ. Memory: that of inference.
 
 Source: Zhang et al., "Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning: A Benchmark", ICML
 2024, arXiv:2402.11592; after Liu et al., "signSGD via Zeroth-Order Oracle", ICLR 2019.
-Differs: the paper has the sign of every entry, the code of ZO-Bench that of the slope with z Gaussian. Its sweep
-files for this method name no optimizer, so that the published runs went through AdamW.
+Differs: the paper has the sign of every entry, the code of ZO-Bench that of the slope with z Gaussian; there a
+direction whose slope is exactly 0 counts in the mean, here it does not. Its sweep files for this method name no
+optimizer, so that the published runs went through AdamW.
 """
 
 from dataclasses import dataclass
@@ -27,8 +29,8 @@ class Sign(Scheduled[None]):
     """Steps along the sign of the estimate.
 
     Attributes:
-        form: "entries" for the sign of each entry, 0 where the entry is; "scalar" for the vectors as they were drawn,
-            each with the sign of its coefficient, added up.
+        form: "entries" for the sign of each entry, 0 where the entry is; "scalar" for the mean of the vectors as they
+            were drawn, each with the sign of its coefficient.
     """
 
     form: Literal["entries", "scalar"] = "entries"
@@ -42,7 +44,8 @@ class Sign(Scheduled[None]):
         lr = self.rate(oracle)
         decay = lr * self.schedule.decay
         if self.form == "scalar":
-            oracle.space.add(-lr * estimate.direction.signs(), decay)
+            drawn = {(draw.sampler, draw.key) for draw, _ in estimate.direction}  # one may be named once a part
+            oracle.space.add(-lr / max(1, len(drawn)) * estimate.direction.signs(), decay)
             return
 
         def kernel(theta: Array, g: Array) -> None:

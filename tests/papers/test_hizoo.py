@@ -21,6 +21,7 @@ from zoplat_plugins.mezo import MeZO
 SEED, EPS, LR, DECAY, SMOOTH, STEPS = 5, 1e-2, 2e-3, 0.05, 0.02, 40
 Check = Callable[[np.ndarray, "np.ndarray | float", str], None]
 Order = Literal["old", "new"]
+Scale = Literal["divide", "multiply"]
 
 
 def published_loop(
@@ -30,12 +31,18 @@ def published_loop(
     order: Order = "old",
     decay: float = 0.0,
     debiased: bool = False,
+    scale: Scale = "divide",
 ) -> tuple[list[float], np.ndarray]:
-    """The loop on the toy's own arrays: L0, L+, L−, then the step along z/√D or z/√D′; returns the losses and D."""
+    """The loop on the toy's own arrays: L0, L+, L−, then the step along z/√D or z/√D′; returns the losses and D.
+
+    The authors' older trainer (large_models/trainer.py of 2024, at commit 34e8d14) multiplies z by √D in the
+    probe and by √D′ in the step, and divides z² by D.
+    """
     noise = ReferenceNoise()
     arrays = {block.name: block.array for block in toy.space.blocks}
     d = {name: np.ones(array.shape) for name, array in arrays.items()}
     recorded = []
+    power = 0.5 if scale == "multiply" else -0.5
 
     def loss() -> float:
         return toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()]))
@@ -45,24 +52,24 @@ def published_loop(
         z = {name: noise.normal(a.shape, Key(SEED, step, 0), name).astype(np.float64) for name, a in arrays.items()}
         base = loss()
         for name, array in arrays.items():
-            array += EPS * z[name] / np.sqrt(d[name])
+            array += EPS * z[name] * d[name] ** power
         up = loss()
         for name, array in arrays.items():
-            array -= 2 * EPS * z[name] / np.sqrt(d[name])
+            array -= 2 * EPS * z[name] * d[name] ** power
         down = loss()
         for name, array in arrays.items():
-            array += EPS * z[name] / np.sqrt(d[name])
+            array += EPS * z[name] * d[name] ** power
         delta = up + down - 2 * base
         g = (up - down) / (2 * EPS)
         for name, array in arrays.items():
             if debiased:
                 hessian = delta / (2 * EPS**2) * d[name] * (z[name] ** 2 - 1)
             else:
-                hessian = abs(delta) / (2 * EPS**2) * d[name] * z[name] ** 2
+                hessian = abs(delta) / (2 * EPS**2) * d[name] ** (-2 * power) * z[name] ** 2
             new = (1 - s) * d[name] + s * hessian
             if array.ndim == 2:
                 array *= 1 - LR * decay
-            array -= LR * g * z[name] / np.sqrt(d[name] if order == "old" else new)
+            array -= LR * g * z[name] * (d[name] if order == "old" else new) ** power
             d[name] = new
         recorded += [base, up, down]
     return recorded, np.concatenate([entries.reshape(-1) for entries in d.values()])
@@ -90,12 +97,15 @@ def flat(state: hizoo.State) -> np.ndarray:
 
 @pytest.mark.parametrize("decay", [0.0, DECAY])
 @pytest.mark.parametrize("order", ["old", "new"])
+@pytest.mark.parametrize("scale", ["divide", "multiply"])
 @pytest.mark.parametrize("restore", ["in-place", "exact"])
-def test_hizoo_takes_the_steps_of_the_published_loop(order: Order, decay: float, restore: Restore) -> None:
-    """The paper's order and the code's; losses, weights and curvature to 1e-9 of float64."""
+def test_hizoo_takes_the_steps_of_the_published_loop(
+    order: Order, scale: Scale, decay: float, restore: Restore
+) -> None:
+    """The paper's order and the code's, its form of 2025 and that of 2024; losses, weights and curvature to 1e-9."""
     plain, toy = two_layers(), two_layers(restore=restore)
-    recorded, d = published_loop(plain, STEPS, lambda step: SMOOTH, order, decay)
-    method = estimator(decay=decay, step_with=order)
+    recorded, d = published_loop(plain, STEPS, lambda step: SMOOTH, order, decay, scale=scale)
+    method = estimator(decay=decay, step_with=order, scale=scale)
     state = method.init(toy.space)
     answers = run(toy, method, state=state)
     np.testing.assert_allclose(answers, recorded, rtol=0, atol=1e-9)
@@ -349,8 +359,15 @@ def test_settings_that_make_no_sense_are_refused(field: str, value: float) -> No
         replace(HiZOO(), **{field: value})
 
 
+def test_the_debiased_sample_belongs_to_the_form_that_divides() -> None:
+    with pytest.raises(ZoplatError, match='debiased belongs to scale "divide"'):
+        HiZOO(scale="multiply", debiased=True)
+    assert HiZOO(scale="multiply").bias.endswith("h∇L")
+
+
 def test_what_is_registered_is_the_papers_form() -> None:
     registered: Any = hizoo.zoplat_estimators()
     assert set(registered) == {"hizoo"}
     assert registered["hizoo"] == HiZOO()
     assert (registered["hizoo"].step_with, registered["hizoo"].debiased) == ("old", False)
+    assert registered["hizoo"].scale == "divide"

@@ -45,7 +45,7 @@ def published_loop(toy: Toy, steps: int, form: Form, queries: int = 1, decay: fl
                 array += EPS * z[name]
             g = (up - down) / (2 * EPS)
             for name in arrays:
-                grad[name] += np.sign(g) * z[name] if form == "scalar" else g * z[name] / queries
+                grad[name] += (np.sign(g) if form == "scalar" else g) * z[name] / queries
         for name, array in arrays.items():
             if array.ndim == 2:
                 array *= 1 - LR * decay
