@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -63,6 +64,9 @@ def build(layers: Iterable[Table]) -> RunConfig:
     plain = _plain(plain)
     if not {"steps", "max_passes", "max_seconds"} & plain.keys():
         plain["steps"] = 1000
+    for name in ("task", "data"):  # so that a run can be resumed and replayed from any folder
+        if name in plain and (name == "data" or plain[name].endswith(".toml")):
+            plain[name] = os.path.abspath(plain[name])
     plain.setdefault("evaluate_every", max(1, plain["steps"] // 4) if "steps" in plain else 500)
     try:
         return RunConfig(**parts, **plain, estimator_name=names["estimator"], device_name=device_name)
@@ -179,8 +183,13 @@ def _recipe(estimator: str, layers: Iterable[Table]) -> Table:
 
 
 def changed_settings(old: Table, new: Table, path: str = "") -> list[str]:
-    """One line for each setting that differs between two tables, such as "rule.lr: 0.1 → 0.2"."""
+    """One line for each setting that differs between two tables, such as "rule.lr: 0.1 → 0.2".
+
+    Of a part that is another one, only the name: its settings are those of another part.
+    """
     lines = []
+    if "name" in old and "name" in new and old["name"] != new["name"]:
+        return [f"{path}name: {old['name']!r} → {new['name']!r}"]
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):

@@ -42,6 +42,8 @@ class RunConfig(Checked):
         batch_size: rows of a training batch.
         micro_batch_size: rows in one forward pass; the whole batch when None.
         evaluate_every: steps between evaluations on dev, each with a checkpoint.
+        sync_every: steps between flushes of the journal to the disk, each a few milliseconds; a power cut loses no more
+            than these. None for at checkpoints only; a killed process loses nothing either way.
         limit: at most this many rows of each split.
         per_class: of train and dev, this many rows of every class, drawn with the seed; all when None.
     """
@@ -66,6 +68,7 @@ class RunConfig(Checked):
     batch_size: int = number(16, above=0)
     micro_batch_size: int | None = number(None, above=0)
     evaluate_every: int | None = number(None, above=0)
+    sync_every: int | None = number(None, above=0)
     limit: int | None = number(None, above=0)
     per_class: int | None = number(None, above=0)
 
