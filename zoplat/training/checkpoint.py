@@ -1,6 +1,7 @@
 """Checkpoints: θ, the states and the progress of a run, in a folder that is complete or not there.
 
 checkpoint/newest                    name of the folder below
+checkpoint/costs.json                what the run has cost so far, see `training.costs`
 checkpoint/step-N/weights.safetensors   trained arrays and state buffers
 checkpoint/step-N/state.json         progress, digest of the weights, states without their buffers, checksums
 """

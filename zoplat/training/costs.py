@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
 from zoplat.training.profiler import Phase, Profiler
+
+FILE = "costs.json"
+"""In the folder of the checkpoints: what a process that goes on with the run has to add its own to."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run has cost so far; memory.jsonl has it.
+    """What a run has cost so far, in all of its processes.
 
     Attributes:
         seconds: of the whole run.
@@ -29,18 +32,13 @@ class Costs:
 
     @classmethod
     def read(cls, directory: RunDirectory) -> Costs:
-        """Those that earlier processes wrote; nothing where the file is missing or can't be understood."""
-        phases, totals = {}, {}
+        """Those of earlier processes; none where they wrote nothing, or what they wrote can't be understood."""
         try:
-            for line in directory.memory.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                if row["kind"] == "phase":
-                    phases[row["phase"]] = Phase(**{one.name: row[one.name] for one in fields(Phase)})
-                elif row["kind"] == "run":
-                    totals = {name: float(row[name]) for name in TOTALS}
-        except (OSError, ValueError, KeyError, TypeError):
+            table = json.loads((directory.checkpoints.folder / FILE).read_text(encoding="utf-8"))
+            phases = {str(name): _phase(row) for name, row in table["phases"].items()}
+            return cls(*(float(table[name]) for name in TOTALS), phases=phases)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls()
-        return cls(**totals, phases=phases)
 
     def after(self, profiler: Profiler, seconds: float, seconds_training: float, passes_over_weights: float) -> Costs:
         """These and those of this process; `seconds_training` counts from the start of the run already."""
@@ -60,12 +58,25 @@ class Costs:
         """A profiler that has these phases in place of its own."""
         return replace(profiler, phases={**self.phases})
 
-    def rows(self, owners: dict[str, int]) -> Sequence[dict[str, Any]]:
-        """The rows of memory.jsonl."""
-        phases = [{"kind": "phase", "phase": name, **vars(phase)} for name, phase in self.phases.items()]
-        held = [{"kind": "owner", "owner": owner, "bytes": size} for owner, size in owners.items()]
-        return [*phases, *held, {"kind": "run", **{name: getattr(self, name) for name in TOTALS}}]
+    def write(self, directory: RunDirectory, owners: dict[str, int]) -> None:
+        """Write memory.jsonl, and what `read` reads.
+
+        Args:
+            directory: of the run.
+            owners: bytes of long-lived arrays by owner.
+        """
+        phases = [{"kind": "phase", "phase": name, **asdict(phase)} for name, phase in self.phases.items()]
+        directory.write_memory(
+            [*phases, *({"kind": "owner", "owner": owner, "bytes": size} for owner, size in owners.items())]
+        )
+        directory.checkpoints.folder.mkdir(exist_ok=True)
+        replace_text(directory.checkpoints.folder / FILE, json.dumps(asdict(self)))
 
 
 TOTALS = ("seconds", "seconds_training", "passes_over_weights")
-"""What memory.jsonl says of the run as a whole."""
+
+
+def _phase(row: dict[str, Any]) -> Phase:
+    peak = row["device_peak"]
+    numbers = float(row["seconds"]), int(row["calls"]), int(row["host_peak"])
+    return Phase(*numbers, None if peak is None else int(peak))

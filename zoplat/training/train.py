@@ -210,7 +210,7 @@ class _Run:
         passes = self.session.space.passes_over_weights - self.passes_before
         seconds = time.time() - self.began
         costs = self.costs_before.after(self.profiler, seconds, self.learner.progress.seconds, passes)
-        self.directory.write_memory(costs.rows(self.session.ledger()))
+        costs.write(self.directory, self.session.ledger())
         self.costs_written = time.monotonic()
         return costs
 
