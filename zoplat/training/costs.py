@@ -36,7 +36,8 @@ class Costs:
         try:
             table = json.loads((directory.checkpoints.folder / FILE).read_text(encoding="utf-8"))
             phases = {str(name): _phase(row) for name, row in table["phases"].items()}
-            return cls(*(float(table[name]) for name in TOTALS), phases=phases)
+            seconds, training, passes = (float(table[name]) for name in TOTALS)
+            return cls(seconds, training, passes, phases)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls()
 

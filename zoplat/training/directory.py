@@ -11,7 +11,7 @@ from typing import Any
 
 from zoplat.config.layers import build, changed_settings, read_toml
 from zoplat.config.parts import Table
-from zoplat.config.run_config import RunConfig
+from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.paths import replace_text
 from zoplat.training.checkpoint import Checkpoints
@@ -121,7 +121,17 @@ class RunDirectory:
 
     def read_config(self) -> RunConfig:
         """The settings of the run; those of an earlier version under the names of now."""
-        return build([read_toml(self.config)])
+        return build([self.read_settings()])
+
+    def read_settings(self) -> Table:
+        """The table of config.toml; raises ZoplatError where something is missing that every run writes."""
+        table = read_toml(self.config)
+        if missing := [name for name in SECTIONS if name not in table]:
+            raise ZoplatError(
+                f"{self.config} is damaged: it has no [{missing[0]}]. Without its settings the run can't be continued "
+                "or replayed; where you know them, write them there again."
+            )
+        return table
 
     def read_journal(self) -> Journal | None:
         """The journal so far; None before its header is complete."""
@@ -204,10 +214,10 @@ def resumed_settings(settings: Mapping[str, Any], out: Path | None, resume: bool
 
     A settings file or a preset says everything by itself.
     """
-    config = RunDirectory(out).config if resume and out else None
-    if config is None or not config.exists() or settings.get("config") or settings.get("preset"):
+    directory = RunDirectory(out) if resume and out else None
+    if directory is None or not directory.config.exists() or settings.get("config") or settings.get("preset"):
         return dict(settings)
-    return {**settings, "config": config}
+    return {**settings, "config": directory.read_settings()}
 
 
 def find_runs(folder: Path) -> list[RunDirectory]:

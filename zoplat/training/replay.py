@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoplat.config.layers import build, read_toml
+from zoplat.config.layers import build
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import RunFailed, ZoplatError
@@ -74,7 +74,7 @@ def replay(
 
 
 def _config(directory: RunDirectory, device: str | None, journal: Journal) -> RunConfig:
-    table = read_toml(directory.config)
+    table = directory.read_settings()
     if device:
         table |= {"device": {"name": device}, "dtype": journal.header["dtype"]}
     return build([table])

@@ -121,16 +121,16 @@ class _Run:
 
     def _recorded(self) -> Journal | None:
         """The journal in the run directory, None for a new run; the directory is made ready to be written."""
+        journal = self.directory.read_journal()
+        if journal is not None:
+            check_start(journal, self.session, self.directory)
         if not self.directory.config.exists():
             self.directory.begin(self.config, {**self.session.facts, **self._identity})
         elif self.directory.is_extended_by(self.config):
             self.directory.extend(self.config)
-        journal = self.directory.read_journal()
         damaged = self.directory.trim_metrics(len(journal.steps) if journal else 0)
         if damaged:
             self.callback.warned(f"{self.directory.metrics} had {damaged} damaged lines; their scores are lost")
-        if journal is not None:
-            check_start(journal, self.session, self.directory)
         return journal
 
     def _journal(self, recorded: Journal | None) -> JournalWriter:
