@@ -1,5 +1,6 @@
 """The command line: one file per command, which parses, calls the engine and prints."""
 
+import atexit
 import os
 import signal
 import sys
@@ -41,7 +42,14 @@ def listen_to_signals() -> None:
 
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
-            signal.signal(number, interrupt)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for jobs in the background
+                signal.signal(number, interrupt)
+
+
+def ignore_signals() -> None:
+    """For the last moments of the process, in which Python handles signals no more."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Commands(click.Group):
@@ -58,8 +66,7 @@ class Commands(click.Group):
             click.echo(f"Error: {problem}", err=True)
             sys.exit(problem.exit_status)
         except KeyboardInterrupt:
-            for number in SIGNALS:  # the process ends now, with the status of an interrupted one whatever comes
-                signal.signal(number, signal.SIG_IGN)
+            atexit.register(ignore_signals)
             click.echo("Interrupted; what was done is saved. Go on with --resume --out RUN.", err=True)
             sys.exit(INTERRUPTED)
 
