@@ -27,12 +27,18 @@ FREE = {"seconds", "seconds_training", "overhead_ratio", "peak_bytes", "inferenc
 FREE |= {"step_peak_bytes", "forward_peak_bytes", "drift", "passes_over_weights"}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of these tests alone; what is compiled stays in it."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working folder, and a cache that no other run has seen."""
+def empty_folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZOPLAT_CACHE", str(cache))
 
 
 def zoplat(*arguments: Any) -> click.testing.Result:
@@ -265,10 +271,10 @@ class TestDamage:
         state.write_text(json.dumps(table))
         the_same(whole, run("--steps", 4, "--out", "r", "--resume"))
 
-    def test_damaged_scores_are_dropped_and_the_first_ones_found_again(self) -> None:
+    def test_damaged_scores_are_dropped_and_the_first_ones_found_again(self, cache: Path) -> None:
         whole = run("--steps", 4, "--out", "r")
         Path("r/summary.json").unlink()
-        shutil.rmtree(os.environ["ZOPLAT_CACHE"], ignore_errors=True)
+        shutil.rmtree(cache / "baselines", ignore_errors=True)
         lines = Path("r/metrics.jsonl").read_text().splitlines(keepends=True)
         Path("r/metrics.jsonl").write_text("".join(['{"st"ep": 0}\n', *lines[1:]]))
         again = run("--steps", 4, "--out", "r", "--resume")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -64,9 +63,6 @@ def build(layers: Iterable[Table]) -> RunConfig:
     plain = _plain(plain)
     if not {"steps", "max_passes", "max_seconds"} & plain.keys():
         plain["steps"] = 1000
-    for name in ("task", "data"):  # so that a run can be resumed and replayed from any folder
-        if name in plain and (name == "data" or plain[name].endswith(".toml")):
-            plain[name] = os.path.abspath(plain[name])
     plain.setdefault("evaluate_every", max(1, plain["steps"] // 4) if "steps" in plain else 500)
     try:
         return RunConfig(**parts, **plain, estimator_name=names["estimator"], device_name=device_name)

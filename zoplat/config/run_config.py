@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -123,13 +124,19 @@ class RunConfig(Checked):
         )
 
     def table(self) -> Table:
-        """The settings as nested plain values, as in config.toml."""
+        """The settings as nested plain values, as in config.toml.
+
+        Files of tasks and data stand there with their whole path, so that a run is resumed and replayed from any folder.
+        """
         plain = {
             f.name: getattr(self, f.name)
             for f in fields(self)
             if f.name not in (*SECTIONS, "estimator_name", "device_name")
         }
         table = {name: value for name, value in plain.items() if value is not None}
+        for name in ("task", "data"):
+            if name in table and (name == "data" or table[name].endswith(".toml")) and os.path.exists(table[name]):
+                table[name] = os.path.abspath(table[name])
         table["tune"] = dataclasses.asdict(self.tune)
         table["device"] = describe("device", self.device, self.device_name)
         table["estimator"] = describe("estimator", self.estimator, self.estimator_name)

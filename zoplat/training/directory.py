@@ -89,11 +89,10 @@ class RunDirectory:
     def check_resumable(self, config: RunConfig) -> None:
         """Raise ZoplatError unless the run can go on with these settings: its own, or its own with another budget."""
         lines = changed_settings(self.read_config().table(), config.table())
-        others = [line for line in lines if not line.startswith(BUDGET)]
-        if others:
+        if any(not line.startswith(BUDGET) for line in lines):
             raise ZoplatError(
                 f"--resume: {self.path} was begun with other settings:\n  "
-                + "\n  ".join(others)
+                + "\n  ".join(lines)
                 + "\nResume with the same ones, or choose another --out."
             )
         journal = self.read_journal()
