@@ -64,8 +64,8 @@ LONGEST = 350
 """Lines of a file of the engine or the devices; a longer one says at its head because of what."""
 NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
 """Public, in spite of the underscore."""
-OF_FRAMEWORKS = {"_parameters", "_commit_hash"}
-"""Attributes of PyTorch's modules and of transformers' configurations that have no public form."""
+OF_FRAMEWORKS = {"_parameters", "_commit_hash", "_exit"}
+"""Attributes of PyTorch's modules, of transformers' configurations and of `os` that have no public form."""
 
 
 def modules() -> dict[str, Path]:

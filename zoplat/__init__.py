@@ -89,10 +89,12 @@ def run(**settings: Any) -> "Result":
     from pathlib import Path
 
     from zoplat.config.layers import resolve
+    from zoplat.training.directory import resumed_settings
     from zoplat.training.train import train
 
     out, resume = settings.pop("out", None), settings.pop("resume", False)
-    return train(resolve(settings), Path(out) if out else None, resume)
+    folder = Path(out) if out else None
+    return train(resolve(resumed_settings(settings, folder, resume)), folder, resume)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Folders and files: the cache, atomic replacement, checks that a place can be written."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from zoplat.core.errors import ZoplatError
@@ -15,8 +16,22 @@ def cache_folder() -> Path:
 def replace_text(path: Path, text: str) -> None:
     """Write a file atomically: readers see the old text or the new one, never a part."""
     beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have the content of a file, or the names in a folder, on the disk when this returns."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def check_writable(path: Path, flag: str) -> None:

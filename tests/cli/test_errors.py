@@ -301,13 +301,20 @@ def test_a_run_is_not_continued_from_other_starting_weights(zoplat: Any, monkeyp
         assert "began from other weights than the model has now" in zoplat.refused(*command)
 
 
-def test_a_damaged_checkpoint_is_found_by_its_digest(zoplat: Any) -> None:
+def test_a_damaged_checkpoint_of_an_earlier_version_is_found_by_its_digest(zoplat: Any) -> None:
+    """It has no checksums, and the damage is seen when θ is changed already: so the same command again goes on."""
     zoplat.run("--steps", 4, "--evaluate-every", 2, "--out", "out")
+    state = Path("out/checkpoint/step-4/state.json")
+    table = json.loads(state.read_text())
+    state.write_text(json.dumps({name: value for name, value in table.items() if "checksum" not in name}))
     Path("out/summary.json").unlink()
     weights = Path("out/checkpoint/step-4/weights.safetensors")
     content = weights.read_bytes()
     weights.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
-    assert "step-4 is damaged" in zoplat.refused("run", "--out", "out", "--resume", "--quiet")
+    done = zoplat("run", "--out", "out", "--resume", "--quiet")
+    assert done.exit_code == 1
+    assert "step-4 is damaged" in done.stderr
+    assert zoplat("run", "--out", "out", "--resume", "--quiet").exit_code == 0
 
 
 def test_an_error_has_its_traceback_with_debug(zoplat: Any) -> None:

@@ -1,7 +1,10 @@
 """The command line: one file per command, which parses, calls the engine and prints."""
 
+import atexit
+import os
 import signal
 import sys
+import threading
 from typing import Any
 
 import click
@@ -15,6 +18,7 @@ from zoplat.cli.export import export
 from zoplat.cli.listing import list_
 from zoplat.cli.pack import pack
 from zoplat.cli.profile import profile
+from zoplat.cli.repair import repair
 from zoplat.cli.replay import replay
 from zoplat.cli.report import report
 from zoplat.cli.run import run
@@ -22,6 +26,30 @@ from zoplat.cli.show import show
 from zoplat.core.errors import ZoplatError
 
 INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What interrupts a command: the first one ends it in order, a second one at once."""
+
+
+def listen_to_signals() -> None:
+    """From now on the first signal raises KeyboardInterrupt, and a second one ends the process, also with 130."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        if received:
+            os._exit(INTERRUPTED)
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for jobs in the background
+                signal.signal(number, interrupt)
+
+
+def ignore_signals() -> None:
+    """For the last moments of the process, in which Python handles signals no more."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Commands(click.Group):
@@ -29,6 +57,7 @@ class Commands(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; a ZoplatError is printed without its traceback unless --debug."""
+        listen_to_signals()
         try:
             return super().invoke(context)
         except ZoplatError as problem:
@@ -37,6 +66,7 @@ class Commands(click.Group):
             click.echo(f"Error: {problem}", err=True)
             sys.exit(problem.exit_status)
         except KeyboardInterrupt:
+            atexit.register(ignore_signals)
             click.echo("Interrupted; what was done is saved. Go on with --resume --out RUN.", err=True)
             sys.exit(INTERRUPTED)
 
@@ -52,8 +82,7 @@ def main(debug: bool) -> None:
     zoplat list estimators            all methods
     zoplat show lozo                  its algorithm, fields and defaults
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-for command in (run, evaluate, compare, profile, replay, export, pack, report, list_, show, check, doctor):
+for command in (run, evaluate, compare, profile, replay, repair, export, pack, report, list_, show, check, doctor):
     main.add_command(command)

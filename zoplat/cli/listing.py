@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoplat.cli.options import JSON
+from zoplat.core.errors import ZoplatError
 from zoplat.registry import KINDS, catalogue
 
 if TYPE_CHECKING:
     from zoplat.training.directory import RunDirectory
+    from zoplat.training.summary import Summary
 
 LISTINGS = (*(f"{kind}s" for kind in KINDS), "runs")
 """What can be listed."""
@@ -46,7 +48,17 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def _run(run: "RunDirectory") -> dict[str, Any]:
-    name, summary = str(run.path), run.read_summary()
+    name = str(run.path)
+    try:
+        return _readable(name, run.read_summary())
+    except ZoplatError as problem:
+        reason = str(problem)
+    except (TypeError, ValueError, AttributeError):
+        reason = f"{run.summary} has values that no run writes."
+    return {"name": name, "summary": f"can't be read: {reason}", "error": reason}
+
+
+def _readable(name: str, summary: "Summary | None") -> dict[str, Any]:
     if not summary:
         return {"name": name, "summary": "not finished (`zoplat run --resume --out …` goes on)"}
     if summary.test_before is None:  # a model that was only evaluated, by `zoplat compare`

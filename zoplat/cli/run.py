@@ -12,7 +12,7 @@ from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, as_settings,
 @click.command()
 @flags(PARTS, WORK, BUDGET, SETTINGS)
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: a fresh one in runs/]")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one; with a larger budget too.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the settings, without training.")
 @click.option("--quiet", is_flag=True, help="Print only errors and the result.")
 @JSON
@@ -22,13 +22,11 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
     Without flags: LOZO on a packaged 135M model and a packaged sentiment task.
     """
     from zoplat.config.layers import resolve
+    from zoplat.training.directory import resumed_settings
     from zoplat.training.setup import check
     from zoplat.training.train import train
 
-    settings = as_settings(given)
-    if resume and out and (out / "config.toml").exists() and _is_bare(settings):
-        settings["config"] = out / "config.toml"
-    config = resolve(settings)
+    config = resolve(resumed_settings(as_settings(given), out, resume))
     if dry_run:
         sizes = check(config, out, resume)
         click.echo(json.dumps({**config.table(), "rows": sizes}) if as_json else config.toml())
@@ -41,8 +39,3 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
         click.echo(json.dumps(result.summary.to_json()))
     else:
         print_summary(result)
-
-
-def _is_bare(settings: dict[str, Any]) -> bool:
-    """Whether no setting was given."""
-    return all(value is None or value == {} for value in settings.values())

@@ -179,8 +179,13 @@ def _recipe(estimator: str, layers: Iterable[Table]) -> Table:
 
 
 def changed_settings(old: Table, new: Table, path: str = "") -> list[str]:
-    """One line for each setting that differs between two tables, such as "rule.lr: 0.1 → 0.2"."""
+    """One line for each setting that differs between two tables, such as "rule.lr: 0.1 → 0.2".
+
+    Of a part that is another one, only the name: its settings are those of another part.
+    """
     lines = []
+    if "name" in old and "name" in new and old["name"] != new["name"]:
+        return [f"{path}name: {old['name']!r} → {new['name']!r}"]
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):

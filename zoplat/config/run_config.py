@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -42,6 +43,8 @@ class RunConfig(Checked):
         batch_size: rows of a training batch.
         micro_batch_size: rows in one forward pass; the whole batch when None.
         evaluate_every: steps between evaluations on dev, each with a checkpoint.
+        sync_every: steps between flushes of the journal to the disk, each a few milliseconds; a power cut loses no more
+            than these. None for at checkpoints only; a killed process loses nothing either way.
         limit: at most this many rows of each split.
         per_class: of train and dev, this many rows of every class, drawn with the seed; all when None.
     """
@@ -66,6 +69,7 @@ class RunConfig(Checked):
     batch_size: int = number(16, above=0)
     micro_batch_size: int | None = number(None, above=0)
     evaluate_every: int | None = number(None, above=0)
+    sync_every: int | None = number(None, above=0)
     limit: int | None = number(None, above=0)
     per_class: int | None = number(None, above=0)
 
@@ -120,13 +124,19 @@ class RunConfig(Checked):
         )
 
     def table(self) -> Table:
-        """The settings as nested plain values, as in config.toml."""
+        """The settings as nested plain values, as in config.toml.
+
+        Files of tasks and data stand there with their whole path, so that a run is resumed and replayed from any folder.
+        """
         plain = {
             f.name: getattr(self, f.name)
             for f in fields(self)
             if f.name not in (*SECTIONS, "estimator_name", "device_name")
         }
         table = {name: value for name, value in plain.items() if value is not None}
+        for name in ("task", "data"):
+            if name in table and (name == "data" or table[name].endswith(".toml")) and os.path.exists(table[name]):
+                table[name] = os.path.abspath(table[name])
         table["tune"] = dataclasses.asdict(self.tune)
         table["device"] = describe("device", self.device, self.device_name)
         table["estimator"] = describe("estimator", self.estimator, self.estimator_name)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from zoplat.config.layers import build, changed_settings, read_toml
 from zoplat.config.parts import Table
-from zoplat.config.run_config import RunConfig
-from zoplat.core.errors import ZoplatError
+from zoplat.config.run_config import SECTIONS, RunConfig
+from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.paths import replace_text
 from zoplat.training.checkpoint import Checkpoints
 from zoplat.training.journal import Journal
 from zoplat.training.summary import Summary
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+"""Errors of a disk, whichever file was written."""
+
+
+BUDGET = ("steps:", "max_passes:", "max_seconds:")
+"""Settings that a run may be resumed with other values of."""
 
 
 class RunDirectory:
@@ -54,6 +63,19 @@ class RunDirectory:
         except OSError as problem:
             raise ZoplatError(f"--out {self.path}: {problem.strerror}. Choose another place.") from None
 
+    def failure(self, problem: OSError) -> RunFailed | None:
+        """What to say where a file of the run can't be written; None where the problem is about something else."""
+        names = [str(name) for name in (problem.filename, problem.filename2) if name is not None]
+        if problem.errno not in FULL and not any(Path(name).is_relative_to(self.path) for name in names):
+            return None
+        what = names[0] if names else self.path
+        if not self.journal.exists():
+            return RunFailed(f"{what} can't be written: {problem.strerror}. The run directory was deleted or moved.")
+        return RunFailed(
+            f"{what} can't be written: {problem.strerror}. The journal has every step made so far: put that right "
+            f"(free some room, for example) and go on with --resume --out {shlex.quote(str(self.path))}."
+        )
+
     def check_unchanged(self, config: RunConfig) -> None:
         """Raise ZoplatError when the run in this directory was begun with other settings."""
         lines = changed_settings(self.read_config().table(), config.table())
@@ -64,9 +86,51 @@ class RunDirectory:
                 + "\nResume with the same ones, or choose another --out."
             )
 
+    def check_resumable(self, config: RunConfig) -> None:
+        """Raise ZoplatError unless the run can go on with these settings: its own, or its own with another budget."""
+        lines = changed_settings(self.read_config().table(), config.table())
+        if any(not line.startswith(BUDGET) for line in lines):
+            raise ZoplatError(
+                f"--resume: {self.path} was begun with other settings:\n  "
+                + "\n  ".join(lines)
+                + "\nResume with the same ones, or choose another --out."
+            )
+        journal = self.read_journal()
+        if not lines or journal is None:
+            return
+        if config.estimator.has_horizon or config.estimator.rule.has_horizon:
+            raise ZoplatError(
+                f"--resume: {self.path} can't have another budget than the one it was begun with, since the step size "
+                "of each step depends on it:\n  " + "\n  ".join(lines) + "\nBegin another run with that budget."
+            )
+        if config.steps and config.steps < len(journal.steps):
+            raise ZoplatError(f"--resume --steps {config.steps}: {self.path} made {len(journal.steps)} steps already.")
+
+    def is_extended_by(self, config: RunConfig) -> bool:
+        """Whether the settings give the run another budget than the one on record."""
+        return bool(changed_settings(self.read_config().table(), config.table()))
+
+    def extend(self, config: RunConfig) -> None:
+        """Record another budget, so that a run that was finished goes on."""
+        self.summary.unlink(missing_ok=True)
+        step = self.checkpoints.step()
+        if step and "gradient" not in config.estimator.asks and step % (config.evaluate_every or 1):
+            self.checkpoints.drop()  # weights at the old end; a run of this budget would not have been settled there
+        replace_text(self.config, config.toml())
+
     def read_config(self) -> RunConfig:
         """The settings of the run; those of an earlier version under the names of now."""
-        return build([read_toml(self.config)])
+        return build([self.read_settings()])
+
+    def read_settings(self) -> Table:
+        """The table of config.toml; raises ZoplatError where something is missing that every run writes."""
+        table = read_toml(self.config)
+        if missing := [name for name in SECTIONS if name not in table]:
+            raise ZoplatError(
+                f"{self.config} is damaged: it has no [{missing[0]}]. Without its settings the run can't be continued "
+                "or replayed; where you know them, write them there again."
+            )
+        return table
 
     def read_journal(self) -> Journal | None:
         """The journal so far; None before its header is complete."""
@@ -75,8 +139,20 @@ class RunDirectory:
         return Journal.read(self.journal)
 
     def read_summary(self) -> Summary | None:
-        """The summary; None before the run is finished."""
-        return Summary.from_json(json.loads(self.summary.read_text())) if self.summary.exists() else None
+        """The summary; None before the run is finished.
+
+        Raises:
+            ZoplatError: the file is damaged.
+        """
+        try:
+            return Summary.from_json(json.loads(self.summary.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            name = shlex.quote(str(self.path))
+            raise ZoplatError(
+                f"{self.summary} is damaged; `zoplat run --resume --out {name}` writes it anew."
+            ) from None
 
     def write_summary(self, table: Table) -> None:
         """Replace summary.json by a summary as plain values."""
@@ -88,13 +164,27 @@ class RunDirectory:
             file.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The evaluations so far."""
-        return read_lines(self.metrics) if self.metrics.exists() else []
+        """The evaluations so far; damaged lines are left out."""
+        return self._metrics()[0]
 
-    def trim_metrics(self, steps: int) -> None:
-        """Drop evaluations after `steps` steps, and the incomplete last line that a killed process may leave."""
-        kept = [record for record in self.read_metrics() if record["step"] <= steps]
+    def trim_metrics(self, steps: int) -> int:
+        """Drop evaluations after `steps` steps, and the incomplete last line that a killed process may leave.
+
+        Returns:
+            Number of damaged lines that were dropped.
+        """
+        records, damaged = self._metrics()
+        kept = [record for record in records if record["step"] <= steps]
         replace_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        return damaged
+
+    def _metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """The evaluations, and the number of damaged lines."""
+        if not self.metrics.exists():
+            return [], 0
+        lines = [line for line in self.metrics.read_bytes().decode(errors="replace").split("\n")[:-1] if line]
+        records = [record for line in lines if (record := _evaluation(line))]
+        return records, len(lines) - len(records)
 
     def write_memory(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace memory.jsonl."""
@@ -107,16 +197,37 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line]
 
 
-def unused(base: Path) -> Path:
-    """`base`, or the first of base-2, base-3, … that does not exist."""
-    path, number = base, 1
-    while path.exists():
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
+def _evaluation(line: str) -> dict[str, Any] | None:
+    """The record of an evaluation in a line; None where the line is damaged."""
+    try:
+        record = json.loads(line)
+        numbers = (record["score"], record.get("rows", 0), record.get("passes", 0))
+        usable = type(record["step"]) is int and isinstance(record["split"], str)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return record if usable and all(isinstance(number, int | float | None) for number in numbers) else None
+
+
+def resumed_settings(settings: Mapping[str, Any], out: Path | None, resume: bool) -> dict[str, Any]:
+    """Settings as `config.layers.resolve` takes them, on top of those on record where a run is resumed.
+
+    A settings file or a preset says everything by itself.
+    """
+    directory = RunDirectory(out) if resume and out else None
+    if directory is None or not directory.config.exists() or settings.get("config") or settings.get("preset"):
+        return dict(settings)
+    return {**settings, "config": directory.read_settings()}
 
 
 def find_runs(folder: Path) -> list[RunDirectory]:
     """The runs in a folder, oldest first."""
-    found = [RunDirectory(path.parent) for path in folder.glob("*/config.toml")]
-    return sorted(found, key=lambda run: run.config.stat().st_mtime)
+    found = {path: _modified(path) for path in folder.glob("*/config.toml")}
+    return [RunDirectory(path.parent) for path in sorted(found, key=lambda path: (found[path], path))]
+
+
+def _modified(path: Path) -> float:
+    """When a file was written; 0 where it can't be seen, for example because it is just being deleted."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

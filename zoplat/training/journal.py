@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from zoplat.config.renamed import renamed_header
-from zoplat.core.errors import ZoplatError
+from zoplat.core.errors import RunFailed, ZoplatError
 
 VERSION = 1
 
@@ -44,32 +45,73 @@ class JournalWriter:
         path: the file; overwritten unless `after` is given.
         header: the first line of a new journal.
         after: the journal to continue, as it was read; what follows it in the file is cut off.
+        sync_every: steps after which the lines are flushed to the disk, so that a power cut loses no more; None for
+            at checkpoints only.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], after: Journal | None = None) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | (0 if after else os.O_TRUNC)
+    def __init__(
+        self, path: Path, header: dict[str, Any], after: Journal | None = None, sync_every: int | None = None
+    ) -> None:
+        self.path, self.sync_every = path, sync_every
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if after else os.O_TRUNC)
         self._file = os.open(path, flags, 0o644)
-        self._chain = after.chain if after else ""
+        self._chain, self._bytes = (after.chain, after.bytes) if after else ("", 0)
         if after:
             os.ftruncate(self._file, after.bytes)
-            os.lseek(self._file, after.bytes, os.SEEK_SET)
         else:
             self._write({"zoplat_journal": VERSION, **header})
 
     def append(self, record: StepRecord) -> None:
-        """Write one step in a single system call."""
+        """Write one step.
+
+        Raises:
+            RunFailed: the line can't be written, or the file is not there any more; what is there is whole.
+        """
         answers = [answer if abs(answer) < float("inf") else str(answer) for answer in record.answers]
         self._write({"step": record.step, "answers": answers, "lr": record.lr, "loss": record.loss})
+        self.check_there()
+        if self.sync_every and (record.step + 1) % self.sync_every == 0:
+            self.sync()
+
+    def sync(self) -> None:
+        """Have everything on the disk when this returns."""
+        os.fsync(self._file)
+
+    def check_there(self) -> None:
+        """Raise RunFailed where the file was deleted or moved, or its folder was."""
+        try:
+            is_there = os.path.samestat(os.fstat(self._file), os.stat(self.path))
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise RunFailed(
+                f"{self.path} is gone: the file or its folder was deleted or moved while the run went on. Without it "
+                "the run can't be resumed or replayed. Begin it afresh, or move the folder back and add --resume."
+            )
 
     def close(self) -> None:
         """Flush everything to the disk and close the file."""
-        os.fsync(self._file)
-        os.close(self._file)
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
 
     def _write(self, fields: dict[str, Any]) -> None:
         body = json.dumps(fields, ensure_ascii=False)
-        self._chain = chained_checksum(self._chain, body)
-        os.write(self._file, f'{body[:-1]}, "checksum": "{self._chain}"}}\n'.encode())
+        chain = chained_checksum(self._chain, body)
+        line = f'{body[:-1]}, "checksum": "{chain}"}}\n'.encode()
+        rest = memoryview(line)
+        try:
+            while rest:  # the system may take a part only, for example where the disk is nearly full
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as problem:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._bytes)
+            raise RunFailed(
+                f"{self.path} can't be written: {problem.strerror}. It is whole up to the step before. "
+                f"Put that right and go on with --resume --out {shlex.quote(str(self.path.parent))}."
+            ) from problem
+        self._chain, self._bytes = chain, self._bytes + len(line)
 
 
 @dataclass(frozen=True)
@@ -107,39 +149,80 @@ class Journal:
         Raises:
             ZoplatError: there is no journal, a line does not match its checksum, or a step is missing.
         """
+        journal, damage = cls.read_whole_lines(path)
+        if damage:
+            raise ZoplatError(f"{damage} The lines before it are intact: `zoplat repair RUN` goes back to them.")
+        return journal
+
+    @classmethod
+    def read_whole_lines(cls, path: Path) -> tuple[Journal, str]:
+        """The journal up to its first damaged line, and what is wrong with that line; empty where all is well.
+
+        Raises:
+            ZoplatError: there is no journal, or its header is damaged.
+        """
         try:
             content = path.read_bytes()
         except OSError as problem:
             raise ZoplatError(f"{path} can't be read: {problem.strerror}.") from None
         whole = content[: content.rfind(b"\n") + 1]
-        chain, parsed, ends, length = "", [], [], 0
-        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
-            fields, chain = _verified(line, chain, f"{path}, line {number}")
-            parsed.append(fields)
-            length += len(line) + 1
-            ends.append((chain, length))
-        if not parsed or parsed[0].get("zoplat_journal") != VERSION:
-            raise ZoplatError(f"{path} is not a journal of version {VERSION}: it has no such header.")
-        return cls(renamed_header(parsed[0]), list(_records(parsed[1:], path)), ends)
+        chain, header, length = "", {}, 0
+        steps: list[StepRecord] = []
+        ends: list[tuple[str, int]] = []
+        try:
+            for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+                fields, chain = _verified(line, chain, f"{path}, line {number}")
+                if number == 1:
+                    header = _header(fields, path)
+                else:
+                    steps.append(_record(fields, len(steps), path))
+                length += len(line) + 1
+                ends.append((chain, length))
+            damage = ""
+        except _Damaged as problem:
+            damage = str(problem)
+        if not header:
+            raise ZoplatError(damage or f"{path} is not a journal of version {VERSION}: it has no such header.")
+        return cls(header, steps, ends), damage
+
+
+class _Damaged(Exception):
+    """A line of a journal that can't be used."""
 
 
 def _verified(line: bytes, chain: str, where: str) -> tuple[dict[str, Any], str]:
     body, mark, end = line.rpartition(b', "checksum": "')
     chain = chained_checksum(chain, body.decode(errors="replace") + "}")
     if not mark or end != f'{chain}"}}'.encode():
-        raise ZoplatError(
-            f"{where}: the line does not match its checksum; the journal was changed or damaged. "
-            "The lines before it are intact."
-        )
-    fields: dict[str, Any] = json.loads(body + b"}")
+        raise _Damaged(f"{where}: the line does not match its checksum; the journal was changed or damaged.")
+    try:
+        fields = json.loads(body + b"}")
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise _Damaged(f"{where}: the line is no JSON object.")
     return fields, chain
 
 
-def _records(lines: list[dict[str, Any]], path: Path) -> Iterator[StepRecord]:
-    for step, fields in enumerate(lines):
-        if fields["step"] != step:
-            raise ZoplatError(f"{path}: step {step} is missing; found step {fields['step']} in its place.")
-        yield StepRecord(step, [float(answer) for answer in fields["answers"]], fields["lr"], fields.get("loss"))
+def _header(fields: dict[str, Any], path: Path) -> dict[str, Any]:
+    if fields.get("zoplat_journal") != VERSION:
+        raise _Damaged(f"{path} is not a journal of version {VERSION}: it has no such header.")
+    try:
+        return renamed_header(fields)
+    except (KeyError, TypeError):
+        raise _Damaged(f"{path}: the header names an evaluation strategy that no version had.") from None
+
+
+def _record(fields: dict[str, Any], step: int, path: Path) -> StepRecord:
+    found = fields.get("step")
+    if found != step:
+        raise _Damaged(f"{path}: step {step} is missing; found step {found} in its place.")
+    try:
+        answers = [float(answer) for answer in fields["answers"]]
+        lr, loss = (None if fields.get(name) is None else float(fields[name]) for name in ("lr", "loss"))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise _Damaged(f"{path}: step {step} has fields that are no numbers.") from None
+    return StepRecord(step, answers, lr, loss)
 
 
 def chained_checksum(chain: str, body: str) -> str:

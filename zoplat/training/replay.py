@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoplat.config.layers import build, read_toml
+from zoplat.config.layers import build
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
-from zoplat.core.errors import ZoplatError
+from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.paths import check_writable
+from zoplat.training.checkpoint import DamagedCheckpoint
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
 from zoplat.training.setup import check_device, spec_of
@@ -72,19 +74,44 @@ def replay(
 
 
 def _config(directory: RunDirectory, device: str | None, journal: Journal) -> RunConfig:
-    table = read_toml(directory.config)
+    table = directory.read_settings()
     if device:
         table |= {"device": {"name": device}, "dtype": journal.header["dtype"]}
     return build([table])
 
 
-def catch_up(learner: Learner, journal: Journal, directory: RunDirectory) -> Journal:
+def catch_up(
+    learner: Learner, journal: Journal, directory: RunDirectory, warn: Callable[[str], None] = lambda _: None
+) -> Journal:
     """Bring a fresh learner to the end of a journal, by the newest checkpoint and by replaying what follows it.
+
+    Args:
+        learner: at step 0.
+        journal: of the run.
+        directory: has the checkpoint; a damaged one is dropped, since the journal has everything.
+        warn: is called with what was damaged.
 
     Returns:
         The journal up to where the learner is: all of it, or up to the checkpoint where steps can't be replayed.
+
+    Raises:
+        ZoplatError: the checkpoint is damaged, and there is no way around it.
     """
-    saved = directory.checkpoints.load(learner.session, learner.states, len(journal.steps))
+    try:
+        saved = directory.checkpoints.load(learner.session, learner.states, len(journal.steps))
+    except DamagedCheckpoint as problem:
+        if not is_replayable(learner.config):
+            raise ZoplatError(
+                f"{problem.what} '{learner.config.estimator_name}' steps along gradients, which a journal of numbers "
+                "does not hold, so the weights can't be rebuilt. Begin the run afresh with another --out."
+            ) from None
+        directory.checkpoints.drop()
+        if problem.touched:
+            raise RunFailed(
+                f"{problem.what} It is dropped now: the same command again rebuilds the run from its journal."
+            ) from None
+        warn(f"{problem.what} It is dropped, and its steps are rebuilt from the journal.")
+        saved = None
     learner.progress = saved or learner.progress
     if not is_replayable(learner.config):
         journal = journal.until(learner.progress.step)
@@ -102,6 +129,9 @@ def is_replayable(config: RunConfig) -> bool:
 def check_start(journal: Journal, session: Session, directory: RunDirectory) -> None:
     """Raise ZoplatError where a journal was made with other noise, or from other weights than the model has."""
     header, noise, digest = journal.header, session.space.noise.name, session.digest()
+    missing = [name for name in ("noise", "start_digest", "strategy", "versions", "dtype") if name not in header]
+    if missing:
+        raise ZoplatError(f"{directory.journal} is no journal of a run: its header has no {', '.join(missing)}.")
     if header["noise"] != noise:
         raise ZoplatError(f"{directory.journal} was made with noise '{header['noise']}'; this version makes '{noise}'.")
     if header["start_digest"] != digest:

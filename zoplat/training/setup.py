@@ -32,7 +32,7 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> d
     if resume and out is None:
         raise ZoplatError("--resume goes on with the run in --out DIR; give that too. `zoplat list runs` shows runs.")
     if out:
-        _check_out(RunDirectory(out), config, resume)
+        check_out(RunDirectory(out), config, resume)
     check_writable(out or Path("runs"), "--out")
     check_device(config)
     sizes = {split: len(rows) for split, rows in rows_of(config).items()}
@@ -44,12 +44,13 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> d
     return sizes
 
 
-def _check_out(directory: RunDirectory, config: RunConfig, resume: bool) -> None:
+def check_out(directory: RunDirectory, config: RunConfig, resume: bool) -> None:
+    """Raise ZoplatError where a run can't be begun in a directory, or the one there can't go on with these settings."""
     if not directory.config.exists():
         return
     if not resume:
         raise ZoplatError(f"--out {directory.path} holds a run already. Add --resume, or choose another place.")
-    directory.check_unchanged(config)
+    directory.check_resumable(config)
     directory.read_journal()
 
 

@@ -9,6 +9,7 @@ from zoplat.config.parts import law_of
 from zoplat.core.device import MemoryReading
 from zoplat.registry import catalogue
 from zoplat.tasks import data
+from zoplat.training.costs import Costs
 from zoplat.training.directory import RunDirectory
 from zoplat.training.opening import OpenedRun
 from zoplat.training.profiler import INFERENCE, TRAINING
@@ -24,7 +25,7 @@ def summarise(
     before: dict[str, float],
     after: dict[str, float],
     overhead: float | None,
-    seconds: float,
+    costs: Costs,
 ) -> Summary:
     """The summary of a run, read from its model and its files.
 
@@ -36,12 +37,12 @@ def summarise(
         before: scores by split before training.
         after: scores by split after training.
         overhead: the overhead ratio; None if it was not sampled.
-        seconds: of the whole run.
+        costs: of the run, in all of its processes.
     """
-    config, profiler, space = run.config, run.profiler, run.session.space
+    config, profiler, space = run.config, costs.profiler(run.profiler), run.session.space
     facts = run.session.facts
     name_of, law = catalogue().name_of, law_of(config.estimator)
-    evaluated = [record["rows"] for record in directory.read_metrics() if not record["kept"]]
+    evaluated = [record["rows"] for record in directory.read_metrics() if not record.get("kept")]
     return Summary(
         status="done",
         estimator=config.estimator_name,
@@ -59,7 +60,7 @@ def summarise(
         forward_passes=progress.passes,
         evaluation_passes=sum(math.ceil(rows / config.batch_size) for rows in evaluated),
         skipped_steps=progress.skipped,
-        seconds=round(seconds, 3),
+        seconds=round(costs.seconds, 3),
         seconds_training=round(progress.seconds, 3),
         metric=data.find(config.task).metric,
         dev_before=before["dev"],
@@ -74,7 +75,7 @@ def summarise(
         step_peak_bytes=_peak(profiler.peak_of(*TRAINING)),
         forward_peak_bytes=_peak(profiler.peak_of(*INFERENCE)),
         overhead_ratio=overhead,
-        passes_over_weights=round(space.passes_over_weights, 3),
+        passes_over_weights=round(costs.passes_over_weights, 3),
         drift=space.drift,
         start_digest=run.start_digest,
         weights_digest=run.session.digest(),

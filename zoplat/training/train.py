@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from zoplat.config.run_config import RunConfig
-from zoplat.core.errors import RunFailed
+from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.example import Row
 from zoplat.training.callbacks import Callback
-from zoplat.training.directory import RunDirectory, unused
+from zoplat.training.costs import Costs
+from zoplat.training.directory import RunDirectory
 from zoplat.training.evaluations import Evaluations
-from zoplat.training.journal import JournalWriter, StepRecord
+from zoplat.training.journal import Journal, JournalWriter, StepRecord
+from zoplat.training.lock import locked, locked_unused
 from zoplat.training.opening import open_run
 from zoplat.training.replay import catch_up, check_start
 from zoplat.training.result import Result
-from zoplat.training.setup import check
+from zoplat.training.setup import check, check_out
 from zoplat.training.step import Learner
 from zoplat.training.summarise import summarise
-from zoplat.training.summary import verdict
+from zoplat.training.summary import Summary, verdict
 from zoplat.training.yardstick import Yardstick
 
 SPLITS = ("dev", "test")
 """Splits that are scored before and after training."""
+COSTS_EVERY = 30.0
+"""Seconds after which the costs so far are written down, checkpoints aside; a killed process loses no more."""
 MAX_SKIPPED = 20
 """Steps that may be skipped one after the other before the run is given up."""
 
@@ -42,12 +48,31 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
         KeyboardInterrupt: after everything was written; `resume` goes on from there.
     """
     check(config, out, resume)
+    callback = callback or Callback()
+    if out and (summary := _finished(RunDirectory(out), config)):
+        return Result(summary, out)
     name = f"{Path(config.task).stem}-{config.estimator_name}-{config.seed}"
-    directory = RunDirectory(out or unused(Path("runs") / name))
-    finished = directory.read_summary()
-    if finished and finished.status == "done":
-        return Result(finished, directory.path)
-    return _Run(config, directory, callback or Callback()).to_the_end()
+    with locked(out) if out else locked_unused(Path("runs") / name) as folder:
+        directory = RunDirectory(folder)
+        check_out(directory, config, resume)  # again: another process may have written it until it was locked
+        if summary := _finished(directory, config):
+            return Result(summary, folder)
+        try:
+            return _Run(config, directory, callback).to_the_end()
+        except OSError as problem:
+            if failure := directory.failure(problem):
+                raise failure from problem
+            raise
+
+
+def _finished(directory: RunDirectory, config: RunConfig) -> Summary | None:
+    """The summary of a run that needs no more steps; None too where it is damaged, and replaced then."""
+    try:
+        summary = directory.read_summary()
+    except ZoplatError:
+        return None
+    is_done = summary and summary.status == "done" and not directory.is_extended_by(config)
+    return summary if is_done else None
 
 
 class _Run:
@@ -62,6 +87,8 @@ class _Run:
         self.evaluations = Evaluations(self.opened, directory, callback, self.losses)
         self.yardstick = Yardstick(config.steps)
         self.skipped_in_a_row = 0
+        self.costs_before, self.passes_before = Costs.read(directory), 0.0
+        self.costs_written = time.monotonic()
 
     def to_the_end(self) -> Result:
         """Begin the run or go on with it, and finish it."""
@@ -69,65 +96,83 @@ class _Run:
         self.opened.measure_inference()
         self.callback.measured(self.profiler.so_far)
         self.learner = Learner(self.config, self.session, self.opened.objective, strategy=self._strategy())
-        journal = self._journal()
-        progress, strategy = self.learner.progress, self.learner.strategy
-        before = {split: self.evaluations.baseline(split, progress, strategy) for split in SPLITS}
+        recorded, start = self._recorded(), self.learner.progress
+        before = {split: self.evaluations.baseline(split, start, self.learner.strategy) for split in SPLITS}
+        self.journal = self._journal(recorded)
         try:
-            self._loop(journal)
+            self._loop()
+            self.session.space.settle()
+            self._save()
+            after = {split: self.evaluations.score(split, self.learner.progress) for split in SPLITS}
+            self.journal.check_there()
+            summary = self._summary(before, after)
+        except BaseException:
+            with suppress(OSError):
+                self._write_costs()
+            raise
         finally:
-            journal.close()
-            self._write_memory()
-        self.session.space.settle()
-        self._save()
-        after = {split: self.evaluations.score(split, progress) for split in SPLITS}
-        self._write_memory()
-        measured = self.yardstick.overhead, time.time() - self.began
-        summary = summarise(self.opened, self.directory, progress, self.losses, before, after, *measured)
-        self.directory.write_summary(summary.to_json())
+            self.journal.close()
         return Result(summary, self.directory.path)
 
     def _strategy(self) -> str:
         """The evaluation strategy: that of the journal if there is one, because rounding depends on it."""
         journal = self.directory.read_journal()
-        return str(journal.header["strategy"]) if journal else self.opened.strategy
+        return str(journal.header.get("strategy", "")) if journal else self.opened.strategy
 
-    def _journal(self) -> JournalWriter:
-        """A new journal, or the one in the run directory with the learner brought to its end."""
-        identity = self.opened.identity(self.learner.strategy)
-        if not self.directory.config.exists():
-            self.directory.begin(self.config, {**self.session.facts, **identity})
+    def _recorded(self) -> Journal | None:
+        """The journal in the run directory, None for a new run; the directory is made ready to be written."""
         journal = self.directory.read_journal()
-        self.directory.trim_metrics(len(journal.steps) if journal else 0)
-        if journal is None:
-            return JournalWriter(self.directory.journal, identity)
-        check_start(journal, self.session, self.directory)
-        journal = catch_up(self.learner, journal, self.directory)
-        for record in journal.steps:
-            self._keep_loss(record)
-        self.callback.resumed(self.learner.progress.step)
-        return JournalWriter(self.directory.journal, {}, after=journal)
+        if journal is not None:
+            check_start(journal, self.session, self.directory)
+        if not self.directory.config.exists():
+            self.directory.begin(self.config, {**self.session.facts, **self._identity})
+        elif self.directory.is_extended_by(self.config):
+            self.directory.extend(self.config)
+        damaged = self.directory.trim_metrics(len(journal.steps) if journal else 0)
+        if damaged:
+            self.callback.warned(f"{self.directory.metrics} had {damaged} damaged lines; their scores are lost")
+        return journal
 
-    def _loop(self, journal: JournalWriter) -> None:
+    def _journal(self, recorded: Journal | None) -> JournalWriter:
+        """A new journal, or the one on record with the learner brought to its end."""
+        path, sync_every = self.directory.journal, self.config.sync_every
+        if recorded is None:
+            return JournalWriter(path, self._identity, sync_every=sync_every)
+        recorded = catch_up(self.learner, recorded, self.directory, self.callback.warned)
+        for record in recorded.steps:
+            self._keep_loss(record)
+        progress = self.learner.progress
+        progress.seconds = max(progress.seconds, self.costs_before.seconds_training)
+        self.passes_before = self.session.space.passes_over_weights
+        self.callback.resumed(progress.step)
+        return JournalWriter(path, {}, recorded, sync_every)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return self.opened.identity(self.learner.strategy)
+
+    def _loop(self) -> None:
         progress = self.learner.progress
         while not progress.is_over(self.config):
             if progress.step and self.learner.is_checkpoint_step:
                 self._checkpoint()
-            self._step(journal)
+            self._step()
 
     def _checkpoint(self) -> None:
         self._save()
+        self._write_costs()
         self.evaluations.score("dev", self.learner.progress)
         if verdict(self.losses) == "rising":
             self.callback.warned("the loss is rising, not falling; a lower --lr or a decaying rule may help")
 
-    def _step(self, journal: JournalWriter) -> None:
+    def _step(self) -> None:
         learner, progress = self.learner, self.learner.progress
         rows = self.opened.batches.at(progress.step)
         bare = self._bare_forward(rows) if self.yardstick.is_due(progress.step) else None
         skipped, passes, began = progress.skipped, progress.passes, time.perf_counter()
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
-        journal.append(record)
+        self.journal.append(record)
         progress.seconds += seconds
         if bare is not None:
             self.yardstick.add(seconds, bare, progress.passes - passes)
@@ -140,6 +185,8 @@ class _Run:
         self.callback.measured(self.profiler.so_far)
         self._keep_loss(record)
         self.callback.stepped(progress, record.loss)
+        if time.monotonic() - self.costs_written > COSTS_EVERY:
+            self._write_costs()
 
     def _bare_forward(self, rows: Sequence[Row]) -> float:
         """Seconds of one forward pass, as inference makes it, on the batch of the step that follows."""
@@ -154,9 +201,22 @@ class _Run:
 
     def _save(self) -> None:
         with self.profiler.phase("checkpoint"):
+            self.journal.check_there()
+            self.journal.sync()
             self.directory.checkpoints.save(self.session, self.learner.progress, self.learner.states)
 
-    def _write_memory(self) -> None:
-        if self.directory.path.exists():
-            owners = [{"kind": "owner", "owner": owner, "bytes": size} for owner, size in self.session.ledger().items()]
-            self.directory.write_memory([*self.profiler.rows(), *owners])
+    def _write_costs(self) -> Costs:
+        """Write down what the run has cost so far, in all of its processes."""
+        passes = self.session.space.passes_over_weights - self.passes_before
+        seconds = time.time() - self.began
+        costs = self.costs_before.after(self.profiler, seconds, self.learner.progress.seconds, passes)
+        costs.write(self.directory, self.session.ledger())
+        self.costs_written = time.monotonic()
+        return costs
+
+    def _summary(self, before: dict[str, float], after: dict[str, float]) -> Summary:
+        """The summary, which is written down."""
+        progress, overhead, costs = self.learner.progress, self.yardstick.overhead, self._write_costs()
+        summary = summarise(self.opened, self.directory, progress, self.losses, before, after, overhead, costs)
+        self.directory.write_summary(summary.to_json())
+        return summary

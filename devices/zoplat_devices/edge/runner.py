@@ -45,7 +45,6 @@ DATA = click.option("--data", type=FOLDER, help="Folder with other rows: train, 
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Train and score a bundle of `zoplat pack` on a board, with Python, numpy and onnxruntime."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @main.command()

@@ -1,0 +1,83 @@
+"""Seconds, passes over the weights and peaks of a run, added up over the processes that made it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from zoplat.paths import replace_text
+from zoplat.training.directory import RunDirectory
+from zoplat.training.profiler import Phase, Profiler
+
+FILE = "costs.json"
+"""In the folder of the checkpoints: what a process that goes on with the run has to add its own to."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run has cost so far, in all of its processes.
+
+    Attributes:
+        seconds: of the whole run.
+        seconds_training: of its steps.
+        passes_over_weights: how many times all trained weights were written in steps; restoring a run is left out.
+        phases: time and memory by phase.
+    """
+
+    seconds: float = 0.0
+    seconds_training: float = 0.0
+    passes_over_weights: float = 0.0
+    phases: dict[str, Phase] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: RunDirectory) -> Costs:
+        """Those of earlier processes; none where they wrote nothing, or what they wrote can't be understood."""
+        try:
+            table = json.loads((directory.checkpoints.folder / FILE).read_text(encoding="utf-8"))
+            phases = {str(name): _phase(row) for name, row in table["phases"].items()}
+            seconds, training, passes = (float(table[name]) for name in TOTALS)
+            return cls(seconds, training, passes, phases)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return cls()
+
+    def after(self, profiler: Profiler, seconds: float, seconds_training: float, passes_over_weights: float) -> Costs:
+        """These and those of this process; `seconds_training` counts from the start of the run already."""
+        merged = {**self.phases}
+        for name, phase in profiler.phases.items():
+            before = merged.get(name, Phase())
+            peaks = [peak for peak in (before.device_peak, phase.device_peak) if peak is not None]
+            merged[name] = Phase(
+                before.seconds + phase.seconds,
+                before.calls + phase.calls,
+                max(before.host_peak, phase.host_peak),
+                max(peaks, default=None),
+            )
+        return Costs(self.seconds + seconds, seconds_training, self.passes_over_weights + passes_over_weights, merged)
+
+    def profiler(self, profiler: Profiler) -> Profiler:
+        """A profiler that has these phases in place of its own."""
+        return replace(profiler, phases={**self.phases})
+
+    def write(self, directory: RunDirectory, owners: dict[str, int]) -> None:
+        """Write memory.jsonl, and what `read` reads.
+
+        Args:
+            directory: of the run.
+            owners: bytes of long-lived arrays by owner.
+        """
+        phases = [{"kind": "phase", "phase": name, **asdict(phase)} for name, phase in self.phases.items()]
+        directory.write_memory(
+            [*phases, *({"kind": "owner", "owner": owner, "bytes": size} for owner, size in owners.items())]
+        )
+        directory.checkpoints.folder.mkdir(exist_ok=True)
+        replace_text(directory.checkpoints.folder / FILE, json.dumps(asdict(self)))
+
+
+TOTALS = ("seconds", "seconds_training", "passes_over_weights")
+
+
+def _phase(row: dict[str, Any]) -> Phase:
+    peak = row["device_peak"]
+    numbers = float(row["seconds"]), int(row["calls"]), int(row["host_peak"])
+    return Phase(*numbers, None if peak is None else int(peak))
