@@ -9,6 +9,7 @@ from pathlib import Path
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed
 from zoplat.core.example import Row
+from zoplat.training.binding import changed_versions
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory, unused
 from zoplat.training.evaluations import Evaluations
@@ -99,8 +100,10 @@ class _Run:
         journal = self.directory.read_journal()
         self.directory.trim_metrics(len(journal.steps) if journal else 0)
         if journal is None:
-            return JournalWriter(self.directory.journal, identity)
-        check_start(journal, self.session, self.directory)
+            return JournalWriter(self.directory.journal, self.opened.header(self.learner.strategy))
+        check_start(journal, self.session, self.directory, self.opened.bound)
+        if changed := changed_versions(journal.header, self.session, self.opened.bound["plugins"]):
+            self.callback.warned(f"other versions than the run began with: {'; '.join(changed)}")
         journal = catch_up(self.learner, journal, self.directory)
         for record in journal.steps:
             self._keep_loss(record)

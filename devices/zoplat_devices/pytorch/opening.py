@@ -41,7 +41,7 @@ def open_model(settings: PyTorchSettings, spec: ModelSpec, load: Callable[..., L
         return getattr(torch, base_dtype(spec, settings.kind, head))
 
     streamed = settings.is_streaming
-    loaded = load(spec.model, dtype, notice, spec.head, spec.classes, spec.seed, spec.base, streamed)
+    loaded = load(spec.model, dtype, notice, spec.head, spec.classes, spec.seed, spec.base, streamed, spec.class_names)
     model = tuned(loaded, spec).to(torch.device(settings.kind))
     if streamed:
         move_to_files(model)
@@ -77,7 +77,7 @@ def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Score
     """The forward pass, compiled or recorded where the settings say so."""
     head = loaded.head
     left = head == "causal" or (head == "classifier" and is_autoregressive(loaded.model.config))
-    scorer = Scorer(model, torch.device(settings.kind), head, padding_token(loaded), left)
+    scorer = Scorer(model, torch.device(settings.kind), head, padding_token(loaded), left, loaded.order)
     if settings.compile:
         scorer.run = torch.compile(scorer.run, backend=COMPILER)
     if settings.graphs:

@@ -66,13 +66,22 @@ class Scorer:
         head: what it computes from a text.
         pad: id of the padding token.
         left: whether rows are padded on the left; for models whose last token has seen all others.
+        order: for each class of the task, its logit; None where a classifier has them in order.
 
     Attributes:
         run: runs the model, as `virtual.run` does; may be compiled.
         mean: computes the mean loss of a `Batch`; may be recorded.
     """
 
-    def __init__(self, model: Any, device: Any, head: Head = "causal", pad: int = 0, left: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        device: Any,
+        head: Head = "causal",
+        pad: int = 0,
+        left: bool = True,
+        order: Sequence[int] | None = None,
+    ) -> None:
         import torch
 
         self.torch = torch
@@ -81,6 +90,7 @@ class Scorer:
         self.head = head
         self.pad = pad
         self.left = left
+        self._order = torch.tensor(order, device=device) if order else None
         inner = inner_model(model)
         self.accepts = set(inspect.signature(inner.forward).parameters)
         self.run: Callable[..., Any] = virtual.run
@@ -154,7 +164,8 @@ class Scorer:
     def _scores(self, batch: Batch) -> Any:
         """(rows, options), float32; −∞ past the options of a row."""
         if self.head == "classifier":
-            return self.run(self.model, batch.inputs).logits.float()
+            logits = self.run(self.model, batch.inputs).logits.float()
+            return logits if self._order is None else logits[:, self._order]
         flat = self.torch.zeros(batch.rows * batch.options, device=self.device)
         scores = flat.index_add(0, batch.slot, self._log_probabilities(batch) * batch.share).view(
             batch.rows, batch.options

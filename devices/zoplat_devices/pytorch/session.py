@@ -99,6 +99,7 @@ class PyTorchSession(Session):
             "device": settings.kind,
             "model": self.loaded.name,
             "model_identity": self.loaded.identity,
+            "model_digest": self.loaded.digest,
             "head": self.head,
             "base": spec.base,
             "dtype": base_dtype(spec, settings.kind, self.head),
