@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from zoplat.config.parts import Table, describe
+from zoplat.config.parts import Table, describe, setting_fields
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.core.estimator import Estimator
@@ -44,6 +45,7 @@ class RunConfig(Checked):
         evaluate_every: steps between evaluations on dev, each with a checkpoint.
         limit: at most this many rows of each split.
         per_class: of train and dev, this many rows of every class, drawn with the seed; all when None.
+        origins: where "lr" and "eps" come from; no setting itself.
     """
 
     estimator: Estimator[Any]
@@ -68,6 +70,7 @@ class RunConfig(Checked):
     evaluate_every: int | None = number(None, above=0)
     limit: int | None = number(None, above=0)
     per_class: int | None = number(None, above=0)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False, metadata={"setting": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,7 +126,7 @@ class RunConfig(Checked):
         """The settings as nested plain values, as in config.toml."""
         plain = {
             f.name: getattr(self, f.name)
-            for f in fields(self)
+            for f in setting_fields(self)
             if f.name not in (*SECTIONS, "estimator_name", "device_name")
         }
         table = {name: value for name, value in plain.items() if value is not None}

@@ -151,9 +151,7 @@ def _mean_of_best(
     return fmean(max(similarity(text, reference) for reference in right) for text, right in pairs)
 
 
-def _f1_of_class(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], texts: Collection[str]
-) -> float:
+def _f1_of_class(predictions: Sequence[str], references: Sequence[Sequence[str]], texts: Collection[str]) -> float:
     """2·TP / (2·TP + FP + FN) of the class that some texts stand for; 0 where it neither is nor is predicted."""
     predicted = [text in texts for text in predictions]
     right = [any(text in texts for text in some) for some in references]

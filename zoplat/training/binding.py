@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from zoplat.config.layers import build, changed_settings
@@ -18,7 +19,7 @@ from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.registry import Entry, catalogue
-from zoplat.tasks import data
+from zoplat.tasks import custom, data
 from zoplat.training.setup import rows_of
 
 PLACES = ("model", "task", "data", "limit", "per_class")
@@ -61,7 +62,8 @@ def rows_digests(config: RunConfig, session: Session, rows: dict[str, data.Rows]
 
 def rows_there(config: RunConfig) -> dict[str, data.Rows] | None:
     """Raw rows by split; None where they can't be read without a network, or no more."""
-    if not config.data and data.find(config.task).hub:
+    task, name = data.find(config.task), config.task
+    if task.hub and not (task.packaged or config.data or (custom.is_file(name) and custom.folder(Path(name)))):
         return None
     try:
         return rows_of(config)
@@ -93,7 +95,11 @@ def check_bindings(header: dict[str, Any], now: dict[str, Any], where: str, is_e
         if None not in (before, after) and before != after:
             lines.append(f"{title}: {before} → {after}")
     before, after = header.get("rows") or {}, now["rows"] or {}
-    lines += [f"rows of {split}: {before[split]} → {after[split]}" for split in before if after and before[split] != after[split]]
+    lines += [
+        f"rows of {split}: {before[split]} → {after[split]}"
+        for split in before
+        if after and before[split] != after[split]
+    ]
     if lines:
         raise ZoplatError(
             f"{where} began with something else than there is now:\n  " + "\n  ".join(lines) + "\nIts journal belongs "

@@ -88,7 +88,9 @@ def open_run(config: RunConfig) -> OpenedRun:
     session, profiler = open_session(config.device, spec_of(config))
     rows = {split: PromptEncoder(config, session).rows(some) for split, some in raw.items()}
     batches = Batches(rows["train"], config.batch_size, config.seed)
-    return OpenedRun(config, objective, session, profiler, rows, batches, session.digest(), bindings(config, session, raw))
+    return OpenedRun(
+        config, objective, session, profiler, rows, batches, session.digest(), bindings(config, session, raw)
+    )
 
 
 def open_session(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Block
+from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Head, ModelSpec
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.pytorch import virtual
@@ -81,6 +82,11 @@ def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Score
     if settings.compile:
         scorer.run = torch.compile(scorer.run, backend=COMPILER)
     if settings.graphs:
+        if scorer.sees_padding:
+            raise ZoplatError(
+                f"{loaded.name} sees padding, so its rows are read without any, one length after the other, which "
+                "can't be recorded. Leave -o device.graphs=true out."
+            )
         from zoplat_devices.pytorch.cuda_graphs import CudaRecorder, Graphs
 
         scorer.mean = Graphs(scorer.mean, CudaRecorder())
