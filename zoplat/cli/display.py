@@ -17,7 +17,7 @@ from rich.table import Table
 from zoplat import __version__
 from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
-from zoplat.config.usual import value_of
+from zoplat.config.usual import OWN, value_of
 from zoplat.core.device import Session
 from zoplat.registry import catalogue
 from zoplat.training.callbacks import Callback
@@ -72,6 +72,11 @@ class Lines(Callback):
             f"{self.rates(config)}"
             f"run directory {directory}"
         )
+        if config.tune.is_adapter and config.origins.get("lr", "").endswith(OWN):
+            self.warned(
+                f"lr {value_of(config.estimator, 'lr'):g} is not made for {config.tune.name}: adapters mostly need "
+                "an lr of 1e-3 or more and an eps of 1e-2. Give --lr and --eps"
+            )
 
     @staticmethod
     def rates(config: RunConfig) -> str:

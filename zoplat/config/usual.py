@@ -21,6 +21,8 @@ VIRTUAL: dict[tuple[str, str], Table] = {
     ("prompt", "zo-adam"): {"eps": 3e-2, "rule": {"lr": 3e-2}},
 }
 """(tuning, estimator) → what docs/experiments/tunings.md found."""
+OWN = "own default"
+"""How the origin of a value ends that a part registers, which is made for all weights."""
 SCHEDULES = ("constant", "linear", "cosine")
 """Names of step-size rules that are a curve and nothing else: the curve is not part of the usual values."""
 
@@ -50,13 +52,13 @@ def origins(estimator: Any, estimator_name: str, layers: Sequence[tuple[str, Tab
     for name in ("lr", "eps"):
         if value_of(estimator, name) is None:
             continue
-        found[name] = f"{estimator_name}'s own, made for all weights"
+        found[name] = f"{estimator_name}'s {OWN}"
         for where, table in layers:
             part = table.get("estimator")
             if _has(part, SHORTHANDS[name].split(".")):
                 found[name] = where
             elif name == "lr" and (rule := _rule_name(part)) and rule not in SCHEDULES:
-                found[name] = f"{rule}'s own"
+                found[name] = f"{rule}'s {OWN}"
     return found
 
 

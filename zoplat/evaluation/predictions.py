@@ -43,8 +43,8 @@ def score_of(metric: Metric, predicted: Sequence[str | None], examples: Sequence
     if unanswered == len(predicted):
         raise RunFailed(
             f"The scores of all {len(predicted)} rows are not numbers (NaN), so there is nothing to score. The weights "
-            "are damaged, or too large for their dtype, or training has driven them off: look at the checkpoint, or try "
-            "--dtype float32 or a lower --lr."
+            "are damaged, or too large for their dtype, or training has driven them off: look at the checkpoint, or "
+            "try --dtype float32 or a lower --lr."
         )
     score = metric([text or "" for text in predicted], [example.right for example in examples])
     if not math.isfinite(score):

@@ -61,8 +61,12 @@ def binary_f1(
 
 
 METRICS: dict[str, Metric] = {
-    **{"accuracy": accuracy, "exact-match": exact_match, "f1": f1, "rouge": rouge},
-    **{"macro-f1": macro_f1, "binary-f1": binary_f1},
+    "accuracy": accuracy,
+    "exact-match": exact_match,
+    "f1": f1,
+    "macro-f1": macro_f1,
+    "binary-f1": binary_f1,
+    "rouge": rouge,
 }
 """Metrics by name; "f1" of a task with classes is "macro-f1"."""
 

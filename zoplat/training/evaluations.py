@@ -12,8 +12,8 @@ from zoplat.tasks import data
 from zoplat.tasks.metrics import METRICS, metric_of
 from zoplat.training.baseline import KeptScore
 from zoplat.training.callbacks import Callback
-from zoplat.training.effects import no_change
 from zoplat.training.directory import RunDirectory
+from zoplat.training.effects import no_change
 from zoplat.training.opening import OpenedRun
 from zoplat.training.progress import Progress
 

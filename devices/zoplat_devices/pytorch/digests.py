@@ -17,7 +17,7 @@ SETTLED = 2.0
 
 
 def identity_of(source: str, commit: str | None = None) -> str | None:
-    """A digest of the names and the content of a folder's files; of a hub id, itself at its commit, None without one."""
+    """A digest of the names and the content of a folder's files; of a hub id, itself and its commit, if known."""
     folder = Path(source)
     if not folder.is_dir():
         return f"{source}@{commit}" if commit else None

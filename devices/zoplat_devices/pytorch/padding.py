@@ -27,7 +27,8 @@ def differs(alone: Any, beside: Any) -> bool:
     """Whether logits of a sequence alone differ from those that it has beside a longer one by more than rounding.
 
     Args:
-        alone, beside: (…, n) logits of the same positions.
+        alone: (…, n) logits of some positions.
+        beside: those of the same positions.
     """
     one, other = alone.float(), beside.float()
     spread = float(one.std(correction=0)) or 1.0
