@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ CPU = ("--device", "cpu", "-o", "device.threads=1", "--batch-size", 4, "--estima
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder and a cache of its own for each test."""
     monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    yield
 
 
 def zoplat(*arguments: Any, status: int = 0) -> click.testing.Result:
