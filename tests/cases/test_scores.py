@@ -206,7 +206,9 @@ class TestStepSizes:
         assert "can't hold" not in zoplat(*toy, "--estimator", "mezo").output
 
     def test_an_lr_without_effect_is_said(self) -> None:
-        toy = ("run", "--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 4, "--evaluate-every", 2)
-        done = zoplat(*toy, "--estimator", "mezo", "--lr", 1e-30)
-        assert "no weight has changed in 2 steps: lr 1e-30 moves nothing" in done.output
-        assert "moves nothing" not in zoplat(*toy, "--estimator", "mezo", "--lr", 1e-2).output
+        toy = ("run", "--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 2)
+        for lr in (1e-30, 0):
+            done = zoplat(*toy, "--estimator", "mezo", "--lr", lr)
+            assert f"step 1 moves no weight: an lr of {lr:g} is too small for weights in float32" in done.output
+        for name in ("mezo", "lozo", "block-zo", "zo-adam", "sparse-mezo"):
+            assert "moves no weight" not in zoplat(*toy, "--estimator", name, "--lr", 1e-2).output

@@ -26,17 +26,9 @@ def unseen_radius(config: RunConfig, session: Session, record: StepRecord) -> st
     )
 
 
-def no_change(config: RunConfig, changed: float, steps: int) -> str:
-    """What to tell the user where no weight of the sample has changed; empty otherwise.
-
-    Args:
-        config: has the step size.
-        changed: share of the weights that changed.
-        steps: since when.
-    """
-    if changed:
+def lost_step(session: Session, record: StepRecord) -> str:
+    """What to tell the user where a step was too small to move any weight of the sample; empty otherwise."""
+    if record.lr != 0 and not session.space.is_lost:
         return ""
-    lr = value_of(config.estimator, "lr")
-    return f"no weight has changed in {steps} steps" + (
-        "" if lr is None else f": lr {lr:g} moves nothing. Use a larger --lr"
-    )
+    lr = "" if record.lr is None else f": an lr of {record.lr:g} is too small for weights in {session.facts['dtype']}"
+    return f"step {record.step + 1} moves no weight{lr}. Use a larger --lr"

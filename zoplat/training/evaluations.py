@@ -13,7 +13,6 @@ from zoplat.tasks.metrics import METRICS, metric_of
 from zoplat.training.baseline import KeptScore
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
-from zoplat.training.effects import no_change
 from zoplat.training.opening import OpenedRun
 from zoplat.training.progress import Progress
 
@@ -36,7 +35,6 @@ class Evaluations:
         self.task = data.find(run.config.task)
         self.metric = metric_of(self.task)
         self.unanswered = 0
-        self.noted = 0
 
     def baseline(self, split: str, progress: Progress, strategy: str) -> float:
         """The score before training: of this run, or kept from one that began with the same model and rows."""
@@ -93,11 +91,7 @@ class Evaluations:
         record |= {"unanswered": unanswered} if unanswered else {}
         if progress.step:
             space = self.run.session.space
-            changed = space.changed
-            record |= {"changed": round(changed, 6), "drift": space.drift}
-            if note := no_change(self.run.config, changed, progress.step - self.noted):
-                self.callback.warned(note)
-            self.noted = progress.step
+            record |= {"changed": round(space.changed, 6), "drift": space.drift}
         if self.losses:
             recent = self.losses[-RECENT:]
             record["loss"] = sum(recent) / len(recent)

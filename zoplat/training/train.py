@@ -12,7 +12,7 @@ from zoplat.core.example import Row
 from zoplat.training.binding import changed_versions
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory, unused
-from zoplat.training.effects import unseen_radius
+from zoplat.training.effects import lost_step, unseen_radius
 from zoplat.training.evaluations import Evaluations
 from zoplat.training.journal import JournalWriter, StepRecord
 from zoplat.training.opening import open_run
@@ -132,8 +132,11 @@ class _Run:
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
         journal.append(record)
-        if record.step == 0 and (note := unseen_radius(self.config, self.session, record)):
-            self.callback.warned(note)
+        if record.step == 0:
+            for note in filter(
+                None, (unseen_radius(self.config, self.session, record), lost_step(self.session, record))
+            ):
+                self.callback.warned(note)
         progress.seconds += seconds
         if bare is not None:
             self.yardstick.add(seconds, bare, progress.passes - passes)

@@ -61,7 +61,7 @@ def load(
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad = False
-    commit = config._commit_hash
+    commit = getattr(config, "_commit_hash", None)
     return Loaded(
         loaded, tokenizer, name, identity_of(source, commit), found, new, model_digest_of(source, commit), order
     )
