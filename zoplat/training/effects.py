@@ -16,8 +16,8 @@ def unseen_radius(config: RunConfig, session: Session, record: StepRecord) -> st
     A score may well be the same at several points, and one loss says nothing.
     """
     eps, losses = value_of(config.estimator, "eps"), record.answers
-    is_told = config.is_judged or eps is None or len(losses) < 2 or not all(map(math.isfinite, losses))
-    if is_told or len(set(losses)) > 1:
+    is_moot = config.is_judged or eps is None or len(losses) < 2 or not all(map(math.isfinite, losses))
+    if is_moot or len(set(losses)) > 1:
         return ""
     return (
         f"all {len(losses)} losses of step {record.step + 1} are the same number: weights in "
