@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from zoplat import __version__
 from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
+from zoplat.config.usual import OWN, value_of
 from zoplat.core.device import Session
 from zoplat.registry import catalogue
 from zoplat.training.callbacks import Callback
@@ -55,6 +57,7 @@ class Lines(Callback):
         self.console = console
         self.recent: list[float] = []
         self.dev = "–"
+        self.skipped = 0
         self.printed = time.monotonic()
 
     def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
@@ -66,8 +69,21 @@ class Lines(Callback):
             f"zoplat {__version__} · [bold]{config.estimator_name}[/] ({parts}) · {config.task} · "
             f"seed {config.seed}\n"
             f"{facts['model']} in {facts['dtype']} · {share} · device {facts['device']} · {facts['threads']} threads\n"
+            f"{self.rates(config)}"
             f"run directory {directory}"
         )
+        if config.tune.is_adapter and config.origins.get("lr", "").endswith(OWN):
+            self.warned(
+                f"lr {value_of(config.estimator, 'lr'):g} is not made for {config.tune.name}: adapters mostly need "
+                "an lr of 1e-3 or more and an eps of 1e-2. Give --lr and --eps"
+            )
+
+    @staticmethod
+    def rates(config: RunConfig) -> str:
+        """One line with the step size and ε, and where each comes from; empty where that is not known."""
+        known = [(name, value_of(config.estimator, name), where) for name, where in config.origins.items()]
+        texts = [f"{name} {value:g} ({escape(where)})" for name, value, where in known]
+        return " · ".join(texts) + "\n" if texts else ""
 
     def resumed(self, step: int) -> None:
         self.console.print(f"resumed: {step} steps restored from the checkpoint and the journal")
@@ -75,6 +91,7 @@ class Lines(Callback):
     def stepped(self, progress: RunProgress, loss: float | None) -> None:
         if loss is not None:
             self.recent = [*self.recent[-19:], loss]
+        self.note_skipped(progress)
         if time.monotonic() - self.printed > INTERVAL:
             self.printed = time.monotonic()
             self.console.print(
@@ -93,6 +110,12 @@ class Lines(Callback):
 
     def warned(self, text: str) -> None:
         self.console.print(f"[yellow]Warning:[/] {text}")
+
+    def note_skipped(self, progress: RunProgress) -> None:
+        """Say it when the first step is skipped; the summary has how many were."""
+        if progress.skipped and not self.skipped:
+            self.warned(f"step {progress.step} was skipped, for example because its loss was not finite")
+        self.skipped = progress.skipped
 
     @property
     def loss(self) -> str:
@@ -121,6 +144,7 @@ class Bar(Lines):
     def stepped(self, progress: RunProgress, loss: float | None) -> None:
         if loss is not None:
             self.recent = [*self.recent[-19:], loss]
+        self.note_skipped(progress)
         done = {"steps": progress.step, "passes": progress.passes, "seconds": progress.seconds}[self.unit]
         self.bar.update(self.line, completed=done, passes=progress.passes, loss=self.loss, dev=self.dev)
 
@@ -140,6 +164,11 @@ def print_summary(result: Result) -> None:
         f"{summary.seconds_training:.0f} s of training, {summary.seconds:.0f} s in all; "
         f"the loss was {summary.loss_trend}{cost}"
     )
+    if summary.skipped_steps:
+        why = "the losses all being the same, or not finite" if summary.step_rule == "normalized" else ""
+        console.print(f"{summary.skipped_steps} of {summary.steps} steps skipped, {why or 'the loss not being finite'}")
+    if summary.verdict == "flat":
+        console.print("A flat loss mostly means steps that are too small: try ten times the --lr, or more steps.")
     console.print()
     console.print(memory_table(result))
     console.print(f"\n{memory_line(result)}")

@@ -23,6 +23,7 @@ def evaluate(
 ) -> None:
     """Score a model without training it: zero-shot, with solved examples, or through a probe; or score RUN's result."""
     from zoplat.config.layers import resolve
+    from zoplat.evaluation.predictions import unanswered_note
     from zoplat.evaluation.protocol import EvaluationProtocol
     from zoplat.training.directory import RunDirectory
     from zoplat.training.opening import restored, score_model
@@ -32,10 +33,12 @@ def evaluate(
     if run and settings:
         raise ZoplatError(f"{run} has its own settings; leave --{next(iter(settings)).replace('_', '-')} out.")
     if run:
-        config, session = restored(RunDirectory.existing(run))
+        config, session = restored(RunDirectory.existing(run), reads_rows=True)
     else:
         config, session = resolve({"tune": "full", **settings}), None
     found = score_model(config, protocol, split, session)
+    if found["unanswered"]:
+        click.echo(f"Warning: {unanswered_note(found['unanswered'], found['rows'])}", err=True)
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -26,6 +26,8 @@ def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> Non
         click.echo(f"{found['steps']} steps rebuilt: {found['weights_digest']}")
         if to:
             click.echo(f"written to {to}")
+        for line in found["versions"]:
+            click.echo(f"another version: {line}")
     if found["status"] == "different":
         raise RunFailed(
             f"The run ended with {found['recorded_digest']}. The bits are the same only for the same noise, dtype and "

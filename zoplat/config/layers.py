@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from zoplat.config.parts import SHORTHANDS, Table, as_table, describe, part_kind, typed, with_changes
+from zoplat.config.parts import SHORTHANDS, Table, as_table, describe, part_kind, setting_fields, typed, with_changes
 from zoplat.config.run_config import SECTIONS, RunConfig
+from zoplat.config.usual import origins, recipes, usual_values
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.core.fields import FieldError
 from zoplat.core.model_spec import Tuning
@@ -33,13 +33,22 @@ def resolve(settings: Mapping[str, Any]) -> RunConfig:
     file = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
     flags = _flags(given)
     layers = [file, flags]
+    sources = ["settings given" if isinstance(source, Mapping) else str(source), "given"]
     if preset:
         layers.insert(0, copy.deepcopy(catalogue().entry("preset", preset).value.settings))
+        sources.insert(0, f"preset {preset}")
     device = _device_name(catalogue(), _name("device", layers) or SECTIONS["device"])
     chosen = any({"model", "task", "data"} & layer.keys() for layer in layers) or _name("tune", layers)
     if not chosen and not preset and catalogue().entry("device", device).value.takes_models:
         layers.insert(0, _recipe(_name("estimator", layers) or SECTIONS["estimator"], layers))
-    return build(layers)
+        sources.insert(0, "recipe")
+    estimator, tune = (_name(part, layers) or SECTIONS[part] for part in ("estimator", "tune"))
+    if not preset and (usual := usual_values(estimator, tune)):
+        layers.insert(0, {"estimator": usual})
+        sources.insert(0, f"usual for {estimator} with {tune}")
+    origin = [(where, copy.deepcopy(layer)) for where, layer in zip(sources, layers, strict=True)]
+    config = build(layers)
+    return replace(config, origins=origins(config.estimator, estimator, origin))
 
 
 def build(layers: Iterable[Table]) -> RunConfig:
@@ -100,7 +109,7 @@ def _flags(given: Table) -> Table:
         if flag in given:
             options.setdefault(path, given.pop(flag))
     table.update({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
-    names = [field.name for field in fields(RunConfig)]
+    names = [field.name for field in setting_fields(RunConfig)]
     for path, value in options.items():
         steps = path.split(".")
         if steps[0] not in names:
@@ -159,7 +168,7 @@ def _device_name(known: Catalogue, name: str) -> str:
 def _plain(values: Table) -> Table:
     """The settings that are not parts, their names and types checked against the fields of `RunConfig`."""
     hints = get_type_hints(RunConfig)
-    names = [f.name for f in fields(RunConfig) if f.name not in ("estimator_name", "device_name")]
+    names = [f.name for f in setting_fields(RunConfig) if f.name not in ("estimator_name", "device_name")]
     for name in values:
         if name not in names:
             raise unknown("setting", name, names)
@@ -168,11 +177,11 @@ def _plain(values: Table) -> Table:
 
 def _recipe(estimator: str, layers: Iterable[Table]) -> Table:
     """The settings of recipe.toml for the packaged model and task; its budget unless another layer has one."""
-    recipes = tomllib.loads(resources.files("zoplat.config").joinpath("recipe.toml").read_text(encoding="utf-8"))
-    table: Table = recipes["run"]
+    known = recipes()
+    table: Table = known["run"]
     if any({"steps", "max_passes"} & layer.keys() for layer in layers):
         del table["max_passes"]
-    own = recipes["estimator"].get(estimator)
+    own = known["estimator"].get(estimator)
     if own:
         table["estimator"] = own
     return table

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from zoplat.config.parts import Table, describe
+from zoplat.config.parts import Table, describe, setting_fields
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.core.estimator import Estimator
@@ -47,6 +48,7 @@ class RunConfig(Checked):
             than these. None for at checkpoints only; a killed process loses nothing either way.
         limit: at most this many rows of each split.
         per_class: of train and dev, this many rows of every class, drawn with the seed; all when None.
+        origins: where "lr" and "eps" come from; no setting itself.
     """
 
     estimator: Estimator[Any]
@@ -72,6 +74,7 @@ class RunConfig(Checked):
     sync_every: int | None = number(None, above=0)
     limit: int | None = number(None, above=0)
     per_class: int | None = number(None, above=0)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False, metadata={"setting": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,11 +129,11 @@ class RunConfig(Checked):
     def table(self) -> Table:
         """The settings as nested plain values, as in config.toml.
 
-        Files of tasks and data stand there with their whole path, so that a run is resumed and replayed from any folder.
+        Files of tasks and data stand there with their whole path, so that a run resumes and replays from any folder.
         """
         plain = {
             f.name: getattr(self, f.name)
-            for f in fields(self)
+            for f in setting_fields(self)
             if f.name not in (*SECTIONS, "estimator_name", "device_name")
         }
         table = {name: value for name, value in plain.items() if value is not None}

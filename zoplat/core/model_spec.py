@@ -57,6 +57,7 @@ class ModelSpec:
         head: what the model predicts; "auto" for what its configuration says.
         classes: number of classes of the task, for a classification head; 0 where the task has none.
         base: frozen weights "plain", or those of linear layers as "int8" with one scale per row.
+        class_names: for each class, the names it may have in a checkpoint: its own and its word.
     """
 
     model: str | None
@@ -66,3 +67,4 @@ class ModelSpec:
     head: Head = "auto"
     classes: int = 0
     base: Base = "plain"
+    class_names: tuple[tuple[str, ...], ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -11,14 +12,14 @@ from typing import Any
 from zoplat.config.run_config import RunConfig
 from zoplat.config.seeds import derived_seed
 from zoplat.core.device import Session
-from zoplat.core.errors import ZoplatError
+from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.evaluation import linear_probe
-from zoplat.evaluation.predictions import in_batches, predictions
+from zoplat.evaluation.predictions import best, in_batches, predictions, score_of
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.tasks import data
-from zoplat.tasks.metrics import metric
+from zoplat.tasks.metrics import metric_of
 
 CONTENT_FREE = "N/A"
 """Replaces every text in a prompt without content (Zhao et al., arXiv:2102.09690)."""
@@ -43,11 +44,12 @@ def evaluate(
     encoder = PromptEncoder(config, session, _demonstrations(splits["train"], protocol.shots, config.seed))
     examples = [encoder.example(row, where) for where, row in splits[split]]
     if protocol.linear_probe:
-        predicted = _by_linear_probe(encoder, splits["train"], encoder.encoded(examples))
+        predicted: Sequence[str | None] = _by_linear_probe(encoder, splits["train"], encoder.encoded(examples))
     elif protocol.calibrate:
         predicted = _calibrated(encoder, splits[split])
     else:
         predicted = predictions(session, encoder.encoded(examples), config.read_at_once)
+    score, unanswered = score_of(metric_of(task), predicted, examples)
     return {
         "status": "done",
         "way": protocol.name,
@@ -56,7 +58,8 @@ def evaluate(
         "rows": len(examples),
         "shots": protocol.shots,
         "metric": task.metric,
-        "score": metric(task.metric)(predicted, [example.right for example in examples]),
+        "score": score,
+        "unanswered": unanswered,
         "seconds": round(time.perf_counter() - began, 3),
         **{name: session.facts.get(name) for name in ("model", "device", "dtype", "head")},
         "seed": config.seed,
@@ -70,7 +73,7 @@ def _demonstrations(training: data.Rows, count: int, seed: int) -> data.Rows:
     return random.Random(derived_seed(seed, "shots")).sample(training, count)
 
 
-def _calibrated(encoder: PromptEncoder, raw: data.Rows) -> list[str]:
+def _calibrated(encoder: PromptEncoder, raw: data.Rows) -> list[str | None]:
     """Best options by Σ log p(option | prompt) − Σ log p(option | the same prompt without content)."""
     task = data.find(encoder.config.task)
     if task.generates:
@@ -86,7 +89,7 @@ def _calibrated(encoder: PromptEncoder, raw: data.Rows) -> list[str]:
     predicted = []
     for example, baseline, scores in zip(examples, baselines, _scores(encoder, examples), strict=True):
         gains = [score - base for score, base in zip(scores, baseline_scores[baseline], strict=True)]
-        predicted.append(example.best(gains))
+        predicted.append(best(example, gains))
     return predicted
 
 
@@ -99,7 +102,10 @@ def _by_linear_probe(encoder: PromptEncoder, training: data.Rows, rows: Sequence
         raise ZoplatError(f"--probe needs the features of a model, which '{config.device_name}' does not give.")
     known = encoder.rows(training)
     labels = [row.example.label for row in known]
-    classes = linear_probe.fit_and_predict(_features(encoder, known), labels, _features(encoder, rows))
+    features, others = _features(encoder, known), _features(encoder, rows)
+    if not all(math.isfinite(x) for line in (*features, *others) for x in line):
+        raise RunFailed("--probe: the features of some rows are not numbers (NaN). Look at the weights of the model.")
+    classes = linear_probe.fit_and_predict(features, labels, others)
     return [row.example.options[number].strip() for row, number in zip(rows, classes, strict=True)]
 
 

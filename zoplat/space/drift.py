@@ -39,6 +39,7 @@ class DriftMeter:
         self._entries = entries
         self.shadows: dict[str, tuple[Tile, Array]] = {}
         self.marks: dict[str, Array] = {}
+        self._empty, self._is_touched = empty, False
         for block in blocks[:: max(1, len(blocks) // self.BLOCKS)]:
             tile = next(block.tiles(self.ENTRIES))
             shadow = empty(tile.shape, "float64")
@@ -52,7 +53,9 @@ class DriftMeter:
         for tile, shadow in self.shadows.values():
             if tile.block.decays and decay:
                 shadow *= 1 - decay
-            shadow += self._entries(direction, tile)
+            entries = self._entries(direction, tile)
+            self._is_touched = self._is_touched or bool((entries != 0).any())
+            shadow += entries
 
     def rows(self, block: Block) -> int:
         """How many rows of a block are sampled, from the first on."""
@@ -68,6 +71,20 @@ class DriftMeter:
         if before is not None:
             sample, shadow = self.shadows[tile.block.name]
             shadow += theta[: sample.stop] - before
+
+    def is_lost(self, dtype: str = "") -> bool:
+        """Whether updates reached the sample since the start, and θ is still the last mark in a dtype, the block's own.
+
+        Updates that a rule performs in a sweep are not known here, and do not count.
+        """
+        if not self._is_touched:
+            return False
+        for name, (tile, shadow) in self.shadows.items():
+            now, before = (self._empty(tile.shape, dtype or tile.block.dtype) for _ in range(2))
+            now[:], before[:] = shadow, self.marks[name]
+            if bool((now != before).any()):
+                return False
+        return True
 
     def measure(self) -> float:
         """‖W − θ‖ / ‖θ‖ on the sample, W the stored weights."""

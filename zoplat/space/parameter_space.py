@@ -315,6 +315,14 @@ class ParameterSpace:
         self.settle()
         return self._drift.changed()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the updates so far are too small to change a weight, on the sample of the drift meter.
+
+        Small ones add up where rounding is stochastic or has master weights, so there θ counts in float32.
+        """
+        return self._drift.is_lost("" if self.rounding == "nearest" else "float32")
+
     def mark_changes(self) -> None:
         """Make `changed` compare with the weights of now; settles first."""
         self.settle()

@@ -9,10 +9,12 @@ import shlex
 import string
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from statistics import fmean
 
 from zoplat.core.errors import RunFailed, ZoplatError, unknown
+from zoplat.tasks.task import Task
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 """(predictions, for each all texts that count as right) → score."""
@@ -45,7 +47,44 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> fl
     return _mean_of_best(predictions, references, lambda one, other: scorer.score(other, one)["rougeL"].fmeasure)
 
 
-METRICS: dict[str, Metric] = {"accuracy": accuracy, "exact-match": exact_match, "f1": f1, "rouge": rouge}
+def macro_f1(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """F1 of each class that is predicted or right, and their mean without weights."""
+    classes = {text for right in references for text in right[:1]} | set(predictions) - {""}
+    return fmean(_f1_of_class(predictions, references, {name}) for name in classes)
+
+
+def binary_f1(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], positive: Collection[str] = ("yes",)
+) -> float:
+    """F1 of one class; for a task it is the second of its two classes, the one with number 1."""
+    return _f1_of_class(predictions, references, positive)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "exact-match": exact_match,
+    "f1": f1,
+    "macro-f1": macro_f1,
+    "binary-f1": binary_f1,
+    "rouge": rouge,
+}
+"""Metrics by name; "f1" of a task with classes is "macro-f1"."""
+
+
+def metric_of(task: Task, name: str = "") -> Metric:
+    """The metric of a task, or the one of a name for the predictions that a task asks for.
+
+    Raises:
+        ZoplatError: there is no such metric, or it is one of classes and the task has none, or not two.
+    """
+    name, classes = name or task.metric, task.class_names
+    if name in ("macro-f1", "binary-f1") and not classes:
+        raise ZoplatError(f"Metric '{name}' compares classes, and the options of this task change from row to row.")
+    if name == "binary-f1" and len(classes) != 2:
+        raise ZoplatError(f"Metric 'binary-f1' is for two classes, and the task has {len(classes)}. Use macro-f1.")
+    if name == "binary-f1":
+        return partial(binary_f1, positive=classes[1][1:] or classes[1])
+    return macro_f1 if name == "f1" and classes else metric(name)
 
 
 def metric(name: str) -> Metric:
@@ -114,6 +153,14 @@ def _mean_of_best(
     """Mean over predictions of their similarity to the most similar reference."""
     pairs = zip(predictions, references, strict=True)
     return fmean(max(similarity(text, reference) for reference in right) for text, right in pairs)
+
+
+def _f1_of_class(predictions: Sequence[str], references: Sequence[Sequence[str]], texts: Collection[str]) -> float:
+    """2·TP / (2·TP + FP + FN) of the class that some texts stand for; 0 where it neither is nor is predicted."""
+    predicted = [text in texts for text in predictions]
+    right = [any(text in texts for text in some) for some in references]
+    both = sum(one and other for one, other in zip(predicted, right, strict=True))
+    return 2 * both / (sum(predicted) + sum(right)) if both else 0.0
 
 
 def _f1(one: str, other: str) -> float:

@@ -76,6 +76,11 @@ class Task(ABC):
         return ()
 
     @property
+    def class_names(self) -> tuple[tuple[str, ...], ...]:
+        """For each class, its name and the words that stand for it."""
+        return tuple((name,) for name in self.classes)
+
+    @property
     def templates(self) -> tuple[Template, ...]:
         """Names of the templates that the task has."""
         return ("prompt", "plain")
@@ -140,6 +145,11 @@ class Classification(Task):
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.words)
+
+    @property
+    def class_names(self) -> tuple[tuple[str, ...], ...]:
+        both = self.cloze_words or self.words
+        return tuple((name, word.strip(), both[name].strip()) for name, word in self.words.items())
 
     @property
     def templates(self) -> tuple[Template, ...]:

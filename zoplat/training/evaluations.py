@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
-from zoplat.evaluation.predictions import predictions
+from zoplat.evaluation.predictions import predictions, score_of, unanswered_note
 from zoplat.tasks import data
-from zoplat.tasks.metrics import metric
+from zoplat.tasks.metrics import METRICS, metric_of
 from zoplat.training.baseline import KeptScore
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
@@ -32,21 +32,25 @@ class Evaluations:
 
     def __init__(self, run: OpenedRun, directory: RunDirectory, callback: Callback, losses: list[float]) -> None:
         self.run, self.directory, self.callback, self.losses = run, directory, callback, losses
-        self.metric = data.find(run.config.task).metric
+        self.task = data.find(run.config.task)
+        self.metric = metric_of(self.task)
+        self.unanswered = 0
 
     def baseline(self, split: str, progress: Progress, strategy: str) -> float:
         """The score before training: of this run, or kept from one that began with the same model and rows."""
         if (score := self._written(split, 0)) is not None:
             return score
         identity = self.run.session.facts.get("model_identity")
-        facts = [identity, self.run.identity(strategy), self.run.config.table()["tune"]]
+        if self.task.metric not in METRICS:  # what a program computes may change without its name
+            identity = None
+        facts = [identity, self.run.identity(strategy), self.run.config.table()["tune"], self.task.metric]
         kept = KeptScore(facts, self.run.rows[split])
         if identity and (score := kept.read()) is not None:
             return self._record(split, replace(progress, step=0), score, 0.0, kept=True)
         if progress.step:
             raise ZoplatError(f"{self.directory.metrics} has lost its first scores; start the run afresh.")
         score = self.score(split, progress, "baseline")
-        if identity:
+        if identity and not self.unanswered:
             kept.write(score)
         return score
 
@@ -65,8 +69,11 @@ class Evaluations:
         session.space.settle()
         with self.run.profiler.phase(phase):
             predicted = predictions(session, rows, self.run.config.read_at_once)
-        score = metric(self.metric)(predicted, [row.example.right for row in rows])
-        return self._record(split, progress, score, time.perf_counter() - began)
+        score, unanswered = score_of(self.metric, predicted, [row.example for row in rows])
+        self.unanswered += unanswered
+        if unanswered:
+            self.callback.warned(f"{split}: {unanswered_note(unanswered, len(rows))}")
+        return self._record(split, progress, score, time.perf_counter() - began, unanswered=unanswered)
 
     def _written(self, split: str, step: int) -> float | None:
         """The score of a split after so many steps, if metrics.jsonl has it."""
@@ -75,10 +82,13 @@ class Evaluations:
                 return float(record["score"])
         return None
 
-    def _record(self, split: str, progress: Progress, score: float, seconds: float, kept: bool = False) -> float:
+    def _record(
+        self, split: str, progress: Progress, score: float, seconds: float, kept: bool = False, unanswered: int = 0
+    ) -> float:
         record: dict[str, Any] = {"step": progress.step, "passes": progress.passes, "split": split}
-        record |= {"metric": self.metric, "score": score, "rows": len(self.run.rows[split])}
+        record |= {"metric": self.task.metric, "score": score, "rows": len(self.run.rows[split])}
         record |= {"seconds": round(seconds, 3), "kept": kept}
+        record |= {"unanswered": unanswered} if unanswered else {}
         if progress.step:
             space = self.run.session.space
             record |= {"changed": round(space.changed, 6), "drift": space.drift}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import nan, sqrt
 from typing import Any
 
 from zoplat.core.arrays import Array
@@ -33,7 +33,9 @@ class Objective:
         """Loss of a batch at the weights that the arrays hold now, as `Session.forward` gives it."""
         if self.metric:
             predictions = [text for some in self._split(rows) for text in predict(session, some)]
-            return 1.0 - self.metric(predictions, [row.example.right for row in rows])
+            if None in predictions:  # like any loss of a batch in which a row has none
+                return nan
+            return 1.0 - self.metric([text or "" for text in predictions], [row.example.right for row in rows])
         [loss] = self._mean(rows, lambda some: [session.forward(some)])
         return loss
 

@@ -17,6 +17,7 @@ from zoplat.evaluation.predictions import by_length
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.training.batches import Batches
+from zoplat.training.binding import bindings, check_bindings, rows_there
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
@@ -39,6 +40,7 @@ class OpenedRun:
         rows: encoded, by split.
         batches: the training rows in batches.
         start_digest: of the trained weights.
+        bound: what the run is bound to, as the header of its journal has it.
     """
 
     config: RunConfig
@@ -48,6 +50,7 @@ class OpenedRun:
     rows: dict[str, list[Row]]
     batches: Batches
     start_digest: str
+    bound: dict[str, Any]
 
     @property
     def strategy(self) -> str:
@@ -56,8 +59,12 @@ class OpenedRun:
         tokens = self.config.read_at_once * sum(row.length for row in rows) / len(rows)
         return self.session.strategy_for(law_of(self.config.estimator), tokens)
 
+    def header(self, strategy: str) -> dict[str, Any]:
+        """The header of the run's journal: all that its answers depend on, and what it is bound to."""
+        return {**self.identity(strategy), **self.bound}
+
     def identity(self, strategy: str) -> dict[str, Any]:
-        """Everything, settings aside, that the answers of a run depend on: the header of its journal."""
+        """Everything, settings and rows aside, that the answers of a run depend on."""
         return {
             **{name: self.session.facts.get(name) for name in IDENTITY},
             "noise": self.session.space.noise.name,
@@ -81,7 +88,9 @@ def open_run(config: RunConfig) -> OpenedRun:
     session, profiler = open_session(config.device, spec_of(config))
     rows = {split: PromptEncoder(config, session).rows(some) for split, some in raw.items()}
     batches = Batches(rows["train"], config.batch_size, config.seed)
-    return OpenedRun(config, objective, session, profiler, rows, batches, session.digest())
+    return OpenedRun(
+        config, objective, session, profiler, rows, batches, session.digest(), bindings(config, session, raw)
+    )
 
 
 def open_session(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:
@@ -102,20 +111,26 @@ def prepared(config: RunConfig) -> tuple[Session, Profiler, list[Row]]:
     return session, profiler, PromptEncoder(config, session).rows(raw)
 
 
-def restored(directory: RunDirectory, config: RunConfig | None = None) -> tuple[RunConfig, Session]:
+def restored(
+    directory: RunDirectory, config: RunConfig | None = None, reads_rows: bool = False
+) -> tuple[RunConfig, Session]:
     """The settings and the model of a run at its newest checkpoint.
 
     Args:
         directory: of the run, finished or interrupted.
         config: used in place of its config.toml; of a run inside a bundle.
+        reads_rows: whether its rows must still be those that it began with.
 
     Raises:
-        ZoplatError: it has no checkpoint.
+        ZoplatError: it has no checkpoint, or began with other settings, another model or other rows.
     """
-    config = config or directory.read_config()
+    is_elsewhere, config = config is not None, config or directory.read_config()
     check_device(config)
     session = config.device.open(spec_of(config))
     journal = directory.read_journal()
+    if journal:
+        now = bindings(config, session, rows_there(config) if reads_rows else None)
+        check_bindings(journal.header, now, str(directory.path), is_elsewhere)
     learner = Learner(config, session)
     if journal is None or not directory.checkpoints.load(session, learner.states, len(journal.steps)):
         raise ZoplatError(

@@ -11,6 +11,7 @@ from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.paths import check_writable
+from zoplat.training.binding import bindings, changed_versions, check_bindings, rows_there
 from zoplat.training.checkpoint import DamagedCheckpoint
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
@@ -30,7 +31,8 @@ def replay(
         config: used in place of config.toml; of a run inside a bundle.
 
     Returns:
-        status ("done", or "different" when the run ended with other bits), steps, weights_digest, recorded_digest, to.
+        status ("done", or "different" when the run ended with other bits), steps, weights_digest, recorded_digest, to,
+        versions (a line for each package that has another version than then).
 
     Raises:
         ZoplatError: the journal is damaged, was made with other noise, or starts from other weights.
@@ -56,7 +58,8 @@ def replay(
     session = config.device.open(spec_of(config))
     if not is_same_device:
         session.strategy = journal.header["strategy"]
-    check_start(journal, session, directory)
+    now = bindings(config, session, rows_there(config) if is_same_device else None)
+    check_start(journal, session, directory, now, not is_same_device)
     learner = Learner(config, session, strategy=journal.header["strategy"])
     for record in journal.steps:
         learner.replay(record)
@@ -70,6 +73,7 @@ def replay(
         "weights_digest": digest,
         "recorded_digest": recorded,
         "to": str(to) if to else None,
+        "versions": changed_versions(journal.header, session, now["plugins"]),
     }
 
 
@@ -126,8 +130,10 @@ def is_replayable(config: RunConfig) -> bool:
     return "gradient" not in config.estimator.asks
 
 
-def check_start(journal: Journal, session: Session, directory: RunDirectory) -> None:
-    """Raise ZoplatError where a journal was made with other noise, or from other weights than the model has."""
+def check_start(
+    journal: Journal, session: Session, directory: RunDirectory, now: dict[str, Any], is_elsewhere: bool = False
+) -> None:
+    """Raise ZoplatError where a journal was made with other noise, or from another start; see `binding`."""
     header, noise, digest = journal.header, session.space.noise.name, session.digest()
     missing = [name for name in ("noise", "start_digest", "strategy", "versions", "dtype") if name not in header]
     if missing:
@@ -139,3 +145,4 @@ def check_start(journal: Journal, session: Session, directory: RunDirectory) -> 
             f"{directory.path} began from other weights than the model has now: {header['start_digest']} then, "
             f"{digest} now. Versions then: {header['versions']}."
         )
+    check_bindings(header, now, str(directory.path), is_elsewhere)

@@ -10,7 +10,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat.paths import check_writable
 from zoplat.tasks import data
-from zoplat.tasks.metrics import metric
+from zoplat.tasks.metrics import metric_of
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
 
@@ -81,11 +81,11 @@ def objective_of(config: RunConfig) -> Objective:
         raise ZoplatError(f"Task '{config.task}' has no options to choose from. Use --objective tokens, or a metric.")
     if task.generates and "generation" not in config.device.answers:
         raise ZoplatError(f"Task '{config.task}' needs text to be written, which '{config.device_name}' can't do.")
-    metric(task.metric)
-    return Objective(metric(config.objective) if config.is_judged else None, config.micro_batch_size)
+    metric_of(task)
+    return Objective(metric_of(task, config.objective) if config.is_judged else None, config.micro_batch_size)
 
 
 def spec_of(config: RunConfig) -> ModelSpec:
     """What the device needs to open the model of a run."""
-    seed, classes = derived_seed(config.seed, "init"), len(data.find(config.task).classes)
-    return ModelSpec(config.model, config.tune, config.dtype, seed, config.head, classes, config.base)
+    seed, names = derived_seed(config.seed, "init"), data.find(config.task).class_names
+    return ModelSpec(config.model, config.tune, config.dtype, seed, config.head, len(names), config.base, names)

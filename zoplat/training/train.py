@@ -11,9 +11,11 @@ from typing import Any
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.example import Row
+from zoplat.training.binding import changed_versions
 from zoplat.training.callbacks import Callback
 from zoplat.training.costs import Costs
 from zoplat.training.directory import RunDirectory
+from zoplat.training.effects import lost_step, unseen_radius
 from zoplat.training.evaluations import Evaluations
 from zoplat.training.journal import Journal, JournalWriter, StepRecord
 from zoplat.training.lock import locked, locked_unused
@@ -123,7 +125,9 @@ class _Run:
         """The journal in the run directory, None for a new run; the directory is made ready to be written."""
         journal = self.directory.read_journal()
         if journal is not None:
-            check_start(journal, self.session, self.directory)
+            check_start(journal, self.session, self.directory, self.opened.bound)
+            if changed := changed_versions(journal.header, self.session, self.opened.bound["plugins"]):
+                self.callback.warned(f"other versions than the run began with: {'; '.join(changed)}")
         if not self.directory.config.exists():
             self.directory.begin(self.config, {**self.session.facts, **self._identity})
         elif self.directory.is_extended_by(self.config):
@@ -137,7 +141,7 @@ class _Run:
         """A new journal, or the one on record with the learner brought to its end."""
         path, sync_every = self.directory.journal, self.config.sync_every
         if recorded is None:
-            return JournalWriter(path, self._identity, sync_every=sync_every)
+            return JournalWriter(path, self.opened.header(self.learner.strategy), sync_every=sync_every)
         recorded = catch_up(self.learner, recorded, self.directory, self.callback.warned)
         for record in recorded.steps:
             self._keep_loss(record)
@@ -173,6 +177,11 @@ class _Run:
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
         self.journal.append(record)
+        if record.step == 0:
+            for note in filter(
+                None, (unseen_radius(self.config, self.session, record), lost_step(self.session, record))
+            ):
+                self.callback.warned(note)
         progress.seconds += seconds
         if bare is not None:
             self.yardstick.add(seconds, bare, progress.passes - passes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
@@ -105,7 +106,7 @@ def _quantisation(base: Base) -> dict[str, Any]:
 
 def _set_classes(config: Any, classes: int) -> None:
     """Give a new classification head the classes of the task, or check those that the checkpoint has."""
-    saved = (config.architectures or [""])[0].endswith("ForSequenceClassification")
+    saved = _is_saved_classifier(config)
     if saved and classes and config.num_labels != classes:
         raise ZoplatError(
             f"The checkpoint is a classifier of {config.num_labels} classes; the task has {classes}. "
@@ -115,6 +116,40 @@ def _set_classes(config: Any, classes: int) -> None:
         raise ZoplatError("--head classifier: the task has no classes of its own; its options change from row to row.")
     if not saved:
         config.num_labels = classes
+
+
+def class_order(config: Any, names: Sequence[Sequence[str]]) -> tuple[int, ...] | None:
+    """For each class of a task, the class of a saved classifier that has its name; None where they are in order.
+
+    Args:
+        config: of the model; numbers, and names such as LABEL_0, say nothing but the order.
+        names: what each class of the task may be called.
+
+    Raises:
+        ZoplatError: the names of the two differ.
+    """
+    saved = [str(config.id2label[i]) for i in sorted(config.id2label)] if _is_saved_classifier(config) else []
+    numbers = [int(one) for one in (re.sub("(?i)^label_?", "", name) for name in saved) if one.isdecimal()]
+    if not names or len(saved) != len(names) or (len(numbers) == len(saved) and numbers == sorted(numbers)):
+        return None
+    known = [{_plain(one) for one in (*some, str(i), f"label_{i}")} for i, some in enumerate(names)]
+    order = [[i for i, one in enumerate(saved) if _plain(one) in some] for some in known]
+    if any(len(found) != 1 for found in order) or len({found[0] for found in order}) < len(names):
+        raise ZoplatError(
+            f"The checkpoint is a classifier of {', '.join(saved)}; the classes of the task are "
+            f"{', '.join(some[0] for some in names)}. Which is which is not known: give them the same names, in "
+            "id2label of the checkpoint's config.json or in the options of a task file."
+        )
+    return None if [found[0] for found in order] == [*range(len(names))] else tuple(found[0] for found in order)
+
+
+def _plain(name: str) -> str:
+    """A name of a class without case, blanks and punctuation."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum()) or name
+
+
+def _is_saved_classifier(config: Any) -> bool:
+    return str((config.architectures or [""])[0]).endswith("ForSequenceClassification")
 
 
 def _classes_by_head(model_type: str) -> dict[Head, tuple[str, ...]]:

@@ -18,9 +18,11 @@ class Loaded:
     Attributes:
         model, tokenizer: of transformers.
         name: as the user gave it.
-        identity: a digest that tells its weights from others without reading them; None when that is not known.
+        identity: a digest of all files of its checkpoint; None when that is not known.
+        digest: of its weights and its configuration alone.
         head: what it computes from a text.
         new: names of parameters that the checkpoint does not have, such as those of a new classification head.
+        order: for each class of the task, the logit of a classifier that stands for it; None where they are in order.
     """
 
     model: Any
@@ -29,6 +31,8 @@ class Loaded:
     identity: str | None
     head: Head = "causal"
     new: frozenset[str] = frozenset()
+    digest: str | None = None
+    order: tuple[int, ...] | None = None
 
 
 def token_limit(loaded: Loaded, virtual: int) -> int:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Base, Head
-from zoplat_devices.pytorch.heads import AUTO_CLASSES, head_of, opened
+from zoplat_devices.pytorch.digests import identity_of, model_digest_of
+from zoplat_devices.pytorch.heads import AUTO_CLASSES, class_order, head_of, opened
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.sources import DEFAULT, identity_of, load_errors, locate
+from zoplat_devices.pytorch.sources import DEFAULT, load_errors, locate
 
 GIB = 1 << 30
 
@@ -25,6 +26,7 @@ def load(
     seed: int = 0,
     base: Base = "plain",
     streamed: bool = False,
+    class_names: Sequence[Sequence[str]] = (),
 ) -> Loaded:
     """Load a model of text on the host, in evaluation mode, nothing trainable.
 
@@ -37,6 +39,7 @@ def load(
         seed: of the weights of a new head.
         base: how frozen weights are stored.
         streamed: leave the weights in the checkpoint's files until they are used.
+        class_names: what each class of the task is called.
 
     Raises:
         ZoplatError: it is not there, has no safetensors weights, has not that head, or can't be read.
@@ -48,6 +51,7 @@ def load(
 
         config = AutoConfig.from_pretrained(source)
         found = head_of(config, head)
+        order = class_order(config, class_names) if found == "classifier" else None
         wanted = dtype(found) if callable(dtype) else dtype
         _check_fits(name, config, found, wanted, base, streamed)
         loaded, new = opened(source, config, found, "auto" if streamed else wanted, classes, seed, base)
@@ -57,7 +61,10 @@ def load(
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad = False
-    return Loaded(loaded, tokenizer, name, identity_of(source), found, new)
+    commit = getattr(config, "_commit_hash", None)
+    return Loaded(
+        loaded, tokenizer, name, identity_of(source, commit), found, new, model_digest_of(source, commit), order
+    )
 
 
 def _check_stored_dtype(name: str, stored: Any, wanted: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Block
+from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Head, ModelSpec
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.pytorch import virtual
@@ -41,7 +42,7 @@ def open_model(settings: PyTorchSettings, spec: ModelSpec, load: Callable[..., L
         return getattr(torch, base_dtype(spec, settings.kind, head))
 
     streamed = settings.is_streaming
-    loaded = load(spec.model, dtype, notice, spec.head, spec.classes, spec.seed, spec.base, streamed)
+    loaded = load(spec.model, dtype, notice, spec.head, spec.classes, spec.seed, spec.base, streamed, spec.class_names)
     model = tuned(loaded, spec).to(torch.device(settings.kind))
     if streamed:
         move_to_files(model)
@@ -77,10 +78,15 @@ def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Score
     """The forward pass, compiled or recorded where the settings say so."""
     head = loaded.head
     left = head == "causal" or (head == "classifier" and is_autoregressive(loaded.model.config))
-    scorer = Scorer(model, torch.device(settings.kind), head, padding_token(loaded), left)
+    scorer = Scorer(model, torch.device(settings.kind), head, padding_token(loaded), left, loaded.order)
     if settings.compile:
         scorer.run = torch.compile(scorer.run, backend=COMPILER)
     if settings.graphs:
+        if scorer.sees_padding:
+            raise ZoplatError(
+                f"{loaded.name} sees padding, so its rows are read without any, one length after the other, which "
+                "can't be recorded. Leave -o device.graphs=true out."
+            )
         from zoplat_devices.pytorch.cuda_graphs import CudaRecorder, Graphs
 
         scorer.mean = Graphs(scorer.mean, CudaRecorder())

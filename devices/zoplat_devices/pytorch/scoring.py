@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from zoplat.core.example import Row
 from zoplat.core.model_spec import Head
 from zoplat_devices.pytorch import virtual
+from zoplat_devices.pytorch.padding import differs, run_without, trial_sequences
 from zoplat_devices.text.layout import Layout, laid_out, right_only
 
 
@@ -66,13 +68,22 @@ class Scorer:
         head: what it computes from a text.
         pad: id of the padding token.
         left: whether rows are padded on the left; for models whose last token has seen all others.
+        order: for each class of the task, its logit; None where a classifier has them in order.
 
     Attributes:
         run: runs the model, as `virtual.run` does; may be compiled.
         mean: computes the mean loss of a `Batch`; may be recorded.
     """
 
-    def __init__(self, model: Any, device: Any, head: Head = "causal", pad: int = 0, left: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        device: Any,
+        head: Head = "causal",
+        pad: int = 0,
+        left: bool = True,
+        order: Sequence[int] | None = None,
+    ) -> None:
         import torch
 
         self.torch = torch
@@ -81,6 +92,7 @@ class Scorer:
         self.head = head
         self.pad = pad
         self.left = left
+        self._order = torch.tensor(order, device=device) if order else None
         inner = inner_model(model)
         self.accepts = set(inspect.signature(inner.forward).parameters)
         self.run: Callable[..., Any] = virtual.run
@@ -154,19 +166,42 @@ class Scorer:
     def _scores(self, batch: Batch) -> Any:
         """(rows, options), float32; −∞ past the options of a row."""
         if self.head == "classifier":
-            return self.run(self.model, batch.inputs).logits.float()
+            logits = self._logits(batch).float()
+            return logits if self._order is None else logits[:, self._order]
         flat = self.torch.zeros(batch.rows * batch.options, device=self.device)
         scores = flat.index_add(0, batch.slot, self._log_probabilities(batch) * batch.share).view(
             batch.rows, batch.options
         )
         return scores if batch.absent is None else scores.masked_fill(batch.absent, float("-inf"))
 
+    def _logits(self, batch: Batch) -> Any:
+        """The logits of a batch; without padding where the model's state would see it."""
+        if "attention_mask" in batch.inputs and self.sees_padding:
+            return run_without(lambda inputs: self.run(self.model, inputs), batch.inputs)
+        return self.run(self.model, batch.inputs, batch.owner).logits
+
+    @cached_property
+    def sees_padding(self) -> bool:
+        """Whether a sequence has other logits beside a longer one than alone, by a trial; see `padding`.
+
+        Only models that are padded on the left may have a state that runs over the padding.
+        """
+        if not self.left:
+            return False
+        vocabulary = inner_model(self.model).get_input_embeddings().weight.shape[0]
+        short, long = trial_sequences(vocabulary, self.pad)
+        with self.torch.inference_mode():
+            alone, beside = (virtual.run(self.model, self.padded(some)).logits for some in ([short], [short, long]))
+        if self.head == "classifier":
+            return differs(alone, beside[:1])
+        return differs(alone[:, -1], beside[:1, -1])
+
     def _log_probabilities(self, batch: Batch) -> Any:
         """Log-probability of each token that is scored, float32."""
         torch = self.torch
         self._thread.masks = batch.masks
         try:
-            logits = self.run(self.model, batch.inputs, batch.owner).logits
+            logits = self._logits(batch)
         finally:
             self._thread.masks = None
         logits = logits[:, -batch.keep :]

@@ -99,6 +99,7 @@ class PyTorchSession(Session):
             "device": settings.kind,
             "model": self.loaded.name,
             "model_identity": self.loaded.identity,
+            "model_digest": self.loaded.digest,
             "head": self.head,
             "base": spec.base,
             "dtype": base_dtype(spec, settings.kind, self.head),
@@ -119,6 +120,8 @@ class PyTorchSession(Session):
     @cached_property
     def _can_batch(self) -> bool:
         """Whether all uses of what is trained can be followed, by a trial run on a small batch."""
+        if self.scorer.sees_padding:
+            return False
         try:
             self.batched.check(self.encode([Example("It was", (" good", " bad"), 0, suffix=" .")]))
         except ZoplatError:
@@ -143,6 +146,11 @@ class PyTorchSession(Session):
             return self.scorer.loss(rows)
 
     def losses_at(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+        if self.scorer.sees_padding:
+            raise ZoplatError(
+                f"{self.loaded.name} sees padding, so its rows are read without any, which goes with the sequential "
+                "strategy alone. Use -o device.strategy=sequential."
+            )
         if self.streaming:
             return self.streaming.losses(rows, directions)
         if self.head == "seq2seq":
@@ -150,6 +158,7 @@ class PyTorchSession(Session):
         return self.batched.losses(rows, directions)
 
     def jvp(self, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:
+        _ = self.scorer.sees_padding  # its trial can't be made inside
         return self.derivatives.jvp(direction, lambda: self.scorer.mean_loss(rows))
 
     def gradient(self, rows: Sequence[Row], part: Part, recompute: bool) -> tuple[float, dict[str, Any]]:
@@ -160,7 +169,7 @@ class PyTorchSession(Session):
             return self._input_norms(rows)
 
     def _input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
-        if self.head == "causal":
+        if self.head == "causal" and not self.scorer.sees_padding:
             return self.derivatives.input_norms(self.scorer.token_mask(rows), lambda: self.scorer.loss(rows))
         if self.head == "seq2seq":
             raise ZoplatError("The norms of a layer's inputs are not known for seq2seq models. Use another --head.")
@@ -175,11 +184,11 @@ class PyTorchSession(Session):
 
     def generate(self, rows: Sequence[Row], tokens: int, stop: str) -> list[str]:
         with self._perturbed():
-            return self.generator.generate(rows, tokens, stop)
+            return [text for some in self._unpadded(rows) for text in self.generator.generate(some, tokens, stop)]
 
     def features(self, rows: Sequence[Row]) -> list[list[float]]:
         with self._perturbed():
-            return self.generator.features(rows)
+            return [line for some in self._unpadded(rows) for line in self.generator.features(some)]
 
     def chat(self, prompts: Sequence[str]) -> list[str]:
         tokenizer = self.loaded.tokenizer
@@ -237,6 +246,10 @@ class PyTorchSession(Session):
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
         self.loaded.tokenizer.save_pretrained(directory)
+
+    def _unpadded(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        """Rows in batches without padding: one for each row of a model that sees it, else all in one."""
+        return [[row] for row in rows] if len(rows) > 1 and self.scorer.sees_padding else [rows]
 
     def _release_weights(self) -> None:
         """Release the memory of weights that are in files, after all of them were read."""

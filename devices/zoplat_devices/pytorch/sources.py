@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.paths import cache_folder
+from zoplat_devices.pytorch.digests import identity_of
 from zoplat_devices.pytorch.quiet import quiet
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -102,16 +103,6 @@ def located(name: str, notice: Callable[[str], None]) -> tuple[str, str]:
 
             identity = f"{source}@{AutoConfig.from_pretrained(source)._commit_hash}"
     return source, identity
-
-
-def identity_of(source: str) -> str | None:
-    """A digest of the names, sizes and times of a folder's files; None for a hub id."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return None
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return sha256(repr(facts).encode()).hexdigest()
 
 
 @contextmanager
