@@ -30,7 +30,7 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
         settings["config"] = out / "config.toml"
     config = resolve(settings)
     if dry_run:
-        sizes = check(config, out, resume)
+        sizes = check(config, out, resume, rehearse=True)
         click.echo(json.dumps({**config.table(), "rows": sizes}) if as_json else config.toml())
         return
     from zoplat.cli.display import display, print_summary

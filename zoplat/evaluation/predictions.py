@@ -9,14 +9,12 @@ from zoplat.core.device import Session
 from zoplat.core.example import Row
 
 T = TypeVar("T")
-MAX_NEW_TOKENS = 50
-"""Length limit of a generated answer (arXiv:2305.17333, Appendix E)."""
 
 
 def predict(session: Session, rows: Sequence[Row]) -> list[str]:
     """One prediction per row of a batch: the best option (the first of equals), or the generated text."""
     if rows[0].example.is_open:
-        return session.generate(rows, MAX_NEW_TOKENS, "\n")
+        return session.generate(rows, rows[0].example.length, rows[0].example.stop)
     return [row.example.best(scores) for row, scores in zip(rows, session.scores(rows), strict=True)]
 
 

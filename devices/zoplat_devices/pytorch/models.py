@@ -11,7 +11,7 @@ from zoplat_devices.pytorch.heads import AUTO_CLASSES, head_of, opened
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.sources import DEFAULT, identity_of, load_errors, locate
+from zoplat_devices.pytorch.sources import DEFAULT, base_of, identity_of, is_adapter, load_errors, locate
 
 GIB = 1 << 30
 
@@ -43,21 +43,41 @@ def load(
     """
     name = model or DEFAULT
     source = locate(name, notice)
+    whole = locate(base_of(source), notice) if is_adapter(source) else source
+    if whole != source and (streamed or base != "plain"):
+        raise ZoplatError(
+            f"--model {name} is an adapter, and its weights can be merged only into plain ones in memory."
+        )
     with quiet(), load_errors(name):
         from transformers import AutoConfig, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(whole)
         found = head_of(config, head)
         wanted = dtype(found) if callable(dtype) else dtype
         _check_fits(name, config, found, wanted, base, streamed)
-        loaded, new = opened(source, config, found, "auto" if streamed else wanted, classes, seed, base)
+        loaded, new = opened(whole, config, found, "auto" if streamed else wanted, classes, seed, base)
         if streamed:
             _check_stored_dtype(name, loaded.dtype, wanted)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(whole)
+        if whole != source:
+            loaded = _merged(loaded, source, name)
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad = False
     return Loaded(loaded, tokenizer, name, identity_of(source), found, new)
+
+
+def _merged(model: Any, adapter: str, name: str) -> Any:
+    """A model with the weights of an adapter of peft added to its own; raises ZoplatError where they can't be."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (AttributeError, NotImplementedError) as problem:
+        raise ZoplatError(
+            f"--model {name}: this adapter can't be merged into its model ({problem}), as prefixes and prompts can't. "
+            "Give the model itself."
+        ) from problem
 
 
 def _check_stored_dtype(name: str, stored: Any, wanted: Any) -> None:
