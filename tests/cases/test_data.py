@@ -81,6 +81,15 @@ class TestFiles:
         assert sum(map(len, splits.values())) == 60
         assert splits["train"][0][1].keys() == {"sentence", "label"}
 
+    @pytest.mark.parametrize("mark", ";\t")
+    def test_cells_may_be_separated_by_other_marks(self, zoplat: Command, mark: str) -> None:
+        Path("data").mkdir()
+        text = "".join(f"{row['sentence']}, really{mark}{row['label']}\n" for row in REVIEWS)
+        Path("data/train.csv").write_text(f"sentence{mark}label\n{text}")
+        [(_, row), *_] = load(find("sst2"), "sst2", Path("data"))["train"]
+        assert row.keys() == {"sentence", "label"}
+        assert row["sentence"].endswith(", really")
+
     def test_a_cell_has_no_limit(self, zoplat: Command) -> None:
         lines = [["sentence", "label"], *([r["sentence"], r["label"]] for r in REVIEWS), ["word " * 60_000, 1]]
         splits = load(find("sst2"), "sst2", table(lines))
@@ -326,9 +335,9 @@ class TestModels:
         flags = ("eval", "--device", "cpu", "--task", "sst2", "--data", "data", "--model", models(4096))
         assert "rows are longer" not in trained(zoplat(*flags))
         done = trained(zoplat(*flags, "-o", "device.max_tokens=100"))
-        assert "10 of 10 rows are longer than the 100 tokens that are read" in done
+        assert "10 of 10 rows are longer than the 100 tokens that the model reads" in done
         flags = (*flags[:-1], models(128))
-        assert "10 of 10 rows are longer than the 128 tokens that are read" in trained(zoplat(*flags))
+        assert "10 of 10 rows are longer than the 128 tokens that the model reads" in trained(zoplat(*flags))
 
     def test_an_option_longer_than_the_context_has_its_line(self, zoplat: Command, models: Callable[..., Path]) -> None:
         name = task('prompt = "{q}"\noptions = ["{a}", "{b}"]\n')

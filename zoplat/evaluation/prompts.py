@@ -44,10 +44,11 @@ class PromptEncoder:
         cut = [(where, row) for (where, _), row in zip(raw, rows, strict=True) if row.cut]
         if cut:
             where, longest = max(cut, key=lambda pair: pair[1].cut)
+            room = f"the model reads beside an answer of {longest.example.length} tokens"
+            reads = room if longest.example.is_open else f"the {longest.length} tokens that the model reads"
             notice(
-                f"{len(cut)} of {len(rows)} rows are longer than the {longest.length} tokens that are read, and lose "
-                f"their beginning: up to {longest.cut} tokens ({where}). The limit is the model's own, or a lower "
-                "-o device.max_tokens=N."
+                f"{len(cut)} of {len(rows)} rows are longer than {reads}, and lose their beginning: up to "
+                f"{longest.cut} tokens ({where}). The limit is the model's own, or a lower -o device.max_tokens=N."
             )
         return rows
 

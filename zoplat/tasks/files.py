@@ -171,7 +171,10 @@ def _csv(path: Path, texts: Sequence[str]) -> Rows:
 def _csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     """(file and line, cells) of every line that is not empty."""
     csv.field_size_limit(2**31 - 1)  # 131072 characters otherwise; a C long, which has 32 bits on some machines
-    reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
+    text = _text(path)
+    head = text.partition("\n")[0]
+    mark = next((mark for mark in ",;\t" if mark in head), ",")  # spreadsheets of many countries write semicolons
+    reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=mark)
     while True:
         where = f"{path}, line {reader.line_num + 1}"
         try:

@@ -119,9 +119,8 @@ class Task(ABC):
             if name not in row:
                 raise ZoplatError(f"{where}: no column '{name}'; found {', '.join(map(str, row)) or 'nothing'}.")
             value = row[name]
-            if value is None or (isinstance(value, float) and math.isnan(value)):
-                raise ZoplatError(f"{where}: '{name}' is empty ({value}). Give it a text, or leave the row out.")
-            if not isinstance(value, str | int | float | Decimal | date):
+            is_nothing = isinstance(value, float) and math.isnan(value)
+            if is_nothing or not isinstance(value, str | int | float | Decimal | date):
                 raise ZoplatError(f"{where}: '{name}' must be text, found {value!r}.")
             texts[name] = str(value)
         if texts and not any(text.strip() for text in texts.values()):

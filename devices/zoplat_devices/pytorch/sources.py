@@ -280,7 +280,7 @@ def _check_folder(path: Path) -> None:
     if is_adapter(path):
         if not base_of(path):
             raise ZoplatError(
-                f"--model {path}: this is an adapter of peft and does not say for which model. Give the model, or merge "
+                f"--model {path}: this is an adapter of peft and does not say for which model. Give that, or merge "
                 "the two once: PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(…)."
             )
         return

@@ -113,18 +113,20 @@ class Encoder:
             stop = len(one.ids) - one.closing
             if first >= stop or first == 0:
                 raise ZoplatError(f"No token of its own for an option of {example.options} after {example.prompt!r}.")
-            self._check_length(one.ids[first:stop], example)
+            self._check_length(one.ids[first:stop])
             inputs.append(self._last(one.ids[: stop - 1], one.opening, self.limit))
             targets.append(one.ids[first:stop])
             cut = max(cut, stop - 1 - len(inputs[-1]))
+            if example.is_open:  # `prompts` leaves room for an answer
+                cut = max(cut, first - max(1, self.limit - example.length))
         shared = all(len(target) == 1 for target in targets) and all(i == inputs[0] for i in inputs)
         return _row(example, Tokens(inputs[:1] if shared else inputs, targets), cut)
 
-    def _check_length(self, target: Sequence[int], example: Example) -> None:
+    def _check_length(self, target: Sequence[int]) -> None:
         """Raise ZoplatError where an option alone is longer than what the model reads."""
         if len(target) > self.limit:
             raise ZoplatError(
-                f"An option takes {len(target)} tokens, and the model reads {self.limit}, after {example.prompt!r}. "
+                f"An option takes {len(target)} tokens, and the model reads {self.limit}. "
                 "Use shorter options, or a model that reads more."
             )
 
@@ -172,7 +174,7 @@ class Encoder:
         prompts = self._truncated([example.prompt for example in examples], self.limit)
         for example, (ids, _, cut) in zip(examples, prompts, strict=True):
             targets = [ids_of[option] for option in example.options]
-            self._check_length(max(targets, key=len), example)
+            self._check_length(max(targets, key=len))
             decoder = tuple([self.start or 0, *target[:-1]] for target in targets)
             if all(len(target) == 1 for target in targets):
                 decoder = decoder[:1]
