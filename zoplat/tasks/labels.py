@@ -72,7 +72,8 @@ def choices(value: Any) -> tuple[list[str], list[str]]:
     """
     if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
         value = {key: [each.get(key) for each in value] for key in ("text", "label")}
-    texts, names = (value.get("text"), value.get("label")) if isinstance(value, Mapping) else (value, None)
+    texts: Any = value.get("text") if isinstance(value, Mapping) else value
+    names: Any = value.get("label") if isinstance(value, Mapping) else None
     if not _are_texts(texts) or len(texts) < 2:
         raise TypeError(f"choices must be a list of at least two texts, found {value!r}")
     names = names if _are_texts(names) and len(names) == len(texts) else [""] * len(texts)
