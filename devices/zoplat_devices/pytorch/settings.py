@@ -28,7 +28,7 @@ class PyTorchSettings(Checked, Device):
             models larger than memory; on the processor only.
         state: where methods that keep something for each weight have it, such as momentum or curvature: in "memory", or
             on "disk", block by block in memory while it is used; the latter on the processor only.
-        max_tokens: of a row, the oldest of which are cut off beyond it; 0 for as many as the model reads.
+        max_tokens: most tokens of a row, which loses its beginning beyond that; 0 for as many as the model reads.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
         compile: whether torch.compile makes the forward pass; for in-place restore and the sequential strategy.
