@@ -56,6 +56,9 @@ class Reference(Device):
             raise ZoplatError("Device 'reference' has no frozen weights to hold as int8. Leave --base out.")
         return ReferenceSession(self, spec)
 
+    def reader(self, spec: ModelSpec) -> "ReferenceSession":
+        return self.open(spec)
+
 
 class ReferenceSession(Session):
     """The bag-of-words network, opened."""

@@ -115,7 +115,7 @@ def test_a_settings_file_that_cannot_be_read_is_named(zoplat: Any) -> None:
         ("train", 9 * ROW + "[1]\n", ("train.jsonl, line 10", "expected an object with columns, found list")),
         ("test", '{"text": "a", "label": 1}\n', ("test.jsonl, line 1", "no column 'sentence'", "text, label")),
         ("test", '{"sentence": "a"}\n', ("test.jsonl, line 1", "no column 'label'")),
-        ("dev", ROW + '\n{"sentence": 3, "label": 1}\n', ("dev.jsonl, line 3", "'sentence' must be text, found 3")),
+        ("dev", ROW + '\n{"sentence": [3], "label": 1}\n', ("dev.jsonl, line 3", "'sentence' must be text, found [3]")),
         (
             "dev",
             '{"sentence": "a", "label": 7}\n',

@@ -64,7 +64,9 @@ def test_options_as_a_list_make_a_choice(file: Any) -> None:
     expected = Example("I fell because", options, 1, (" of ice",), loss="tokens", score="sum")
     assert task.example(row, "here") == expected
     assert task.example({**row, "right": 0}, "here", "plain").prompt == "I fell"
-    for wrong in (2, "-1", True, 0.5, "first"):
+    assert task.example({**row, "right": "B"}, "here").label == 1
+    assert task.example({**row, "right": "first"}, "here").label == 0
+    for wrong in (2, "-1", True, 0.5, "third"):
         with pytest.raises(ZoplatError, match="here: a column does not have the form"):
             task.example({**row, "right": wrong}, "here")
 
@@ -111,12 +113,12 @@ dev = 7
         (TICKETS + "\n[sizes]\ntrain = 3\ndev = 0\n", "line 15: 'dev' must be at least 1, found 0"),
         (TICKETS + "\n[sizes]\ntrain = 2.5\n", "line 14: 'train' must be a whole number, found 2.5"),
         ("label = 'a'\n\nprompt = 3\n", "line 3: 'prompt' must be text, found 3"),
-        ("prompt = 'a {b}'\noptions = 'c'\n", "line 2: 'options' must be a table or a list, found 'c'"),
+        ("prompt = 'a {b}'\noptions = 3\n", "line 2: 'options' must be a table or a list or text, found 3"),
         ("summary = 'x'\n[options]\na = 'b'\n", "line 1: no 'prompt', the text that the model reads"),
         ("prompt = 'a'\n[options]\na = 'b'\nc = 'd'\n", "line 1: 'prompt' has no column in braces"),
         ("label = 'x'\nprompt = 'a {b'\n[options]\na = 'b'\nc = 'd'\n", "line 2: 'prompt': expected '}'"),
         ("label = 'x'\nprompt = 'a {}'\n[options]\na = 'b'\nc = 'd'\n", "line 2: 'prompt': '{}' names no column"),
-        ("label = 'x'\nprompt = 'a {b.c}'\noptions = ['a', 'b']\n", "line 2: 'prompt': '{b.c}' names no column"),
+        ("label = 'x'\nprompt = 'a {b[c]}'\noptions = ['a', 'b']\n", "line 2: 'prompt': '{b[c]}' names no column"),
         ("prompt = 'a {b}'\n\noptions = ['{c}', 'd}']\n", "line 3: 'options': Single '}' encountered"),
         ("prompt = 'a {b}'\n\noptions = ['{c}']\n", "line 3: 'options' needs at least two texts"),
         ("prompt = 'a {b}'\n\noptions = ['{c}', 3]\n", "line 3: 'options' needs at least two texts"),

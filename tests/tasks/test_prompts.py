@@ -249,7 +249,7 @@ def test_losses_metrics_and_sizes_are_those_of_the_published_setting() -> None:
         ("winogrande", {**GAP, "answer": "0"}, "none of the 2 options is the right one"),
         ("squad", {**SQUAD, "answers": {"text": []}}, "no answer"),
         ("squad", {**SQUAD, "answers": {"texts": []}}, r"answers must be texts, found {'texts': \[\]}"),
-        ("drop", {**DROP, "answers": [7]}, r"answers must be texts, found \[7\]"),
+        ("drop", {**DROP, "answers": [[7]]}, r"answers must be texts, found \[\[7\]\]"),
         ("mnli", {**PAIR, "label": -1}, "label -1 is not one of the task's: 0 entailment, 1 neutral, 2 contradiction"),
         ("wsc", {**WSC, "span2_text": None}, "'span2_text' must be text, found None"),
     ],

@@ -28,7 +28,7 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
 
     config = resolve(resumed_settings(as_settings(given), out, resume))
     if dry_run:
-        sizes = check(config, out, resume)
+        sizes = check(config, out, resume, rehearse=True)
         click.echo(json.dumps({**config.table(), "rows": sizes}) if as_json else config.toml())
         return
     from zoplat.cli.display import display, print_summary

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Part
@@ -32,6 +32,22 @@ class MemoryReading:
     host_peak: int
     device: int | None = None
     device_peak: int | None = None
+
+
+class Reader(Protocol):
+    """What encodes text for a model, as a session does; it may have no weights.
+
+    Attributes:
+        head: what the model predicts.
+    """
+
+    head: Head
+
+    def encode(self, examples: Sequence[Example]) -> list[Row]:
+        """As `Session.encode`."""
+
+    def chat(self, prompts: Sequence[str]) -> list[str]:
+        """As `Session.chat`."""
 
 
 class Session(ABC):
@@ -172,6 +188,14 @@ class Device(ABC):
         Raises:
             ZoplatError: the model can't be found or read, or nothing in it is trainable.
         """
+
+    def reader(self, spec: ModelSpec) -> Reader | None:
+        """What encodes text for a model, without reading its weights; None where that can't be had here.
+
+        Raises:
+            ZoplatError: what `open` would refuse, as far as that shows before weights are read.
+        """
+        return None
 
     def block(self, name: str, array: Any, dtype: str, layer: int | None = None) -> Block:
         """A block over an array, by the rules that all devices share.

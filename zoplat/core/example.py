@@ -8,6 +8,10 @@ from typing import Any, Literal, get_args
 
 Loss = Literal["options", "tokens"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
+STOP = "\n"
+"""The text that ends a generated answer, unless a task says otherwise."""
+LENGTH = 50
+"""The most tokens of a generated answer, unless a task says otherwise (arXiv:2305.17333, Appendix E)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Example:
         suffix: what follows the option, for models that read both sides of it.
         loss: cross-entropy over the scores of the "options", or of the "tokens" of the right one.
         score: of an option: the "mean" log-probability of its tokens, or their "sum".
+        stop: the text before which a generated answer is cut.
+        length: the most tokens of a generated answer.
     """
 
     prompt: str
@@ -31,6 +37,8 @@ class Example:
     suffix: str = ""
     loss: Loss = "options"
     score: Literal["mean", "sum"] = "mean"
+    stop: str = STOP
+    length: int = LENGTH
 
     @property
     def right(self) -> tuple[str, ...]:
@@ -56,9 +64,11 @@ class Row:
         length: tokens of its longest sequence; rows of similar length share a batch.
         tokens: token ids in the session's own form.
         weight: its weight in the mean loss of a batch: 1, or the number of tokens of its right option.
+        cut: tokens at the beginning of the prompt that the model can't read, because the row is longer than it reads.
     """
 
     example: Example
     length: int
     tokens: Any
     weight: int = 1
+    cut: int = 0

@@ -44,11 +44,11 @@ def evaluate(
     encoder = PromptEncoder(config, session, _demonstrations(splits["train"], protocol.shots, config.seed))
     examples = [encoder.example(row, where) for where, row in splits[split]]
     if protocol.linear_probe:
-        predicted: Sequence[str | None] = _by_linear_probe(encoder, splits["train"], encoder.encoded(examples))
+        predicted: Sequence[str | None] = _by_linear_probe(encoder, splits["train"], encoder.rows(splits[split]))
     elif protocol.calibrate:
         predicted = _calibrated(encoder, splits[split])
     else:
-        predicted = predictions(session, encoder.encoded(examples), config.read_at_once)
+        predicted = predictions(session, encoder.rows(splits[split]), config.read_at_once)
     score, unanswered = score_of(metric_of(task), predicted, examples)
     return {
         "status": "done",

@@ -12,8 +12,6 @@ from zoplat.core.example import Example, Row
 from zoplat.tasks.metrics import Metric
 
 T = TypeVar("T")
-MAX_NEW_TOKENS = 50
-"""Length limit of a generated answer (arXiv:2305.17333, Appendix E)."""
 
 
 def predict(session: Session, rows: Sequence[Row]) -> list[str | None]:
@@ -22,7 +20,7 @@ def predict(session: Session, rows: Sequence[Row]) -> list[str | None]:
     None for a row whose scores are no numbers: the model has not answered it.
     """
     if rows[0].example.is_open:
-        return [*session.generate(rows, MAX_NEW_TOKENS, "\n")]
+        return [*session.generate(rows, rows[0].example.length, rows[0].example.stop)]
     return [best(row.example, scores) for row, scores in zip(rows, session.scores(rows), strict=True)]
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
+from zoplat.core.errors import ZoplatError
 from zoplat.core.example import LOSSES, Example, Row
 from zoplat.core.model_spec import Head
+from zoplat.core.notices import notice
 from zoplat.tasks import data
 from zoplat.tasks.task import Template
 
@@ -29,8 +31,35 @@ class PromptEncoder:
     demonstrations: Sequence[tuple[str, dict[str, Any]]] = ()
 
     def rows(self, raw: data.Rows) -> list[Row]:
-        """Raw rows, encoded, in their order."""
-        return self.encoded([self.example(row, where) for where, row in raw])
+        """Raw rows, encoded, in their order; says how many are too long for the model.
+
+        Raises:
+            ZoplatError: a row can't be encoded; names its file and line.
+        """
+        examples = [self.example(row, where) for where, row in raw]
+        try:
+            rows = self.encoded(examples)
+        except ZoplatError as problem:
+            raise self._with_place(problem, examples, raw) from None
+        cut = [(where, row) for (where, _), row in zip(raw, rows, strict=True) if row.cut]
+        if cut:
+            where, longest = max(cut, key=lambda pair: pair[1].cut)
+            room = f"the model reads beside an answer of {longest.example.length} tokens"
+            reads = room if longest.example.is_open else f"the {longest.length} tokens that the model reads"
+            notice(
+                f"{len(cut)} of {len(rows)} rows are longer than {reads}, and lose their beginning: up to "
+                f"{longest.cut} tokens ({where}). The limit is the model's own, or a lower -o device.max_tokens=N."
+            )
+        return rows
+
+    def _with_place(self, problem: ZoplatError, examples: Sequence[Example], raw: data.Rows) -> ZoplatError:
+        """The error with the file and line of the first row that can't be encoded by itself."""
+        for example, (where, _) in zip(examples, raw, strict=True):
+            try:
+                self.encoded([example])
+            except ZoplatError as own:
+                return ZoplatError(f"{where}: {own}")
+        return problem
 
     def encoded(self, examples: Sequence[Example]) -> list[Row]:
         """Examples with the demonstrations before each of them, encoded, in their order."""

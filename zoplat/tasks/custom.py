@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoplat.core.errors import ZoplatError
-from zoplat.core.example import LOSSES
+from zoplat.core.example import LENGTH, LOSSES, STOP
 from zoplat.tasks import metrics
 from zoplat.tasks.forms import reference_texts
+from zoplat.tasks.labels import choices, option_number
 from zoplat.tasks.task import SPLITS, Classification, Fields, Generation, Hub, MultipleChoice, Task, Text
 from zoplat.tasks.toml_lines import line_of
 
@@ -31,8 +32,9 @@ MARK = "[option]"
 """The place of the option in a cloze template."""
 KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("summary", "prompt", "plain", "cloze", "label", "answers", "metric", "loss", "score"), (str,)),
-    **dict.fromkeys(("source", "data"), (str,)),
-    "options": (dict, list),
+    **dict.fromkeys(("source", "data", "stop"), (str,)),
+    "options": (dict, list, str),
+    "length": (int,),
     **dict.fromkeys(("hub", "sizes"), (dict,)),
 }
 HUB_KEYS: dict[str, tuple[type, ...]] = {
@@ -79,13 +81,19 @@ class _Template:
     def __init__(self, text: str) -> None:
         self.parts = list(string.Formatter().parse(text))
         for _, name, form, conversion in self.parts:
-            if name is not None and (not name.strip() or re.search(r"[.\[\]]", name) or form or conversion):
+            if name is not None and (not name.strip() or re.search(r"[\[\]]", name) or form or conversion):
                 raise ValueError(f"'{{{name}}}' names no column")
 
     @property
     def columns(self) -> list[str]:
         """Names of its columns, in order."""
         return [name for _, name, _, _ in self.parts if name is not None]
+
+    @property
+    def column(self) -> str:
+        """The name of the column that it is, without text of its own; empty for another template."""
+        bare = len(self.columns) == 1 and not "".join(text for text, *_ in self.parts).strip()
+        return self.columns[0] if bare else ""
 
     def __call__(self, row: Fields) -> str:
         return "".join(text + (str(row[name]).strip() if name is not None else "") for text, name, _, _ in self.parts)
@@ -97,7 +105,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.text = path.read_text(encoding="utf-8")
+            self.text = path.read_text(encoding="utf-8-sig")
             self.table = tomllib.loads(self.text)
         except (OSError, UnicodeDecodeError) as problem:
             raise ZoplatError(f"--task {path} can't be read: {getattr(problem, 'strerror', problem)}.") from None
@@ -127,16 +135,30 @@ class _File:
         self._check_choices()
         columns = prompt.columns
         if "answers" in table:
-            self._only("answers", "label", "cloze")
-            column = table["answers"]
-            return Generation(**common, fields=_unique(columns), references=lambda row: reference_texts(row[column]))
+            return self._answers(common, columns)
+        self._only("options", "stop", "length")
         return self._classes(common, columns) if isinstance(table["options"], dict) else self._choice(common, columns)
+
+    def _answers(self, common: dict[str, Any], columns: list[str]) -> Task:
+        self._only("answers", "label", "cloze")
+        column, stop, length = self.table["answers"], self.table.get("stop", STOP), self.table.get("length", LENGTH)
+        if not stop:
+            self._refuse("'stop' must be a text that ends an answer, found ''", "stop")
+        if isinstance(length, bool) or length < 1:
+            self._refuse(f"'length' must be at least 1, found {length!r}", "length")
+        common |= {"stop": stop, "length": length}
+        return Generation(**common, fields=_unique(columns), references=lambda row: reference_texts(row[column]))
 
     def _classes(self, common: dict[str, Any], columns: list[str]) -> Task:
         words = self.table["options"]
+        seen: dict[str, str] = {}
         for name, word in words.items():
             if not isinstance(word, str) or not word.strip():
                 self._refuse(f"option '{name}' must be a word, found {word!r}", name, "options")
+            other = seen.setdefault(word.strip(), name)
+            if other != name:
+                what = f"options '{other}' and '{name}' have the same word {word.strip()!r}"
+                self._refuse(f"{what}, so no answer can tell them apart", name, "options")
         if len(words) < 2:
             self._refuse("'options' needs at least two classes", "options")
         common |= {"words": words, "label": self.table.get("label", "label")}
@@ -149,14 +171,23 @@ class _File:
     def _choice(self, common: dict[str, Any], columns: list[str]) -> Task:
         self._only("options as a list", "cloze")
         texts, label = self.table["options"], self.table.get("label", "label")
+        if isinstance(texts, str):
+            return MultipleChoice(
+                **common,
+                fields=_unique(columns),
+                listed=(texts,),
+                options=lambda row: choices(row[texts])[1],
+                right=lambda row: [option_number(label, row[label], *choices(row[texts]))],
+            )
         if len(texts) < 2 or not all(isinstance(text, str) for text in texts):
             self._refuse(f"'options' needs at least two texts, found {texts!r}", "options")
         options = [self._parsed("options", text) for text in texts]
+        names = [option.column for option in options]
         return MultipleChoice(
             **common,
             fields=_unique(columns + [name for option in options for name in option.columns]),
             options=lambda row: [option(row) for option in options],
-            right=lambda row: [_index(label, row[label], len(options))],
+            right=lambda row: [option_number(label, row[label], names, [option(row) for option in options])],
         )
 
     def _plain(self, prompt: _Template) -> Text:
@@ -235,14 +266,6 @@ class _File:
 
     def _refuse(self, what: str, key: str = "", inside: str = "") -> NoReturn:
         raise ZoplatError(f"{self.path}, line {line_of(self.text, key, inside)}: {what}.")
-
-
-def _index(label: str, value: Any, count: int) -> int:
-    """The index of an option as a column gives it; raises ValueError outside of 0 to count − 1."""
-    number = int(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
-        raise ValueError(f"'{label}' counts the options from 0 to {count - 1}, found {value!r}")
-    return number
 
 
 def _unique(names: list[str]) -> tuple[str, ...]:

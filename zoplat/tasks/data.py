@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections import Counter
 from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
 
 from zoplat.core.errors import ZoplatError
+from zoplat.core.notices import Notice, unheard
 from zoplat.registry import catalogue
 from zoplat.tasks import custom, files, hub
 from zoplat.tasks.task import SPLITS, Fields, Task
@@ -17,6 +19,8 @@ from zoplat.tasks.task import SPLITS, Fields, Task
 Rows = files.Rows
 SHARES = {"dev": (0.0, 0.1), "test": (0.1, 0.3)}
 """Splits that have no file get the rows of train whose hash, in [0, 1), falls in these ranges."""
+SORTED = 8
+"""A class of which so many rows are expected among the first ones, and none is there: the file is sorted by label."""
 
 
 def find(name: str) -> Task:
@@ -27,7 +31,9 @@ def find(name: str) -> Task:
     return task
 
 
-def load(task: Task, name: str, data: Path | None, limit: int | None = None) -> dict[str, Rows]:
+def load(
+    task: Task, name: str, data: Path | None, limit: int | None = None, notice: Notice = unheard
+) -> dict[str, Rows]:
     """The three splits of a task, at most `limit` rows each; no text is in two of them.
 
     Args:
@@ -35,6 +41,7 @@ def load(task: Task, name: str, data: Path | None, limit: int | None = None) -> 
         name: its registered name, or its TOML file, which may name a folder.
         data: folder with a file for each split; the packaged rows or the hub's when None.
         limit: the most rows of each split; all when None.
+        notice: is called with what the user should know.
 
     A folder without dev or test has them cut from train; see `cut`.
 
@@ -50,16 +57,16 @@ def load(task: Task, name: str, data: Path | None, limit: int | None = None) -> 
             hint = "" if split == "train" else f" If it was cut from train, that is too small: give {split}.jsonl too."
             raise ZoplatError(f"The {split} split of task '{name}' is empty ({source}).{hint}")
     _check_disjoint(task, splits)
-    return {split: rows[:limit] if limit else rows for split, rows in splits.items()}
+    if data is not None and (unread := files.unused_notice(data)):
+        notice(unread)
+    return {split: limited(task, split, rows, limit, notice) if limit else rows for split, rows in splits.items()}
 
 
 def _found(task: Task, name: str, data: Path | None) -> dict[str, Rows]:
     if data is not None:
         found = {split: rows for split in SPLITS if (rows := files.read(data, split, task.fields)) is not None}
-        for rows in found.values():
-            for where, row in rows:
-                task.check_text(row, where)
-        return cut(task, found)
+        texts = {split: [(where, task.with_texts(row, where)) for where, row in rows] for split, rows in found.items()}
+        return cut(task, texts)
     if task.packaged is not None:
         return _packaged(task.packaged)
     if task.hub is not None:
@@ -105,6 +112,58 @@ def _sampled(task: Task, splits: dict[str, Rows]) -> dict[str, Rows]:
     return {split: sampled[split] for split in SPLITS}
 
 
+def limited(task: Task, split: str, rows: Rows, limit: int, notice: Notice) -> Rows:
+    """The first rows of a split; where these lack classes that the file has later on, the first ones of each class.
+
+    Args:
+        task: the task that the rows are for.
+        split: the name of the split, for the notice.
+        rows: of the split.
+        limit: the most rows to take.
+        notice: is called where rows are not simply the first ones.
+    """
+    if len(rows) <= limit or not task.classes:
+        return rows[:limit]
+    labels = [_class_of(task, row, where) for where, row in rows]
+    whole = Counter(number for number in labels if number is not None)
+    lacking = [
+        number
+        for number, count in sorted(whole.items())
+        if number not in labels[:limit] and count * limit >= SORTED * len(rows)
+    ]
+    if not lacking:
+        return rows[:limit]
+    counts = _shares(whole, limit)
+    chosen = []
+    for row, number in zip(rows, labels, strict=True):
+        if number is not None and counts[number]:
+            counts[number] -= 1
+            chosen.append(row)
+    names = ", ".join(f"'{task.classes[number]}'" for number in lacking)
+    notice(
+        f"--limit {limit}: the first {limit} rows of {split} have none of {names}, as in a file sorted by label; "
+        "the first rows of each class are used instead, in proportion."
+    )
+    return chosen
+
+
+def _class_of(task: Task, row: Fields, where: str) -> int | None:
+    """The class of a row; None where it can't be read, which is said once the row is used."""
+    try:
+        return task.example(row, where).label
+    except ZoplatError:
+        return None
+
+
+def _shares(whole: Counter[int], limit: int) -> Counter[int]:
+    """How many of `limit` rows each class gets: its share, by the largest remainders."""
+    total = whole.total()
+    counts = Counter({number: count * limit // total for number, count in whole.items()})
+    by_remainder = sorted(whole, key=lambda number: -(whole[number] * limit % total))
+    counts.update(by_remainder[: limit - counts.total()])
+    return counts
+
+
 def of_each_class(task: Task, rows: Rows, count: int, seed: int) -> Rows:
     """`count` rows of every class, drawn at random with a seed, in their original order.
 
@@ -128,7 +187,8 @@ def of_each_class(task: Task, rows: Rows, count: int, seed: int) -> Rows:
 
 def text(task: Task, row: Fields) -> str:
     """The text of a row's fields with white space normalised; rows with equal text count as the same row."""
-    return json.dumps([" ".join(row[name].split()) for name in task.fields])
+    texts = [" ".join(row[name].split()) for name in task.fields]
+    return json.dumps([*texts, *(row.get(name) for name in task.listed)], default=str)
 
 
 def _text_hash(task: Task, row: Fields) -> float:

@@ -31,14 +31,16 @@ def inference_cloze(row: Mapping[str, Any]) -> tuple[str, str]:
 def reference_texts(value: Any) -> Sequence[str]:
     """Reference answers as texts: one, several, or a table with them under `text` (SQuAD) or `spans` (DROP).
 
+    Numbers count as texts.
+
     Raises:
         TypeError: it is none of these.
     """
     texts = value.get("text", value.get("spans")) if isinstance(value, Mapping) else value
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+    texts = [texts] if isinstance(texts, str | int | float) else texts
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str | int | float) for text in texts):
         raise TypeError(f"answers must be texts, found {value!r}")
-    return [text.strip() for text in texts]
+    return [str(text).strip() for text in texts]
 
 
 def lowered(text: str) -> str:

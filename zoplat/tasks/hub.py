@@ -88,6 +88,5 @@ def _rows(task: Task, hub: Hub, dataset: Any) -> Iterator[tuple[str, dict[str, A
                 row |= {column: names[row[column]] for column, names in classes.items()}
                 ours = {hub.columns.get(column, column): value for column, value in row.items()}
                 where = f"{hub.path}, {dataset.split} row {number}"
-                task.check_text(ours, where)
-                yield where, ours
+                yield where, task.with_texts(ours, where)
             number += 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
+from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 from zoplat.core.errors import ZoplatError
-from zoplat.core.example import Example, Loss
+from zoplat.core.example import LENGTH, STOP, Example, Loss
+from zoplat.tasks.labels import class_number
 
 SPLITS = ("train", "dev", "test")
 Fields = Mapping[str, Any]
@@ -44,6 +48,7 @@ class Task(ABC):
     Attributes:
         summary: one line for listings.
         fields: columns with text that the prompt needs; rows with the same text in all of them are the same.
+        listed: columns with lists, such as choices, that tell rows with the same text apart.
         prompt: row → what the model reads, without a trailing blank.
         plain: row → the same without instructions; the columns joined by blanks when None.
         metric: how predictions are scored; a name that `tasks.metrics.metric` knows.
@@ -62,6 +67,7 @@ class Task(ABC):
     fields: tuple[str, ...]
     prompt: Text
     plain: Text | None = None
+    listed: tuple[str, ...] = ()
     metric: str = "accuracy"
     loss: Loss = "options"
     score: Literal["mean", "sum"] = "mean"
@@ -98,7 +104,7 @@ class Task(ABC):
         """
         if template not in self.templates:
             raise ZoplatError(f"The task has no template '{template}'; it has {', '.join(self.templates)}.")
-        self.check_text(row, where)
+        row = self.with_texts(row, where)
         try:
             example = self._example(row, where, template)
         except KeyError as problem:
@@ -107,13 +113,24 @@ class Task(ABC):
             raise ZoplatError(f"{where}: a column does not have the form that the task needs ({problem}).") from None
         return replace(example, loss=self.loss, score=self.score)
 
-    def check_text(self, row: Fields, where: str) -> None:
-        """Raise ZoplatError if a column of `fields` is missing or is not text."""
+    def with_texts(self, row: Fields, where: str) -> dict[str, Any]:
+        """A row with the columns of `fields` as text: numbers and dates as they are written.
+
+        Raises:
+            ZoplatError: one is missing or is nothing of the kind, or all are blank.
+        """
+        texts = {}
         for name in self.fields:
             if name not in row:
-                raise ZoplatError(f"{where}: no column '{name}'; found {', '.join(row) or 'nothing'}.")
-            if not isinstance(row[name], str):
-                raise ZoplatError(f"{where}: '{name}' must be text, found {row[name]!r}.")
+                raise ZoplatError(f"{where}: no column '{name}'; found {', '.join(map(str, row)) or 'nothing'}.")
+            value = row[name]
+            is_nothing = isinstance(value, float) and math.isnan(value)
+            if is_nothing or not isinstance(value, str | int | float | Decimal | date):
+                raise ZoplatError(f"{where}: '{name}' must be text, found {value!r}.")
+            texts[name] = str(value)
+        if texts and not any(text.strip() for text in texts.values()):
+            raise ZoplatError(f"{where}: no text in {' and '.join(repr(name) for name in texts)}. Leave the row out.")
+        return {**row, **texts}
 
     @abstractmethod
     def _example(self, row: Fields, where: str, template: Template) -> Example:
@@ -158,26 +175,13 @@ class Classification(Task):
     def _example(self, row: Fields, where: str, template: Template) -> Example:
         if self.label not in row:
             raise KeyError(self.label)
-        number = self._number(row[self.label], where)
+        number = class_number(self.classes, row[self.label], where)
         if template == "cloze" and self.cloze:
             before, after = self.cloze(row)
             words = self.cloze_words or self.words
             return Example(before, tuple(words[name] for name in self.words), number, suffix=after)
         text = self.read(row, template)
         return Example(text, tuple(_joined(text, word) for word in self.words.values()), number)
-
-    def _number(self, value: Any, where: str) -> int:
-        """The number of a class that is given by name or by number."""
-        names = list(self.words)
-        if str(value) in names:
-            return names.index(str(value))
-        is_number = isinstance(value, int) and not isinstance(value, bool)
-        if is_number or (isinstance(value, str) and value.isdigit()):
-            number = int(value)
-            if 0 <= number < len(names):
-                return number
-        numbers = ", ".join(f"{number} {name}" for number, name in enumerate(names))
-        raise ZoplatError(f"{where}: label {value!r} is not one of the task's: {numbers}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +201,21 @@ class MultipleChoice(Task):
         options = [_joined(text, option) for option in self.options(row)]
         if not right or not all(0 <= number < len(options) for number in right):
             raise ZoplatError(f"{where}: none of the {len(options)} options is the right one.")
+        self._check_options([option.strip() for option in options], set(right), where)
         return Example(text, tuple(options), right[0], tuple(options[number] for number in right))
+
+    @staticmethod
+    def _check_options(options: Sequence[str], right: set[int], where: str) -> None:
+        """Raise ZoplatError if an option is empty, or the same as another, unless both are right."""
+        for number, option in enumerate(options):
+            if not option:
+                raise ZoplatError(f"{where}: option {number + 1} of {len(options)} is empty.")
+            other = options.index(option)
+            if other < number and not {other, number} <= right:
+                raise ZoplatError(
+                    f"{where}: options {other + 1} and {number + 1} are the same, {option!r}, so no answer can tell "
+                    "them apart. Change one of them, or leave the row out."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +224,15 @@ class Generation(Task):
 
     Attributes:
         references: row → all texts that count as right; training uses the first.
+        stop: the text that ends an answer; training appends it, and what is generated is cut before it.
+        length: the most tokens of a generated answer.
     """
 
     generates: ClassVar[bool] = True
 
     references: Callable[[Fields], Sequence[str]]
+    stop: str = STOP
+    length: int = LENGTH
     metric: str = "f1"
     loss: Loss = "tokens"
 
@@ -218,7 +240,10 @@ class Generation(Task):
         references = tuple(self.references(row))
         if not references:
             raise ZoplatError(f"{where}: no answer.")
-        return Example(self.read(row, template), (f" {references[0]}\n",), 0, references)
+        if not all(text.strip() for text in references):
+            raise ZoplatError(f"{where}: an answer is empty. Leave the row out, or say in words that there is none.")
+        text, answer = self.read(row, template), f" {references[0]}{self.stop}"
+        return Example(text, (answer,), 0, references, stop=self.stop, length=self.length)
 
 
 def _joined(text: str, option: str) -> str:

@@ -12,6 +12,7 @@ from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat.core.model_spec import ModelSpec
+from zoplat.core.notices import notice
 from zoplat.evaluation.evaluate import evaluate
 from zoplat.evaluation.predictions import by_length
 from zoplat.evaluation.prompts import PromptEncoder
@@ -151,5 +152,5 @@ def score_model(
         session: a model that is open; that of the settings when None.
     """
     check_device(config)
-    rows = rows_of(config)
+    rows = rows_of(config, notice)
     return evaluate(config, session or config.device.open(spec_of(config)), rows, protocol, split)

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from zoplat.config.run_config import RunConfig
 from zoplat.config.seeds import derived_seed
+from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
+from zoplat.core.notices import Notice, notice, unheard
+from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.paths import check_writable
 from zoplat.tasks import data
 from zoplat.tasks.metrics import metric_of
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
 
+SAMPLE = 50
+"""Rows of each split that are encoded to try out the model's tokenizer; half of them the longest ones."""
 
-def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> dict[str, int]:
+
+def check(config: RunConfig, out: Path | None = None, resume: bool = False, rehearse: bool = False) -> dict[str, int]:
     """Everything that `train` can refuse before it opens a model.
 
     Args:
         config: the settings.
         out: the run directory; None for a new one under runs/.
         resume: whether a run in `out` is to be continued.
+        rehearse: also look for the model and what of it is to be trained, and encode some rows, as far as that goes
+            without reading weights.
 
     Returns:
         Number of rows of each split.
@@ -35,13 +44,24 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False) -> d
         check_out(RunDirectory(out), config, resume)
     check_writable(out or Path("runs"), "--out")
     check_device(config)
-    sizes = {split: len(rows) for split, rows in rows_of(config).items()}
+    splits = rows_of(config, notice)
+    sizes = {split: len(rows) for split, rows in splits.items()}
     if config.batch_size > sizes["train"]:
         raise ZoplatError(
             f"batch_size {config.batch_size} is more than the {sizes['train']} training rows. "
             "Use a smaller --batch-size."
         )
+    if rehearse and (reader := config.device.reader(spec_of(config))):
+        for rows in splits.values():
+            PromptEncoder(config, cast(Session, reader)).rows(_sample(rows))
     return sizes
+
+
+def _sample(rows: data.Rows) -> data.Rows:
+    """Some rows of a split: the longest ones, and others from all over it."""
+    by_length = sorted(range(len(rows)), key=lambda index: -len(str(rows[index][1])))
+    chosen = {*by_length[: SAMPLE // 2], *range(0, len(rows), max(1, 2 * len(rows) // SAMPLE))}
+    return [rows[index] for index in sorted(chosen)]
 
 
 def check_out(directory: RunDirectory, config: RunConfig, resume: bool) -> None:
@@ -54,16 +74,28 @@ def check_out(directory: RunDirectory, config: RunConfig, resume: bool) -> None:
     directory.read_journal()
 
 
-def rows_of(config: RunConfig) -> dict[str, data.Rows]:
-    """The rows of the task by split; each was formatted once, so that malformed ones are found here."""
+def rows_of(config: RunConfig, notice: Notice = unheard) -> dict[str, data.Rows]:
+    """The rows of the task by split; each was formatted once, so that malformed ones are found here.
+
+    Args:
+        config: the settings.
+        notice: is called with what the user should know about the rows.
+    """
     task = data.find(config.task)
-    splits = data.load(task, config.task, Path(config.data) if config.data else None, config.limit)
+    splits = data.load(task, config.task, Path(config.data) if config.data else None, config.limit, notice)
     if config.per_class:
         few, seed = config.per_class, derived_seed(config.seed, "rows")
         splits |= {split: data.of_each_class(task, splits[split], few, seed) for split in ("train", "dev")}
-    for rows in splits.values():
-        for where, row in rows:
-            task.example(row, where)
+    for split, rows in splits.items():
+        examples = [task.example(row, where) for where, row in rows]
+        if task.classes and len(rows) > 1 and len({example.label for example in examples}) == 1:
+            notice(f"all {len(rows)} rows of {split} have the label '{task.classes[examples[0].label]}'.")
+        ends = [example for example in examples if task.generates and example.stop in example.right[0]]
+        if ends:
+            notice(
+                f"{len(ends)} of {len(rows)} answers of {split} contain {ends[0].stop!r}, where a generated answer "
+                "ends, so no model can give them whole. Set 'stop' in the file of the task to another text."
+            )
     return splits
 
 

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zoplat.core.device import Device, Session
+from zoplat.core.device import Device, Reader, Session
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
 from zoplat_devices.pytorch.settings import PyTorchSettings
@@ -45,6 +45,12 @@ class PyTorch(PyTorchSettings):
         from zoplat_devices.pytorch.session import PyTorchSession
 
         return PyTorchSession(self, spec)
+
+    def reader(self, spec: ModelSpec) -> Reader | None:
+        self.check_forward()
+        from zoplat_devices.pytorch.reader import text_reader
+
+        return text_reader(self, spec)
 
 
 @hookimpl

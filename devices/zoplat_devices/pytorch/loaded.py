@@ -8,7 +8,7 @@ from typing import Any
 from zoplat.core.model_spec import Head
 
 MAX_TOKENS = 2048
-"""Cap on the tokens of a sequence, also for models that could read more."""
+"""Tokens of a sequence for models that name no limit of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,33 @@ class Loaded:
     order: tuple[int, ...] | None = None
 
 
-def token_limit(loaded: Loaded, virtual: int) -> int:
-    """Tokens of text that the model can read beside so many virtual ones."""
+def token_limit(loaded: Loaded, virtual: int, most: int = 0) -> int:
+    """Tokens of text that the model can read beside so many virtual ones.
+
+    Args:
+        loaded: the model and its tokenizer, which may name a limit too.
+        virtual: number of virtual tokens.
+        most: a limit that the user set; 0 for the model's own.
+    """
     import torch
 
     config = loaded.model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or 1 << 30
+    unlimited = 1 << 30
+    positions = getattr(config, "max_position_embeddings", None) or unlimited
     for name, module in loaded.model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             # some families number the positions from padding_idx + 1 on
             offset = 0 if module.padding_idx is None else module.padding_idx + 1
             positions = min(positions, module.num_embeddings - offset)
-    return int(min(positions, loaded.tokenizer.model_max_length or positions, MAX_TOKENS)) - virtual
+    own = int(min(positions, loaded.tokenizer.model_max_length or positions))
+    own = own if own < unlimited else most or MAX_TOKENS
+    return min(own, most or own) - virtual
+
+
+def embeddings(model: Any) -> int | None:
+    """Number of tokens that a model has an embedding for; None where it has no table of them."""
+    table = model.get_input_embeddings()
+    return int(table.weight.shape[0]) if getattr(table, "weight", None) is not None else None
 
 
 def padding_token(loaded: Loaded) -> int:

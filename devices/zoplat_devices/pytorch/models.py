@@ -12,7 +12,7 @@ from zoplat_devices.pytorch.heads import AUTO_CLASSES, class_order, head_of, ope
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.sources import DEFAULT, load_errors, locate
+from zoplat_devices.pytorch.sources import DEFAULT, base_of, is_adapter, load_errors, locate
 
 GIB = 1 << 30
 
@@ -46,25 +46,47 @@ def load(
     """
     name = model or DEFAULT
     source = locate(name, notice)
+    whole = locate(base_of(source), notice) if is_adapter(source) else source
+    if whole != source and (streamed or base != "plain"):
+        raise ZoplatError(
+            f"--model {name} is an adapter, and its weights can be merged only into plain ones in memory."
+        )
     with quiet(), load_errors(name):
         from transformers import AutoConfig, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(whole)
         found = head_of(config, head)
         order = class_order(config, class_names) if found == "classifier" else None
         wanted = dtype(found) if callable(dtype) else dtype
         _check_fits(name, config, found, wanted, base, streamed)
-        loaded, new = opened(source, config, found, "auto" if streamed else wanted, classes, seed, base)
+        loaded, new = opened(whole, config, found, "auto" if streamed else wanted, classes, seed, base)
         if streamed:
             _check_stored_dtype(name, loaded.dtype, wanted)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(whole)
+        if whole != source:
+            loaded = _merged(loaded, source, name)
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad = False
     commit = getattr(config, "_commit_hash", None)
-    return Loaded(
-        loaded, tokenizer, name, identity_of(source, commit), found, new, model_digest_of(source, commit), order
-    )
+    identity, digest = identity_of(whole, commit), model_digest_of(whole, commit)
+    if whole != source:  # an adapter, merged into its model
+        adapter = identity_of(source)
+        identity, digest = (f"{one} + {adapter}" if one else None for one in (identity, digest))
+    return Loaded(loaded, tokenizer, name, identity, found, new, digest, order)
+
+
+def _merged(model: Any, adapter: str, name: str) -> Any:
+    """A model with the weights of an adapter of peft added to its own; raises ZoplatError where they can't be."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (AttributeError, NotImplementedError) as problem:
+        raise ZoplatError(
+            f"--model {name}: this adapter can't be merged into its model ({problem}), as prefixes and prompts can't. "
+            "Give the model itself."
+        ) from problem
 
 
 def _check_stored_dtype(name: str, stored: Any, wanted: Any) -> None:

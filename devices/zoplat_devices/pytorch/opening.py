@@ -14,7 +14,7 @@ from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.pytorch import virtual
 from zoplat_devices.pytorch.backends import backend_for
 from zoplat_devices.pytorch.heads import is_autoregressive
-from zoplat_devices.pytorch.loaded import Loaded, padding_token, token_limit
+from zoplat_devices.pytorch.loaded import Loaded, embeddings, padding_token, token_limit
 from zoplat_devices.pytorch.mapped import move_to_files
 from zoplat_devices.pytorch.pages import onto_large_pages
 from zoplat_devices.pytorch.precision import base_dtype, choose_restore, choose_rounding
@@ -66,12 +66,13 @@ def build_space(settings: PyTorchSettings, spec: ModelSpec, blocks: Sequence[Blo
     )
 
 
-def build_encoder(loaded: Loaded, model: Any) -> Encoder:
+def build_encoder(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Encoder:
     """Text to tokens, with room for the virtual ones."""
     config = loaded.model.config
     start = config.decoder_start_token_id if loaded.head == "seq2seq" else None
-    limit = token_limit(loaded, virtual.count(model))
-    return Encoder(loaded.tokenizer, limit, loaded.head, start, config.num_labels)
+    limit = token_limit(loaded, virtual.count(model), settings.max_tokens)
+    words = embeddings(loaded.model)
+    return Encoder(loaded.tokenizer, limit, loaded.head, start, config.num_labels, words)
 
 
 def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Scorer:

@@ -20,7 +20,7 @@ from zoplat.core.example import Example, Row
 from zoplat.core.model_spec import ModelSpec
 from zoplat.core.sampler import Sampler
 from zoplat_devices.memory import HostMemory
-from zoplat_devices.pytorch import about
+from zoplat_devices.pytorch import about, chat
 from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.generation import TextGenerator
 from zoplat_devices.pytorch.loaded import Loaded
@@ -65,7 +65,7 @@ class PyTorchSession(Session):
         self.loaded, self.model = open_model(settings, spec, load)
         self.head = self.loaded.head
         self._open_space(settings, spec)
-        self.encoder = build_encoder(self.loaded, self.model)
+        self.encoder = build_encoder(settings, self.loaded, self.model)
         self.scorer = build_scorer(settings, self.loaded, self.model)
         self.generator = TextGenerator(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
@@ -191,11 +191,7 @@ class PyTorchSession(Session):
             return [line for some in self._unpadded(rows) for line in self.generator.features(some)]
 
     def chat(self, prompts: Sequence[str]) -> list[str]:
-        tokenizer = self.loaded.tokenizer
-        if not tokenizer.chat_template:
-            return super().chat(prompts)
-        turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        return [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
+        return chat.turns(self.loaded.tokenizer, prompts, self.loaded.name)
 
     def memory(self) -> MemoryReading:
         host = self._host.read()

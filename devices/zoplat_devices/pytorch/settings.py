@@ -7,10 +7,11 @@ from typing import Literal
 
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError
+from zoplat.core.fields import Checked, number
 
 
 @dataclass(frozen=True)
-class PyTorchSettings(Device):
+class PyTorchSettings(Checked, Device):
     """How a model is evaluated, perturbed and updated by PyTorch.
 
     Attributes:
@@ -27,6 +28,7 @@ class PyTorchSettings(Device):
             models larger than memory; on the processor only.
         state: where methods that keep something for each weight have it, such as momentum or curvature: in "memory", or
             on "disk", block by block in memory while it is used; the latter on the processor only.
+        max_tokens: most tokens of a row, which loses its beginning beyond that; 0 for as many as the model reads.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
         compile: whether torch.compile makes the forward pass; for in-place restore and the sequential strategy.
@@ -38,12 +40,14 @@ class PyTorchSettings(Device):
     rounding: Literal["auto", "nearest", "stochastic", "master"] = "auto"
     strategy: Literal["auto", "sequential", "batched", "streaming"] = "auto"
     state: Literal["memory", "disk"] = "memory"
+    max_tokens: int = number(0, at_least=0)
     threads: int = 0
     tf32: bool = False
     compile: bool = False
     graphs: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value in (("strategy", "streaming"), ("state", "disk")):
             if getattr(self, name) == value and self.kind != "cpu":
                 raise ZoplatError(f"{name}={value} is for --device cpu, not '{self.kind}'  (-o device.{name}=…)")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +20,10 @@ from zoplat_devices.pytorch.digests import identity_of
 from zoplat_devices.pytorch.quiet import quiet
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+ADAPTER = "adapter_config.json"
+"""What a folder with an adapter of peft has."""
+SECONDS = 5
+"""Timeout after which the hub counts as unreachable."""
 DEFAULT = "packaged:smollm2-135m"
 """The model of a run that names none."""
 
@@ -78,15 +84,79 @@ def locate(name: str, notice: Callable[[str], None]) -> str:
         return str(_packaged(name.removeprefix("packaged:"), notice))
     path = Path(name).expanduser()
     if name.endswith(".gguf"):
-        if not path.is_file():
-            raise ZoplatError(f"--model {name}: no such file.")
-        return str(_converted(path, path.stem, notice))
+        target = _target(path, name)
+        if not target.exists():
+            _convert(path, target, notice)
+        return str(target)
+    if _is_folder(path, name):
+        return str(path)
+    if not _is_cached(name):
+        _check_online(name)
+    return name
+
+
+def present(name: str) -> str | None:
+    """As `locate`, without converting or downloading anything: None for a model that would need that.
+
+    Raises:
+        ZoplatError: there is no such model, or it has no safetensors weights.
+    """
+    path = Path(name).expanduser()
+    if name.startswith("packaged:"):
+        found = _packaged_target(name.removeprefix("packaged:"))[1]
+    elif name.endswith(".gguf"):
+        found = _target(path, name)
+    elif _is_folder(path, name):
+        found = path
+    else:
+        return name if _is_cached(name) else None
+    if is_adapter(found) and present(base_of(found)) is None:
+        return None
+    return str(found) if found.exists() else None
+
+
+def _is_folder(path: Path, name: str) -> bool:
+    """Whether a name is that of a checkpoint folder; raises ZoplatError where it can only be meant for one."""
     if path.is_dir():
         _check_folder(path)
-        return str(path)
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ZoplatError(f"--model {name}: no such folder. Give a checkpoint folder, a .gguf file or a hub id.")
-    return name
+        return True
+    is_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if is_local or ("/" in name and path.parent.is_dir()):
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = get_close_matches(path.name, beside, n=1)
+        guess = f" Did you mean {path.parent / close[0]}?" if close and close[0] != path.name else ""
+        raise ZoplatError(f"--model {name}: no such folder.{guess} Give a checkpoint folder, a .gguf file or a hub id.")
+    return False
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the cache of the hub has a model's configuration."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError as problem:
+        raise ZoplatError(
+            f"--model {name}: neither a folder here nor the name of a model on the hub ({problem})."
+        ) from None
+
+
+def _check_online(name: str) -> None:
+    """Raise ZoplatError unless the hub answers within `SECONDS`; transformers would try for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            get_session().head(constants.ENDPOINT, timeout=SECONDS)
+            return
+    except Exception:  # of whichever library carries the request
+        pass
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub does not answer"
+    raise ZoplatError(
+        f"--model {name}: there is no such folder here, the cache of the hub has no such model, and {why}. "
+        "Give a checkpoint folder, a .gguf file or packaged:NAME, or try again with a network."
+    )
 
 
 def located(name: str, notice: Callable[[str], None]) -> tuple[str, str]:
@@ -118,6 +188,16 @@ def load_errors(name: str) -> Iterator[None]:
 
 
 def _packaged(name: str, notice: Callable[[str], None]) -> Path:
+    package, target, folder = _packaged_target(name)
+    notice(f"model packaged:{name}: {package.licence}")
+    if not target.exists():
+        with tempfile.TemporaryDirectory() as work:
+            _convert(package.gguf(folder, Path(work)), target, notice)
+    return target
+
+
+def _packaged_target(name: str) -> tuple[Packaged, Path, Path]:
+    """(a packaged model, where it is kept once it was converted, the folder of its package)."""
     package = PACKAGED.get(name)
     if package is None:
         raise unknown("packaged model", name, PACKAGED)
@@ -127,23 +207,18 @@ def _packaged(name: str, notice: Callable[[str], None]) -> Path:
             f"Model 'packaged:{name}' ({package.licence}) comes in a package that is not installed. Get it with\n"
             f"  {package.install}"
         )
-    notice(f"model packaged:{name}: {package.licence}")
-    folder = Path(spec.submodule_search_locations[0])
     version = metadata.version(package.module.replace("_", "-"))
     target = cache_folder() / "models" / f"{name}-{version}"
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as work:
-            _convert(package.gguf(folder, Path(work)), target, notice)
-    return target
+    return package, target, Path(spec.submodule_search_locations[0])
 
 
-def _converted(path: Path, stem: str, notice: Callable[[str], None]) -> Path:
+def _target(path: Path, name: str) -> Path:
+    """Where a GGUF file is kept once it was converted."""
+    if not path.is_file():
+        raise ZoplatError(f"--model {name}: no such file.")
     facts = path.stat()
     mark = sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
-    target = cache_folder() / "models" / f"{stem}-{mark}"
-    if not target.exists():
-        _convert(path, target, notice)
-    return target
+    return cache_folder() / "models" / f"{path.stem}-{mark}"
 
 
 def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
@@ -177,7 +252,27 @@ def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
             raise
 
 
+def is_adapter(source: str | Path) -> bool:
+    """Whether a folder holds an adapter of peft and no whole model."""
+    return (Path(source) / ADAPTER).exists() and not (Path(source) / "config.json").exists()
+
+
+def base_of(source: str | Path) -> str:
+    """The model that an adapter was made for, as its configuration has it; empty where it names none."""
+    try:
+        return str(json.loads((Path(source) / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"] or "")
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _check_folder(path: Path) -> None:
+    if is_adapter(path):
+        if not base_of(path):
+            raise ZoplatError(
+                f"--model {path}: this is an adapter of peft and does not say for which model. Give that, or merge "
+                "the two once: PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(…)."
+            )
+        return
     if not (path / "config.json").exists():
         raise ZoplatError(f"--model {path}: no config.json in it, so it is not a checkpoint folder.")
     if any(path.glob("*.safetensors")):

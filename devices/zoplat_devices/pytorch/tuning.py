@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 from zoplat.core.blocks import Block
@@ -39,6 +40,17 @@ def tuned(loaded: Loaded, spec: ModelSpec) -> Any:
             )
         parameters[name].requires_grad_(True)
     return loaded.model
+
+
+def check_tuning(loaded: Loaded, tune: Tuning) -> None:
+    """Raise ZoplatError where a tuning is neither known nor a regular expression that finds parameters.
+
+    Args:
+        loaded: a model, which may have no weights.
+        tune: what is to be trained.
+    """
+    if not tune.is_adapter and tune.name not in GROUPS:
+        _group(loaded, tune.name)
 
 
 def _packed_type(parameter: Any) -> str:
@@ -84,7 +96,9 @@ def _group(loaded: Loaded, name: str) -> list[str]:
         ) from None
     selected = [own for own in names if pattern.search(own)]
     if not selected:
-        raise ZoplatError(f"--tune {name} finds no parameter of the model; they are named like {names[0]}.")
+        close = get_close_matches(name, ["full", *ADAPTERS, *GROUPS], n=1)
+        guess = f" Did you mean '{close[0]}'?" if close else ""
+        raise ZoplatError(f"--tune {name} finds no parameter of the model; they are named like {names[0]}.{guess}")
     return selected
 
 

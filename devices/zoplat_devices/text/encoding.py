@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
@@ -51,13 +51,20 @@ class Encoder:
         head: of the model; decides the form of the input.
         start: the first token of a decoder's input, for seq2seq models.
         classes: number of classes, for classifiers.
+        embeddings: number of tokens that the model has an embedding for; None where that is not known.
 
     Raises:
         ZoplatError: the tokenizer lacks character offsets or a mask token, or a decoder its start token.
     """
 
     def __init__(
-        self, tokenizer: Any, limit: int, head: Head = "causal", start: int | None = None, classes: int = 0
+        self,
+        tokenizer: Any,
+        limit: int,
+        head: Head = "causal",
+        start: int | None = None,
+        classes: int = 0,
+        embeddings: int | None = None,
     ) -> None:
         if not tokenizer.is_fast:
             raise ZoplatError(
@@ -73,6 +80,7 @@ class Encoder:
         self.head = head
         self.start = start
         self.classes = classes
+        self.embeddings = embeddings
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         """Examples as rows, in their order; raises ZoplatError for an example that the head can't take."""
@@ -92,23 +100,35 @@ class Encoder:
         texts = [row.example.prompt for row in rows]
         limit = max(1, self.limit - room) if self.head == "causal" else self.limit
         encoded = self._truncated(texts, limit)
-        return [ids[: len(ids) - closing] if self.head == "causal" else ids for ids, closing in encoded]
+        return [one.ids[: len(one.ids) - one.closing] if self.head == "causal" else one.ids for one in encoded]
 
     def _encode_causal(self, examples: Sequence[Example]) -> list[Row]:
         encoded = iter(self._encoded([example.prompt + option for example in examples for option in example.options]))
         return [self._causal_row(example, [next(encoded) for _ in example.options]) for example in examples]
 
     def _causal_row(self, example: Example, encoded: list[_Encoded]) -> Row:
-        inputs, targets = [], []
+        inputs, targets, cut = [], [], 0
         for one in encoded:
             first = next((i for i, end in enumerate(one.ends) if end > len(example.prompt)), len(one.ids))
             stop = len(one.ids) - one.closing
             if first >= stop or first == 0:
                 raise ZoplatError(f"No token of its own for an option of {example.options} after {example.prompt!r}.")
+            self._check_length(one.ids[first:stop])
             inputs.append(self._last(one.ids[: stop - 1], one.opening, self.limit))
             targets.append(one.ids[first:stop])
+            cut = max(cut, stop - 1 - len(inputs[-1]))
+            if example.is_open:  # `prompts` leaves room for an answer
+                cut = max(cut, first - max(1, self.limit - example.length))
         shared = all(len(target) == 1 for target in targets) and all(i == inputs[0] for i in inputs)
-        return _row(example, Tokens(inputs[:1] if shared else inputs, targets))
+        return _row(example, Tokens(inputs[:1] if shared else inputs, targets), cut)
+
+    def _check_length(self, target: Sequence[int]) -> None:
+        """Raise ZoplatError where an option alone is longer than what the model reads."""
+        if len(target) > self.limit:
+            raise ZoplatError(
+                f"An option takes {len(target)} tokens, and the model reads {self.limit}. "
+                "Use shorter options, or a model that reads more."
+            )
 
     def _encode_masked(self, examples: Sequence[Example]) -> list[Row]:
         words = {option: self._word(option) for example in examples for option in example.options}
@@ -122,12 +142,13 @@ class Encoder:
             if position is None:
                 raise ZoplatError(f"The mask after {example.prompt!r} is not a token of its own.")
             ids, position = self._truncated_around(one, position)
-            rows.append(_row(example, Tokens([ids], [[words[option]] for option in example.options], mask=position)))
+            tokens = Tokens([ids], [[words[option]] for option in example.options], mask=position)
+            rows.append(_row(example, tokens, len(one.ids) - len(ids)))
         return rows
 
     def _word(self, option: str) -> int:
         """The single token of an option with its leading blank; raises ZoplatError where it is not one token."""
-        ids = self.tokenizer(option, add_special_tokens=False)["input_ids"]
+        ids = self._known(self.tokenizer(option, add_special_tokens=False)["input_ids"])
         if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
             pieces = " ".join(self.tokenizer.convert_ids_to_tokens(ids)) or "nothing"
             raise ZoplatError(
@@ -151,12 +172,13 @@ class Encoder:
         ids_of = {option: self._target_ids(option) for example in examples for option in example.options}
         rows = []
         prompts = self._truncated([example.prompt for example in examples], self.limit)
-        for example, (ids, _) in zip(examples, prompts, strict=True):
+        for example, (ids, _, cut) in zip(examples, prompts, strict=True):
             targets = [ids_of[option] for option in example.options]
+            self._check_length(max(targets, key=len))
             decoder = tuple([self.start or 0, *target[:-1]] for target in targets)
             if all(len(target) == 1 for target in targets):
                 decoder = decoder[:1]
-            rows.append(_row(example, Tokens([ids], targets, decoder)))
+            rows.append(_row(example, Tokens([ids], targets, decoder), cut))
         return rows
 
     def _target_ids(self, option: str) -> list[int]:
@@ -164,6 +186,17 @@ class Encoder:
         ids = self.tokenizer(text_target=option.lstrip(), add_special_tokens=False)["input_ids"]
         if not ids:
             raise ZoplatError(f"No token of its own for option {option!r}.")
+        return self._known(ids)
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        """The token ids; raises ZoplatError where the model has no embedding for one of them."""
+        highest = max(ids, default=0)
+        if self.embeddings is not None and highest >= self.embeddings:
+            raise ZoplatError(
+                f"The tokenizer has {len(self.tokenizer)} tokens, the model {self.embeddings} embeddings: token "
+                f"{self.tokenizer.convert_ids_to_tokens(highest)!r} ({highest}) has none. Use the tokenizer that the "
+                "model was made with, or save the model with as many embeddings (resize_token_embeddings)."
+            )
         return list(ids)
 
     def _encode_classifier(self, examples: Sequence[Example]) -> list[Row]:
@@ -174,15 +207,18 @@ class Encoder:
                     f"{example.prompt!r}. Use another --head."
                 )
         prompts = self._truncated([example.prompt for example in examples], self.limit)
-        return [Row(e, len(ids), Tokens([ids], [])) for e, (ids, _) in zip(examples, prompts, strict=True)]
+        return [
+            Row(e, len(one.ids), Tokens([one.ids], []), cut=one.cut) for e, one in zip(examples, prompts, strict=True)
+        ]
 
-    def _truncated(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], int]]:
-        """(at most `limit` token ids: the last ones of the text, with special tokens; special tokens at the end)."""
+    def _truncated(self, texts: Sequence[str], limit: int) -> list[_Truncated]:
+        """Texts as tokens, of which the last ones are kept."""
         results = []
         for text, one in zip(texts, self._encoded(texts), strict=True):
             if len(one.ids) == 0:
                 raise ZoplatError(f"No token for {text!r}.")
-            results.append((self._last(one.ids, one.opening, limit), one.closing))
+            ids = self._last(one.ids, one.opening, limit)
+            results.append(_Truncated(ids, one.closing, len(one.ids) - len(ids)))
         return results
 
     def _encoded(self, texts: Sequence[str]) -> list[_Encoded]:
@@ -196,7 +232,7 @@ class Encoder:
                 ids, ends, special = ids[1:], ends[1:], special[1:]  # the text itself begins with one
             opening = next((i for i, is_special in enumerate(special) if not is_special), len(ids))
             closing = next((i for i, is_special in enumerate(reversed(special)) if not is_special), 0)
-            encoded.append(_Encoded(list(ids), ends, opening, closing))
+            encoded.append(_Encoded(self._known(ids), ends, opening, closing))
         return encoded
 
     def _last(self, ids: list[int], opening: int, limit: int) -> list[int]:
@@ -222,7 +258,21 @@ class _Encoded:
     closing: int
 
 
-def _row(example: Example, tokens: Tokens) -> Row:
+class _Truncated(NamedTuple):
+    """A text as tokens, shortened to what the model reads.
+
+    Attributes:
+        ids: token ids, special tokens included.
+        closing: number of special tokens after the text.
+        cut: number of tokens that were left out.
+    """
+
+    ids: list[int]
+    closing: int
+    cut: int
+
+
+def _row(example: Example, tokens: Tokens, cut: int) -> Row:
     length = max(len(ids) for ids in [*tokens.inputs, *tokens.decoder])
     weight = len(tokens.targets[example.label]) if example.loss == "tokens" else 1
-    return Row(example, length, tokens, weight)
+    return Row(example, length, tokens, weight, cut)
