@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoplat.config.run_config import RunConfig
-from zoplat.core.errors import RunFailed
+from zoplat.core.errors import Interrupted, RunFailed
 from zoplat.core.example import Row
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory, unused
@@ -39,7 +39,8 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
 
     Raises:
         ZoplatError: its exit_status says whether the settings were wrong (2) or the run failed (1).
-        KeyboardInterrupt: after everything was written; `resume` goes on from there.
+        Interrupted: after everything was written; `resume` goes on from there.
+        KeyboardInterrupt: before anything was.
     """
     check(config, out, resume)
     name = f"{Path(config.task).stem}-{config.estimator_name}-{config.seed}"
@@ -47,7 +48,12 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
     finished = directory.read_summary()
     if finished and finished.status == "done":
         return Result(finished, directory.path)
-    return _Run(config, directory, callback or Callback()).to_the_end()
+    try:
+        return _Run(config, directory, callback or Callback()).to_the_end()
+    except KeyboardInterrupt:
+        if directory.config.exists():
+            raise Interrupted(directory.path) from None
+        raise
 
 
 class _Run:
