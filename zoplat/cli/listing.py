@@ -35,7 +35,7 @@ def list_(kind: str, folder: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
-    costs = [_cells(row["cost"]) for row in rows if row.get("cost")]
+    costs = [_cells(row.get("cost", {})) for row in rows] if any("cost" in row for row in rows) else []
     names = [row["name"] for row in rows]
     columns = [_column(["", *names] if costs else names, left=True)]
     columns += [_column([head, *cells]) for head, *cells in zip(COSTS, *costs, strict=True)] if costs else []
@@ -53,7 +53,7 @@ def _line(row: dict[str, Any]) -> str:
 def _cells(cost: dict[str, Any]) -> list[str]:
     """The cost of a step in short: its figures depend on the model where they "vary"."""
     figures = [*cost.values()][: len(COSTS)]
-    if len(figures) < len(COSTS):  # the only entry is the reason why it can't be measured
+    if len(figures) < len(COSTS):  # at most the reason why it can't be measured
         return ["–"] * len(COSTS)
     *passes, matrix = ("varies" if isinstance(figure, str) else figure for figure in figures)
     return [*map(str, passes), matrix if isinstance(matrix, str) else f"{matrix / 2**20:.3g}"]
