@@ -177,13 +177,11 @@ def test_an_interrupt_of_a_command_that_keeps_nothing_promises_nothing(monkeypat
     assert (done.exit_code, done.stderr) == (130, "Interrupted.\n")
 
 
-@pytest.mark.slow
 def test_the_help_is_quick() -> None:
-    """A fifth of a second on an idle machine; the best of several tries, so that other work does not count."""
-    command = [sys.executable, "-m", "zoplat", "--help"]
-    best = 1e9
-    for _ in range(8):
-        began = time.perf_counter()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=dict(os.environ))
-        best = min(best, time.perf_counter() - began)
-    assert best < 0.2
+    """A fifth of a second of the processor, whatever else it does; half of that on an idle machine."""
+    before, tries = os.times(), 3
+    for _ in range(tries):
+        subprocess.run([sys.executable, "-m", "zoplat", "--help"], stdout=subprocess.DEVNULL, check=True)
+    after = os.times()
+    used = after.children_user - before.children_user + after.children_system - before.children_system
+    assert used / tries < 0.2
