@@ -29,6 +29,7 @@ def test_home_cache_and_working_folder_are_those_of_the_suite() -> None:
     assert not any(Path.cwd().iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_of_test_files_leaves_the_working_folder_the_cache_and_the_home_untouched(tmp_path: Path) -> None:
     user = tmp_path / "user"
     (user / "home/.cache/zoplat/baselines").mkdir(parents=True)

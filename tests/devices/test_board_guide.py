@@ -44,7 +44,7 @@ def test_the_guide_names_the_extras_that_packing_needs() -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_guide_work_one_after_the_other(
-    checkpoint: Callable[..., Path], place: None, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("onnx", "onnxruntime", "onnxscript", "peft"):
         pytest.importorskip(name)
