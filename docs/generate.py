@@ -1,4 +1,4 @@
-"""Writes docs/reference and the marked places of other pages: `python docs/generate.py`.
+"""Writes docs/reference, zoplat/cli/costs.json and the marked places of other pages: `python docs/generate.py`.
 
 The reference comes from the code and, for its list of terms, from docs/explanation/glossary.md; the results of methods
 from docs/methods/comparison.json, which `zoplat compare` made; the figures of docs/performance.md from bench/results,
@@ -13,6 +13,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import click
 from bench.page import Page
 from zoplat import hookspecs
 from zoplat.cli import main
+from zoplat.cli.listing import MEASURED
 from zoplat.cli.show import cost
 from zoplat.compare.table import COLUMNS, cells, markdown
 from zoplat.config.parts import field_meanings, setting_fields
@@ -40,7 +42,8 @@ def commands() -> str:
     page = NOTE + "# Commands\n"
     for program, group in (("zoplat", main), ("zoplat-edge", edge)):
         root = click.Context(group, info_name=program, terminal_width=100, **group.context_settings)
-        contexts = [click.Context(group.commands[name], root, name) for name in sorted(group.commands)]
+        found = ((name, group.get_command(root, name)) for name in group.list_commands(root))
+        contexts = [click.Context(command, root, name) for name, command in found if command]
         for context in [root, *contexts]:
             page += f"\n## {context.command_path}\n\n```\n{context.get_help()}\n```\n"
     return page
@@ -122,11 +125,26 @@ def overview(own: dict[str, Entry]) -> str:
     head = "| method | in a line | passes | over θ | bytes a weight |\n| --- | --- | ---: | ---: | ---: |\n"
     rows = []
     for name, entry in sorted(own.items()):
-        passes, moves, matrix, _ = (short(value) for value in cost(entry).values())
+        passes, moves, matrix, _ = (short(value) for value in measured("estimator", name).values())
         each = matrix if isinstance(matrix, str) else f"{matrix / 2**20:.3g}"
         line = entry.summary.partition(": ")[2]
         rows.append(f"| [{name}]({name}.md) | {line} | {passes} | {moves} | {each} |\n")
     return head + "".join(rows)
+
+
+@cache
+def measured(kind: str, name: str) -> dict[str, Any]:
+    """What a step takes with a part."""
+    return cost(catalogue().entry(kind, name))
+
+
+def costs() -> str:
+    """What a step takes with each part that ships, for `zoplat list`."""
+    table: dict[str, dict[str, Any]] = {"estimator": {}, "step-rule": {}}
+    for kind, found in table.items():
+        own = {entry.name for entry in catalogue() if (entry.kind, entry.distribution) == (kind, "zoplat")}
+        found |= {name: measured(kind, name) for name in sorted(own)}
+    return json.dumps(table, indent=1) + "\n"
 
 
 def short(value: Any) -> Any:
@@ -161,7 +179,7 @@ def filled(text: str, mark: str, content: str) -> str:
 
 if __name__ == "__main__":
     pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), FOLDER / "glossary.md": glossary()}
-    pages |= methods()
+    pages |= methods() | {MEASURED: costs()}
     pages |= {path: performance(path) for path in (PERFORMANCE, README)}
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:

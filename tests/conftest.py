@@ -1,14 +1,89 @@
-"""Fixtures shared by several rooms: the kernels for a processor, a board and a GPU; small models and rows."""
+"""A home, a cache and a working folder for the suite alone; fixtures shared by rooms: kernels, small models and rows."""
 
 import importlib.util
 import json
+import os
 import random
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+USERS = (
+    *(f"XDG_{kind}_HOME" for kind in ("CACHE", "CONFIG", "DATA", "STATE")),
+    *("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE"),
+    *("MPLCONFIGDIR", "TORCH_HOME", "TRITON_CACHE_DIR"),
+)
+"""Environment variables that would lead past HOME to folders of the user."""
+COMPILED = "kernels*"
+"""In the cache, what the next session may use again: compiled from the source that its name has the digest of."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is imported, replace home and cache by folders of this session.
+
+    Compiled kernels, which take long to make, are kept beside pytest's own notes from one session to the next.
+    """
+    folder, patch = Path(tempfile.mkdtemp(prefix="zoplat-tests-")).resolve(), pytest.MonkeyPatch()
+    for name in ("home", "cache", "work"):
+        (folder / name).mkdir()
+    for name in USERS:
+        patch.delenv(name, raising=False)
+    patch.setenv("HOME", str(folder / "home"))
+    patch.setenv("ZOPLAT_CACHE", str(folder / "cache"))
+    patch.setenv("HYPOTHESIS_STORAGE_DIRECTORY", str(folder / "hypothesis"))
+    notes = getattr(config, "cache", None)
+    kept = Path(notes.mkdir("zoplat-kernels")) if notes else None
+    if kept:
+        copy_new(kept, folder / "cache")
+
+    def end() -> None:
+        if kept:
+            copy_new(folder / "cache", kept)
+        patch.undo()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    config.stash[FOLDER] = folder
+    config.add_cleanup(end)
+
+
+FOLDER = pytest.StashKey[Path]()
+
+
+def copy_new(source: Path, target: Path) -> None:
+    """Copy compiled kernels that the target doesn't have, each whole or not at all."""
+    for path in source.glob(COMPILED):
+        if path.is_file() and not (target / path.name).exists():
+            beside = Path(tempfile.mkdtemp(dir=target)) / path.name
+            shutil.copy2(path, beside)
+            beside.replace(target / path.name)
+            beside.parent.rmdir()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_folder(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """A working folder for fixtures that several tests share."""
+    before, folder = Path.cwd(), pytestconfig.stash[FOLDER]
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def working_folder(session_folder: Path) -> Iterator[Path]:
+    """An empty working folder for each test."""
+    folder = session_folder / "work"
+    os.chdir(folder)
+    yield folder
+    os.chdir(session_folder)
+    if any(os.scandir(folder)):
+        shutil.rmtree(folder)
+        folder.mkdir()
+
 
 PLATFORMS = ["processor", "board", "interpreter", pytest.param("gpu", marks=pytest.mark.gpu)]
 

@@ -1,32 +1,32 @@
 """zoplat: fine-tune language models with forward passes only.
 
-These are the names that a plugin author needs, and `run`; everything else is imported from its own module.
+These are the names that a plugin author needs, and `run`; everything else is imported from its own module. They are
+imported when they are used, so that `zoplat --help` is quick.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zoplat.core.arrays import Array
-from zoplat.core.blocks import Block, Buffer, Part, Tile
-from zoplat.core.deprecated import deprecated
-from zoplat.core.device import Device, MemoryReading, Session
-from zoplat.core.direction import ZERO, Direction, held
-from zoplat.core.errors import SkipStep, ZoplatError
-from zoplat.core.estimate import Estimate
-from zoplat.core.estimator import Estimator
-from zoplat.core.example import Example, Row
-from zoplat.core.fields import FieldError, number, pattern
-from zoplat.core.losses import Number
-from zoplat.core.low_rank import LowRankSampler, orthonormal
-from zoplat.core.model_spec import ModelSpec, Tuning
-from zoplat.core.noise import Key, Noise
-from zoplat.core.oracle import Oracle, Slopes
-from zoplat.core.preset import Preset, read_presets
-from zoplat.core.rule import Schedule, Scheduled, StepRule
-from zoplat.core.sampler import Extent, Sampler
-from zoplat.hookspecs import hookimpl
-from zoplat.space.parameter_space import ParameterSpace
-
 if TYPE_CHECKING:
+    from zoplat.core.arrays import Array
+    from zoplat.core.blocks import Block, Buffer, Part, Tile
+    from zoplat.core.device import Device, MemoryReading, Session
+    from zoplat.core.direction import ZERO, Direction, held
+    from zoplat.core.errors import SkipStep, ZoplatError
+    from zoplat.core.estimate import Estimate
+    from zoplat.core.estimator import Estimator
+    from zoplat.core.example import Example, Row
+    from zoplat.core.fields import FieldError, number, pattern
+    from zoplat.core.losses import Number
+    from zoplat.core.low_rank import LowRankSampler, orthonormal
+    from zoplat.core.model_spec import ModelSpec, Tuning
+    from zoplat.core.noise import Key, Noise
+    from zoplat.core.oracle import Oracle, Slopes
+    from zoplat.core.preset import Preset, read_presets
+    from zoplat.core.rule import Schedule, Scheduled, StepRule
+    from zoplat.core.sampler import Extent, Sampler
+    from zoplat.hookspecs import hookimpl
+    from zoplat.space.parameter_space import ParameterSpace
     from zoplat.training.result import Result
 
 __version__ = "0.1.0"
@@ -71,6 +71,28 @@ __all__ = [
     "read_presets",
     "run",
 ]
+_WHERE = {
+    "zoplat.core.arrays": "Array",
+    "zoplat.core.blocks": "Block Buffer Part Tile",
+    "zoplat.core.device": "Device MemoryReading Session",
+    "zoplat.core.direction": "ZERO Direction held",
+    "zoplat.core.errors": "SkipStep ZoplatError",
+    "zoplat.core.estimate": "Estimate",
+    "zoplat.core.estimator": "Estimator",
+    "zoplat.core.example": "Example Row",
+    "zoplat.core.fields": "FieldError number pattern",
+    "zoplat.core.losses": "Number",
+    "zoplat.core.low_rank": "LowRankSampler orthonormal",
+    "zoplat.core.model_spec": "ModelSpec Tuning",
+    "zoplat.core.noise": "Key Noise",
+    "zoplat.core.oracle": "Oracle Slopes",
+    "zoplat.core.preset": "Preset read_presets",
+    "zoplat.core.rule": "Schedule Scheduled StepRule",
+    "zoplat.core.sampler": "Extent Sampler",
+    "zoplat.hookspecs": "hookimpl",
+    "zoplat.space.parameter_space": "ParameterSpace",
+}
+"""Module → the public names that it has, as type checkers read them above."""
 
 
 def run(**settings: Any) -> "Result":
@@ -98,5 +120,10 @@ def run(**settings: Any) -> "Result":
 
 
 def __getattr__(name: str) -> Any:
-    """Names that earlier versions exported."""
+    """A public name, imported when it is first used; or one that earlier versions exported."""
+    for module, names in _WHERE.items():
+        if name in names.split():
+            return globals().setdefault(name, getattr(import_module(module), name))
+    from zoplat.core.deprecated import deprecated
+
     return deprecated(name)

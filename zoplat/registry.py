@@ -57,6 +57,7 @@ class Entry:
         distribution, version: the installed package that registers it.
         box: docstring of the plugin's module: the algorithm box.
         home: folder of that module; None for one without a file.
+        variant: where the plugin registers the same part under several names, how this one differs from the first.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Entry:
     version: str
     box: str = ""
     home: Path | None = None
+    variant: str = ""
 
     @property
     def citations(self) -> list[str]:
@@ -82,9 +84,10 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """One line about the part: its own `summary`, or the first line of its box."""
+        """One line about the part: its own `summary`, or the first line of its box and what sets it apart there."""
         own: str | None = getattr(self.value, "summary", None)
-        return own or self.box.partition("\n")[0].rstrip(".")
+        line = self.box.partition("\n")[0].rstrip(".")
+        return own or (f"{line}; {self.variant}" if self.variant else line)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class Catalogue:
         file = getattr(plugin, "__file__", None)
         home = Path(file).parent if file else None
         entries = [
-            Entry(kind, name, value, distribution, version, box, home)
+            Entry(kind, name, value, distribution, version, box, home, _variant(name, value, parts))
             for kind in KINDS
             for parts in getattr(manager.hook, hook_of(kind))()
             for name, value in parts.items()
@@ -193,6 +196,15 @@ class Catalogue:
 def _in_common(one: Any, other: Any) -> int:
     """How many fields two parts of one type have equal."""
     return sum(getattr(one, field.name) == getattr(other, field.name) for field in dataclasses.fields(one))
+
+
+def _variant(name: str, value: Any, parts: dict[str, Any]) -> str:
+    """How a part differs from the first of its type that its plugin registers; empty for that one, and for presets."""
+    first = next(other for other in parts if type(parts[other]) is type(value))
+    if first == name or not dataclasses.is_dataclass(value) or isinstance(value, Preset):
+        return ""
+    pairs = ((f.name, getattr(value, f.name), getattr(parts[first], f.name)) for f in dataclasses.fields(value))
+    return f"{first} with {', '.join(f'{field}={mine!r}' for field, mine, other in pairs if repr(mine) != repr(other))}"
 
 
 def _clash(entries: list[Entry]) -> str:

@@ -18,11 +18,9 @@ from zoplat_devices.kernels import noise
 from zoplat_devices.kernels.noise import ReferenceNoise, words
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    path
-    for path in ROOT.rglob("*.md")
-    if not any(part.startswith(".") or part in ("runs", "build", "dist") for part in path.relative_to(ROOT).parts)
-)
+PLACES = ("docs", "changelog.d", "zoplat", "plugins", "devices", "tests", "bench")
+PAGES = sorted([*ROOT.glob("*.md"), *(path for place in PLACES for path in (ROOT / place).rglob("*.md"))])
+"""Pages of zoplat; not those of runs, bundles and environments that were made in the checkout."""
 OWN = [entry for entry in catalogue() if entry.distribution == "zoplat"]
 NOISE = (ROOT / "docs/explanation/noise.md").read_text(encoding="utf-8").replace("−", "-")
 

@@ -72,6 +72,7 @@ def test_the_wheel_holds_code_kernels_data_and_licence_and_nothing_else(wheels: 
     [wheel] = [path for path in wheels if path.name.startswith("zoplat-")]
     names = zipfile.ZipFile(wheel).namelist()
     assert {
+        "zoplat/cli/costs.json",
         "zoplat/compare/published.toml",
         "zoplat/config/recipe.toml",
         "zoplat/py.typed",

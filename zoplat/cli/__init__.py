@@ -5,25 +5,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import click
 
 from zoplat import __version__
-from zoplat.cli.check import check
-from zoplat.cli.compare import compare
-from zoplat.cli.doctor import doctor
-from zoplat.cli.eval import evaluate
-from zoplat.cli.export import export
-from zoplat.cli.listing import list_
-from zoplat.cli.pack import pack
-from zoplat.cli.profile import profile
-from zoplat.cli.repair import repair
-from zoplat.cli.replay import replay
-from zoplat.cli.report import report
-from zoplat.cli.run import run
-from zoplat.cli.show import show
-from zoplat.core.errors import ZoplatError
+from zoplat.core.errors import Interrupted, ZoplatError
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -53,7 +42,16 @@ def ignore_signals() -> None:
 
 
 class Commands(click.Group):
-    """Commands whose errors are printed as one message; the exit status says whose fault they are."""
+    """Commands whose errors are printed as one message; the exit status says whose fault they are.
+
+    Args:
+        later: name → (module and function, what it does in one line) of commands that are imported when they are asked
+            for, so that the help of the program is quick.
+    """
+
+    def __init__(self, *args: Any, later: Mapping[str, tuple[str, str]] | None = None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.later = later or {}
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; a ZoplatError is printed without its traceback unless --debug."""
@@ -65,24 +63,67 @@ class Commands(click.Group):
                 raise
             click.echo(f"Error: {problem}", err=True)
             sys.exit(problem.exit_status)
+        except Interrupted as stop:
+            atexit.register(ignore_signals)
+            click.echo(f"Interrupted; {stop}", err=True)
+            sys.exit(INTERRUPTED)
         except KeyboardInterrupt:
             atexit.register(ignore_signals)
-            click.echo("Interrupted; what was done is saved. Go on with --resume --out RUN.", err=True)
+            click.echo("Interrupted.", err=True)
             sys.exit(INTERRUPTED)
 
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*self.commands, *self.later})
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in self.later and name not in self.commands:
+            module, _, function = self.later[name][0].partition(":")
+            self.add_command(getattr(import_module(module), function), name)
+        return super().get_command(context, name)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self._sentence(context, name)) for name in self.list_commands(context)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _sentence(self, context: click.Context, name: str) -> str:
+        """What a command does; it is imported only where nobody wrote that down."""
+        if name in self.later:
+            return self.later[name][1]
+        command = self.get_command(context, name)
+        return command.get_short_help_str(limit=100) if command else ""
+
+
+COMMANDS = {
+    "check": ("zoplat.cli.check:check", "Try whether the parts of a plugin keep the promises of their kinds."),
+    "compare": ("zoplat.cli.compare:compare", "One table of runs, or of a matrix of methods, tasks and seeds."),
+    "doctor": ("zoplat.cli.doctor:doctor", "Show versions, devices, and plugins that don't load."),
+    "eval": ("zoplat.cli.eval:evaluate", "Score a model without training it, or the result of a run."),
+    "export": ("zoplat.cli.export:export", "Write the result of a run: an adapter for peft, or a checkpoint."),
+    "list": ("zoplat.cli.listing:list_", "List estimators and other parts, or runs."),
+    "pack": ("zoplat.cli.pack:pack", "Write a bundle, to train on a board without torch."),
+    "profile": ("zoplat.cli.profile:profile", "Make a few steps and show where time and memory go."),
+    "repair": ("zoplat.cli.repair:repair", "Cut a damaged journal back to its last whole line, and say what was lost."),
+    "replay": ("zoplat.cli.replay:replay", "Rebuild the final weights of a run from its journal."),
+    "report": ("zoplat.cli.report:report", "Write a report of a run: a page, and its figures as text."),
+    "run": ("zoplat.cli.run:run", "Fine-tune a model by forward passes, and score it before and after."),
+    "show": ("zoplat.cli.show:show", "Show a part: its algorithm box, fields with defaults, and cost."),
+}
+"""Name → where the command is, and what it does in one line."""
+EXAMPLES = """\b
+Examples:
+  zoplat run --estimator lozo   a packaged model and task; minutes, no network
+  zoplat list estimators        all methods
+  zoplat show lozo              its algorithm, fields, defaults and cost"""
+
+
+@click.group(
+    cls=Commands,
+    later=COMMANDS,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="zoplat")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
-    r"""Fine-tune language models with forward passes only.
-
-    \b
-    zoplat run --estimator lozo       a packaged small model and task; minutes on a laptop, no network
-    zoplat list estimators            all methods
-    zoplat show lozo                  its algorithm, fields and defaults
-    """
-
-
-for command in (run, evaluate, compare, profile, replay, repair, export, pack, report, list_, show, check, doctor):
-    main.add_command(command)
+    """Fine-tune language models with forward passes only."""

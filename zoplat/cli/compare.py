@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, ESTIMATOR, JSON, PARTS, SEED, SETTINGS, WORK, as_settings, flags
+from zoplat.cli.options import BUDGET, ESTIMATOR, JSON, PARTS, SEED, SETTINGS, WORK, Sectioned, as_settings, flags
 from zoplat.core.errors import ZoplatError
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--estimators", metavar="NAME,…|all", help="Methods; also zero-shot, icl-32 and linear-probe.")
 @click.option("--tasks", metavar="NAME,…", default="", help="Each method is run on each of these.")
@@ -49,7 +49,11 @@ def compare(
     else:
         settings = {name: value for name, value in as_settings(given).items() if value is not None}
         chosen, on = _names(str(estimators)), _names(tasks)
-        summaries, failed = matrix(settings, chosen, _numbers(seeds), out, _report, jobs, on)
+        try:
+            summaries, failed = matrix(settings, chosen, _numbers(seeds), out, _report, jobs, on)
+        except KeyboardInterrupt:
+            _report("Runs that are over are kept, and so is what the others did: the same command goes on.")
+            raise
     rows = table(summaries)
     if not runs:
         out.mkdir(parents=True, exist_ok=True)

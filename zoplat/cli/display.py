@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Lines(Callback):
         self.dev = "–"
         self.skipped = 0
         self.printed = time.monotonic()
+        self.pace = Pace()
 
     def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
         self.config, facts, name_of = config, session.facts, catalogue().name_of
@@ -92,6 +94,8 @@ class Lines(Callback):
         if loss is not None:
             self.recent = [*self.recent[-19:], loss]
         self.note_skipped(progress)
+        if text := self.pace.after(progress, self.config):
+            self.console.print(text)
         if time.monotonic() - self.printed > INTERVAL:
             self.printed = time.monotonic()
             self.console.print(
@@ -102,6 +106,7 @@ class Lines(Callback):
     def evaluated(self, record: dict[str, Any]) -> None:
         if record["split"] == "dev":
             self.dev = f"{record['score']:.1%}"
+        self.pace.scored(record)
         kept = ", from an earlier run" if record["kept"] else ""
         self.console.print(
             f"step {record['step']}: {record['split']} {record['metric']} [bold]{record['score']:.1%}[/] "
@@ -125,7 +130,52 @@ class Lines(Callback):
     def left(self, progress: RunProgress) -> str:
         """Estimate of the time left, as text; empty where the budget is only time."""
         share = progress.share(self.config)
-        return f" · about {progress.seconds / share * (1 - share):.0f} s left" if share else ""
+        return f" · about {duration(progress.seconds / share * (1 - share))} left" if share else ""
+
+
+class Pace:
+    """How long a run will take here, said once: after its second step in this process, which warms nothing up."""
+
+    def __init__(self) -> None:
+        self.first: RunProgress | None = None
+        self.is_said = False
+        self.scoring: dict[str, float] = {}
+
+    def scored(self, record: dict[str, Any]) -> None:
+        """A split was scored; the record is a line of metrics.jsonl."""
+        if not record["kept"]:
+            self.scoring[record["split"]] = record["seconds"]
+
+    def after(self, progress: RunProgress, config: RunConfig) -> str:
+        """What to say after a step; mostly nothing."""
+        if self.is_said or progress.is_over(config):
+            return ""
+        if self.first is None:
+            self.first = replace(progress)
+            return ""
+        step, done = progress.seconds - self.first.seconds, progress.share(config)
+        gained = done - (self.first.share(config) or 0) if done is not None else 0
+        left = (1 - (done or 0)) / gained if gained else math.inf
+        if config.max_seconds:
+            left = min(left, (config.max_seconds - progress.seconds) / step)
+        if math.isinf(left):  # a skipped step brought a budget of passes no nearer to its end
+            return ""
+        self.is_said, left = True, math.ceil(left)
+        evaluations = left // config.evaluate_every + 1 if config.evaluate_every else 1
+        scoring = evaluations * self.scoring.get("dev", 0.0) + self.scoring.get("test", 0.0)
+        also = f" and {duration(scoring)} of scoring" if scoring else ""
+        return f"a step takes {step:.2g} s here: about {duration(left * step)} of training{also} ahead"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit in which people say them.
+
+    >>> duration(12.3), duration(500), duration(9000)
+    ('12 s', '8 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class Bar(Lines):
@@ -145,6 +195,8 @@ class Bar(Lines):
         if loss is not None:
             self.recent = [*self.recent[-19:], loss]
         self.note_skipped(progress)
+        if text := self.pace.after(progress, self.config):
+            self.console.print(text)
         done = {"steps": progress.step, "passes": progress.passes, "seconds": progress.seconds}[self.unit]
         self.bar.update(self.line, completed=done, passes=progress.passes, loss=self.loss, dev=self.dev)
 
@@ -181,8 +233,8 @@ def memory_line(result: Result) -> str:
     place = "device" if whole.device else "host"
     peak, inference = (whole.device, before.device or 0) if whole.device else (whole.host, before.host)
     return (
-        f"peak {place} memory {mebibytes(peak)}; of opening the model and inference alone {mebibytes(inference)} "
-        f"({peak / inference:.2f} ×)"
+        f"peak {place} memory {mebibytes(peak)}, {peak / inference:.2f} × the {mebibytes(inference)} that opening the "
+        "model and inference alone need"
     )
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BATCHES, JSON, PARTS, SEED, SETTINGS, WORK, as_settings, flags
+from zoplat.cli.options import BATCHES, JSON, PARTS, SEED, SETTINGS, WORK, Sectioned, as_settings, flags
 from zoplat.core.errors import ZoplatError
 
 
-@click.command(name="eval")
+@click.command(name="eval", cls=Sectioned)
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--shots", type=int, default=0, show_default=True, help="Solved training rows before every prompt.")
 @click.option("--calibrate", is_flag=True, help="Subtract the score of an option after a prompt without content.")

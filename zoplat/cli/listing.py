@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 LISTINGS = (*(f"{kind}s" for kind in KINDS), "runs")
 """What can be listed."""
+COSTS = ("passes", "over θ", "bytes a weight")
+"""Heads of the columns of a step's cost: forward passes, passes over the weights, and what is kept for a weight."""
+MEASURED = Path(__file__).with_name("costs.json")
+"""Costs of the parts that ship, by kind and name, as `docs/generate.py` measured them: doing it here takes seconds."""
 
 
 @click.command("list")
@@ -23,22 +28,57 @@ LISTINGS = (*(f"{kind}s" for kind in KINDS), "runs")
 @click.option("--in", "folder", type=click.Path(path_type=Path), default=Path("runs"), help="Folder with runs.")
 @JSON
 def list_(kind: str, folder: Path, as_json: bool) -> None:
-    """List estimators, samplers, step-rules, devices, tasks, presets or runs."""
+    """List estimators, samplers, step-rules, devices, tasks, presets or runs.
+
+    Of estimators and step rules, also what a step takes: forward passes, passes over the weights θ, and bytes kept for
+    a weight; `zoplat show NAME` has more.
+    """
     rows = _runs(folder) if kind == "runs" else _parts(kind.removesuffix("s"))
     if as_json:
         click.echo(json.dumps(rows))
         return
-    width = max((len(row["name"]) for row in rows), default=0)
-    for row in rows:
-        source = f"  ({row['distribution']} {row['version']})" if row.get("distribution") else ""
-        click.echo(f"{row['name']:<{width}}  {row['summary']}{source}")
+    costs = [_cells(row.get("cost", {})) for row in rows] if any("cost" in row for row in rows) else []
+    names = [row["name"] for row in rows]
+    columns = [_column(["", *names] if costs else names, left=True)]
+    columns += [_column([head, *cells]) for head, *cells in zip(COSTS, *costs, strict=True)] if costs else []
+    columns.append([*([""] if costs else []), *map(_line, rows)])
+    for cells in zip(*columns, strict=True):
+        click.echo("  ".join(cells).rstrip())
+
+
+def _line(row: dict[str, Any]) -> str:
+    """What a row says about itself, and the package it comes from."""
+    source = f"  ({row['distribution']} {row['version']})" if row.get("distribution") else ""
+    return f"{row['summary']}{source}"
+
+
+def _cells(cost: dict[str, Any]) -> list[str]:
+    """The cost of a step in short: its figures depend on the model where they "vary"."""
+    figures = [*cost.values()][: len(COSTS)]
+    if len(figures) < len(COSTS):  # at most the reason why it can't be measured
+        return ["–"] * len(COSTS)
+    *passes, matrix = ("varies" if isinstance(figure, str) else figure for figure in figures)
+    return [*map(str, passes), matrix if isinstance(matrix, str) else f"{matrix / 2**20:.3g}"]
+
+
+def _column(cells: list[str], left: bool = False) -> list[str]:
+    """Cells of the same width."""
+    width = max(map(len, cells), default=0)
+    return [cell.ljust(width) if left else cell.rjust(width) for cell in cells]
 
 
 def _parts(kind: str) -> list[dict[str, Any]]:
-    entries = sorted((entry for entry in catalogue() if entry.kind == kind), key=lambda entry: entry.name)
-    return [
-        {"name": e.name, "summary": e.summary, "distribution": e.distribution, "version": e.version} for e in entries
-    ]
+    from zoplat.cli.show import cost
+
+    shipped = json.loads(MEASURED.read_text(encoding="utf-8")).get(kind, {})
+    rows = []
+    for entry in sorted((entry for entry in catalogue() if entry.kind == kind), key=lambda entry: entry.name):
+        row = {name: getattr(entry, name) for name in ("name", "summary", "distribution", "version")}
+        known = shipped.get(entry.name) if entry.distribution == "zoplat" else None
+        if found := known or cost(entry):
+            row["cost"] = found
+        rows.append(row)
+    return rows
 
 
 def _runs(folder: Path) -> list[dict[str, Any]]:
@@ -60,7 +100,7 @@ def _run(run: "RunDirectory") -> dict[str, Any]:
 
 def _readable(name: str, summary: "Summary | None") -> dict[str, Any]:
     if not summary:
-        return {"name": name, "summary": "not finished (`zoplat run --resume --out …` goes on)"}
+        return {"name": name, "summary": f"not finished; to go on: zoplat run --resume --out {quote(name)}"}
     if summary.test_before is None:  # a model that was only evaluated, by `zoplat compare`
         text = f"{summary.metric} {summary.test_after:.3f}, without training"
     else:

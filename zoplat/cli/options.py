@@ -57,6 +57,39 @@ SETTINGS = [
     click.option("--config", type=click.Path(path_type=Path), help="The same settings as a TOML file; flags win."),
 ]
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error.")
+SECTIONS = {
+    "Method": ("estimator", "estimators", "sampler", "step_rule", "lr", "eps", "queries", "preset"),
+    "Model": ("model", "base", "head", "tune", "dtype", "device"),
+    "Task and rows": (
+        "task",
+        "tasks",
+        "data",
+        "template",
+        "limit",
+        "per_class",
+        "objective",
+        "batch_size",
+        "micro_batch_size",
+    ),
+    "Budget": ("steps", "max_passes", "max_seconds", "evaluate_every", "seed", "seeds"),
+    "Any setting": ("options", "config"),
+}
+"""Title in the help of a command → the flags below it; a command's own flags come after them."""
+
+
+class Sectioned(click.Command):
+    """A command whose help has its flags in titled sections."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections; "Options" has what `SECTIONS` does not name."""
+        options = (one for one in self.get_params(context) if isinstance(one, click.Option))
+        records = {str(option.name): option.get_help_record(context) for option in options}
+        named = {name for names in SECTIONS.values() for name in names}
+        rest = tuple(name for name in records if name not in named)
+        for title, names in {**SECTIONS, "Options": rest}.items():
+            if rows := [record for name in names if (record := records.get(name))]:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def flags(*groups: list[Any]) -> Callable[[Command], Command]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, as_settings, flags
+from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, Sectioned, as_settings, flags
 
 DEVICE = "onnx"
 """The device that writes the bundle unless --device names another."""
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @flags(PARTS, WORK, BUDGET, SETTINGS)
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
 @JSON

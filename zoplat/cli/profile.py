@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, as_settings, flags
+from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, Sectioned, as_settings, flags
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to measure, after one.")
 @click.option("--suggest-eps", is_flag=True, help="Find a smoothing radius for this model, dtype and batch instead.")
 @flags(PARTS, WORK, STEP, SETTINGS)

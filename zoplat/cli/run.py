@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, as_settings, flags
+from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, Sectioned, as_settings, flags
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @flags(PARTS, WORK, BUDGET, SETTINGS)
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: a fresh one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one; with a larger budget too.")

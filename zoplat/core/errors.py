@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+from shlex import quote
 
 
 class ZoplatError(Exception):
@@ -22,6 +24,19 @@ class SkipStep(ZoplatError):
 
 class NonFinite(SkipStep):
     """A loss or a coefficient that is not a finite number."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was stopped by Ctrl-C or a signal; the message has the command that goes on with it.
+
+    Args:
+        run: its directory.
+        command: that begins such a run.
+    """
+
+    def __init__(self, run: Path, command: str = "zoplat run") -> None:
+        self.run = run
+        super().__init__(f"what was done is saved. Go on with: {command} --resume --out {quote(str(run))}")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> ZoplatError:

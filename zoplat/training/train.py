@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.config.run_config import RunConfig
-from zoplat.core.errors import RunFailed, ZoplatError
+from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
 from zoplat.core.example import Row
 from zoplat.training.binding import changed_versions
 from zoplat.training.callbacks import Callback
@@ -47,7 +47,8 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
 
     Raises:
         ZoplatError: its exit_status says whether the settings were wrong (2) or the run failed (1).
-        KeyboardInterrupt: after everything was written; `resume` goes on from there.
+        Interrupted: after everything was written; `resume` goes on from there.
+        KeyboardInterrupt: before anything was.
     """
     check(config, out, resume)
     callback = callback or Callback()
@@ -64,6 +65,10 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
         except OSError as problem:
             if failure := directory.failure(problem):
                 raise failure from problem
+            raise
+        except KeyboardInterrupt:
+            if directory.config.exists():
+                raise Interrupted(directory.path) from None
             raise
 
 

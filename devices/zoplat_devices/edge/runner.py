@@ -11,6 +11,7 @@ import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -22,7 +23,7 @@ from zoplat.cli.options import JSON
 from zoplat.config.layers import read_toml
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
-from zoplat.core.errors import RunFailed, ZoplatError
+from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.paths import check_writable
 from zoplat.training.directory import RunDirectory
@@ -103,7 +104,10 @@ def run(
     for name in ("SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), callback.on_signal)
-    result = train(config, out, resume, callback)
+    try:
+        result = train(config, out, resume, callback)
+    except Interrupted as stop:
+        raise Interrupted(stop.run, f"zoplat-edge run {quote(str(bundle))}") from None
     click.echo(
         json.dumps(result.summary.to_json()) if as_json else _last_lines(result.summary, result.directory, bundle)
     )

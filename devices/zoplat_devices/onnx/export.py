@@ -20,6 +20,7 @@ from zoplat_devices.onnx import proof
 from zoplat_devices.onnx.facts import Facts
 from zoplat_devices.onnx.graph import BATCH, GRAPH, OUTPUTS, TOKENIZER, Graph, PlainTokenizer, feeds
 from zoplat_devices.onnx.stacked import Stacked
+from zoplat_devices.onnx.stages import stage
 from zoplat_devices.pytorch import virtual
 from zoplat_devices.pytorch.loaded import Loaded, token_limit
 from zoplat_devices.pytorch.models import load
@@ -113,14 +114,17 @@ def export(
     """
     if spec.base != "plain" and spec.tune.name == "full":
         raise ZoplatError(f"--base {spec.base}: with --tune full no weight is frozen. Use an adapter, or leave it out.")
-    source = Source(device, spec, notice)
+    with stage("graph, 1 of 3: opening the model", notice):
+        source = Source(device, spec, notice)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent))
     try:
         source.write_start(temporary / start)
         source.loaded.tokenizer.backend_tokenizer.save(str(temporary / TOKENIZER))
-        _write_graph(source, temporary, spec)
-        _facts(source, spec, temporary, start, identity, versions).write(temporary)
+        with stage("graph, 2 of 3: tracing the model and writing its graph, the longest part", notice):
+            _write_graph(source, temporary, spec)
+        with stage("graph, 3 of 3: comparing its losses with the model's", notice):
+            _facts(source, spec, temporary, start, identity, versions).write(temporary)
         temporary.rename(target)
     except OSError:
         if not target.exists():

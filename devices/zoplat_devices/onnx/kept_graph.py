@@ -45,7 +45,7 @@ def kept_graph(device: Device, spec: ModelSpec) -> KeptGraph:
     if not folder.exists():
         from zoplat_devices.onnx.export import export
 
-        notice(f"making an ONNX graph of {model} once and keeping it in {folder}")
+        notice(f"making an ONNX graph of {model}, which takes minutes, once; it is kept in {folder}")
         export(device, spec, folder, start, identity, versions, notice)
     elif not (folder / start).exists():
         from zoplat_devices.onnx.export import Source
