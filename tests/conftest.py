@@ -1,4 +1,4 @@
-"""A home, a cache and a working folder for the suite alone; fixtures shared by rooms: kernels, small models and rows."""
+"""A home, a cache and a working folder for the suite alone; what rooms share: kernels, small models, rows."""
 
 import importlib.util
 import json
