@@ -53,9 +53,8 @@ class DriftMeter:
         for tile, shadow in self.shadows.values():
             if tile.block.decays and decay:
                 shadow *= 1 - decay
-            entries = self._entries(direction, tile)
-            self._is_touched = self._is_touched or bool((entries != 0).any())
-            shadow += entries
+            shadow += self._entries(direction, tile)
+            self._is_touched = self._is_touched or direction.touches(tile.block)
 
     def rows(self, block: Block) -> int:
         """How many rows of a block are sampled, from the first on."""
