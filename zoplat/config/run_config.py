@@ -129,7 +129,7 @@ class RunConfig(Checked):
     def table(self) -> Table:
         """The settings as nested plain values, as in config.toml.
 
-        Files of tasks and data stand there with their whole path, so that a run resumes and replays from any folder.
+        Files of tasks and data stand there with their whole path, so that a run goes on from any folder.
         """
         plain = {
             f.name: getattr(self, f.name)
