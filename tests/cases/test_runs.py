@@ -331,7 +331,8 @@ class TestMore:
         done = zoplat("run", "--resume", "--out", "r", "--steps", 8, "--json")
         assert done.exit_code == 0, done.stderr
         the_same(long, {**json.loads(done.stdout), "evaluation_passes": long["evaluation_passes"]})
-        assert Path("r/journal.jsonl").read_bytes() == Path("long/journal.jsonl").read_bytes()
+        extended, whole = (Journal.read(Path(folder, "journal.jsonl")).steps for folder in ("r", "long"))
+        assert extended == whole, "their headers have another budget"
         assert digest_of_replay("r") == long["weights_digest"]
         assert RunDirectory(Path("r")).read_config().steps == 8
 

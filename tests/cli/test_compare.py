@@ -36,7 +36,7 @@ def test_a_method_that_fails_is_named_and_the_others_are_in_the_table(zoplat: An
     assert done.exit_code == 2, "a field that one of the methods lacks is refused before any run"
     done = zoplat("compare", "--estimators", "mezo,lozo", *SHORT, "--eps", "3e38", "--steps", 30, "--out", "all")
     assert done.exit_code == 1
-    assert "mezo, sentiment, seed 0: Error: 20 steps in a row" in done.stderr
+    assert "mezo, sentiment, seed 0: Error: The scores of all 16 rows are not numbers" in done.stderr
     assert json.loads(Path("all/comparison.json").read_text())["failed"][0]["estimator"] == "mezo"
 
 

@@ -111,7 +111,7 @@ def test_every_flag_reaches_the_settings(zoplat: Any) -> None:
     )
     assert tomllib.loads(Path("out/config.toml").read_text()) == {
         "task": "sst2",
-        "data": "data",
+        "data": str(Path("data").absolute()),
         "dtype": "float16",
         "base": "plain",
         "head": "auto",

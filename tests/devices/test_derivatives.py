@@ -39,7 +39,10 @@ EXAMPLES = [
 
 
 def opened(folder: Path, tune: str = "full", dtype: str = "float32", **device: Any) -> Any:
-    return PyTorch(**device).open(ModelSpec(str(folder), Tuning(tune), dtype, 0))
+    """A session whose trial of padding is over, so that it is in no count."""
+    session = PyTorch(**device).open(ModelSpec(str(folder), Tuning(tune), dtype, 0))
+    assert not session.scorer.sees_padding
+    return session
 
 
 class SessionLosses(LossBackend):

@@ -76,8 +76,13 @@ def run(folder: Path, strategy: str, *more: Any, restore: str = "exact") -> tupl
 
 
 def opened(folder: Path, tune: str = "full", dtype: str = "float32", **settings: Any) -> Any:
+    """A session whose trial of padding is over, so that it is in no count."""
     device: Any = PyTorch(**{"strategy": "streaming", **settings})
-    return device.open(ModelSpec(str(folder), Tuning(tune), dtype, 0))
+    session = device.open(ModelSpec(str(folder), Tuning(tune), dtype, 0))
+    assert not session.scorer.sees_padding
+    if session.streaming:
+        session.streaming.visits.clear()
+    return session
 
 
 def resident(unit: Any) -> int:
