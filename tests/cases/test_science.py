@@ -2,7 +2,8 @@
 
 The transcriptions here follow the released programs as they run, object by object, and share no code with those of
 `tests/papers`, which are written from the formulas. Read for them: Skilteee/DiZO `large_models/trainer.py` (commit
-a22635e), Yanjun-Zhao/HiZOO `large_models/trainer.py` (34e8d14, of 2024), ZO-Bench/ZO-LLM `zo-bench/trainer.py`.
+a22635e), Yanjun-Zhao/HiZOO `large_models/trainer.py` (34e8d14, of 2024); of ZO-Bench's trainer only the passage with
+the step of sign descent.
 """
 
 import math
