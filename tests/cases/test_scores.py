@@ -110,7 +110,7 @@ def _classifier(small_model: Any, names: tuple[str, ...]) -> Any:
 
 class TestF1:
     def test_of_classes_it_is_the_mean_of_their_own(self) -> None:
-        """As scikit-learn 1.9.1 computes it: f1_score with average="macro" over the classes that are right somewhere."""
+        """As scikit-learn 1.9.1: f1_score, average="macro" over the classes that are right somewhere."""
         right = ["a"] * 6 + ["b"] * 3 + ["c"]
         predicted = ["a", "a", "a", "a", "b", "c", "b", "b", "a", "a"]
         assert macro_f1(predicted, [[text] for text in right]) == pytest.approx(0.4444444444)
