@@ -13,6 +13,7 @@ from zoplat.cli.doctor import doctor
 from zoplat.cli.eval import evaluate
 from zoplat.cli.export import export
 from zoplat.cli.listing import list_
+from zoplat.cli.new_plugin import new_plugin
 from zoplat.cli.pack import pack
 from zoplat.cli.profile import profile
 from zoplat.cli.replay import replay
@@ -55,5 +56,5 @@ def main(debug: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-for command in (run, evaluate, compare, profile, replay, export, pack, report, list_, show, check, doctor):
+for command in (run, evaluate, compare, profile, replay, export, pack, report, list_, show, check, new_plugin, doctor):
     main.add_command(command)
