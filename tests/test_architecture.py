@@ -38,7 +38,7 @@ ENGINE: dict[str, set[str]] = {
     "compare": BELOW_TRAINING | {"training"},
     "report": BELOW_TRAINING | {"training"},
     "bundle": BELOW_TRAINING | {"training"},
-    "testing": VOCABULARY | SERVICES | {"config", "training"},
+    "testing": VOCABULARY | SERVICES | {"tasks", "config", "training"},
     "cli": BELOW_TRAINING | {"training", "compare", "report", "bundle", "testing"},
 }
 """Room of `zoplat` → the other rooms that it may import."""

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -175,7 +175,7 @@ class Catalogue:
         manager = pluggy.PluginManager("zoplat")
         manager.add_hookspecs(hookspecs)
         manager.register(plugin)
-        manager.check_pending()
+        _check_hooks(manager, plugin)
         box = inspect.getdoc(plugin) or ""
         file = getattr(plugin, "__file__", None)
         home = Path(file).parent if file else None
@@ -183,7 +183,7 @@ class Catalogue:
             Entry(kind, name, value, distribution, version, box, home, _variant(name, value, parts))
             for kind in KINDS
             for parts in getattr(manager.hook, hook_of(kind))()
-            for name, value in parts.items()
+            for name, value in _by_name(kind, parts).items()
         ]
         for entry in entries:
             base = KINDS[entry.kind]
@@ -191,6 +191,23 @@ class Catalogue:
                 raise TypeError(f"the {entry.kind} '{entry.name}' is no instance of {base.__name__}")
         for entry in entries:
             self.entries.setdefault((entry.kind, entry.name), []).append(entry)
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
+    """Raise TypeError for a function that is marked as a hook and has the name of none."""
+    known = [hook_of(kind) for kind in KINDS]
+    for name in (name for name in dir(plugin) if name.startswith("zoplat_") and name not in known):
+        if manager.parse_hookimpl_opts(plugin, name) is not None:
+            raise TypeError(str(unknown("hook", name, known)))
+    manager.check_pending()
+
+
+def _by_name(kind: str, parts: Any) -> Mapping[str, Any]:
+    """What a hook returned; TypeError for anything else than parts by name."""
+    if isinstance(parts, Mapping) and all(isinstance(name, str) for name in parts):
+        return parts
+    example = f'{{"my-name": {KINDS[kind].__name__}(…)}}'
+    raise TypeError(f"{hook_of(kind)} must return parts by name, such as {example}; it returned {parts!r}")
 
 
 def _in_common(one: Any, other: Any) -> int:

@@ -49,7 +49,7 @@ TWO = SOUND.replace('{"flat": Uniform()}', '{"flat": Uniform(), "level": Uniform
 def test_a_name_a_module_and_a_file_of_a_package_are_found(zoplat: Any, target: Any, part: str) -> None:
     done = zoplat("check", target)
     assert done.exit_code == 0, done.output
-    assert done.stdout == f"sampler {part}: 10 properties hold, 2 do not apply\n"
+    assert done.stdout == f"sampler {part}: 12 properties hold, 2 do not apply\n"
     assert done.stderr == f"checking sampler {part} (1 of 1)\n"
 
 
@@ -57,20 +57,20 @@ def test_a_file_that_is_not_installed_is_checked_and_forgotten(zoplat: Any) -> N
     Path("flat.py").write_text(SOUND)
     before = dict(catalogue().entries)
     done = zoplat("check", "flat.py")
-    assert (done.exit_code, done.stdout) == (0, "sampler flat: 10 properties hold, 2 do not apply\n")
+    assert (done.exit_code, done.stdout) == (0, "sampler flat: 12 properties hold, 2 do not apply\n")
     assert catalogue().entries == before
 
 
 def test_a_part_with_a_registered_name_can_be_checked(zoplat: Any) -> None:
     Path("again.py").write_text(SOUND.replace('"flat"', '"gaussian"'))
-    assert zoplat("check", "again.py").stdout.startswith("sampler gaussian: 10 properties hold")
+    assert zoplat("check", "again.py").stdout.startswith("sampler gaussian: 12 properties hold")
 
 
 def test_a_folder_with_a_package_is_checked(zoplat: Any) -> None:
     Path("levels").mkdir()
     Path("levels", "__init__.py").write_text('"""Nothing here."""\n')
     Path("levels", "flat.py").write_text(SOUND.replace('"flat"', '"flat-in-levels"'))
-    assert zoplat("check", "./levels").stdout.startswith("sampler flat-in-levels: 10 properties hold")
+    assert zoplat("check", "./levels").stdout.startswith("sampler flat-in-levels: 12 properties hold")
 
 
 def test_a_folder_with_a_project_is_checked(zoplat: Any) -> None:
@@ -78,7 +78,7 @@ def test_a_folder_with_a_project_is_checked(zoplat: Any) -> None:
     Path("project", "pyproject.toml").write_text('[project.entry-points.zoplat]\nflat = "flat_of_project"\n')
     Path("project", "src", "flat_of_project.py").write_text(TWO)
     done = zoplat("check", "project")
-    assert done.stdout.splitlines()[-1] == "2 parts: 20 properties hold, 4 do not apply"
+    assert done.stdout.splitlines()[-1] == "2 parts: 24 properties hold, 4 do not apply"
 
 
 def test_a_distribution_is_checked_by_its_name(zoplat: Any, distribution: Callable[..., Path]) -> None:
@@ -91,7 +91,7 @@ def test_a_property_that_fails_is_named_with_its_reason(zoplat: Any) -> None:
     done = zoplat("check", WRONG / "same_noise.py")
     assert done.exit_code == 1
     assert done.stdout.splitlines() == [
-        "sampler same-noise: 9 properties hold, 2 do not apply, 1 fails",
+        "sampler same-noise: 11 properties hold, 2 do not apply, 1 fails",
         "  ✗ two blocks of one shape get different numbers",
         "    Two blocks of one shape get the same 20 numbers: the address lacks the tile.",
     ]
@@ -101,9 +101,9 @@ def test_json_is_one_object_with_every_property(zoplat: Any) -> None:
     done = zoplat("check", WRONG / "same_noise.py", "--json")
     assert done.exit_code == 1
     found = json.loads(done.stdout)
-    assert (found["held"], found["not_applicable"], found["failed"]) == (9, 2, 1)
+    assert (found["held"], found["not_applicable"], found["failed"]) == (11, 2, 1)
     [part] = found["parts"]
-    assert (part["kind"], part["name"], part["failed"], len(part["properties"])) == ("sampler", "same-noise", 1, 12)
+    assert (part["kind"], part["name"], part["failed"], len(part["properties"])) == ("sampler", "same-noise", 1, 14)
     outcomes = {row["outcome"]: row["message"] for row in part["properties"]}
     assert outcomes["not applicable"] == "SameNoise has no density."
     assert "20 numbers" in outcomes["failed"]
@@ -115,8 +115,11 @@ def test_json_is_one_object_with_every_property(zoplat: Any) -> None:
     [
         ("gausian", ("Unknown target 'gausian'. Did you mean 'gaussian'?",)),
         ("nowhere.py", ("There is no file or folder nowhere.py.",)),
-        ("sentiment", ("'sentiment' registers no estimator, sampler or step rule. It registers only a task",)),
-        ("numpy", ("'numpy' registers no estimator, sampler or step rule.",)),
+        (
+            "zoplat_plugins.presets",
+            ("registers no estimator, sampler, step rule, device or task. It registers only a preset",),
+        ),
+        ("numpy", ("'numpy' registers no estimator, sampler, step rule, device or task.",)),
         ("broken.py", ("broken.py can't be imported: ModuleNotFoundError: No module named 'no_such'", "(line 3)")),
         ("torn.py", ("torn.py can't be imported: SyntaxError: ", "(line 1)")),
         ("empty", ("holds no plugin that can be found: no __init__.py, and no [project.entry-points.zoplat]",)),

@@ -13,6 +13,7 @@ PROBED = "what is applied was asked about in the same step"
 PROBED_WITH_THREE = "what is applied was asked about with three directions too"
 APPLIED = "a constant step moves a linear loss as far as the estimate says"
 SLOPES = "the estimate holds the slopes that the answers show"
+MASK = "a mask is on the probe and on the step alike"
 MEAN = "the mean of the estimates is the gradient"
 PART = "blocks outside of a part keep every bit"
 EXACT = "a step of size zero leaves every bit with exact restore"
@@ -43,6 +44,11 @@ SWEEP = "a probe and a sweep see the same numbers"
 DECAY = "decay shrinks matrices by one minus eta lambda and leaves vectors"
 NAMES = "decay goes by what a block is and not by its name"
 ALIKE = "every entry moves by the step size or not at all"
+TORCH = "it fills arrays of torch with the same numbers"
+EDITS = "edits of the weights are seen"
+REFUSED = "what it can not do is refused"
+READ_BACK = "weights and buffers can be written and read back"
+ROWS = "every row becomes an example in every template"
 PROBED_BY_THE_RULE = "it moves along nothing that was never probed"
 
 FOUND_OUT = [
@@ -51,6 +57,7 @@ FOUND_OUT = [
     ("by_the_piece", "sampler", TILES, "15 of 20 numbers"),
     ("clipped_slope", "estimator", SLOPES, "is 0.2776 on average over 60; 1 ± 0.19 is expected"),
     ("clipped_slope", "estimator", MEAN, "on average over 400; 1 ± "),
+    ("clipped_twice", "estimator", SLOPES, "times the estimate holds 2 times the slope"),
     ("decay_by_spelling", "step-rule", NAMES, "40 of 40 entries differ, by up to 0.234"),
     ("decays_vectors", "step-rule", DECAY, "'long.bias', shape (20,), should be 1 times what it was"),
     ("divides_back", "estimator", EXACT, "20 steps of size 0, and yet 5 of 87 entries have changed"),
@@ -67,9 +74,12 @@ FOUND_OUT = [
     ("half_the_scale", "estimator", MEAN, "is 1.986 on average"),
     ("hidden_state", "estimator", LEDGER, "keeps ['last'] on itself"),
     ("ignores_parts", "estimator", PART, "moved 2 other blocks"),
+    ("in_the_module", "estimator", LEDGER, "The variable 'SEEN' of zoplat_checked_in_the_module changed while InThe"),
     ("late_buffer", "estimator", RESUME, "`init` makes 0 buffers, and after 7 steps there are 1"),
     ("lozo_renewal", "estimator", PROBED, "Step 50: the estimate contains vectors that were never probed"),
+    ("mislabelled", "task", ROWS, "template prompt: the prompt is empty"),
     ("mutable", "sampler", FROZEN, "write @dataclass(frozen=True)"),
+    ("named_tuple", "estimator", LEDGER, "After 0 steps state.last is a Kept: state is made of dataclasses"),
     ("narrow", "sampler", MOMENTS, "is 0.3386 on average over 150; 1 ± 0.025 is expected"),
     ("next_numbers", "sampler", TILES, "20 of 20 numbers"),
     ("next_numbers", "sampler", SWEEP, "107 of 107 numbers differ"),
@@ -77,6 +87,7 @@ FOUND_OUT = [
     ("next_numbers", "estimator", PUT_BACK, "units in the last place"),
     ("next_numbers", "estimator", REPLAY, "25 steps led to 61 other weights of 61"),
     ("no_step_no_decay", "step-rule", DECAY, "should be 0.875 times what it was"),
+    ("numpy_only", "sampler", TORCH, "'Tensor' object has no attribute 'astype'  (numpy_only.py, line 13)"),
     ("odd_density", "sampler", DENSITY, "density is 0.9, and 0.8156 of 6420 entries are not zero"),
     ("on_the_trainer", "estimator", RESUME, "came to 61 other weights"),
     ("on_the_trainer", "estimator", REPLAY, "other weights of 61"),
@@ -93,6 +104,8 @@ FOUND_OUT = [
     ("same_noise", "sampler", BLOCKS, "the same 20 numbers"),
     ("sign_of_the_slope", "step-rule", ALIKE, "87 of 87 entries moved by something else: from 0.005"),
     ("spread_of_zero", "step-rule", EQUAL, "ZeroDivisionError: float division by zero  (spread_of_zero.py, line"),
+    ("stale_copy", "device", EDITS, "to the bit: the forward pass reads other weights"),
+    ("step_mask", "estimator", MASK, "a mask is on the step and not on the probe"),
     (
         "stale_basis",
         "estimator",
@@ -115,6 +128,8 @@ OTHERWISE_SOUND = {
     "probe_mask": 1,
     "same_noise": 1,
     "sign_of_the_slope": 1,
+    "step_mask": 1,
+    "numpy_only": 1,
 }
 """How many properties some of them break in all."""
 

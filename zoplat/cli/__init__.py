@@ -101,6 +101,10 @@ COMMANDS = {
     "eval": ("zoplat.cli.eval:evaluate", "Score a model without training it, or the result of a run."),
     "export": ("zoplat.cli.export:export", "Write the result of a run: an adapter for peft, or a checkpoint."),
     "list": ("zoplat.cli.listing:list_", "List estimators and other parts, or runs."),
+    "new-plugin": (
+        "zoplat.cli.new_plugin:new_plugin",
+        "Write a plugin package that passes its tests and its check.",
+    ),
     "pack": ("zoplat.cli.pack:pack", "Write a bundle, to train on a board without torch."),
     "profile": ("zoplat.cli.profile:profile", "Make a few steps and show where time and memory go."),
     "repair": ("zoplat.cli.repair:repair", "Cut a damaged journal back to its last whole line, and say what was lost."),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, PLUGIN
 from zoplat.core.errors import unknown
 from zoplat.registry import Entry
 
@@ -14,9 +14,11 @@ from zoplat.registry import Entry
 @click.command()
 @click.argument("target")
 @click.option("--only", metavar="NAME", help="This part alone.")
+@click.option("--model", metavar="ID|DIR", help="A small model on which devices are tried that open models.")
+@PLUGIN
 @JSON
-def check(target: str, only: str | None, as_json: bool) -> None:
-    """Try what TARGET registers: does each estimator, sampler and step rule keep the promises of its kind?
+def check(target: str, only: str | None, model: str | None, as_json: bool) -> None:
+    """Try what TARGET registers: does each estimator, sampler, rule, device and task keep the promises of its kind?
 
     TARGET is an installed distribution such as zoplat, a registered name such as lozo, a module, a .py file, or a
     folder with a package or a project in it. Exit status 1 if a property fails.
@@ -27,7 +29,7 @@ def check(target: str, only: str | None, as_json: bool) -> None:
         entries = [entry for entry in found.entries if only in (None, entry.name)]
         if not entries and only:
             raise unknown("part", only, {entry.name for entry in found.entries})
-        report = Report(as_json)
+        report = Report(as_json, model)
         for number, entry in enumerate(entries, 1):
             report.add(entry, f"{number} of {len(entries)}")
         failures = [] if only else found.failures
@@ -41,12 +43,13 @@ class Report:
 
     Args:
         as_json: one object at the end in place of lines.
+        model: for devices that open models.
     """
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, model: str | None = None) -> None:
         from rich.console import Console
 
-        self.as_json = as_json
+        self.as_json, self.model = as_json, model
         self.counts: Counter[str] = Counter()
         self.parts: list[dict[str, Any]] = []
         self.out = Console(highlight=False, soft_wrap=True)
@@ -60,7 +63,7 @@ class Report:
             self.progress.print(f"checking {entry.kind} {entry.name} ({number})", markup=False)
         rows = []
         with self.progress.status(f"{entry.kind} {entry.name} ({number})"):
-            for finding in findings(entry):
+            for finding in findings(entry, model=self.model):
                 rows.append({"property": finding.name, "outcome": finding.outcome, "message": finding.message})
         counts = Counter(row["outcome"] for row in rows)
         self.counts += counts

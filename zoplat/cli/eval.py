@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BATCHES, JSON, PARTS, SEED, SETTINGS, WORK, Sectioned, as_settings, flags
+from zoplat.cli.options import BATCHES, JSON, PARTS, PLUGIN, SEED, SETTINGS, WORK, Sectioned, as_settings, flags
 from zoplat.core.errors import ZoplatError
 
 
@@ -17,6 +17,7 @@ from zoplat.core.errors import ZoplatError
 @click.option("--probe", is_flag=True, help="Predict by a linear classifier on the model's features.")
 @click.option("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True, help="Rows to score.")
 @flags(PARTS[3:], WORK, BATCHES, [SEED], SETTINGS)
+@PLUGIN
 @JSON
 def evaluate(
     run: Path | None, shots: int, calibrate: bool, probe: bool, split: str, as_json: bool, **given: Any

@@ -92,6 +92,27 @@ class Sectioned(click.Command):
                     formatter.write_dl(rows)
 
 
+def _register(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> None:
+    """Register the parts of some files, before anything else is looked up."""
+    if files:
+        from zoplat.testing.target import register
+
+        for file in files:
+            register(file)
+
+
+PLUGIN = click.option(
+    "--plugin",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE.py",
+    is_eager=True,
+    expose_value=False,
+    callback=_register,
+    help="Use the parts of this file too, as if they were installed; may be repeated.",
+)
+
+
 def flags(*groups: list[Any]) -> Callable[[Command], Command]:
     """A decorator that adds groups of options to a command, in order."""
 

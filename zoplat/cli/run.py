@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, Sectioned, as_settings, flags
+from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sectioned, as_settings, flags
 
 
 @click.command(cls=Sectioned)
@@ -15,6 +15,7 @@ from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, Sectioned, a
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one; with a larger budget too.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the settings, without training.")
 @click.option("--quiet", is_flag=True, help="Print only errors and the result.")
+@PLUGIN
 @JSON
 def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: bool, **given: Any) -> None:
     """Fine-tune a model by forward passes, and score it before and after training.

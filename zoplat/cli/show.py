@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, PLUGIN
 from zoplat.config.parts import field_meanings, setting_fields
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.registry import KINDS, Entry, catalogue
@@ -24,6 +24,7 @@ NOT_MEASURED = "not measured"
 @click.command()
 @click.argument("name")
 @click.option("--bibtex", is_flag=True, help="The publications that its box names, as BibTeX.")
+@PLUGIN
 @JSON
 def show(name: str, bibtex: bool, as_json: bool) -> None:
     """Show NAME: its algorithm box, fields with defaults, cost, and the package it comes from."""

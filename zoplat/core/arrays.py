@@ -9,8 +9,16 @@ from typing import Any, Protocol
 class Array(Protocol):
     """An array of a device: a numpy array or a torch tensor.
 
-    A kernel may use arithmetic and comparison operators, in place or not, powers, `@`, `.T`, `abs`, `.sum()`, `.clip()`
-    and slices. Other methods of the two libraries differ.
+    Laws and kernels use these operations, which both libraries have, and no others; the contracts try them on both:
+
+    - `+ - * / % ** @`, in place too for the first four, and `-x`, `abs(x)`; a root is `x**0.5`
+    - `< <= > >= == !=`, whose results may be multiplied like 0 and 1; `& | ^` on them
+    - `x[a:b]`, `x[:, k]`, `x[:] = y`, `x.reshape(…)`, `x.T`, `x.view(dtype)`, `x.shape`, `x.dtype`, `len(x)`
+    - `x.sum()`, `x.clip(low, high)`, `float(x)` of a single number
+
+    `x.astype`, `x.copy`, `numpy.…` and `torch.…` are not among them: copy by `y[:] = x` into a buffer or by `x + 0`.
+    A kernel that uses only `+ - * /`, `**0.5`, `**2`, `abs`, `< <= > >=` and `clip` on whole arrays is run in registers
+    by the fused kernels; any other runs tile by tile.
     """
 
     @property

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 from collections import Counter
 from hashlib import blake2b
-from importlib import resources
 from pathlib import Path
 
 from zoplat.core.errors import ZoplatError
 from zoplat.core.notices import Notice, unheard
 from zoplat.registry import catalogue
-from zoplat.tasks import custom, files, hub
+from zoplat.tasks import custom, files, hub, packaged
 from zoplat.tasks.task import SPLITS, Fields, Task
 
 Rows = files.Rows
@@ -68,17 +66,12 @@ def _found(task: Task, name: str, data: Path | None) -> dict[str, Rows]:
         texts = {split: [(where, task.with_texts(row, where)) for where, row in rows] for split, rows in found.items()}
         return cut(task, texts)
     if task.packaged is not None:
-        return _packaged(task.packaged)
+        shipped = packaged.rows(task, name)
+        return shipped if tuple(split for split in SPLITS if split in shipped) == SPLITS else cut(task, shipped)
     if task.hub is not None:
         order, most = (lambda row: _text_hash(task, row)), 2 * sum(task.sizes.values())
         return _sampled(task, hub.read(task, task.hub, name, order, most))
     raise ZoplatError(f"Task '{name}' has no packaged data and no place on the hub: give {hub.data_hint(task)}")
-
-
-def _packaged(name: str) -> dict[str, Rows]:
-    raw = resources.files("zoplat.tasks").joinpath(f"data/{name}").read_bytes()
-    rows = files.parsed(gzip.decompress(raw).decode(), name)
-    return {split: [(where, row) for where, row in rows if row["split"] == split] for split in SPLITS}
 
 
 def cut(task: Task, splits: dict[str, Rows]) -> dict[str, Rows]:

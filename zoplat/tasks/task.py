@@ -55,7 +55,7 @@ class Task(ABC):
         loss: the training loss: "options", cross-entropy over the scores of the options, or "tokens", cross-entropy of
             the tokens of the right one.
         score: of an option: the "mean" log-probability of its tokens, or their "sum".
-        packaged: name of the data file that ships inside the distribution, if one does.
+        packaged: name of a file of rows in `data/` beside the module that registers the task, if one ships with it.
         hub: where the rows are without --data.
         sizes: rows of each split that published tables use.
         source: where data and prompt come from, with the licence of the data.

@@ -9,18 +9,22 @@ class TestUniform(SamplerContract):
 `zoplat check` tests the same properties without pytest.
 """
 
+from zoplat.testing.devices import DeviceContract
 from zoplat.testing.estimators import EstimatorContract
 from zoplat.testing.problems import cubic, linear, quadratic, two_layers
 from zoplat.testing.rules import StepRuleContract
 from zoplat.testing.runs import Plain, train
 from zoplat.testing.samplers import SamplerContract
+from zoplat.testing.tasks import TaskContract
 from zoplat.testing.toys import Toy
 
 __all__ = [
+    "DeviceContract",
     "EstimatorContract",
     "Plain",
     "SamplerContract",
     "StepRuleContract",
+    "TaskContract",
     "Toy",
     "cubic",
     "linear",

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 from unittest import SkipTest
 
 from zoplat.registry import Entry
+from zoplat.testing.devices import DeviceContract
 from zoplat.testing.estimators import EstimatorContract
-from zoplat.testing.parts import PartContract
+from zoplat.testing.parts import Contract
+from zoplat.testing.places import in_brackets
 from zoplat.testing.rules import StepRuleContract
 from zoplat.testing.samplers import SamplerContract
+from zoplat.testing.tasks import TaskContract
 
 Outcome: TypeAlias = Literal["held", "not applicable", "failed"]
 
-CONTRACTS: dict[str, tuple[type[PartContract], str]] = {
+CONTRACTS: dict[str, tuple[type[Contract], str]] = {
     "estimator": (EstimatorContract, "estimator"),
     "sampler": (SamplerContract, "sampler"),
     "step-rule": (StepRuleContract, "rule"),
+    "device": (DeviceContract, "device"),
+    "task": (TaskContract, "task"),
 }
 """For each kind of part its contract, and the attribute that holds the part there."""
 
@@ -47,10 +50,10 @@ def properties(kind: str) -> list[str]:
     return [name for name in dict.fromkeys(written) if name.startswith("test_")]
 
 
-def check(entry: Entry, only: Container[str] | None = None) -> Iterator[Finding]:
-    """All properties of one part, or those named."""
+def check(entry: Entry, only: Container[str] | None = None, model: str | None = None) -> Iterator[Finding]:
+    """All properties of one part, or those named; a device that opens models is tried on `model`."""
     base, place = CONTRACTS[entry.kind]
-    contract = type(base.__name__, (base,), {place: entry.value})()
+    contract = type(base.__name__, (base,), {place: entry.value, "model": model})()
     for test in properties(entry.kind):
         name = in_words(test)
         if only is None or name in only:
@@ -72,13 +75,5 @@ def _finding(name: str, test: Callable[[], None]) -> Finding:
         except AssertionError as problem:
             return Finding(name, "failed", str(problem))
         except Exception as problem:
-            return Finding(name, "failed", f"It raised {type(problem).__name__}: {problem}{_place(problem)}")
+            return Finding(name, "failed", f"It raised {type(problem).__name__}: {problem}{in_brackets(problem)}")
     return Finding(name, "held")
-
-
-def _place(problem: BaseException) -> str:
-    """File and line of the plugin in which an error was raised; empty outside of plugins."""
-    frames = traceback.extract_tb(problem.__traceback__)
-    own = Path(__file__).parents[1]
-    outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(own)]
-    return f"  ({Path(outside[-1].filename).name}, line {outside[-1].lineno})" if outside else ""

@@ -12,8 +12,10 @@ import numpy as np
 from zoplat.core.estimator import Estimator
 from zoplat.testing.costs import dry_run_agrees
 from zoplat.testing.directions import Directions
+from zoplat.testing.kept import foreign, nothing_kept_aside
 from zoplat.testing.measures import all_finite, faulty_oracle, learns, moved_shares, resumes_exactly, through_json
-from zoplat.testing.parts import changed, foreign, random_states_untouched, variations, with_rate, without
+from zoplat.testing.parts import changed, random_states_untouched, variations, with_rate, without
+from zoplat.testing.portable import runs_on_torch
 from zoplat.testing.problems import a_network, a_quadratic
 from zoplat.testing.recording import RecordingOracle
 from zoplat.testing.runs import Plain, Run, Sweeping, train
@@ -76,10 +78,11 @@ class EstimatorContract(Directions):
     def test_every_byte_of_state_came_from_the_space(self) -> None:
         toy = a_network()
         run = Run(toy, self.plain, 5)
-        while run.step < 5:
-            complaint = foreign(run.state, toy.space)
-            assert not complaint, f"After {run.step} steps {complaint}"
-            run.advance()
+        with nothing_kept_aside(self.estimator):
+            while run.step < 5:
+                complaint = foreign(run.state, toy.space)
+                assert not complaint, f"After {run.step} steps {complaint}"
+                run.advance()
         hidden = vars(run.estimator).keys() - {field.name for field in fields(run.estimator)}  # type: ignore[arg-type]
         assert not hidden, f"The estimator keeps {sorted(hidden)} on itself; what `init` returns is the state."
 
@@ -106,6 +109,10 @@ class EstimatorContract(Directions):
         """And buffers are float32, and change as they do with float32 weights."""
         without("ml_dtypes", "numpy has no bfloat16")
         self._runs_in("bfloat16")
+
+    def test_it_runs_on_arrays_of_torch_too(self) -> None:
+        """Ten steps with its own rule, as on those of numpy."""
+        runs_on_torch(self.own)
 
     def test_a_dry_run_counts_what_a_run_takes(self) -> None:
         """With its own rule: forward passes and passes over θ within 5 %, and the bytes of state of each block."""

@@ -19,7 +19,8 @@ from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
 from zoplat.core.rule import StepRule
 from zoplat.space.parameter_space import ParameterSpace
-from zoplat.testing.parts import changed, foreign, with_rate
+from zoplat.testing.kept import foreign
+from zoplat.testing.parts import changed, with_rate
 from zoplat.testing.problems import a_network
 from zoplat.testing.runs import Plain, Run
 from zoplat.testing.toys import Toy, ToyLosses
@@ -86,8 +87,8 @@ def _resumed(run: Run) -> Run:
         copy.array[:] = block.array
     new.reset()
     state, rule_state = through_json(run)
-    fresh.state = state_from_json(fresh.state, state, new)
-    fresh.rule_state = state_from_json(fresh.rule_state, rule_state, new)
+    state_from_json(fresh.state, state, new)  # in place, as a checkpoint does
+    state_from_json(fresh.rule_state, rule_state, new)
     return fresh
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -28,10 +28,11 @@ class ToyNoise(ReferenceNoise):
 
     Args:
         dtype: of the arrays; in float64 the same numbers, and whatever a law computes from them in float64 too.
+        of_library: makes of them the arrays that laws get.
     """
 
-    def __init__(self, dtype: str = "float32") -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: str = "float32", of_library: Callable[[Any], Any] = lambda array: array) -> None:
+        self.dtype, self._of_library = dtype, of_library
         self._used: set[Address] = set()
 
     @contextmanager
@@ -59,6 +60,9 @@ class ToyNoise(ReferenceNoise):
 
     def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
         """The numbers of the reference, in this dtype."""
+        return self._of_library(self._numbers(law, stream, first, shape))
+
+    def _numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
         end = first + math.prod(shape)
         for cached, most in ((_few, FEW), (_many, MANY)):
             if end <= most:

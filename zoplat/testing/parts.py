@@ -8,30 +8,31 @@ import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 from unittest import SkipTest
 
 import numpy as np
 
-from zoplat.core.blocks import Buffer
-from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.estimator import Estimator
 from zoplat.core.rule import Schedule, StepRule
 from zoplat.core.sampler import Sampler
-from zoplat.space.parameter_space import ParameterSpace
 
 PARTS = (Estimator, Sampler, StepRule)
 
 
-class PartContract:
-    """What holds for every part: its fields are frozen, documented, and can be written to TOML and read back."""
+class Contract:
+    """Tests of a registered part, to inherit."""
 
     def part(self) -> Any:
         """The part under contract."""
         raise NotImplementedError
+
+
+class PartContract(Contract):
+    """What holds for every part with settings: they are frozen, documented, and survive a trip through TOML."""
 
     def test_the_part_is_a_frozen_dataclass(self) -> None:
         part: Any = self.part()
@@ -154,23 +155,6 @@ def without(package: str, consequence: str) -> None:
         import_module(package)
     except ImportError:
         raise SkipTest(f"Without the package {package}, {consequence}.") from None
-
-
-def foreign(state: Any, space: ParameterSpace, path: str = "state") -> str:
-    """A sentence on the first thing in a state that a checkpoint can't hold or the ledger can't see."""
-    if state is None or isinstance(state, bool | int | float | str | Direction):
-        return ""
-    if isinstance(state, Buffer):
-        known = any(state is buffer for buffer in space.buffers)
-        return "" if known else f"{path} is a Buffer that `space.buffer` did not make."
-    if isinstance(state, list | tuple):
-        inside = [(f"{path}[{i}]", value) for i, value in enumerate(state)]
-    elif is_dataclass(state) and not isinstance(state, type):
-        inside = [(f"{path}.{field.name}", getattr(state, field.name)) for field in fields(state)]
-    else:
-        return f"{path} is a {type(state).__name__}: state is made of Buffers from `space.buffer` and numbers."
-    complaints = (foreign(value, space, name) for name, value in inside)
-    return next((complaint for complaint in complaints if complaint), "")
 
 
 @contextmanager

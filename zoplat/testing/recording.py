@@ -117,6 +117,19 @@ class RecordedEstimate:
         overlaps = ((vectors[used] != 0).astype(float) @ (vectors[used] != 0).T.astype(float)) > 0
         return [float(share) for share in coefficients[used] * overlaps.sum(axis=1) / (vectors[used] @ slope)]
 
+    @property
+    def masked(self) -> int:
+        """Entries that the probes moved and the estimate leaves out, though it is a sum of the probes on all others."""
+        directions, moved = self._directions(), self.estimate.values != 0
+        if not directions or moved.sum() <= len(directions):
+            return 0
+        vectors, least = np.array(directions), 1e-6 * np.abs(self.estimate.values).max()
+        coefficients = np.linalg.lstsq(vectors[:, moved].T, self.estimate.values[moved], rcond=None)[0]
+        whole = coefficients @ vectors
+        if np.abs(whole - self.estimate.values)[moved].max() > least:
+            return 0
+        return int((np.abs(whole[~moved]) > least).sum())
+
     def _directions(self) -> list[Vector]:
         """The probed directions since the last estimate, divided by ε, each line once; empty after other queries."""
         found: list[Vector] = []

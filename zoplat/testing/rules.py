@@ -13,8 +13,10 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.estimator import Estimator
 from zoplat.core.rule import StepRule
 from zoplat.testing.costs import dry_run_agrees
+from zoplat.testing.kept import foreign, nothing_kept_aside
 from zoplat.testing.measures import all_finite, learns, resumes_exactly
-from zoplat.testing.parts import PartContract, foreign, random_states_untouched, variations, with_rate
+from zoplat.testing.parts import PartContract, random_states_untouched, variations, with_rate
+from zoplat.testing.portable import runs_on_torch
 from zoplat.testing.problems import a_network, a_quadratic, linear
 from zoplat.testing.recording import in_words, unprobed_in_rule
 from zoplat.testing.runs import Run
@@ -117,14 +119,19 @@ class StepRuleContract(PartContract):
     def test_every_byte_of_state_came_from_the_space(self) -> None:
         toy = a_network()
         run = Run(toy, _host(self.rule), 5)
-        while run.step < 5:
-            complaint = foreign(run.rule_state, toy.space)
-            assert not complaint, f"After {run.step} steps {complaint}"
-            run.advance()
+        with nothing_kept_aside(self.rule):
+            while run.step < 5:
+                complaint = foreign(run.rule_state, toy.space)
+                assert not complaint, f"After {run.step} steps {complaint}"
+                run.advance()
 
     def test_a_run_that_was_stopped_goes_on_to_the_same_bits(self) -> None:
         """Weights, buffers and the states as JSON at step 7 are all that it needs."""
         resumes_exactly(_host(self.rule))
+
+    def test_it_runs_on_arrays_of_torch_too(self) -> None:
+        """Ten steps, as on those of numpy."""
+        runs_on_torch(_host(self.rule))
 
     def test_a_dry_run_counts_what_a_run_takes(self) -> None:
         """With MeZO: forward passes and passes over θ within 5 %, and the bytes of state of each block."""

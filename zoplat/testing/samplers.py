@@ -13,11 +13,13 @@ from zoplat.core.direction import Direction
 from zoplat.core.noise import Key
 from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat.testing.kept import nothing_kept_aside
 from zoplat.testing.measures import mean_is
 from zoplat.testing.noise import Vector
 from zoplat.testing.parts import PartContract, density_of, random_states_untouched, variations
+from zoplat.testing.portable import on_torch
 from zoplat.testing.problems import SHAPES, linear
-from zoplat.testing.toys import Toy
+from zoplat.testing.toys import Toy, as_numpy
 
 KEY = Key(seed=11, step=3, draw=1)
 
@@ -113,6 +115,23 @@ class SamplerContract(PartContract):
         differ = int((probed != np.concatenate(swept)).sum())
         assert not differ, f"{differ} of {probed.size} numbers differ between a probe along z and a sweep over z."
 
+    def test_it_fills_arrays_of_torch_with_the_same_numbers(self) -> None:
+        """To 10⁻⁵; most devices have arrays of torch."""
+        with on_torch():
+            space, other = _toy().space, _toy().anew(library="torch").space
+            for block, twin in zip(space.blocks, other.blocks, strict=True):
+                off = np.abs(numbers(self.sampler, space, block, 64) - numbers(self.sampler, other, twin, 64)).max()
+                assert off <= 1e-5, f"Numbers for '{block.name}' on torch and on numpy differ by {off:.3g}."
+                tile = next(iter(twin.tiles()))
+                self.sampler.fill(tile.of(twin.array), tile, KEY, other.noise)
+
+    def test_nothing_is_kept_from_draw_to_draw(self) -> None:
+        """No variable of its module and of its class changes."""
+        space = _toy().space
+        with nothing_kept_aside(self.sampler):
+            for key in (KEY, Key(12, 3, 1)):
+                numbers(self.sampler, space, space.blocks[0], 16, key, scaled=True)
+
     def test_drawing_leaves_the_global_random_states_alone(self) -> None:
         space = _toy().space
         with random_states_untouched():
@@ -134,7 +153,7 @@ def numbers(
     z = space.draw(sampler, key) if scaled else Direction.of(sampler, key)
     filled: Any = np.empty(block.shape)
     for tile in reversed(list(Block(block.name, block.array, block.dtype).tiles(entries))):
-        tile.of(filled)[:] = space.entries(z, tile)
+        tile.of(filled)[:] = as_numpy(space.entries(z, tile))
     return filled  # type: ignore[no-any-return]
 
 

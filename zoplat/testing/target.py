@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib import import_module, metadata
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -17,8 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from zoplat.core.errors import ZoplatError, unknown
-from zoplat.registry import GROUP, Catalogue, Entry, catalogue
+from zoplat.registry import GROUP, KINDS, Catalogue, Entry, catalogue, hook_of
 from zoplat.testing.check import CONTRACTS
+from zoplat.testing.places import place_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Target:
     """Parts to check.
 
     Attributes:
-        entries: those that have a contract: estimators, samplers and step rules.
+        entries: those that have a contract: all but presets.
         failures: plugins of the target that could not be loaded, and why.
     """
 
@@ -49,7 +50,7 @@ def opened(target: str) -> Iterator[Target]:
     if not entries:
         others = sorted({entry.kind for entry in found.entries})
         only = f" It registers only a {' and a '.join(others)}, for which there is no contract." if others else ""
-        raise ZoplatError(f"'{target}' registers no estimator, sampler or step rule.{only}")
+        raise ZoplatError(f"'{target}' registers no estimator, sampler, step rule, device or task.{only}")
     installed = {id(entry.value) for entry in known}
     fresh = [_renamed(entry, target) for entry in entries if id(entry.value) not in installed]
     known.entries |= {(entry.kind, entry.name): [entry] for entry in fresh}
@@ -58,6 +59,28 @@ def opened(target: str) -> Iterator[Target]:
     finally:
         for entry in fresh:
             del known.entries[entry.kind, entry.name]
+
+
+def register(path: Path) -> None:
+    """Add the parts of a file to the catalogue, for as long as this process lives; its version is its digest.
+
+    Raises:
+        ZoplatError: there is no such file, it can't be imported, or a name in it is taken.
+    """
+    if not path.is_file():
+        raise ZoplatError(f"--plugin takes a Python file; there is no file {path}.")
+    version = f"sha256:{sha256(path.read_bytes()).hexdigest()[:16]}"
+    known, found = catalogue(), _by_path(path).entries
+    if not found:
+        raise ZoplatError(f"--plugin {path} registers nothing: no function in it is a hook, marked by @hookimpl.")
+    for entry in found:
+        others = [other for other in known.entries.get((entry.kind, entry.name), []) if other.distribution != path.name]
+        if others:
+            raise ZoplatError(
+                f"--plugin {path} registers the {entry.kind} '{entry.name}', which {others[0].distribution} has too. "
+                "Give it another name."
+            )
+        known.entries[entry.kind, entry.name] = [replace(entry, version=version)]
 
 
 def _renamed(entry: Entry, target: str) -> Entry:
@@ -166,10 +189,11 @@ def _import_errors_in_one_line(shown: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as problem:
-        frames = traceback.extract_tb(problem.__traceback__)
-        line = getattr(problem, "lineno", None) or frames[-1].lineno
+        file, line = place_of(problem) or ("", 0)
+        name = Path(file).name
+        where = f"line {line}" if name == Path(shown).name else f"{name}, line {line}"
         reason = f"{type(problem).__name__}: {problem}".partition("\n")[0]
-        raise ZoplatError(f"{shown} can't be imported: {reason} (line {line})") from None
+        raise ZoplatError(f"{shown} can't be imported: {reason} ({where})") from None
 
 
 def _of(modules: list[ModuleType], distribution: str) -> Target:
@@ -193,6 +217,10 @@ def _has_hooks(name: str) -> bool:
 
 
 def _ask(found: Catalogue, module: ModuleType, distribution: str) -> None:
+    unmarked = [name for name in map(hook_of, KINDS) if hasattr(getattr(module, name, None), "__code__")]
+    unmarked = [name for name in unmarked if not hasattr(getattr(module, name), "zoplat_impl")]
+    if unmarked:
+        raise ZoplatError(f"{module.__name__}.{unmarked[0]} is not marked as a hook: write @hookimpl above it.")
     try:
         found.add(module, distribution, getattr(module, "__version__", "not installed"))
     except Exception as problem:

@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from zoplat.core.losses import LossBackend, RecordedLosses, in_blocks
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
 from zoplat.space.backend import Backend
+from zoplat.space.buffers import MakeArray
 from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.space.rounding import RoundingName
 from zoplat.space.update import Update
@@ -65,6 +67,7 @@ class Toy:
         backwards: whether blocks are visited from the last to the first.
         layers: the layer of each block, where it has one.
         rounding: as in `ParameterSpace`.
+        library: of the arrays that the space works on: "numpy" or "torch".
 
     Attributes:
         space: of the arrays.
@@ -86,22 +89,25 @@ class Toy:
         backwards: bool = False,
         layers: Mapping[str, int] | None = None,
         rounding: RoundingName = "nearest",
+        library: str = "numpy",
     ) -> None:
         self.loss = loss
         self.gradient = gradient
         self._made = {"start": start, "shapes": shapes, "loss": loss, "gradient": gradient, "dtype": dtype}
         self._made |= {"restore": restore, "grid": grid, "backwards": backwards, "layers": layers}
-        self._made |= {"rounding": rounding}
+        self._made |= {"rounding": rounding, "library": library}
+        self.of_library = library_arrays(library)
         self.blocks: list[Block] = []
         self.arrays: dict[str, Any] = {}
         at = 0
         for name, shape in shapes.items():
             self.arrays[name] = array = start[at : at + math.prod(shape)].reshape(shape).astype(dtype)
             layer = (layers or {}).get(name)
-            self.blocks.append(SmallTiles(name, self.arrays[name], dtype, layer, len(shape) == 2, grid))
+            self.blocks.append(SmallTiles(name, self.of_library(array), dtype, layer, len(shape) == 2, grid))
             at += array.size
-        self.noise = ToyNoise("float64" if dtype == "float64" else "float32")
-        backend = (Backwards if backwards else Backend)(self.noise, empty_array, mapped_array)
+        self.noise = ToyNoise("float64" if dtype == "float64" else "float32", self.of_library)
+        empty, mapped = (in_library(make, self.of_library) for make in (empty_array, mapped_array))
+        backend = (Backwards if backwards else Backend)(self.noise, empty, mapped)
         self.space = ParameterSpace(self.blocks, backend, restore, rounding)
 
     def anew(self, **changes: Any) -> Toy:
@@ -129,7 +135,7 @@ class Toy:
         """All entries of a direction, float64."""
         return np.concatenate(
             [
-                np.array(self.space.entries(direction, tile), np.float64).reshape(-1)
+                as_numpy(self.space.entries(direction, tile)).astype(np.float64).reshape(-1)
                 for block in self.blocks
                 for tile in block.tiles()
             ]
@@ -148,12 +154,12 @@ class Toy:
         """⟨∇L, d⟩ at θ."""
         return float(self.slopes @ self.entries(direction))
 
-    def by_block(self, part: Part) -> dict[str, Vector]:
+    def by_block(self, part: Part) -> dict[str, Any]:
         """∇L at θ, on the blocks of a part."""
         gradient, at, found = self.slopes, 0, {}
         for block in self.blocks:
             if block in part:
-                found[block.name] = gradient[at : at + block.size].reshape(block.shape)
+                found[block.name] = self.of_library(gradient[at : at + block.size].reshape(block.shape))
             at += block.size
         return found
 
@@ -201,6 +207,24 @@ class ToyLosses(LossBackend):
     def on_batch(self, index: int) -> LossBackend:
         """The same."""
         return self
+
+
+def library_arrays(library: str) -> Callable[[Any], Any]:
+    """What makes an array of a library from one of numpy, over the same memory."""
+    if library == "numpy":
+        return lambda array: array
+    of_numpy: Callable[[Any], Any] = import_module(library).from_numpy
+    return of_numpy
+
+
+def as_numpy(array: Any) -> Any:
+    """An array of any library as one of numpy, over the same memory."""
+    return array.numpy() if hasattr(array, "numpy") else array
+
+
+def in_library(make: MakeArray, of_library: Callable[[Any], Any]) -> MakeArray:
+    """What makes new arrays, of another library."""
+    return lambda shape, dtype: of_library(make(shape, dtype))
 
 
 def empty_array(shape: tuple[int, ...], dtype: str) -> Any:

@@ -1,0 +1,31 @@
+"""zoplat new-plugin: a package with one part, to begin with."""
+
+from pathlib import Path
+
+import click
+
+from zoplat.cli.options import JSON
+
+
+@click.command("new-plugin")
+@click.argument("kind", type=click.Choice(["estimator", "sampler", "step-rule", "device", "task"]))
+@click.argument("name")
+@click.option("--to", type=click.Path(path_type=Path), help="Folder of the package.  [default: ./zoplat-NAME]")
+@JSON
+def new_plugin(kind: str, name: str, to: Path | None, as_json: bool) -> None:
+    """Write a package that registers the part NAME of a KIND: code, tests, entry point and README.
+
+    It installs with pip and passes its tests and `zoplat check` as it is; then put your own algorithm into it.
+    """
+    import json
+
+    from zoplat.testing.scaffold import write_plugin
+
+    files = write_plugin(kind, name, to)
+    folder = files[0].parent
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "files": [str(path) for path in files]}))
+        return
+    for path in files:
+        click.echo(f"written: {path}")
+    click.echo(f"Next: pip install -e {folder}, and zoplat check {folder}")
