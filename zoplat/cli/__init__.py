@@ -13,13 +13,13 @@ from zoplat.cli.doctor import doctor
 from zoplat.cli.eval import evaluate
 from zoplat.cli.export import export
 from zoplat.cli.listing import list_
+from zoplat.cli.mistakes import explained, reported
 from zoplat.cli.pack import pack
 from zoplat.cli.profile import profile
 from zoplat.cli.replay import replay
 from zoplat.cli.report import report
 from zoplat.cli.run import run
 from zoplat.cli.show import show
-from zoplat.core.errors import ZoplatError
 
 INTERRUPTED = 130
 
@@ -28,14 +28,17 @@ class Commands(click.Group):
     """Commands whose errors are printed as one message; the exit status says whose fault they are."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; a ZoplatError is printed without its traceback unless --debug."""
+        """Run the command; an exception is printed without its traceback unless --debug."""
         try:
             return super().invoke(context)
-        except ZoplatError as problem:
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as problem:
             if context.params.get("debug"):
                 raise
-            click.echo(f"Error: {problem}", err=True)
-            sys.exit(problem.exit_status)
+            known = explained(problem)
+            click.echo(f"Error: {known or reported(problem)}", err=True)
+            sys.exit(known.exit_status if known else 1)
         except KeyboardInterrupt:
             click.echo("Interrupted; what was done is saved. Go on with --resume --out RUN.", err=True)
             sys.exit(INTERRUPTED)
@@ -53,6 +56,8 @@ def main(debug: bool) -> None:
     zoplat show lozo                  its algorithm, fields and defaults
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(sys.stdout, "reconfigure"):  # a path may have bytes that the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 for command in (run, evaluate, compare, profile, replay, export, pack, report, list_, show, check, doctor):

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from zoplat import __version__
 from zoplat.config.parts import law_of
@@ -34,7 +35,7 @@ def display(as_json: bool, quiet: bool) -> Iterator[Callback]:
     if quiet:
         yield Callback()
         return
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    console = plain_console(stderr=as_json)
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -46,6 +47,11 @@ def display(as_json: bool, quiet: bool) -> Iterator[Callback]:
     texts = [TextColumn(column) if isinstance(column, str) else column for column in (*columns, *tail)]
     with Progress(*texts, console=console, transient=True) as bar:
         yield Bar(console, bar)
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console that prints names and paths as they are: brackets and colons in them mean nothing."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Lines(Callback):
@@ -63,10 +69,11 @@ class Lines(Callback):
         parts = f"{name_of('sampler', law)}, {rule}" if law else rule
         share = f"{facts['trainable_parameters']:,} trainable weights ({config.tune.name})"
         self.console.print(
-            f"zoplat {__version__} · [bold]{config.estimator_name}[/] ({parts}) · {config.task} · "
-            f"seed {config.seed}\n"
+            f"zoplat {__version__} ·",
+            Text(config.estimator_name, "bold"),
+            f"({parts}) · {config.task} · seed {config.seed}\n"
             f"{facts['model']} in {facts['dtype']} · {share} · device {facts['device']} · {facts['threads']} threads\n"
-            f"run directory {directory}"
+            f"run directory {directory}",
         )
 
     def resumed(self, step: int) -> None:
@@ -87,12 +94,13 @@ class Lines(Callback):
             self.dev = f"{record['score']:.1%}"
         kept = ", from an earlier run" if record["kept"] else ""
         self.console.print(
-            f"step {record['step']}: {record['split']} {record['metric']} [bold]{record['score']:.1%}[/] "
-            f"({record['rows']} rows{kept})"
+            f"step {record['step']}: {record['split']} {record['metric']}",
+            Text(f"{record['score']:.1%}", "bold"),
+            f"({record['rows']} rows{kept})",
         )
 
     def warned(self, text: str) -> None:
-        self.console.print(f"[yellow]Warning:[/] {text}")
+        self.console.print(Text("Warning:", "yellow"), text)
 
     @property
     def loss(self) -> str:
@@ -127,10 +135,10 @@ class Bar(Lines):
 
 def print_summary(result: Result) -> None:
     """Print the scores of a run, its cost, and its memory by phase."""
-    console, summary = Console(highlight=False, soft_wrap=True), result.summary
+    console, summary = plain_console(), result.summary
     scores = Table("", "before", "after", box=None, pad_edge=False)
     for split, (before, after) in summary.scores.items():
-        scores.add_row(f"{split} {summary.metric}", f"{before:.1%}", f"[bold]{after:.1%}[/]")
+        scores.add_row(f"{split} {summary.metric}", f"{before:.1%}", Text(f"{after:.1%}", "bold"))
     ratio = summary.overhead_ratio
     cost = f"; a step costs {ratio} × its forward passes" if ratio else ""
     console.print()
@@ -176,7 +184,7 @@ def mebibytes(count: int) -> str:
 
 def print_profile(measured: dict[str, Any]) -> None:
     """Print phases and owners, as `training.profiling.profile` measured them."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     console.print(
         f"{measured['estimator']} on {measured['model']} "
         f"({measured['device']}, {measured['dtype']}, restore {measured['restore']}): "
@@ -195,7 +203,7 @@ def print_profile(measured: dict[str, Any]) -> None:
 
 def print_radii(found: Suggestion) -> None:
     """Print the radii that were tried, and the suggested one."""
-    console = Console(highlight=False)
+    console = plain_console()
     table = Table("ε", "slopes differ from those at the next ε by", box=None)
     for eps, error in found.error.items():
         mark = "  ← suggested" if eps == found.eps else ""

@@ -1,12 +1,11 @@
 """zoplat eval: the score of a model without training it, or of the result of a run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zoplat.cli.options import BATCHES, JSON, PARTS, SEED, SETTINGS, WORK, as_settings, flags
+from zoplat.cli.options import BATCHES, JSON, PARTS, SEED, SETTINGS, WORK, as_settings, echo_json, flags
 from zoplat.core.errors import ZoplatError
 
 
@@ -37,7 +36,7 @@ def evaluate(
         config, session = resolve({"tune": "full", **settings}), None
     found = score_model(config, protocol, split, session)
     if as_json:
-        click.echo(json.dumps(found))
+        echo_json(found)
         return
     scored = f"{run}" if run else found["model"]
     click.echo(

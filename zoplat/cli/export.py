@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, TRUST
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the result.")
+@TRUST
 @JSON
 def export(run: Path, to: Path, as_json: bool) -> None:
     """Write the result of RUN: an adapter for peft, or a checkpoint for transformers."""

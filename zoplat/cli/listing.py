@@ -1,12 +1,11 @@
 """zoplat list: registered parts, or runs."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, echo_json
 from zoplat.registry import KINDS, catalogue
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def list_(kind: str, folder: Path, as_json: bool) -> None:
     """List estimators, samplers, step-rules, devices, tasks, presets or runs."""
     rows = _runs(folder) if kind == "runs" else _parts(kind.removesuffix("s"))
     if as_json:
-        click.echo(json.dumps(rows))
+        echo_json(rows)
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:

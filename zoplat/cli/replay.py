@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, TRUST
 from zoplat.core.errors import RunFailed
 
 
@@ -13,6 +13,7 @@ from zoplat.core.errors import RunFailed
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), help="Write the weights to this folder.")
 @click.option("--device", metavar="NAME", help="Rebuild them on this device.  [default: the run's own]")
+@TRUST
 @JSON
 def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> None:
     """Rebuild the final weights of RUN from its journal, without a forward pass."""

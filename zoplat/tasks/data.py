@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zoplat.core.errors import ZoplatError
 from zoplat.registry import catalogue
-from zoplat.tasks import custom, files, hub
+from zoplat.tasks import commands, custom, files, hub
 from zoplat.tasks.task import SPLITS, Fields, Task
 
 Rows = files.Rows
@@ -22,7 +22,9 @@ SHARES = {"dev": (0.0, 0.1), "test": (0.1, 0.3)}
 def find(name: str) -> Task:
     """The task registered under a name, or described by a TOML file."""
     if custom.is_file(name):
-        return custom.read(Path(name))
+        own = custom.read(Path(name))
+        commands.note(own.metric, Path(name))
+        return own
     task: Task = catalogue().entry("task", name).value
     return task
 

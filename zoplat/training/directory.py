@@ -11,6 +11,7 @@ from zoplat.config.layers import build, changed_settings, read_toml
 from zoplat.config.parts import Table
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
+from zoplat.core.plain_json import to_text, with_numbers
 from zoplat.paths import replace_text
 from zoplat.training.checkpoint import Checkpoints
 from zoplat.training.journal import Journal
@@ -76,16 +77,16 @@ class RunDirectory:
 
     def read_summary(self) -> Summary | None:
         """The summary; None before the run is finished."""
-        return Summary.from_json(json.loads(self.summary.read_text())) if self.summary.exists() else None
+        return Summary.from_json(with_numbers(json.loads(self.summary.read_text()))) if self.summary.exists() else None
 
     def write_summary(self, table: Table) -> None:
         """Replace summary.json by a summary as plain values."""
-        replace_text(self.summary, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+        replace_text(self.summary, to_text(table, indent=1, ensure_ascii=False) + "\n")
 
     def add_metrics(self, record: dict[str, Any]) -> None:
         """Append one evaluation of a split."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(to_text(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The evaluations so far."""
@@ -94,17 +95,17 @@ class RunDirectory:
     def trim_metrics(self, steps: int) -> None:
         """Drop evaluations after `steps` steps, and the incomplete last line that a killed process may leave."""
         kept = [record for record in self.read_metrics() if record["step"] <= steps]
-        replace_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        replace_text(self.metrics, "".join(to_text(record) + "\n" for record in kept))
 
     def write_memory(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace memory.jsonl."""
-        replace_text(self.memory, "".join(json.dumps(row) + "\n" for row in rows))
+        replace_text(self.memory, "".join(to_text(row) + "\n" for row in rows))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file, up to the last complete line."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    return [with_numbers(json.loads(line)) for line in lines if line]
 
 
 def unused(base: Path) -> Path:

@@ -11,6 +11,7 @@ from zoplat_devices.pytorch.heads import AUTO_CLASSES, head_of, opened
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
+from zoplat_devices.pytorch.screening import check_tokens, screen, trust
 from zoplat_devices.pytorch.sources import DEFAULT, identity_of, load_errors, locate
 
 GIB = 1 << 30
@@ -43,17 +44,19 @@ def load(
     """
     name = model or DEFAULT
     source = locate(name, notice)
+    screen(source, name)
     with quiet(), load_errors(name):
         from transformers import AutoConfig, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, **trust())
         found = head_of(config, head)
         wanted = dtype(found) if callable(dtype) else dtype
         _check_fits(name, config, found, wanted, base, streamed)
         loaded, new = opened(source, config, found, "auto" if streamed else wanted, classes, seed, base)
         if streamed:
             _check_stored_dtype(name, loaded.dtype, wanted)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **trust())
+        check_tokens(name, loaded, tokenizer)
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad = False
@@ -82,7 +85,7 @@ def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base, stre
     if base != "plain" or getattr(config, "quantization_config", None):
         return
     with torch.device("meta"):
-        model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config)
+        model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config, **trust())
     resident = [2 * _entries(piece) for _, piece in pieces(model)] if streamed else [_entries(model)]
     size, free = max(resident) * dtype.itemsize, psutil.virtual_memory().available
     if size > free:

@@ -186,7 +186,13 @@ class PyTorchSession(Session):
         if not tokenizer.chat_template:
             return super().chat(prompts)
         turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        return [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
+        try:
+            return [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns]
+        except Exception as problem:  # a template is a program, and may raise what it likes
+            raise ZoplatError(
+                f"The chat template of {self.facts['model']} refuses a lone turn of a user: {problem}. "
+                "Leave --template out."
+            ) from problem
 
     def memory(self) -> MemoryReading:
         host = self._host.read()
