@@ -1,4 +1,4 @@
-"""What the cases share: the command line in an empty folder, a tiny checkpoint, rows, and plugins that a test installs."""
+"""What the cases share: a command line in an empty folder, a tiny checkpoint, rows, plugins that a test installs."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from zoplat.cli import main
 from zoplat.registry import catalogue
 
-WORDS = ["the", "film", "was", "great", "and", "the", "food", "was", "terrible", "but", "we", "would", "go", "again", "it", "is", "a", "good", "day", "for", "a", "bad", "movie", "It"]
+WORDS = "It was great terrible the film and food but we would go again it is a good day for bad movie"
 TOY = ("--device", "reference", "--limit", "16", "--batch-size", "4")
 
 
@@ -111,7 +111,7 @@ def tiny(tmp_path: Path) -> Path:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    vocabulary = dict.fromkeys(["<s>", "</s>", "<unk>", *WORDS, "great", "terrible"])
+    vocabulary = dict.fromkeys(["<s>", "</s>", "<unk>", *WORDS.split()])
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(

@@ -2,12 +2,12 @@
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from zoplat.core.permissions import COMMANDS, REMOTE_CODE, is_granted
@@ -30,7 +30,8 @@ def with_code(model: Path) -> Path:
     }
     (model / "config.json").write_text(json.dumps(config))
     (model / "configuration_walnut.py").write_text(
-        f'{EXECUTED}from transformers import LlamaConfig\n\n\nclass WalnutConfig(LlamaConfig):\n    model_type = "walnut"\n'
+        f"{EXECUTED}from transformers import LlamaConfig\n\n\n"
+        'class WalnutConfig(LlamaConfig):\n    model_type = "walnut"\n'
     )
     (model / "modeling_walnut.py").write_text(
         "from transformers import LlamaForCausalLM\n\nfrom .configuration_walnut import WalnutConfig\n\n\n"
@@ -62,7 +63,7 @@ def test_code_of_a_tokenizer_is_not_run(typed: Any, tiny: Path) -> None:
     assert not Path("EXECUTED").exists()
 
 
-def test_code_of_a_checkpoint_runs_for_who_trusts_it_and_is_told(typed: Any, tiny: Path, tmp_path: Path) -> None:
+def test_code_of_a_checkpoint_runs_for_who_trusts_it_with_a_warning(typed: Any, tiny: Path, tmp_path: Path) -> None:
     flags = ("eval", "--model", with_code(tiny), "--limit", 8, "--json", "--trust-remote-code")
     done = typed.outside(*flags, HF_HOME=str(tmp_path / "hf"))
     assert done.returncode == 0, done.stderr
@@ -110,7 +111,8 @@ def test_a_program_of_somebody_elses_run_directory_needs_a_permission(typed: Any
     typed.done("run", *rows, "--out", "theirs", "--json")
     config = Path("theirs/config.toml")
     Path("evil.py").write_text(f"{EXECUTED}print(0.5)\n")
-    config.write_text(f'objective = "command:{sys.executable} evil.py "\n' + config.read_text())
+    theirs = re.sub("objective = .*", f'objective = "command:{sys.executable} evil.py "', config.read_text())
+    config.write_text(theirs)
     for name in ("summary.json", "journal.jsonl"):
         Path("theirs", name).unlink()
     assert "--allow-commands" in typed.refused("run", "--resume", "--out", "theirs")
@@ -138,7 +140,7 @@ def test_a_task_file_is_the_users_own_where_nobody_else_may_write_it(
 def test_a_program_is_stopped_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(commands.SECONDS_VARIABLE, "0.5")
     began = time.monotonic()
-    with pytest.raises(commands.RunFailed, match="longer than 0.5 s"):
+    with pytest.raises(commands.RunFailed, match=r"longer than 0\.5 s"):
         commands.answer_of(["sh", "-c", "sleep 60 & sleep 60"], "")
     assert time.monotonic() - began < 10
 
@@ -312,11 +314,3 @@ def test_a_device_that_cannot_say_whether_it_works_is_not_used(typed: Any, plugi
 def test_a_real_interrupt_while_a_plugin_is_loaded_ends_the_command(typed: Any, plugin: Any) -> None:
     plugin("waits", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
     assert typed("list", "estimators").exit_code == 130
-
-
-def test_the_numbers_of_the_trial_are_those_of_the_definition() -> None:
-    """Of every law: 600 numbers from the 300th on, so that groups are cut at both ends."""
-    from zoplat_devices.kernels.noise import LAWS
-
-    for law in LAWS.values():
-        assert len(np.unique(law((1, 2), 300, 600))) > 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from typing import IO
 
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.permissions import COMMANDS, VARIABLE, is_granted
-from zoplat.paths import is_private, private_folder
+from zoplat.paths import private_folder
 
 SECONDS = 120.0
 """The longest that a program may take for one answer, unless the environment says otherwise."""
@@ -155,10 +156,12 @@ def _seconds() -> float:
 
 
 def _belongs(path: Path) -> bool:
+    """Whether a file is this user's, or root's, and not everybody may write it."""
     try:
-        return is_private(Path(os.path.realpath(path)))
+        facts = path.stat()
     except OSError:
         return False
+    return not facts.st_mode & stat.S_IWOTH and (not hasattr(os, "geteuid") or facts.st_uid in (0, os.geteuid()))
 
 
 def _mark(name: str) -> str:
