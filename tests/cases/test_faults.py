@@ -5,12 +5,12 @@ import os
 import re
 import shutil
 import struct
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import zoplat.cli.doctor
 from zoplat import paths
 from zoplat.core.plain_json import to_text, with_numbers
 from zoplat.training.directory import RunDirectory
@@ -35,7 +35,7 @@ def test_a_bug_says_so_in_two_lines_and_keeps_its_traceback(typed: Any, monkeypa
     def broken() -> Any:
         raise AttributeError("no such thing")
 
-    monkeypatch.setattr(zoplat.cli.doctor, "catalogue", broken)
+    monkeypatch.setattr(import_module("zoplat.cli.doctor"), "catalogue", broken)
     message = typed.refused("doctor", status=1)
     assert message.startswith("Error: an unexpected AttributeError: no such thing\n")
     assert message.count("\n") == 2
@@ -62,7 +62,7 @@ def test_what_a_machine_can_cause_is_one_line(
     def broken() -> Any:
         raise problem
 
-    monkeypatch.setattr(zoplat.cli.doctor, "catalogue", broken)
+    monkeypatch.setattr(import_module("zoplat.cli.doctor"), "catalogue", broken)
     message = typed.refused("doctor", status=status)
     assert words in message
     assert message.count("\n") == 1

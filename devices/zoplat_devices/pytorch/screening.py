@@ -42,11 +42,11 @@ def screen(source: str, name: str) -> None:
         if not path.is_file():
             raise ZoplatError(f"--model {name}: {path.name} is not a file.")
     for path in folder.glob("*.safetensors.index.json"):
-        weights = _read(path, name).get("weight_map")
+        weights = _read(path).get("weight_map")
         for file in set(weights.values()) if isinstance(weights, dict) else ():
             if not isinstance(file, str) or Path(file).name != file or not (folder / file).is_file():
                 raise ZoplatError(f"--model {name}: {path.name} names {file!r}, which is no file beside it.")
-    for key, value in _settings(_read(folder / "config.json", name)):
+    for key, value in _settings(_read(folder / "config.json")):
         if key in KERNELS and isinstance(value, str) and "/" in value:
             raise ZoplatError(
                 f"--model {name}: config.json wants the kernels of {value!r}, which are compiled code from a hub; "
@@ -93,11 +93,10 @@ def _settings(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _settings(value)
 
 
-def _read(path: Path, name: str) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where the file has none, which transformers then says in its own words."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise ZoplatError(f"--model {name}: {path.name} can't be read: {str(problem).partition(chr(10))[0]}.") from None
-    if not isinstance(table, dict):
-        raise ZoplatError(f"--model {name}: {path.name} is no JSON object but {type(table).__name__}.")
-    return table
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return table if isinstance(table, dict) else {}
