@@ -19,8 +19,8 @@ USERS = (
     *("MPLCONFIGDIR", "TORCH_HOME", "TRITON_CACHE_DIR"),
 )
 """Environment variables that would lead past HOME to folders of the user."""
-COMPILED = "kernels*"
-"""In the cache, what the next session may use again: compiled from the source that its name has the digest of."""
+COMPILED = "kernels"
+"""The folder of the cache that the next session may use again: libraries, and the digest of each beside it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,11 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     notes = getattr(config, "cache", None)
     kept = Path(notes.mkdir("zoplat-kernels")) if notes else None
     if kept:
-        copy_new(kept, folder / "cache")
+        copy_new(kept, folder / "cache" / COMPILED)
 
     def end() -> None:
         if kept:
-            copy_new(folder / "cache", kept)
+            copy_new(folder / "cache" / COMPILED, kept)
         patch.undo()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -56,7 +56,8 @@ FOLDER = pytest.StashKey[Path]()
 
 def copy_new(source: Path, target: Path) -> None:
     """Copy compiled kernels that the target doesn't have, each whole or not at all."""
-    for path in source.glob(COMPILED):
+    target.mkdir(mode=0o700, exist_ok=True)
+    for path in source.glob("kernels-*"):
         if path.is_file() and not (target / path.name).exists():
             beside = Path(tempfile.mkdtemp(dir=target)) / path.name
             shutil.copy2(path, beside)

@@ -21,16 +21,17 @@ SOURCES = {
 EXAMPLE = ROOT / "docs" / "examples" / "zoplat-example" / "zoplat_example.py"
 
 VOCABULARY = {"core", "space"}
-SERVICES = {"hookspecs", "paths", "registry"}
-"""Single modules that stand between the rooms: the hooks, the catalogue, and where files are kept."""
+SERVICES = {"guard", "hookspecs", "paths", "registry"}
+"""Single modules that stand between the rooms: the hooks, the catalogue, its guard, and where files are kept."""
 BELOW_TRAINING = VOCABULARY | SERVICES | {"tasks", "config", "evaluation"}
 """What a run needs. Its own room is `zoplat.training`, since `zoplat.run` is a public function."""
 ENGINE: dict[str, set[str]] = {
     "core": {"space"},
     "space": {"core"},
+    "guard": set(),
     "paths": {"core"},
     "hookspecs": {"core", "tasks"},
-    "registry": {"core", "hookspecs", "tasks"},
+    "registry": {"core", "guard", "hookspecs", "tasks"},
     "tasks": VOCABULARY | SERVICES,
     "config": VOCABULARY | SERVICES | {"tasks"},
     "evaluation": VOCABULARY | SERVICES | {"tasks", "config"},

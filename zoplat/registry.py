@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -22,6 +23,7 @@ from zoplat.core.estimator import Estimator
 from zoplat.core.preset import Preset
 from zoplat.core.rule import StepRule
 from zoplat.core.sampler import Sampler
+from zoplat.guard import Guard
 from zoplat.tasks.task import Task
 
 GROUP = "zoplat"
@@ -36,6 +38,8 @@ KINDS: dict[str, type] = {
 """Kinds of registered parts, and the class of each."""
 NO_PLUGINS = "ZOPLAT_NO_PLUGINS"
 """An environment variable: where it is set, only the parts of zoplat's own distribution are registered."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]*")
+"""What the name of a part looks like."""
 
 
 def hook_of(kind: str) -> str:
@@ -119,10 +123,12 @@ class Catalogue:
     Attributes:
         entries: (kind, name) → the parts registered under that name; more than one is a clash.
         failures: plugins that could not be loaded.
+        remarks: one line for each plugin that printed while it was loaded.
     """
 
     entries: dict[tuple[str, str], list[Entry]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Entry]:
         return (entry for entries in self.entries.values() for entry in entries)
@@ -170,7 +176,7 @@ class Catalogue:
         """Register all parts of one plugin.
 
         Raises:
-            TypeError: a hook returned something that is not a part of its kind.
+            TypeError: a hook returned something that is not a part of its kind, or a name that is none.
         """
         manager = pluggy.PluginManager("zoplat")
         manager.add_hookspecs(hookspecs)
@@ -187,8 +193,14 @@ class Catalogue:
         ]
         for entry in entries:
             base = KINDS[entry.kind]
+            if not NAME.fullmatch(entry.name):
+                raise TypeError(f"the {entry.kind} {entry.name!r} has no name of letters, digits and - _ . + /")
             if not isinstance(entry.value, base):
                 raise TypeError(f"the {entry.kind} '{entry.name}' is no instance of {base.__name__}")
+            if not isinstance(entry.summary, str):
+                raise TypeError(f"the summary of the {entry.kind} '{entry.name}' is no text")
+            if isinstance(entry.value, Device) and not isinstance(entry.value.priority, int | float | None):
+                raise TypeError(f"the priority of the device '{entry.name}' is no number")
         for entry in entries:
             self.entries.setdefault((entry.kind, entry.name), []).append(entry)
 
@@ -246,12 +258,22 @@ def catalogue() -> Catalogue:
         seen.add((distribution, point.name, point.value))
         if os.environ.get(NO_PLUGINS) and distribution != "zoplat":
             continue
-        try:
+        guard = Guard()
+        with guard if distribution != "zoplat" else nullcontext():
             found.add(point.load(), distribution, version)
-        except (Exception, SystemExit) as problem:
-            reason = f"{type(problem).__name__}: {problem}".partition("\n")[0]
-            found.failures.append(Failure(point.name, distribution, version, reason))
+        if guard.problem:
+            found.failures.append(Failure(point.name, distribution, version, guard.problem))
+        if guard.printed:
+            found.remarks.append(f"Plugin '{point.name}' ({distribution} {version}) prints: {guard.printed[:60]!r}")
     return found
+
+
+def missing(device: Device) -> str | None:
+    """Why a device can't be used here, None where it can; a plugin that fails to answer can't be."""
+    answer: str | None = None
+    with Guard(seconds=30) as guard:  # it may import a framework
+        answer = device.missing()
+    return f"its missing() fails: {guard.problem}" if guard.problem else answer
 
 
 def _source(point: metadata.EntryPoint) -> tuple[str, str]:

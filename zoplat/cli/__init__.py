@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from zoplat import __version__
-from zoplat.core.errors import Interrupted, ZoplatError
+from zoplat.cli.mistakes import explained, reported
+from zoplat.core.errors import Interrupted
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -54,15 +55,18 @@ class Commands(click.Group):
         self.later = later or {}
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command; a ZoplatError is printed without its traceback unless --debug."""
+        """Run the command; an exception is printed without its traceback unless --debug."""
         listen_to_signals()
         try:
             return super().invoke(context)
-        except ZoplatError as problem:
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as problem:
             if context.params.get("debug"):
                 raise
-            click.echo(f"Error: {problem}", err=True)
-            sys.exit(problem.exit_status)
+            known = explained(problem)
+            click.echo(f"Error: {known or reported(problem)}", err=True)
+            sys.exit(known.exit_status if known else 1)
         except Interrupted as stop:
             atexit.register(ignore_signals)
             click.echo(f"Interrupted; {stop}", err=True)
@@ -131,3 +135,5 @@ Examples:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Fine-tune language models with forward passes only."""
+    if hasattr(sys.stdout, "reconfigure"):  # a path may have bytes that the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,12 +1,11 @@
 """zoplat check: whether a plugin keeps the promises of its kind."""
 
-import json
 from collections import Counter
 from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON, PLUGIN
+from zoplat.cli.options import JSON, PLUGIN, echo_json
 from zoplat.core.errors import unknown
 from zoplat.registry import Entry
 
@@ -89,7 +88,7 @@ class Report:
         """Say how it all turned out."""
         if self.as_json:
             found = {"target": target, **_words(self.counts), "failures": failures, "parts": self.parts}
-            click.echo(json.dumps(found, ensure_ascii=False))
+            echo_json(found)
             return
         for failure in failures:
             self.out.print(f"! {failure}", style="red", markup=False)

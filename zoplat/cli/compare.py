@@ -1,12 +1,23 @@
 """zoplat compare: a matrix of runs, in one table."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, ESTIMATOR, JSON, PARTS, SEED, SETTINGS, WORK, Sectioned, as_settings, flags
+from zoplat.cli.options import (
+    BUDGET,
+    ESTIMATOR,
+    JSON,
+    PARTS,
+    SEED,
+    SETTINGS,
+    WORK,
+    Sectioned,
+    as_settings,
+    echo_json,
+    flags,
+)
 from zoplat.core.errors import ZoplatError
 
 
@@ -59,7 +70,7 @@ def compare(
         out.mkdir(parents=True, exist_ok=True)
         write(out, rows, failed, beside)
     if as_json:
-        click.echo(json.dumps({"rows": rows, "failed": [vars(run) for run in failed]}))
+        echo_json({"rows": rows, "failed": [vars(run) for run in failed]})
     else:
         click.echo(markdown(rows, beside), nl=False)
         for run in failed:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from zoplat import __version__
 from zoplat.config.parts import law_of
@@ -37,7 +37,7 @@ def display(as_json: bool, quiet: bool) -> Iterator[Callback]:
     if quiet:
         yield Callback()
         return
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    console = plain_console(stderr=as_json)
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -49,6 +49,11 @@ def display(as_json: bool, quiet: bool) -> Iterator[Callback]:
     texts = [TextColumn(column) if isinstance(column, str) else column for column in (*columns, *tail)]
     with Progress(*texts, console=console, transient=True) as bar:
         yield Bar(console, bar)
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console that prints names and paths as they are: brackets and colons in them mean nothing."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Lines(Callback):
@@ -68,11 +73,11 @@ class Lines(Callback):
         parts = f"{name_of('sampler', law)}, {rule}" if law else rule
         share = f"{facts['trainable_parameters']:,} trainable weights ({config.tune.name})"
         self.console.print(
-            f"zoplat {__version__} · [bold]{config.estimator_name}[/] ({parts}) · {config.task} · "
-            f"seed {config.seed}\n"
+            f"zoplat {__version__} ·",
+            Text(config.estimator_name, "bold"),
+            f"({parts}) · {config.task} · seed {config.seed}\n"
             f"{facts['model']} in {facts['dtype']} · {share} · device {facts['device']} · {facts['threads']} threads\n"
-            f"{self.rates(config)}"
-            f"run directory {directory}"
+            f"{self.rates(config)}run directory {directory}",
         )
         if config.tune.is_adapter and config.origins.get("lr", "").endswith(OWN):
             self.warned(
@@ -84,7 +89,7 @@ class Lines(Callback):
     def rates(config: RunConfig) -> str:
         """One line with the step size and ε, and where each comes from; empty where that is not known."""
         known = [(name, value_of(config.estimator, name), where) for name, where in config.origins.items()]
-        texts = [f"{name} {value:g} ({escape(where)})" for name, value, where in known]
+        texts = [f"{name} {value:g} ({where})" for name, value, where in known]
         return " · ".join(texts) + "\n" if texts else ""
 
     def resumed(self, step: int) -> None:
@@ -109,12 +114,13 @@ class Lines(Callback):
         self.pace.scored(record)
         kept = ", from an earlier run" if record["kept"] else ""
         self.console.print(
-            f"step {record['step']}: {record['split']} {record['metric']} [bold]{record['score']:.1%}[/] "
-            f"({record['rows']} rows{kept})"
+            f"step {record['step']}: {record['split']} {record['metric']}",
+            Text(f"{record['score']:.1%}", "bold"),
+            f"({record['rows']} rows{kept})",
         )
 
     def warned(self, text: str) -> None:
-        self.console.print(f"[yellow]Warning:[/] {text}")
+        self.console.print(Text("Warning:", "yellow"), text)
 
     def note_skipped(self, progress: RunProgress) -> None:
         """Say it when the first step is skipped; the summary has how many were."""
@@ -203,10 +209,10 @@ class Bar(Lines):
 
 def print_summary(result: Result) -> None:
     """Print the scores of a run, its cost, and its memory by phase."""
-    console, summary = Console(highlight=False, soft_wrap=True), result.summary
+    console, summary = plain_console(), result.summary
     scores = Table("", "before", "after", box=None, pad_edge=False)
     for split, (before, after) in summary.scores.items():
-        scores.add_row(f"{split} {summary.metric}", f"{before:.1%}", f"[bold]{after:.1%}[/]")
+        scores.add_row(f"{split} {summary.metric}", f"{before:.1%}", Text(f"{after:.1%}", "bold"))
     ratio = summary.overhead_ratio
     cost = f"; a step costs {ratio} × its forward passes" if ratio else ""
     console.print()
@@ -257,7 +263,7 @@ def mebibytes(count: int) -> str:
 
 def print_profile(measured: dict[str, Any]) -> None:
     """Print phases and owners, as `training.profiling.profile` measured them."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     console.print(
         f"{measured['estimator']} on {measured['model']} "
         f"({measured['device']}, {measured['dtype']}, restore {measured['restore']}): "
@@ -276,7 +282,7 @@ def print_profile(measured: dict[str, Any]) -> None:
 
 def print_radii(found: Suggestion) -> None:
     """Print the radii that were tried, and the suggested one."""
-    console = Console(highlight=False)
+    console = plain_console()
     table = Table("ε", "slopes differ from those at the next ε by", box=None)
     for eps, error in found.error.items():
         mark = "  ← suggested" if eps == found.eps else ""

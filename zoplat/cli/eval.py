@@ -1,12 +1,23 @@
 """zoplat eval: the score of a model without training it, or of the result of a run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zoplat.cli.options import BATCHES, JSON, PARTS, PLUGIN, SEED, SETTINGS, WORK, Sectioned, as_settings, flags
+from zoplat.cli.options import (
+    BATCHES,
+    JSON,
+    PARTS,
+    PLUGIN,
+    SEED,
+    SETTINGS,
+    WORK,
+    Sectioned,
+    as_settings,
+    echo_json,
+    flags,
+)
 from zoplat.core.errors import ZoplatError
 
 
@@ -41,7 +52,7 @@ def evaluate(
     if found["unanswered"]:
         click.echo(f"Warning: {unanswered_note(found['unanswered'], found['rows'])}", err=True)
     if as_json:
-        click.echo(json.dumps(found))
+        echo_json(found)
         return
     scored = f"{run}" if run else found["model"]
     click.echo(

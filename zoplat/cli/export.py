@@ -1,16 +1,16 @@
 """zoplat export: the result of a run in the form that other programs load."""
 
-import json
 from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, TRUST, echo_json
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the result.")
+@TRUST
 @JSON
 def export(run: Path, to: Path, as_json: bool) -> None:
     """Write the result of RUN: an adapter for peft, or a checkpoint for transformers."""
@@ -23,8 +23,7 @@ def export(run: Path, to: Path, as_json: bool) -> None:
     _, session = restored(directory)
     session.export(to)
     files = sorted(path.name for path in to.iterdir())
-    click.echo(
-        json.dumps({"status": "done", "to": str(to), "files": files, "weights_digest": session.digest()})
-        if as_json
-        else f"{to}: {', '.join(files)}"
-    )
+    if as_json:
+        echo_json({"status": "done", "to": str(to), "files": files, "weights_digest": session.digest()})
+    else:
+        click.echo(f"{to}: {', '.join(files)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, echo_json
 from zoplat.core.errors import ZoplatError
 from zoplat.registry import KINDS, catalogue
 
@@ -35,7 +35,7 @@ def list_(kind: str, folder: Path, as_json: bool) -> None:
     """
     rows = _runs(folder) if kind == "runs" else _parts(kind.removesuffix("s"))
     if as_json:
-        click.echo(json.dumps(rows))
+        echo_json(rows)
         return
     costs = [_cells(row.get("cost", {})) for row in rows] if any("cost" in row for row in rows) else []
     names = [row["name"] for row in rows]

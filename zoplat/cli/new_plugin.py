@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, echo_json
 
 
 @click.command("new-plugin")
@@ -17,14 +17,12 @@ def new_plugin(kind: str, name: str, to: Path | None, as_json: bool) -> None:
 
     It installs with pip and passes its tests and `zoplat check` as it is; then put your own algorithm into it.
     """
-    import json
-
     from zoplat.testing.scaffold import write_plugin
 
     files = write_plugin(kind, name, to)
     folder = files[0].parent
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "files": [str(path) for path in files]}))
+        echo_json({"folder": str(folder), "files": [str(path) for path in files]})
         return
     for path in files:
         click.echo(f"written: {path}")

@@ -7,6 +7,10 @@ from typing import Any, TypeVar
 import click
 
 from zoplat.core.errors import ZoplatError
+from zoplat.core.permissions import COMMANDS, REMOTE_CODE, grant, withdraw
+from zoplat.core.plain_json import to_text
+
+WARNING = "--trust-remote-code: Python that comes with the model runs as you, and may read, change and send your files."
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,10 +55,41 @@ BUDGET = [
     *STEP,
     click.option("--evaluate-every", type=int, help="Steps between evaluations on dev, each with a checkpoint."),
 ]
+
+
+def _permit(permission: str, warning: str = "") -> Callable[[click.Context, click.Parameter, bool], None]:
+    """What a flag does that gives a permission: to this command only."""
+
+    def permit(context: click.Context, _: click.Parameter, is_given: bool) -> None:
+        if is_given:
+            grant(permission)
+            context.call_on_close(lambda: withdraw(permission))
+            if warning:
+                click.echo(warning, err=True)
+
+    return permit
+
+
+TRUST = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    expose_value=False,
+    callback=_permit(REMOTE_CODE, WARNING),
+    help="Run the Python that the model comes with, as you. Only for a source that you trust.",
+)
+ALLOW = click.option(
+    "--allow-commands",
+    is_flag=True,
+    expose_value=False,
+    callback=_permit(COMMANDS),
+    help="Run programs and functions that somebody else's run, settings or task file names.",
+)
 SETTINGS = [
     click.option("-o", "options", multiple=True, metavar="PATH=VALUE", help="Any field of any part; may be repeated."),
     click.option("--preset", metavar="NAME", help="Settings of a publication; `zoplat list presets`."),
     click.option("--config", type=click.Path(path_type=Path), help="The same settings as a TOML file; flags win."),
+    ALLOW,
+    TRUST,
 ]
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error.")
 SECTIONS = {
@@ -111,6 +146,11 @@ PLUGIN = click.option(
     callback=_register,
     help="Use the parts of this file too, as if they were installed; may be repeated.",
 )
+
+
+def echo_json(value: Any) -> None:
+    """Print one JSON value; numbers that are not finite are null."""
+    click.echo(to_text(value))
 
 
 def flags(*groups: list[Any]) -> Callable[[Command], Command]:

@@ -1,12 +1,11 @@
 """zoplat pack: a bundle, with which a board makes the run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, Sectioned, as_settings, flags
+from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, Sectioned, as_settings, echo_json, flags
 
 DEVICE = "onnx"
 """The device that writes the bundle unless --device names another."""
@@ -27,7 +26,7 @@ def pack(to: Path, as_json: bool, **given: Any) -> None:
     bundle = write_bundle(resolve({**as_settings(given), "device": given["device"] or DEVICE}), to)
     facts = bundle.manifest["facts"]
     if as_json:
-        click.echo(json.dumps({"status": "done", "to": str(to), "bytes": bundle.bytes, **facts}))
+        echo_json({"status": "done", "to": str(to), "bytes": bundle.bytes, **facts})
         return
     click.echo(f"{facts['model']}, {facts['tune']}, {facts['estimator']} on {facts['task']}")
     for name, size in _folders(bundle.manifest["files"]).items():

@@ -1,11 +1,10 @@
 """zoplat profile: time and memory of a few steps by phase, or a smoothing radius."""
 
-import json
 from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, Sectioned, as_settings, flags
+from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, Sectioned, as_settings, echo_json, flags
 
 
 @click.command(cls=Sectioned)
@@ -27,6 +26,6 @@ def profile(steps: int, suggest_eps: bool, as_json: bool, **given: Any) -> None:
     batches, objective = Batches(rows, config.batch_size, config.seed), objective_of(config)
     if suggest_eps:
         found = profiling.suggest_eps(config, session, batches.at(0), objective)
-        return click.echo(json.dumps({"status": "done", **vars(found)})) if as_json else print_radii(found)
+        return echo_json({"status": "done", **vars(found)}) if as_json else print_radii(found)
     measured = profiling.profile(config, session, profiler, batches, objective, steps)
-    return click.echo(json.dumps(measured)) if as_json else print_profile(measured)
+    return echo_json(measured) if as_json else print_profile(measured)

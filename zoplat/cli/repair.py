@@ -1,12 +1,11 @@
 """zoplat repair: a damaged run directory."""
 
-import json
 import shlex
 from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON
+from zoplat.cli.options import JSON, echo_json
 
 
 @click.command()
@@ -19,7 +18,7 @@ def repair(run: Path, as_json: bool) -> None:
 
     lost = mend(RunDirectory.existing(run))
     if as_json:
-        click.echo(json.dumps({"status": "repaired" if lost else "intact", "lost": lost}))
+        echo_json({"status": "repaired" if lost else "intact", "lost": lost})
         return
     for sentence in lost:
         click.echo(sentence)

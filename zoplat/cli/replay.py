@@ -1,11 +1,10 @@
 """zoplat replay: weights rebuilt from a journal."""
 
-import json
 from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON, PLUGIN
+from zoplat.cli.options import JSON, PLUGIN, TRUST, echo_json
 from zoplat.core.errors import RunFailed
 
 
@@ -14,6 +13,7 @@ from zoplat.core.errors import RunFailed
 @click.option("--to", type=click.Path(path_type=Path), help="Write the weights to this folder.")
 @click.option("--device", metavar="NAME", help="Rebuild them on this device.  [default: the run's own]")
 @PLUGIN
+@TRUST
 @JSON
 def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> None:
     """Rebuild the final weights of RUN from its journal, without a forward pass."""
@@ -22,7 +22,7 @@ def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> Non
 
     found = rebuild(RunDirectory.existing(run), to, device)
     if as_json:
-        click.echo(json.dumps(found))
+        echo_json(found)
     else:
         click.echo(f"{found['steps']} steps rebuilt: {found['weights_digest']}")
         if to:

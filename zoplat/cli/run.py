@@ -1,12 +1,12 @@
 """zoplat run: one training run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sectioned, as_settings, flags
+from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sectioned, as_settings, echo_json, flags
+from zoplat.core.plain_json import to_text
 
 
 @click.command(cls=Sectioned)
@@ -30,13 +30,13 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
     config = resolve(resumed_settings(as_settings(given), out, resume))
     if dry_run:
         sizes = check(config, out, resume, rehearse=True)
-        click.echo(json.dumps({**config.table(), "rows": sizes}) if as_json else config.toml())
+        click.echo(to_text({**config.table(), "rows": sizes}) if as_json else config.toml())
         return
     from zoplat.cli.display import display, print_summary
 
     with display(as_json, quiet) as callback:
         result = train(config, out, resume, callback)
     if as_json:
-        click.echo(json.dumps(result.summary.to_json()))
+        echo_json(result.summary.to_json())
     else:
         print_summary(result)

@@ -2,14 +2,13 @@
 
 import dataclasses
 import inspect
-import json
 import textwrap
 from collections.abc import Iterable
 from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON, PLUGIN
+from zoplat.cli.options import JSON, PLUGIN, echo_json
 from zoplat.config.parts import field_meanings, setting_fields
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.registry import KINDS, Entry, catalogue
@@ -41,7 +40,7 @@ def show(name: str, bibtex: bool, as_json: bool) -> None:
         return
     described = [_described(entry) for entry in found]
     if as_json:
-        click.echo(json.dumps(described[0] if len(described) == 1 else described))
+        echo_json(described[0] if len(described) == 1 else described)
         return
     for entry in described:
         click.echo(f"{entry['kind']} {entry['name']}  ({entry['distribution']} {entry['version']})\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,6 +10,7 @@ from typing import Any
 from zoplat.compare.planned import FailedRun
 from zoplat.compare.published import Published
 from zoplat.core.errors import ZoplatError
+from zoplat.core.plain_json import to_text
 from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
 from zoplat.training.summary import Peak, Summary
@@ -149,5 +149,5 @@ def write(
 ) -> None:
     """Write comparison.md and comparison.json to a folder."""
     content = {"rows": list(rows), "failed": [vars(run) for run in failed]}
-    replace_text(out / "comparison.json", json.dumps(content, indent=1) + "\n")
+    replace_text(out / "comparison.json", to_text(content, indent=1) + "\n")
     replace_text(out / "comparison.md", markdown(rows, published))

@@ -15,7 +15,8 @@ from zoplat.config.usual import origins, recipes, usual_values
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.core.fields import FieldError
 from zoplat.core.model_spec import Tuning
-from zoplat.registry import Catalogue, catalogue
+from zoplat.registry import Catalogue, catalogue, missing
+from zoplat.tasks import commands
 
 
 def resolve(settings: Mapping[str, Any]) -> RunConfig:
@@ -89,7 +90,9 @@ def read_toml(path: Path) -> Table:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as problem:
         raise ZoplatError(f"--config: {path} can't be read: {problem.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except RecursionError:
+        raise ZoplatError(f"--config: {path} is not TOML for settings: too many brackets within brackets.") from None
+    except ValueError as problem:  # no TOML, no UTF-8, a number of thousands of digits
         raise ZoplatError(f"--config: {path} is not TOML: {problem}.") from None
 
 
@@ -97,6 +100,7 @@ def _flags(given: Table) -> Table:
     """Flags as a table of the form that a settings file has."""
     table: Table = {}
     options = dict(given.pop("options", {}))
+    commands.typed(*(options.get(name, given.get(name)) for name in ("objective", "task")))
     for flag, path in (("sampler", "sampler.name"), ("step_rule", "rule.name")):
         part = given.pop(flag, None)
         if part is not None:
@@ -141,7 +145,9 @@ def _literal(value: Any) -> Any:
         return value
     try:
         return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except RecursionError:
+        raise ZoplatError(f"-o: too many brackets within brackets: {value[:40]}…") from None
+    except ValueError:
         try:
             return float(value)  # such as .5, which TOML does not allow
         except ValueError:
@@ -160,9 +166,9 @@ def _device_name(known: Catalogue, name: str) -> str:
         return name
     ranked = [e for e in known if e.kind == "device" and e.value.priority is not None]
     for entry in sorted(ranked, key=lambda entry: -entry.value.priority):
-        if entry.value.missing() is None:
+        if missing(entry.value) is None:
             return entry.name
-    raise ZoplatError("No device can be used here: " + "; ".join(f"{e.name}: {e.value.missing()}" for e in ranked))
+    raise ZoplatError("No device can be used here: " + "; ".join(f"{e.name}: {missing(e.value)}" for e in ranked))
 
 
 def _plain(values: Table) -> Table:

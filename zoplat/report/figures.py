@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from itertools import accumulate
-from textwrap import fill
+from textwrap import fill, shorten
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
@@ -47,7 +47,7 @@ def draw_learning(
     for x, y in points if len(points) <= 12 else (points[0], points[-1]):
         below.annotate(f"{y:.1f}", (x, y), (0, 7), textcoords="offset points", ha="center", color=LIGHT["rust"])
     below.margins(y=0.3)
-    below.set_ylabel(f"dev {metric}, %")
+    below.set_ylabel(f"dev {_plain(metric)}, %")
     below.set_xlabel("step")
     return _svg(figure, "learning")
 
@@ -61,7 +61,7 @@ def draw_memory(
     stacked = [0, *accumulate(size for _, size, _ in owners[:-1])]
     for axes, bars, starts in ((above, phases, [0] * len(phases)), (below, owners, stacked)):
         axes.barh(
-            [fill(name, 28) for name, _, _ in bars],
+            [fill(_plain(name), 28) for name, _, _ in bars],
             [size / 2**20 for _, size, _ in bars],
             left=[start / 2**20 for start in starts],
             color=[LIGHT[colour] for _, _, colour in bars],
@@ -83,7 +83,7 @@ def draw_memory(
             )
     above.set_xlim(0, 1.16 * max(size for _, size, _ in phases) / 2**20)
     above.set_title(f"peak of each phase, {place}", loc="left")
-    below.set_title(f"what the peak of '{at}' is made of", loc="left")
+    below.set_title(f"what the peak of '{_plain(at)}' is made of", loc="left")
     below.set_xlabel("MiB")
     return _svg(figure, f"memory-{place}")
 
@@ -94,6 +94,12 @@ def readable(count: float) -> str:
     if mebibytes >= 10:
         return f"{mebibytes:,.0f} MiB"
     return f"{mebibytes:.1f} MiB" if mebibytes >= 1 else f"{count / 2**10:,.0f} KiB"
+
+
+def _plain(name: str) -> str:
+    """A name that somebody chose, as matplotlib and SVG take it: no mathematics, no control characters, not long."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in name)
+    return shorten(printable, 60, placeholder="…").replace("$", r"\$")
 
 
 def _panels(height: float, ratios: tuple[float, float]) -> tuple[Any, Any]:

@@ -69,7 +69,7 @@ class Section:
 
 def markdown(title: str, sections: Iterable[Section]) -> str:
     """The text of report.md."""
-    lines = [f"# {title}"]
+    lines = [f"# {_literal(title)}"]
     for section in sections:
         lines += [f"## {section.title}", *(_as_markdown(part) for part in section.parts)]
     return "\n\n".join(lines) + "\n"
@@ -86,13 +86,25 @@ def _as_markdown(part: Part) -> str:
         case Rows():
             marks = ["---" if i < part.words else "---:" for i in range(len(part.head))]
             cells = [part.head, marks, *part.body]
-            return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells)
+            return "\n".join(f"| {' | '.join(map(_as_cell, row))} |" for row in cells)
         case Picture():
-            return f"![{part.name}]({part.file})\n\n*{part.caption}*"
+            return f"![{part.name}]({part.file})\n\n*{_literal(part.caption)}*"
         case Listing():
-            return f"```{part.language}\n{part.text}\n```"
+            fence = "`" * (1 + max([2, *map(len, re.findall("`+", part.text))]))
+            return f"{fence}{part.language}\n{part.text}\n{fence}"
         case _:
-            return part
+            return html.escape(part, quote=False)
+
+
+def _as_cell(text: str) -> str:
+    """A cell of a table: literal, but for the marks that align a column and make a score bold."""
+    return text if re.fullmatch(r"-+:?|\*\*[0-9.,%]+\*\*", text) else _literal(text)
+
+
+def _literal(text: str) -> str:
+    """Text that somebody chose, so that Markdown shows it as it is: no HTML, no link, no markup, one line."""
+    escaped = re.sub(r"([\\`*\[\]|])|(?<!\w)_|_(?!\w)", lambda found: f"\\{found[0]}", " ".join(text.split()))
+    return html.escape(escaped, quote=False)
 
 
 def page(title: str, sections: Iterable[Section]) -> str:

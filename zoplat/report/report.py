@@ -10,6 +10,7 @@ import math
 import shlex
 from pathlib import Path
 
+from zoplat.core.errors import ZoplatError
 from zoplat.paths import check_writable, replace_text
 from zoplat.report.account import MEANING, Account
 from zoplat.report.figures import draw_learning, readable
@@ -24,11 +25,17 @@ def write(directory: RunDirectory, to: Path) -> list[Path]:
     """Write report.html, report.md and the figures of the latter to a folder; returns the files.
 
     Raises:
-        ZoplatError: the run is not finished, matplotlib is missing, or `to` can't be written.
+        ZoplatError: the run is not finished, its files are damaged, matplotlib is missing, or `to` can't be written.
     """
-    account = Account.read(directory)
     check_writable(to, "--to")
-    sections = _sections(account)
+    try:
+        account = Account.read(directory)
+        sections = _sections(account)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as problem:
+        raise ZoplatError(
+            f"{directory.path}: its files don't have what a report needs ({type(problem).__name__}: {problem}). "
+            "They were changed or are damaged; `zoplat replay` checks the journal."
+        ) from problem
     pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
     files = {"report.html": page(account.title, sections), "report.md": markdown(account.title, sections)}
     files |= {picture.file: picture.svg for picture in pictures}

@@ -109,7 +109,9 @@ class _File:
             self.table = tomllib.loads(self.text)
         except (OSError, UnicodeDecodeError) as problem:
             raise ZoplatError(f"--task {path} can't be read: {getattr(problem, 'strerror', problem)}.") from None
-        except tomllib.TOMLDecodeError as problem:
+        except RecursionError:
+            raise ZoplatError(f"{path}: not TOML for a task: too many brackets within brackets.") from None
+        except ValueError as problem:  # no TOML, or a number of thousands of digits
             found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(problem))
             what, line = (
                 (found[1], found[2]) if found else (str(problem).split(" (at ")[0], len(self.text.splitlines()))

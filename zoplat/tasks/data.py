@@ -11,7 +11,7 @@ from pathlib import Path
 from zoplat.core.errors import ZoplatError
 from zoplat.core.notices import Notice, unheard
 from zoplat.registry import catalogue
-from zoplat.tasks import custom, files, hub, packaged
+from zoplat.tasks import commands, custom, files, hub, packaged
 from zoplat.tasks.task import SPLITS, Fields, Task
 
 Rows = files.Rows
@@ -24,7 +24,9 @@ SORTED = 8
 def find(name: str) -> Task:
     """The task registered under a name, or described by a TOML file."""
     if custom.is_file(name):
-        return custom.read(Path(name))
+        own = custom.read(Path(name))
+        commands.note(own.metric, Path(name))
+        return own
     task: Task = catalogue().entry("task", name).value
     return task
 

@@ -7,13 +7,14 @@ import json
 import re
 import shlex
 import string
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 from zoplat.core.errors import RunFailed, ZoplatError, unknown
+from zoplat.tasks import commands
 from zoplat.tasks.task import Task
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
@@ -91,58 +92,72 @@ def metric(name: str) -> Metric:
     """The metric of a name: one of `METRICS`, "module:function", or "command:PROGRAM ARGUMENTS".
 
     A function gets the predictions and, for each, the texts that count as right. A command gets the same as JSON lines
-    `{"answer": …, "right": […]}` on standard input and prints one number. Higher is better.
+    `{"answer": …, "right": […]}` on standard input and prints one number. Higher is better. Either is run only if
+    `commands.require` takes it as the user's own.
 
     Raises:
-        ZoplatError: no metric has that name, or there is no such function.
+        ZoplatError: no metric has that name, there is no such function, or its module can't be imported.
     """
     if name in METRICS:
         return METRICS[name]
     if name.startswith(COMMAND):
-        return _command(shlex.split(name.removeprefix(COMMAND)))
+        return _command(name)
     if ":" in name:
         return _function(name)
     raise unknown("metric", name, METRICS, "or module:function, or command:PROGRAM")
 
 
 def _function(name: str) -> Metric:
-    """The metric "module:function"; raises RunFailed when the function does."""
+    """The metric "module:function", imported when it is first used; raises RunFailed when the function does."""
     module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as problem:
-        raise ZoplatError(f"{name}: no such function ({problem}).") from None
-    if not callable(function):
-        raise ZoplatError(f"{name} is not a function but {type(function).__name__}.")
+    if not module or not attribute:
+        raise ZoplatError(f"'{name}' is no module:function; for example judged:score.")
 
     def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        commands.require(name)
+        function = _imported(name, module, attribute)
         try:
             return float(function(predictions, references))
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             raise RunFailed(f"{name} failed: {type(problem).__name__}: {problem}") from problem
 
+    if commands.is_known(name):
+        _imported(name, module, attribute)
     return score
 
 
-def _command(words: list[str]) -> Metric:
+def _imported(name: str, module: str, attribute: str) -> Callable[..., Any]:
+    """The function of a module; raises ZoplatError where there is none, whatever importing the module raises."""
+    try:
+        function: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as problem:
+        raise ZoplatError(f"{name}: no such function ({problem}).") from None
+    except (Exception, SystemExit) as problem:
+        reason = f"{type(problem).__name__}: {problem}".partition("\n")[0]
+        raise ZoplatError(f"{name}: module '{module}' can't be imported ({reason}).") from None
+    if not callable(function):
+        raise ZoplatError(f"{name} is not a function but {type(function).__name__}.")
+    return function  # type: ignore[no-any-return]
+
+
+def _command(name: str) -> Metric:
     """The metric of a program and its arguments; raises RunFailed when that does not print a number."""
+    try:
+        words = shlex.split(name.removeprefix(COMMAND))
+    except ValueError as problem:
+        raise ZoplatError(f"'{name}': {problem}; quotes come in pairs, as in a shell.") from None
     if not words:
         raise ZoplatError(f"'{COMMAND}' names no program; for example {COMMAND}python judge.py.")
 
     def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        commands.require(name)
         pairs = zip(predictions, references, strict=True)
         lines = [json.dumps({"answer": text, "right": list(right)}) for text, right in pairs]
+        printed = commands.answer_of(words, "\n".join(lines) + "\n")
         try:
-            done = subprocess.run(words, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
-        except OSError as problem:
-            raise RunFailed(f"{words[0]} could not be started: {problem.strerror}.") from None
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise RunFailed(f"{shlex.join(words)} ended with status {done.returncode}: {last}")
-        try:
-            return float(done.stdout)
+            return float(printed)
         except ValueError:
-            raise RunFailed(f"{shlex.join(words)} must print one number, got {done.stdout[:100]!r}.") from None
+            raise RunFailed(f"{shlex.join(words)} must print one number, got {printed[:100]!r}.") from None
 
     return score
 

@@ -13,6 +13,7 @@ from zoplat.config.layers import build, changed_settings, read_toml
 from zoplat.config.parts import Table
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
+from zoplat.core.plain_json import to_text, with_numbers
 from zoplat.paths import replace_text
 from zoplat.training.checkpoint import Checkpoints
 from zoplat.training.journal import Journal
@@ -145,7 +146,7 @@ class RunDirectory:
             ZoplatError: the file is damaged.
         """
         try:
-            return Summary.from_json(json.loads(self.summary.read_text(encoding="utf-8")))
+            return Summary.from_json(with_numbers(json.loads(self.summary.read_text(encoding="utf-8"))))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -156,12 +157,12 @@ class RunDirectory:
 
     def write_summary(self, table: Table) -> None:
         """Replace summary.json by a summary as plain values."""
-        replace_text(self.summary, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+        replace_text(self.summary, to_text(table, indent=1, ensure_ascii=False) + "\n")
 
     def add_metrics(self, record: dict[str, Any]) -> None:
         """Append one evaluation of a split."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(to_text(record) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The evaluations so far; damaged lines are left out."""
@@ -175,7 +176,7 @@ class RunDirectory:
         """
         records, damaged = self._metrics()
         kept = [record for record in records if record["step"] <= steps]
-        replace_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        replace_text(self.metrics, "".join(to_text(record) + "\n" for record in kept))
         return damaged
 
     def _metrics(self) -> tuple[list[dict[str, Any]], int]:
@@ -188,19 +189,19 @@ class RunDirectory:
 
     def write_memory(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace memory.jsonl."""
-        replace_text(self.memory, "".join(json.dumps(row) + "\n" for row in rows))
+        replace_text(self.memory, "".join(to_text(row) + "\n" for row in rows))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file, up to the last complete line."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    return [with_numbers(json.loads(line)) for line in lines if line]
 
 
 def _evaluation(line: str) -> dict[str, Any] | None:
     """The record of an evaluation in a line; None where the line is damaged."""
     try:
-        record = json.loads(line)
+        record = with_numbers(json.loads(line))
         numbers = (record["score"], record.get("rows", 0), record.get("passes", 0))
         usable = type(record["step"]) is int and isinstance(record["split"], str)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -13,7 +13,8 @@ from zoplat.core.model_spec import ModelSpec
 from zoplat.core.notices import Notice, notice, unheard
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.paths import check_writable
-from zoplat.tasks import data
+from zoplat.registry import missing
+from zoplat.tasks import commands, data
 from zoplat.tasks.metrics import metric_of
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
@@ -44,6 +45,7 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False, rehe
         check_out(RunDirectory(out), config, resume)
     check_writable(out or Path("runs"), "--out")
     check_device(config)
+    check_commands(config)
     splits = rows_of(config, notice)
     sizes = {split: len(rows) for split, rows in splits.items()}
     if config.batch_size > sizes["train"]:
@@ -101,9 +103,16 @@ def rows_of(config: RunConfig, notice: Notice = unheard) -> dict[str, data.Rows]
 
 def check_device(config: RunConfig) -> None:
     """Raise ZoplatError where the device can't be used here, or can't do what the task and the objective need."""
-    if reason := config.device.missing():
+    if reason := missing(config.device):
         raise ZoplatError(reason)
     objective_of(config)
+
+
+def check_commands(config: RunConfig) -> None:
+    """Raise ZoplatError where the run would start a program or call a function that is not the user's own."""
+    for name in (data.find(config.task).metric, config.objective):
+        if commands.is_code(name):
+            commands.require(name)
 
 
 def objective_of(config: RunConfig) -> Objective:

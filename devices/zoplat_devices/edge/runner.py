@@ -24,6 +24,7 @@ from zoplat.config.layers import read_toml
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
+from zoplat.core.plain_json import to_text
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.paths import check_writable
 from zoplat.training.directory import RunDirectory
@@ -108,9 +109,7 @@ def run(
         result = train(config, out, resume, callback)
     except Interrupted as stop:
         raise Interrupted(stop.run, f"zoplat-edge run {quote(str(bundle))}") from None
-    click.echo(
-        json.dumps(result.summary.to_json()) if as_json else _last_lines(result.summary, result.directory, bundle)
-    )
+    click.echo(to_text(result.summary.to_json()) if as_json else _last_lines(result.summary, result.directory, bundle))
 
 
 @main.command(name="eval")
@@ -124,7 +123,7 @@ def evaluate(bundle: Path, run_: Path | None, split: str, data: Path | None, as_
     config, session = _opened(bundle, run_, data) if run_ else (_config(Bundle.opened(bundle), data=data), None)
     result = score_model(config, EvaluationProtocol(), split, session)
     score = f"{result['metric']} {100 * result['score']:.1f} %  ({result['rows']} rows, {result['seconds']:.0f} s)"
-    click.echo(json.dumps(result) if as_json else f"{run_ or bundle}, {result['task']} {split}: {score}")
+    click.echo(to_text(result) if as_json else f"{run_ or bundle}, {result['task']} {split}: {score}")
 
 
 @main.command()

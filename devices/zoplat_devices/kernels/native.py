@@ -22,9 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from zoplat.core.errors import ZoplatError
 from zoplat.core.noise import Stream
-from zoplat.paths import cache_folder
-from zoplat_devices.kernels.tables import TERMS, Jobs, Kernels, Sums
+from zoplat.paths import in_cache, is_private, private_folder, replace_text
+from zoplat_devices.kernels.noise import LAWS
+from zoplat_devices.kernels.tables import DTYPES, JOB, TERM, TERMS, Jobs, Kernels, Sums
 from zoplat_devices.kernels.traced import Program
 
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
@@ -129,13 +131,18 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels, built if they are not cached; None where no compiler is installed.
 
     The environment variable ZOPLAT_KERNELS names a library to load instead; "numpy" disables compiled kernels.
+
+    Raises:
+        ZoplatError: the library that ZOPLAT_KERNELS names can't be loaded.
     """
     if named := os.environ.get("ZOPLAT_KERNELS"):
         return None if named == "numpy" else load_library(Path(named))
     for compiler in compilers():
-        path = _cached_build(compiler)
-        if path:
-            return load_library(path)
+        try:
+            if found := _built(compiler):
+                return found
+        except (OSError, ZoplatError):  # no room for it, or the folder forbids libraries: numpy makes the same bits
+            continue
     return None
 
 
@@ -167,14 +174,41 @@ def built_for_this_machine(folder: Path) -> Path | None:
     return path if path.exists() and NEEDED.get(machine, set()) <= {*_processor().split()} else None
 
 
-def _cached_build(compiler: list[str]) -> Path | None:
+def _built(compiler: list[str]) -> ctypes.CDLL | None:
+    """The kernels by one compiler, from the cache or made now; None if it can't compile them.
+
+    A library from the cache is code that runs as this user, so it is loaded only from a place that nobody else can
+    write, with the digest beside it; any other is built anew.
+    """
     identity = " ".join([*compiler[1:], *FLAGS, platform.machine(), _processor()])
     name = f"kernels-{sha256(_source() + identity.encode()).hexdigest()[:16]}.so"
-    target = cache_folder() / name
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target if _compile([*compiler, *FLAGS], target) else None
+    kept = in_cache("kernels", name)
+    if _is_sound(kept):
+        try:
+            return load_library(kept)
+        except ZoplatError:  # numbers that are not those of the definition, say of another processor
+            pass
+    target = private_folder("kernels") / name
+    if not _compile([*compiler, *FLAGS], target):
+        return None
+    target.chmod(0o700)
+    replace_text(_beside(target), sha256(target.read_bytes()).hexdigest())
+    return load_library(target)
+
+
+def _is_sound(library: Path) -> bool:
+    """Whether a library is as it was built, and could not have been replaced by another user."""
+    try:
+        if not all(is_private(path) for path in (library.parent, library)):
+            return False
+        return _beside(library).read_text(encoding="ascii") == sha256(library.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return False
+
+
+def _beside(library: Path) -> Path:
+    """The file with the digest of a library."""
+    return library.with_suffix(".sha256")
 
 
 def _compile(compiler: list[str], target: Path) -> bool:
@@ -187,6 +221,8 @@ def _compile(compiler: list[str], target: Path) -> bool:
         done = subprocess.run(command, capture_output=True, check=False, env=environment)
         if done.returncode:
             return False
+        with made.open("rb") as file:  # or a power cut could leave the name without the bytes
+            os.fsync(file.fileno())
         made.replace(target)
     return True
 
@@ -205,8 +241,44 @@ def _processor() -> str:
 
 
 def load_library(path: Path) -> ctypes.CDLL:
-    """Load a library of kernels and declare the types of its functions."""
-    library = ctypes.CDLL(str(path))
+    """Load a library of kernels, declare the types of its functions, and try it.
+
+    Raises:
+        ZoplatError: it is no such library, or its numbers are not those of the definition.
+    """
+    try:
+        library = _declared(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError, ValueError) as problem:
+        raise ZoplatError(
+            f"The kernels in {path} can't be loaded: {problem}. If ZOPLAT_KERNELS names them, unset it; "
+            "ZOPLAT_KERNELS=numpy does without."
+        ) from None
+    if not is_right(library):
+        raise ZoplatError(
+            f"The kernels in {path} don't compute what zoplat defines, so they are not used. If ZOPLAT_KERNELS names "
+            "them, unset it; ZOPLAT_KERNELS=numpy does without."
+        )
+    return library
+
+
+def is_right(library: ctypes.CDLL) -> bool:
+    """A trial: the numbers of every law, and a sum that is added to weights, bit for bit as the definition has them."""
+    first, count, keys = 300, 600, (0x9E3779B9, 0x7F4A7C15)
+    for law, definition in LAWS.items():
+        made, expected = np.full(count, np.nan, np.float32), definition(keys, first, count)
+        library.zoplat_numbers(made.ctypes.data, TERMS[law], *keys, first, count)
+        if made.tobytes() != expected.astype(np.float32).tobytes():
+            return False
+    weights = np.arange(count, dtype=np.float32)
+    sums, jobs = Sums(1, 1), Jobs(np.zeros(1, JOB))
+    sums.add([0], np.array([(TERMS["sign"], 0, *keys, 0.0, 0, 0, 0, 0, 0)], TERM), True, 0.5)
+    jobs.rows[0] = (weights.ctypes.data, weights.ctypes.data, 0, count, 0, DTYPES["float32"])
+    NativeKernels(library, 1).run(jobs, sums, 2.0)
+    expected = 2 * np.arange(count, dtype=np.float32) + np.float32(0.5) * LAWS["sign"](keys, 0, count)
+    return bool(weights.tobytes() == expected.tobytes())
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, i32, u32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64
     for function in (library.zoplat_run, library.zoplat_rule):
         function.argtypes, function.restype = [pointer, i32, pointer, pointer], None

@@ -9,6 +9,7 @@ from typing import Any
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Base, Head
 from zoplat_devices.pytorch.quiet import quiet
+from zoplat_devices.pytorch.screening import trust
 
 AUTO_CLASSES: dict[Head, tuple[str, str]] = {
     "classifier": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"),
@@ -26,6 +27,9 @@ def head_of(config: Any, asked: Head) -> Head:
         ZoplatError: there is no class of transformers for it.
     """
     known = _classes_by_head(config.model_type)
+    own = getattr(config, "auto_map", None) or {}
+    if trust()["trust_remote_code"] and isinstance(own, dict):  # classes that come with the checkpoint
+        known |= {head: (str(own[auto]).rpartition(".")[2],) for head, (auto, _) in AUTO_CLASSES.items() if auto in own}
     if asked != "auto":
         if asked not in known:
             others = f"it can be {', '.join(known)}" if known else "it has none of the heads that zoplat knows"
@@ -73,7 +77,13 @@ def opened(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, report = auto.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **_quantisation(base)
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_quantisation(base),
+            **trust(),
         )
     missing = frozenset(report["missing_keys"])
     backbone = f"{model.base_model_prefix}."

@@ -12,6 +12,7 @@ from zoplat_devices.pytorch.heads import AUTO_CLASSES, class_order, head_of, ope
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
+from zoplat_devices.pytorch.screening import check_tokens, screen, trust
 from zoplat_devices.pytorch.sources import DEFAULT, base_of, is_adapter, load_errors, locate
 
 GIB = 1 << 30
@@ -51,10 +52,11 @@ def load(
         raise ZoplatError(
             f"--model {name} is an adapter, and its weights can be merged only into plain ones in memory."
         )
+    screen(whole, name)
     with quiet(), load_errors(name):
         from transformers import AutoConfig, AutoTokenizer
 
-        config = AutoConfig.from_pretrained(whole)
+        config = AutoConfig.from_pretrained(whole, **trust())
         found = head_of(config, head)
         order = class_order(config, class_names) if found == "classifier" else None
         wanted = dtype(found) if callable(dtype) else dtype
@@ -62,7 +64,8 @@ def load(
         loaded, new = opened(whole, config, found, "auto" if streamed else wanted, classes, seed, base)
         if streamed:
             _check_stored_dtype(name, loaded.dtype, wanted)
-        tokenizer = AutoTokenizer.from_pretrained(whole)
+        tokenizer = AutoTokenizer.from_pretrained(whole, **trust())
+        check_tokens(name, loaded, tokenizer)
         if whole != source:
             loaded = _merged(loaded, source, name)
     loaded.eval()
@@ -111,7 +114,7 @@ def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base, stre
     if base != "plain" or getattr(config, "quantization_config", None):
         return
     with torch.device("meta"):
-        model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config)
+        model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config, **trust())
     resident = [2 * _entries(piece) for _, piece in pieces(model)] if streamed else [_entries(model)]
     size, free = max(resident) * dtype.itemsize, psutil.virtual_memory().available
     if size > free:

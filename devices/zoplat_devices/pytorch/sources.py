@@ -15,9 +15,10 @@ from importlib import metadata
 from pathlib import Path
 
 from zoplat.core.errors import ZoplatError, unknown
-from zoplat.paths import cache_folder
+from zoplat.paths import in_cache
 from zoplat_devices.pytorch.digests import identity_of
 from zoplat_devices.pytorch.quiet import quiet
+from zoplat_devices.pytorch.screening import check_gguf, screen, trust
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ADAPTER = "adapter_config.json"
@@ -168,23 +169,33 @@ def located(name: str, notice: Callable[[str], None]) -> tuple[str, str]:
     source = locate(name, notice)
     identity = identity_of(source)
     if identity is None:
+        screen(source, name)
         with quiet(), load_errors(name):
             from transformers import AutoConfig
 
-            identity = f"{source}@{AutoConfig.from_pretrained(source)._commit_hash}"
+            identity = f"{source}@{AutoConfig.from_pretrained(source, **trust())._commit_hash}"
     return source, identity
 
 
 @contextmanager
 def load_errors(name: str) -> Iterator[None]:
-    """Raise what transformers says about a model that can't be loaded as a ZoplatError."""
-    from safetensors import SafetensorError
+    """Raise whatever transformers raises for a model that it can't load as a ZoplatError.
 
+    Damaged files make it raise nearly anything: of struct, of memory, of attributes that are not there.
+    """
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as problem:
-        first = str(problem).strip().partition("\n")[0] or type(problem).__name__
-        raise ZoplatError(f"--model {name}: transformers could not load it: {first}") from problem
+    except ZoplatError:
+        raise
+    except Exception as problem:
+        first = str(problem).strip().partition("\n")[0]
+        if "trust_remote_code" in str(problem) or "custom code" in first:
+            raise ZoplatError(
+                f"--model {name}: the checkpoint comes with Python of its own, which zoplat does not run. Use another "
+                "checkpoint; or, if you trust its authors with everything that you may do here, --trust-remote-code."
+            ) from problem
+        first = first if isinstance(problem, OSError | ValueError) and first else f"{type(problem).__name__}: {first}"
+        raise ZoplatError(f"--model {name}: transformers could not load it: {first[:500]}") from problem
 
 
 def _packaged(name: str, notice: Callable[[str], None]) -> Path:
@@ -208,7 +219,7 @@ def _packaged_target(name: str) -> tuple[Packaged, Path, Path]:
             f"  {package.install}"
         )
     version = metadata.version(package.module.replace("_", "-"))
-    target = cache_folder() / "models" / f"{name}-{version}"
+    target = in_cache("models", f"{name}-{version}")
     return package, target, Path(spec.submodule_search_locations[0])
 
 
@@ -218,7 +229,7 @@ def _target(path: Path, name: str) -> Path:
         raise ZoplatError(f"--model {name}: no such file.")
     facts = path.stat()
     mark = sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
-    return cache_folder() / "models" / f"{path.stem}-{mark}"
+    return in_cache("models", f"{path.stem}-{mark}")
 
 
 def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
@@ -227,10 +238,13 @@ def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
     with quiet(), load_errors(str(gguf)):
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+        check_gguf(gguf)
         folder = str(gguf.parent)
         dequantised = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, quantization_config=dequantised)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=gguf.name, quantization_config=dequantised, **trust()
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name, **trust())
     for holder, mark in (
         (model, "hf_quantizer"),
         (model, "quantization_method"),

@@ -1,0 +1,102 @@
+"""A look at a checkpoint before transformers reads it: nothing in it runs code, hangs, or asks for endless memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zoplat.core.errors import ZoplatError
+from zoplat.core.permissions import REMOTE_CODE, is_granted
+
+COUNTS = re.compile(r"(layers?|experts|blocks|labels)$")
+"""Names of settings by which transformers makes so many Python objects."""
+MOST = 10_000
+KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+"""Settings that may name a repository with compiled kernels."""
+
+
+def trust() -> dict[str, Any]:
+    """The argument of `from_pretrained` that lets a checkpoint's own Python run, or not; it never asks."""
+    return {"trust_remote_code": is_granted(REMOTE_CODE)}
+
+
+def screen(source: str, name: str) -> None:
+    """Refuse a folder whose files are none or whose configuration can't be meant; a hub id is left to transformers.
+
+    Args:
+        source: a folder or a hub id.
+        name: of the model, as the user gave it.
+
+    Raises:
+        ZoplatError: what was found in which file.
+    """
+    os.environ["USE_HUB_KERNELS"] = "NO"  # read when transformers is imported
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    for path in (*folder.glob("*.json"), *folder.glob("*.safetensors")):
+        if not path.is_file():
+            raise ZoplatError(f"--model {name}: {path.name} is not a file.")
+    for path in folder.glob("*.safetensors.index.json"):
+        weights = _read(path).get("weight_map")
+        for file in set(weights.values()) if isinstance(weights, dict) else ():
+            if not isinstance(file, str) or Path(file).name != file or not (folder / file).is_file():
+                raise ZoplatError(f"--model {name}: {path.name} names {file!r}, which is no file beside it.")
+    for key, value in _settings(_read(folder / "config.json")):
+        if key in KERNELS and isinstance(value, str) and "/" in value:
+            raise ZoplatError(
+                f"--model {name}: config.json wants the kernels of {value!r}, which are compiled code from a hub; "
+                f"zoplat doesn't load them. Remove {key} from it."
+            )
+        if COUNTS.search(key):
+            check_count(name, key, value)
+
+
+def check_count(name: str, key: str, value: Any) -> None:
+    """Raise ZoplatError for a number of layers or the like that no model has."""
+    if isinstance(value, int) and value > MOST:
+        raise ZoplatError(f"--model {name}: {key} is {value}, more than the {MOST} that zoplat takes for a model's.")
+
+
+def check_gguf(path: Path) -> None:
+    """Raise ZoplatError for a GGUF file that announces more layers than a model has."""
+    try:
+        from gguf import GGUFReader
+    except ImportError:  # transformers says what to install
+        return
+    for field in GGUFReader(path).fields.values():
+        if field.name.endswith((".block_count", ".expert_count")):
+            check_count(str(path), field.name, int(field.contents()))
+
+
+def check_tokens(name: str, model: Any, tokenizer: Any) -> None:
+    """Raise ZoplatError where the tokenizer has tokens that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        token, number = max(tokenizer.get_vocab().items(), key=lambda item: int(item[1]))
+        raise ZoplatError(
+            f"--model {name}: its tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings; token {token!r} "
+            f"({number}) has none. Resize the embeddings (model.resize_token_embeddings) or use the tokenizer that "
+            "belongs to the model."
+        )
+
+
+def _settings(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings of a configuration and of those inside it."""
+    for key, value in table.items():
+        yield key, value
+        if isinstance(value, dict):
+            yield from _settings(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where the file has none, which transformers then says in its own words."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return table if isinstance(table, dict) else {}

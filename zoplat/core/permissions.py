@@ -1,0 +1,30 @@
+"""What a command may do only when its user says so: run the Python of a checkpoint, run programs that a file names.
+
+A permission is no setting: it is given on the command line or in the environment, and never stored with a run, so that
+nobody can give it for somebody else.
+"""
+
+import os
+
+COMMANDS = "commands"
+"""Programs and functions that a run directory, a settings file or another user's task file names."""
+REMOTE_CODE = "remote-code"
+"""Python that comes with a checkpoint."""
+VARIABLE = "ZOPLAT_ALLOW"
+"""An environment variable with permissions, separated by commas."""
+_granted: set[str] = set()
+
+
+def grant(permission: str) -> None:
+    """Give a permission to this process."""
+    _granted.add(permission)
+
+
+def withdraw(permission: str) -> None:
+    """Take a permission back."""
+    _granted.discard(permission)
+
+
+def is_granted(permission: str) -> bool:
+    """Whether the user gave a permission."""
+    return permission in _granted or permission in os.environ.get(VARIABLE, "").replace(" ", "").split(",")
