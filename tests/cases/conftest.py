@@ -98,7 +98,7 @@ def write_rows(folder: Path) -> Path:
 
 
 @pytest.fixture
-def rows(typed: Typed) -> tuple[str, ...]:
+def on_rows(typed: Typed) -> tuple[str, ...]:
     """Flags of a toy run on eight rows a split."""
     write_rows(Path("rows"))
     return ("--device", "reference", "--task", "sst2", "--data", "rows", "--batch-size", "4", "--steps", "2")

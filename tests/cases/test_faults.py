@@ -90,27 +90,27 @@ def test_what_a_machine_can_cause_is_one_line(
     ids=lambda flags: " ".join(flags)[:40],
 )
 def test_what_a_parser_or_a_module_raises_is_a_message(
-    typed: Any, rows: tuple[str, ...], flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    typed: Any, on_rows: tuple[str, ...], flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("nested.toml").write_text(f"x = {NESTED}")
     Path("digits.toml").write_text(f"seed = {DIGITS}")
     Path("raises_name_error.py").write_text("x = undefined_name")
     Path("exits.py").write_text("import sys; sys.exit(0)")
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    typed.refused("run", *rows, *flags)
+    typed.refused("run", *on_rows, *flags)
 
 
-def test_a_program_that_prints_no_text_ends_the_run_with_one_message(typed: Any, rows: tuple[str, ...]) -> None:
+def test_a_program_that_prints_no_text_ends_the_run_with_one_message(typed: Any, on_rows: tuple[str, ...]) -> None:
     Path("judge.sh").write_text("#!/bin/sh\nprintf '\\377'\n")
     Path("judge.sh").chmod(0o755)
-    message = typed("run", *rows, "--objective", "command:./judge.sh", "--out", "run")
+    message = typed("run", *on_rows, "--objective", "command:./judge.sh", "--out", "run")
     assert message.exit_code == 1
     assert "must print one number" in message.stderr
 
 
-def test_bytes_that_are_no_text_in_a_flag_are_a_message(typed: Any, rows: tuple[str, ...]) -> None:
+def test_bytes_that_are_no_text_in_a_flag_are_a_message(typed: Any, on_rows: tuple[str, ...]) -> None:
     for flags in (("--task", "\udcff"), ("-o", "sampler.rank=\udcff"), ("--estimator", "\udcff")):
-        done = typed("run", *rows, *flags)
+        done = typed("run", *on_rows, *flags)
         assert done.exit_code == 2, repr(done.exception)
 
 
@@ -194,17 +194,6 @@ def test_a_chat_template_that_raises_is_explained(typed: Any, tiny: Path) -> Non
     assert "--template out" in message
 
 
-def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(typed: Any, tiny: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    tokenizer.add_tokens(["<user>"])
-    tokenizer.save_pretrained(tiny)
-    message = typed.refused("run", "--model", tiny, "--limit", 8, "--batch-size", 4, "--steps", 1, "--out", "r")
-    assert f"token '<user>' ({len(tokenizer) - 1}) has none" in message
-    assert not Path("r").exists()
-
-
 # --- the cache and home are optional
 
 
@@ -282,20 +271,20 @@ def test_a_run_that_leaves_the_numbers_ends_with_a_message(typed: Any) -> None:
 # --- reports and names
 
 
-def test_a_metric_with_dollars_is_drawn_as_it_is(typed: Any, rows: tuple[str, ...]) -> None:
+def test_a_metric_with_dollars_is_drawn_as_it_is(typed: Any, on_rows: tuple[str, ...]) -> None:
     pytest.importorskip("matplotlib")
     if not shutil.which("awk"):
         pytest.skip("no awk here")
     command = "command:awk '$1{s+=$2}END{print 1/NR}'"
     Path("awk.toml").write_text(f'prompt = "{{sentence}} is"\nmetric = "{command}"\n[options]\n0 = "bad"\n1 = "good"\n')
-    typed.done("run", *rows, "--task", "awk.toml", "--evaluate-every", 1, "--out", "r", "--json")
+    typed.done("run", *on_rows, "--task", "awk.toml", "--evaluate-every", 1, "--out", "r", "--json")
     typed.done("report", "r")
     assert "awk '$1{s+=$2}END" in Path("r/report-learning.svg").read_text().replace("&apos;", "'")
 
 
-def test_a_report_shows_what_a_run_is_called_and_no_html(typed: Any, rows: tuple[str, ...]) -> None:
+def test_a_report_shows_what_a_run_is_called_and_no_html(typed: Any, on_rows: tuple[str, ...]) -> None:
     pytest.importorskip("matplotlib")
-    typed.done("run", *rows, "--out", "r", "--json")
+    typed.done("run", *on_rows, "--out", "r", "--json")
     table = json.loads(Path("r/summary.json").read_text())
     evil = "<img src=x onerror=alert(1)> [a](javascript:b) | `x` *y*"
     Path("r/summary.json").write_text(json.dumps({**table, "metric": evil, "model": evil}))
@@ -310,9 +299,9 @@ def test_a_report_shows_what_a_run_is_called_and_no_html(typed: Any, rows: tuple
     assert "<img" not in Path("r/report.html").read_text()
 
 
-def test_a_changed_run_is_no_traceback_of_a_report(typed: Any, rows: tuple[str, ...]) -> None:
+def test_a_changed_run_is_no_traceback_of_a_report(typed: Any, on_rows: tuple[str, ...]) -> None:
     pytest.importorskip("matplotlib")
-    typed.done("run", *rows, "--out", "r", "--json")
+    typed.done("run", *on_rows, "--out", "r", "--json")
     Path("r/environment.json").write_text("{")
     assert "r: its files don't have what a report needs" in typed.refused("report", "r")
 

@@ -97,8 +97,8 @@ def with_command(name: str) -> Path:
     return path
 
 
-def test_a_program_that_a_settings_file_names_needs_a_permission(typed: Any, rows: tuple[str, ...]) -> None:
-    flags = ("run", *rows, "--config", with_command("settings.toml"))
+def test_a_program_that_a_settings_file_names_needs_a_permission(typed: Any, on_rows: tuple[str, ...]) -> None:
+    flags = ("run", *on_rows, "--config", with_command("settings.toml"))
     message = typed.refused(*flags, "--out", "first")
     assert "--allow-commands" in message
     assert not Path("EXECUTED").exists()
@@ -108,8 +108,8 @@ def test_a_program_that_a_settings_file_names_needs_a_permission(typed: Any, row
     typed.done(*flags, "--out", "third", "--json")
 
 
-def test_a_program_of_somebody_elses_run_directory_needs_a_permission(typed: Any, rows: tuple[str, ...]) -> None:
-    typed.done("run", *rows, "--out", "theirs", "--json")
+def test_a_program_of_somebody_elses_run_directory_needs_a_permission(typed: Any, on_rows: tuple[str, ...]) -> None:
+    typed.done("run", *on_rows, "--out", "theirs", "--json")
     config = Path("theirs/config.toml")
     Path("evil.py").write_text(f"{EXECUTED}print(0.5)\n")
     theirs = re.sub("objective = .*", f'objective = "command:{sys.executable} evil.py "', config.read_text())
@@ -122,7 +122,7 @@ def test_a_program_of_somebody_elses_run_directory_needs_a_permission(typed: Any
 
 @pytest.mark.parametrize("metric", ["command:touch EXECUTED", "own_module:score"])
 def test_a_task_file_is_the_users_own_where_nobody_else_may_write_it(
-    typed: Any, rows: tuple[str, ...], metric: str, monkeypatch: pytest.MonkeyPatch
+    typed: Any, on_rows: tuple[str, ...], metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("own_module.py").write_text(f"{EXECUTED}\ndef score(answers, right):\n    return 0.5\n")
     monkeypatch.syspath_prepend(str(Path.cwd()))
@@ -130,10 +130,10 @@ def test_a_task_file_is_the_users_own_where_nobody_else_may_write_it(
     task = Path("task.toml")
     task.write_text(f'prompt = "{{sentence}} is"\nmetric = "{metric}"\n[options]\n0 = "bad"\n1 = "good"\n')
     task.chmod(0o666)
-    assert "--allow-commands" in typed.refused("run", *rows, "--task", task, "--out", "first")
+    assert "--allow-commands" in typed.refused("run", *on_rows, "--task", task, "--out", "first")
     assert not Path("EXECUTED").exists()
     task.chmod(0o644)
-    done = typed("run", *rows, "--task", task, "--out", "second")
+    done = typed("run", *on_rows, "--task", task, "--out", "second")
     assert done.exit_code == (1 if metric.startswith("command") else 0)  # touch prints no number
     assert Path("EXECUTED").exists()
 

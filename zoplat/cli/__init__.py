@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from zoplat import __version__
-from zoplat.cli.mistakes import explained, reported
 from zoplat.core.errors import Interrupted
 
 INTERRUPTED = 130
@@ -64,6 +63,8 @@ class Commands(click.Group):
         except Exception as problem:
             if context.params.get("debug"):
                 raise
+            from zoplat.cli.mistakes import explained, reported  # after the help, which needs to be quick
+
             known = explained(problem)
             click.echo(f"Error: {known or reported(problem)}", err=True)
             sys.exit(known.exit_status if known else 1)

@@ -65,12 +65,17 @@ def embeddings(model: Any) -> int | None:
 
 
 def padding_token(loaded: Loaded) -> int:
-    """Id of the token that pads rows; set in a classifier's configuration too, which finds its last token by it."""
+    """Id of the token that pads rows: the first of the usual ones that has an embedding.
+
+    It is set in a classifier's configuration too, which finds its last token by it.
+    """
     tokenizer, config = loaded.tokenizer, loaded.model.config.get_text_config()
     if loaded.head == "causal":
         return 0
     known = [config.pad_token_id, tokenizer.pad_token_id] if loaded.head == "classifier" else [tokenizer.pad_token_id]
-    pad = next((int(id_) for id_ in [*known, tokenizer.eos_token_id] if id_ is not None), 0)
+    most = embeddings(loaded.model)
+    ids = [int(id_) for id_ in [*known, tokenizer.eos_token_id] if id_ is not None]
+    pad = next((id_ for id_ in ids if most is None or id_ < most), 0)
     if loaded.head == "classifier":
         config.pad_token_id = pad
     return pad

@@ -12,7 +12,7 @@ from zoplat_devices.pytorch.heads import AUTO_CLASSES, class_order, head_of, ope
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.screening import check_tokens, screen, trust
+from zoplat_devices.pytorch.screening import screen, trust
 from zoplat_devices.pytorch.sources import DEFAULT, base_of, is_adapter, load_errors, locate
 
 GIB = 1 << 30
@@ -65,7 +65,6 @@ def load(
         if streamed:
             _check_stored_dtype(name, loaded.dtype, wanted)
         tokenizer = AutoTokenizer.from_pretrained(whole, **trust())
-        check_tokens(name, loaded, tokenizer)
         if whole != source:
             loaded = _merged(loaded, source, name)
     loaded.eval()

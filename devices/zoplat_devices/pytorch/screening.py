@@ -73,18 +73,6 @@ def check_gguf(path: Path) -> None:
             check_count(str(path), field.name, int(field.contents()))
 
 
-def check_tokens(name: str, model: Any, tokenizer: Any) -> None:
-    """Raise ZoplatError where the tokenizer has tokens that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        token, number = max(tokenizer.get_vocab().items(), key=lambda item: int(item[1]))
-        raise ZoplatError(
-            f"--model {name}: its tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings; token {token!r} "
-            f"({number}) has none. Resize the embeddings (model.resize_token_embeddings) or use the tokenizer that "
-            "belongs to the model."
-        )
-
-
 def _settings(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The settings of a configuration and of those inside it."""
     for key, value in table.items():
