@@ -129,7 +129,11 @@ class TestFiles:
     def test_half_of_a_surrogate_pair_is_replaced_wherever_it_is(self, zoplat: Command) -> None:
         half = {"sentence": "fine \ud83d", "label": 1, "other\udc00": ["\ud83d"]}
         place = rows(train=[*REVIEWS, half, {"sentence": "\ud83d\ude00 whole", "label": 1}])
-        found = [row for some in load(find("sst2"), "sst2", place).values() for _, row in some]
+        said: list[str] = []
+        found = [row for some in load(find("sst2"), "sst2", place, None, said.append).values() for _, row in some]
+        assert [text.partition(" (")[0] for text in said] == [
+            "1 rows of train have U+FFFD in place of a character that was lost"
+        ]
         assert {"sentence": "fine \ufffd", "label": 1, "other\ufffd": ["\ufffd"]} in found
         assert {"sentence": "\U0001f600 whole", "label": 1} in found
 

@@ -47,8 +47,8 @@ class PromptEncoder:
             room = f"the model reads beside an answer of {longest.example.length} tokens"
             reads = room if longest.example.is_open else f"the {longest.length} tokens that the model reads"
             notice(
-                f"{len(cut)} of {len(rows)} rows are longer than {reads}, and lose their beginning: up to "
-                f"{longest.cut} tokens ({where}). The limit is the model's own, or a lower -o device.max_tokens=N."
+                f"{len(cut)} of {len(rows)} rows are longer than {reads}, and lose their beginning; {where} "
+                f"loses most, {longest.cut} tokens. The limit is the model's own, or a lower -o device.max_tokens=N."
             )
         return rows
 

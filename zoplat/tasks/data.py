@@ -59,7 +59,16 @@ def load(
     _check_disjoint(task, splits)
     if data is not None and (unread := files.unused_notice(data)):
         notice(unread)
+    _note_lost_characters(splits, notice)
     return {split: limited(task, split, rows, limit, notice) if limit else rows for split, rows in splits.items()}
+
+
+def _note_lost_characters(splits: dict[str, Rows], notice: Notice) -> None:
+    """Say where texts have U+FFFD, which stands for what was no character, such as half of a surrogate pair."""
+    for split, rows in splits.items():
+        lost = [where for where, row in rows if "\ufffd" in str(row)]
+        if lost:
+            notice(f"{len(lost)} rows of {split} have U+FFFD in place of a character that was lost ({lost[0]}).")
 
 
 def _found(task: Task, name: str, data: Path | None) -> dict[str, Rows]:
