@@ -106,7 +106,7 @@ def test_a_recording_replays_each_batch_of_its_shape_with_updated_weights(checkp
         return loss, replay
 
     plain, recorded = opened(checkpoint(kind)), opened(checkpoint(kind))
-    recorded.scorer.mean = Graphs(recorded.scorer.mean, record)
+    recorded.scorer.recordings = Graphs(record)
     assert losses(recorded) == losses(plain)
     shapes = runs.count("recorded")
     assert 2 <= shapes <= 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +99,8 @@ def open_session(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:
     """A model and its profiler, which has the phase "open" already."""
     began = time.perf_counter()
     session = device.open(spec)
-    profiler = Profiler(session.memory, session.reset_peak)
+    read = weakref.proxy(session)  # the space keeps the profiler, which must not keep the model alive after its run
+    profiler = Profiler(lambda: read.memory(), lambda: read.reset_peak())
     profiler.add_past("open", time.perf_counter() - began)
     session.space.time_phases(profiler.phase)
     return session, profiler

@@ -25,25 +25,23 @@ class Graphs:
     that a layer forms while it runs would not be.
 
     Args:
-        mean: computes the loss of a batch.
         record: runs a function and records it; returns its result and what runs it again into the same result.
     """
 
-    def __init__(self, mean: Callable[[Batch], Any], record: Callable[[Replay], tuple[Any, Replay]]) -> None:
-        self.mean = mean
+    def __init__(self, record: Callable[[Replay], tuple[Any, Replay]]) -> None:
         self.record = record
         self._seen: set[Hashable] = set()
         self._recorded: dict[Hashable, tuple[Batch, Any, Replay]] = {}
 
-    def __call__(self, batch: Batch) -> Any:
-        """The loss, in a tensor that later replays do not overwrite."""
+    def __call__(self, batch: Batch, mean: Callable[[Batch], Any]) -> Any:
+        """The loss that `mean` computes of a batch, in a tensor that later replays do not overwrite."""
         shape = _shape(batch)
         if shape not in self._recorded:
             if shape not in self._seen:
                 self._seen.add(shape)
-                return self.mean(batch)
+                return mean(batch)
             static = _copied(batch)
-            self._recorded[shape] = static, *self.record(lambda: self.mean(static))
+            self._recorded[shape] = static, *self.record(lambda: mean(static))
         static, loss, replay = self._recorded[shape]
         for held, new in zip(_tensors(static), _tensors(batch), strict=True):
             held.copy_(new)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
@@ -67,6 +69,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(whole, **trust())
         if whole != source:
             loaded = _merged(loaded, source, name)
+    _free_imports()
     loaded.eval()
     for parameter in loaded.parameters():
         parameter.requires_grad = False
@@ -76,6 +79,12 @@ def load(
         adapter = identity_of(source)
         identity, digest = (f"{one} + {adapter}" if one else None for one in (identity, digest))
     return Loaded(loaded, tokenizer, name, identity, found, new, digest, order)
+
+
+@cache
+def _free_imports() -> None:
+    """Once a process: free exceptions of transformers' imports, in cycles that would keep the first run's model."""
+    gc.collect()
 
 
 def _merged(model: Any, adapter: str, name: str) -> Any:

@@ -90,5 +90,5 @@ def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Score
             )
         from zoplat_devices.pytorch.cuda_graphs import CudaRecorder, Graphs
 
-        scorer.mean = Graphs(scorer.mean, CudaRecorder())
+        scorer.recordings = Graphs(CudaRecorder())
     return scorer

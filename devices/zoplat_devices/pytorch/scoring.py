@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoplat.core.example import Row
 from zoplat.core.model_spec import Head
 from zoplat_devices.pytorch import virtual
 from zoplat_devices.pytorch.padding import differs, run_without, trial_sequences
 from zoplat_devices.text.layout import Layout, laid_out, right_only
+
+if TYPE_CHECKING:
+    from zoplat_devices.pytorch.cuda_graphs import Graphs
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,35 @@ class Batch:
     by_tokens: bool = False
 
 
+class MaskPositions(threading.local):
+    """A hook of the vocabulary head, which is given its inputs at the mask token, or all of them, contiguous.
+
+    The last positions are a strided view, and a bfloat16 product with it copies the weights of the head once a row.
+
+    Args:
+        prompt: number of virtual tokens before each text.
+
+    Attributes:
+        masks: position of the mask token in each sequence; None for all inputs. Of each thread, as several forward
+            passes may be in progress.
+    """
+
+    def __init__(self, prompt: int) -> None:
+        import torch
+
+        self.torch = torch
+        self.prompt = prompt
+        self.masks: Any = None
+
+    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The inputs of the head, chosen."""
+        hidden = inputs[0]
+        if self.masks is not None:
+            rows = self.torch.arange(len(hidden), device=hidden.device)
+            hidden = hidden[rows, self.masks + self.prompt][:, None]
+        return (hidden.contiguous(), *inputs[1:])
+
+
 class Scorer:
     """Scores of the options of a batch and its losses, by one forward pass.
 
@@ -72,7 +104,7 @@ class Scorer:
 
     Attributes:
         run: runs the model, as `virtual.run` does; may be compiled.
-        mean: computes the mean loss of a `Batch`; may be recorded.
+        recordings: replays the mean loss of a `Batch`; None where it is computed eagerly.
     """
 
     def __init__(
@@ -96,17 +128,18 @@ class Scorer:
         inner = inner_model(model)
         self.accepts = set(inspect.signature(inner.forward).parameters)
         self.run: Callable[..., Any] = virtual.run
-        self.mean: Callable[[Batch], Any] = self._mean
+        self.recordings: Graphs | None = None
         self._cached: tuple[list[Row], bool, Batch] | None = None
-        self._thread = threading.local()  # several forward passes may be in progress, each in its own thread
+        self._positions = MaskPositions(virtual.count(model) if virtual.kind(model) == "prompt" else 0)
         vocabulary_head = inner.get_output_embeddings() if head != "classifier" else None
         if vocabulary_head is not None:
-            vocabulary_head.register_forward_pre_hook(self._select_positions)
+            vocabulary_head.register_forward_pre_hook(self._positions)
 
     def loss(self, rows: Sequence[Row]) -> Any:
         """Mean loss of a batch, computed in float32: a float, or on CUDA a tensor of one float64."""
         with self.torch.inference_mode():
-            loss = self.mean(self._loss_batch(rows))
+            batch = self._loss_batch(rows)
+            loss = self.recordings(batch, self._mean) if self.recordings else self._mean(batch)
             return loss.double() if loss.is_cuda else float(loss)
 
     def mean_loss(self, rows: Sequence[Row]) -> Any:
@@ -117,12 +150,12 @@ class Scorer:
     @contextmanager
     def eager(self) -> Iterator[None]:
         """Run the model eagerly, neither compiled nor recorded, so that hooks and derivatives work."""
-        before = self.run, self.mean
-        self.run, self.mean = virtual.run, self._mean
+        before = self.run, self.recordings
+        self.run, self.recordings = virtual.run, None
         try:
             yield
         finally:
-            self.run, self.mean = before
+            self.run, self.recordings = before
 
     def losses(self, rows: Sequence[Row], copies: int) -> list[float]:
         """Mean loss of each of several copies of a batch, stacked one after the other."""
@@ -199,26 +232,14 @@ class Scorer:
     def _log_probabilities(self, batch: Batch) -> Any:
         """Log-probability of each token that is scored, float32."""
         torch = self.torch
-        self._thread.masks = batch.masks
+        self._positions.masks = batch.masks
         try:
             logits = self._logits(batch)
         finally:
-            self._thread.masks = None
+            self._positions.masks = None
         logits = logits[:, -batch.keep :]
         logs = torch.log_softmax(logits[batch.sequence, batch.position].float(), dim=-1)
         return logs[torch.arange(len(logs), device=self.device), batch.token]
-
-    def _select_positions(self, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Inputs of the vocabulary head: those at the mask token, or all it is given, contiguous.
-
-        The last positions are a strided view, and a bfloat16 product with it copies the weights of the head once a row.
-        """
-        hidden = inputs[0]
-        masks = getattr(self._thread, "masks", None)
-        if masks is not None:
-            positions = masks + (virtual.count(self.model) if virtual.kind(self.model) == "prompt" else 0)
-            hidden = hidden[self.torch.arange(len(hidden), device=self.device), positions][:, None]
-        return (hidden.contiguous(), *inputs[1:])
 
     def _batch(self, rows: Sequence[Row], right: bool) -> Batch:
         """The tensors of a batch, with all options or only with the right ones that its loss needs.
