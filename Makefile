@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
-TARGETS := run test test-slow bench bench-engines bench-gpu docs format
+TARGETS := run test test-slow test-oldest bench bench-engines bench-gpu docs format
 
 .PHONY: $(TARGETS) ready complete
 
@@ -27,6 +27,12 @@ test: complete
 
 test-slow: complete
 	$(BIN)/pytest
+
+# The oldest versions that pyproject.toml allows, in an environment of their own: PyTorch alone is some gigabytes.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt -e ".[demo,eval]" pytest hypothesis ml-dtypes
+	.venv-oldest/bin/pytest -m "not slow" tests/devices tests/noise tests/contracts tests/cli
 
 bench: ready
 	$(BIN)/python bench/cpu.py

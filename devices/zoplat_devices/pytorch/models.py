@@ -123,6 +123,7 @@ def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base, stre
         return
     with torch.device("meta"):
         model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config, **trust())
+    model.tie_weights()  # which older versions leave out on this device
     resident = [2 * _entries(piece) for _, piece in pieces(model)] if streamed else [_entries(model)]
     size, free = max(resident) * dtype.itemsize, psutil.virtual_memory().available
     if size > free:
