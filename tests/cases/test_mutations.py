@@ -371,7 +371,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for what is damaged, with rows; nothing in these tests reaches for a network."""
     folder = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZOPLAT_CACHE", str(folder / "cache"))
         patch.setenv("MPLBACKEND", "agg")
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             patch.setenv(name, "1")
@@ -563,7 +562,12 @@ def model(base: Path) -> Path:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = ["<s>", "</s>", "<unk>", *"a bad good day it was great terrible 1 2 3 4 5 6 7 0".split()]
+    words = [
+        "<s>",
+        "</s>",
+        "<unk>",
+        *["a", "bad", "good", "day", "it", "was", "great", "terrible", "1", "2", "3", "4", "5", "6", "7", "0"],
+    ]
     plain = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -615,7 +619,10 @@ def gguf(base: Path) -> Callable[[Draw], Trial]:
     library = pytest.importorskip("gguf")
     import numpy as np
 
-    writer, words = library.GGUFWriter(base / "t.gguf", "llama"), ["w", "1", *(f"w{i}" for i in range(10))]
+    writer, words = (
+        library.GGUFWriter(base / "t.gguf", "llama"),
+        [*("\u0120", "a", "b", "\u0120a", "\u0120b"), *"cdefghi"],
+    )
     for name, value in {
         "context_length": 64,
         "embedding_length": 16,
@@ -632,7 +639,7 @@ def gguf(base: Path) -> Callable[[Draw], Trial]:
     writer.add_tokenizer_pre("default")
     writer.add_token_list(["<s>", "</s>", "<unk>", *words])
     writer.add_token_types([3, 3, 2, *[1] * len(words)])
-    writer.add_token_merges(["w 1"])
+    writer.add_token_merges(["\u0120 a", "\u0120 b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_unk_token_id(2)
@@ -660,6 +667,8 @@ def gguf(base: Path) -> Callable[[Draw], Trial]:
                 numbers.append((place, part.dtype.itemsize))
             place += part.nbytes
     whole = (base / "t.gguf").read_bytes()
+    (base / "letters.toml").write_text('prompt = "{sentence}"\n[options]\n0 = "a"\n1 = "b"\n')
+    flags = ("--task", base / "letters.toml", *on_rows(base)[2:], "--quiet")
     odd_numbers = (0, 1, 2, 3, 7, 8, 9, 12, 100, 2**16, 2**24, 2**31 - 1, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
 
     def trial(draw: Draw) -> Trial:
@@ -673,9 +682,9 @@ def gguf(base: Path) -> Callable[[Draw], Trial]:
                 said.append(f"{number} in {size} bytes at {place}")
             what, content = "; ".join(said), bytes(changed)
         Path("t.gguf").write_bytes(content)
-        return what, main, ["run", "--model", "t.gguf", *on_rows(base), "--out", "r", "--quiet"]
+        return what, main, ["run", "--model", "t.gguf", *flags, "--out", "r"]
 
-    done(main, "run", "--model", base / "t.gguf", *on_rows(base), "--out", base / "run-gguf", "--json")
+    done(main, "run", "--model", base / "t.gguf", *flags, "--out", base / "run-gguf")
     return trial
 
 
