@@ -125,13 +125,7 @@ class RunDirectory:
 
     def read_settings(self) -> Table:
         """The table of config.toml; raises ZoplatError where something is missing that every run writes."""
-        table = read_toml(self.config)
-        if missing := [name for name in SECTIONS if not as_table(table.get(name, {}), name).get("name")]:
-            raise ZoplatError(
-                f"{self.config} is damaged: it has no [{missing[0]}] with a name. Without its settings the run can't be continued "
-                "or replayed; where you know them, write them there again."
-            )
-        return table
+        return recorded_settings(self.config)
 
     def read_journal(self) -> Journal | None:
         """The journal so far; None before its header is complete."""
@@ -197,6 +191,19 @@ class RunDirectory:
     def write_memory(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace memory.jsonl."""
         replace_text(self.memory, "".join(to_text(row) + "\n" for row in rows))
+
+
+def recorded_settings(path: Path) -> Table:
+    """The table of a settings file that was written for a run; raises ZoplatError where something is missing in it."""
+    table = read_toml(path)
+    nameless = [f"[{name}] with a name" for name in SECTIONS if not as_table(table.get(name, {}), name).get("name")]
+    missing = nameless + [name for name in ("task", "dtype") if not isinstance(table.get(name), str)]
+    if missing:
+        raise ZoplatError(
+            f"{path} is damaged: it has no {missing[0]}. Without its settings the run can't be continued or replayed; "
+            "where you know them, write them there again."
+        )
+    return table
 
 
 def _evaluation(line: str) -> dict[str, Any] | None:

@@ -43,9 +43,15 @@ def screen(source: str, name: str) -> None:
             raise ZoplatError(f"--model {name}: {path.name} is not a file.")
     for path in folder.glob("*.safetensors.index.json"):
         weights = _read(path).get("weight_map")
-        for file in set(weights.values()) if isinstance(weights, dict) else ():
+        for file in weights.values() if isinstance(weights, dict) else ():
             if not isinstance(file, str) or Path(file).name != file or not (folder / file).is_file():
                 raise ZoplatError(f"--model {name}: {path.name} names {file!r}, which is no file beside it.")
+    limit = _read(folder / "tokenizer_config.json").get("model_max_length")
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        raise ZoplatError(
+            f"--model {name}: tokenizer_config.json has model_max_length {str(limit)[:80]!r}, which is no number of "
+            "tokens. Correct it, or remove it."
+        )
     for key, value in _settings(_read(folder / "config.json")):
         if key in KERNELS and isinstance(value, str) and "/" in value:
             raise ZoplatError(
