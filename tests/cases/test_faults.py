@@ -180,6 +180,39 @@ def test_a_damaged_file_of_a_checkpoint_is_a_message(typed: Any, tiny: Path, nam
     assert name.startswith("tokenizer") or done.exit_code == 2
 
 
+@pytest.mark.parametrize("limit", ["long", [64], {}, -1])
+def test_a_tokenizer_whose_limit_is_no_number_is_a_message(typed: Any, tiny: Path, limit: Any) -> None:
+    table = json.loads((tiny / "tokenizer_config.json").read_text())
+    (tiny / "tokenizer_config.json").write_text(json.dumps({**table, "model_max_length": limit}))
+    assert "model_max_length" in typed.refused("eval", "--model", tiny, "--limit", 8)
+
+
+def test_an_index_of_weights_that_names_no_text_is_a_message(typed: Any, tiny: Path) -> None:
+    (tiny / "model.safetensors.index.json").write_text('{"weight_map": {"a": ["model.safetensors"]}}')
+    assert "no file beside it" in typed.refused("eval", "--model", tiny, "--limit", 8)
+
+
+def test_a_dry_run_screens_the_model_too(typed: Any, tiny: Path) -> None:
+    table = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps({**table, "num_hidden_layers": 10**6}))
+    assert "num_hidden_layers is 1000000" in typed.refused("run", "--model", tiny, "--limit", 8, "--dry-run")
+
+
+def test_a_tokenizer_without_its_unknown_word_is_a_message(typed: Any, tiny: Path) -> None:
+    table = json.loads((tiny / "tokenizer.json").read_text())
+    del table["model"]["vocab"]["<unk>"]
+    table["added_tokens"] = [token for token in table["added_tokens"] if token["content"] != "<unk>"]
+    (tiny / "tokenizer.json").write_text(json.dumps(table))
+    config = json.loads((tiny / "tokenizer_config.json").read_text())
+    (tiny / "tokenizer_config.json").write_text(json.dumps({**config, "unk_token": None}))
+    assert "tokenizer can't read the rows" in typed.refused("eval", "--model", tiny, "--limit", 8)
+
+
+def test_a_number_too_large_for_a_setting_is_a_message(typed: Any, on_rows: tuple[str, ...]) -> None:
+    message = typed.refused("run", *on_rows, "-o", f"rule.lr=1{'0' * 400}")
+    assert "rule.lr must be a finite number" in message
+
+
 def test_truncated_weights_are_a_message(typed: Any, tiny: Path) -> None:
     content = (tiny / "model.safetensors").read_bytes()
     for size in (0, 7, 100, len(content) - 1):

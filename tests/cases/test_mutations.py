@@ -723,8 +723,9 @@ def bundles(base: Path, model: Path) -> Callable[[Draw], Trial]:
             what = damage_json(draw, Path("b", MANIFEST))
             if draw.random() < 0.8:
                 resign(Path("b"), False)
-        commands = [["check", "b"], ["check", "b", "--json"], ["run", "b", "--out", "r"], ["eval", "b"]]
-        if draw.random() < 0.3:
+        commands = [["check", "b"], ["check", "b", "--json"]]
+        commands += [["run", "b", "--out", "r"], ["eval", "b"]] if draw.random() < 0.3 else []
+        if draw.random() < 0.1:
             shutil.copytree(base / "edge", "r")
             commands = [["replay", "b", "r"], ["run", "b", "--out", "r", "--resume"], ["export", "b", "r", "--to", "w"]]
         return what, edge, draw.choice(commands)
