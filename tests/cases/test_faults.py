@@ -195,7 +195,9 @@ def test_an_index_of_weights_that_names_no_text_is_a_message(typed: Any, tiny: P
 def test_a_dry_run_screens_the_model_too(typed: Any, tiny: Path) -> None:
     table = json.loads((tiny / "config.json").read_text())
     (tiny / "config.json").write_text(json.dumps({**table, "num_hidden_layers": 10**6}))
-    assert "num_hidden_layers is 1000000" in typed.refused("run", "--model", tiny, "--limit", 8, "--dry-run")
+    assert "num_hidden_layers is 1000000" in typed.refused(
+        "run", "--model", tiny, "--limit", 8, "--batch-size", 4, "--dry-run"
+    )
 
 
 def test_a_tokenizer_without_its_unknown_word_is_a_message(typed: Any, tiny: Path) -> None:
