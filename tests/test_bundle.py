@@ -138,7 +138,7 @@ def test_a_changed_bundle_is_refused_before_use(
         raise AssertionError("opened")
 
     monkeypatch.setattr(onnx_bundle.OnnxBundle, "open", used)
-    monkeypatch.setattr(bundle, "read_toml", used)
+    monkeypatch.setattr(bundle, "recorded_settings", used)
     tamper, words = TAMPERED[what]
     tamper(folder)
     done = CliRunner().invoke(main, [command, str(folder)])
@@ -150,7 +150,7 @@ def test_a_changed_bundle_is_refused_before_use(
 def test_an_intact_bundle_is_opened_by_the_same_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The counterpart of the test above: the functions that it replaces are reached."""
     assert CliRunner().invoke(main, ["check", str(folder)]).exit_code == 0
-    monkeypatch.setattr(bundle, "read_toml", lambda _: (_ for _ in ()).throw(ZoplatError("reached")))
+    monkeypatch.setattr(bundle, "recorded_settings", lambda _: (_ for _ in ()).throw(ZoplatError("reached")))
     assert "reached" in CliRunner().invoke(main, ["run", str(folder), "--out", str(folder.parent / "out")]).stderr
 
 
