@@ -114,6 +114,10 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another format": (lambda f: rewrite(f, lambda m: m.update(zoplat_bundle=2)), "a bundle of format 2"),
     "other noise": (lambda f: rewrite(f, lambda m: m.update(noise="zoplat-0")), "packed for noise 'zoplat-0'"),
+    "files that are a list": (lambda f: rewrite(f, lambda m: m.update(files=["run.toml"])), "lists no files"),
+    "a file without sums": (lambda f: rewrite(f, lambda m: m["files"].update({"run.toml": 3})), "lists no files"),
+    "facts that are text": (lambda f: rewrite(f, lambda m: m.update(facts="x")), "has no facts about"),
+    "facts without a task": (lambda f: rewrite(f, lambda m: m["facts"].pop("task")), "has no facts about"),
     "no JSON": (lambda f: (f / "bundle.json").write_text("{"), "bundle.json can't be read"),
     "no manifest": (lambda f: (f / "bundle.json").unlink(), "is not a bundle"),
 }

@@ -129,6 +129,7 @@ def head_of_gguf(*, version: int = 3, tensors: int = 0, values: int = 1 << 40, r
         head_of_gguf(),
         head_of_gguf(values=1, rest=struct.pack("<Q", 1 << 60)),
         head_of_gguf(values=1, rest=struct.pack("<Q4sI", 4, b"name", 77)),
+        head_of_gguf(values=1, rest=struct.pack("<Q4sIIQ", 4, b"name", 9, 9, 1 << 60)),
         head_of_gguf(version=99),
         head_of_gguf(values=0, tensors=1 << 50),
         head_of_gguf(values=1, rest=struct.pack("<Q17sII", 17, b"llama.block_count", 4, 10**9)),
