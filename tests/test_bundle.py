@@ -114,6 +114,10 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another format": (lambda f: rewrite(f, lambda m: m.update(zoplat_bundle=2)), "a bundle of format 2"),
     "other noise": (lambda f: rewrite(f, lambda m: m.update(noise="zoplat-0")), "packed for noise 'zoplat-0'"),
+    "files that are a list": (lambda f: rewrite(f, lambda m: m.update(files=["run.toml"])), "lists no files"),
+    "a file without sums": (lambda f: rewrite(f, lambda m: m["files"].update({"run.toml": 3})), "lists no files"),
+    "facts that are text": (lambda f: rewrite(f, lambda m: m.update(facts="x")), "has no facts about"),
+    "facts without a task": (lambda f: rewrite(f, lambda m: m["facts"].pop("task")), "has no facts about"),
     "no JSON": (lambda f: (f / "bundle.json").write_text("{"), "bundle.json can't be read"),
     "no manifest": (lambda f: (f / "bundle.json").unlink(), "is not a bundle"),
 }
@@ -138,7 +142,7 @@ def test_a_changed_bundle_is_refused_before_use(
         raise AssertionError("opened")
 
     monkeypatch.setattr(onnx_bundle.OnnxBundle, "open", used)
-    monkeypatch.setattr(bundle, "read_toml", used)
+    monkeypatch.setattr(bundle, "recorded_settings", used)
     tamper, words = TAMPERED[what]
     tamper(folder)
     done = CliRunner().invoke(main, [command, str(folder)])
@@ -150,7 +154,7 @@ def test_a_changed_bundle_is_refused_before_use(
 def test_an_intact_bundle_is_opened_by_the_same_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The counterpart of the test above: the functions that it replaces are reached."""
     assert CliRunner().invoke(main, ["check", str(folder)]).exit_code == 0
-    monkeypatch.setattr(bundle, "read_toml", lambda _: (_ for _ in ()).throw(ZoplatError("reached")))
+    monkeypatch.setattr(bundle, "recorded_settings", lambda _: (_ for _ in ()).throw(ZoplatError("reached")))
     assert "reached" in CliRunner().invoke(main, ["run", str(folder), "--out", str(folder.parent / "out")]).stderr
 
 

@@ -129,6 +129,7 @@ def head_of_gguf(*, version: int = 3, tensors: int = 0, values: int = 1 << 40, r
         head_of_gguf(),
         head_of_gguf(values=1, rest=struct.pack("<Q", 1 << 60)),
         head_of_gguf(values=1, rest=struct.pack("<Q4sI", 4, b"name", 77)),
+        head_of_gguf(values=1, rest=struct.pack("<Q4sIIQ", 4, b"name", 9, 9, 1 << 60)),
         head_of_gguf(version=99),
         head_of_gguf(values=0, tensors=1 << 50),
         head_of_gguf(values=1, rest=struct.pack("<Q17sII", 17, b"llama.block_count", 4, 10**9)),
@@ -178,6 +179,41 @@ def test_a_damaged_file_of_a_checkpoint_is_a_message(typed: Any, tiny: Path, nam
     done = typed("eval", "--model", tiny, "--limit", 8)
     assert done.exit_code in (0, 2), (done.stderr, repr(done.exception))
     assert name.startswith("tokenizer") or done.exit_code == 2
+
+
+@pytest.mark.parametrize("limit", ["long", [64], {}, -1])
+def test_a_tokenizer_whose_limit_is_no_number_is_a_message(typed: Any, tiny: Path, limit: Any) -> None:
+    table = json.loads((tiny / "tokenizer_config.json").read_text())
+    (tiny / "tokenizer_config.json").write_text(json.dumps({**table, "model_max_length": limit}))
+    assert "model_max_length" in typed.refused("eval", "--model", tiny, "--limit", 8)
+
+
+def test_an_index_of_weights_that_names_no_text_is_a_message(typed: Any, tiny: Path) -> None:
+    (tiny / "model.safetensors.index.json").write_text('{"weight_map": {"a": ["model.safetensors"]}}')
+    assert "no file beside it" in typed.refused("eval", "--model", tiny, "--limit", 8)
+
+
+def test_a_dry_run_screens_the_model_too(typed: Any, tiny: Path) -> None:
+    table = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps({**table, "num_hidden_layers": 10**6}))
+    assert "num_hidden_layers is 1000000" in typed.refused(
+        "run", "--model", tiny, "--limit", 8, "--batch-size", 4, "--dry-run"
+    )
+
+
+def test_a_tokenizer_without_its_unknown_word_is_a_message(typed: Any, tiny: Path) -> None:
+    table = json.loads((tiny / "tokenizer.json").read_text())
+    del table["model"]["vocab"]["<unk>"]
+    table["added_tokens"] = [token for token in table["added_tokens"] if token["content"] != "<unk>"]
+    (tiny / "tokenizer.json").write_text(json.dumps(table))
+    config = json.loads((tiny / "tokenizer_config.json").read_text())
+    (tiny / "tokenizer_config.json").write_text(json.dumps({**config, "unk_token": None}))
+    assert "tokenizer can't read the rows" in typed.refused("eval", "--model", tiny, "--limit", 8)
+
+
+def test_a_number_too_large_for_a_setting_is_a_message(typed: Any, on_rows: tuple[str, ...]) -> None:
+    message = typed.refused("run", *on_rows, "-o", f"rule.lr=1{'0' * 400}")
+    assert "rule.lr must be a finite number" in message
 
 
 def test_truncated_weights_are_a_message(typed: Any, tiny: Path) -> None:

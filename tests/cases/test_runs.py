@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import zoplat as package
 from zoplat.cli import main
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.training.directory import RunDirectory, find_runs
-from zoplat.training.journal import Journal, JournalWriter, StepRecord
+from zoplat.training.journal import Journal, JournalWriter, StepRecord, chained_checksum
 
 TOY = ("--device", "reference", "--estimator", "mezo", "--limit", 16, "--batch-size", 4, "--lr", 1e-2)
 FREE = {"seconds", "seconds_training", "overhead_ratio", "peak_bytes", "inference_peak_bytes", "run_dir"}
@@ -292,6 +294,85 @@ class TestDamage:
         assert "good" in listed.stdout
         assert "bad" in listed.stdout
         assert len(json.loads(zoplat("list", "runs", "--json").stdout)) == 2
+
+    @pytest.mark.parametrize("section", ["estimator", "device", "tune"])
+    def test_settings_without_the_name_of_a_part_open_no_default(self, section: str) -> None:
+        run("--steps", 2, "--out", "r")
+        whole = Path("r/config.toml").read_text()
+        for text in ("", re.sub(rf"(?m)^\[{section}\]\nname = .*\n", f"[{section}]\n", whole)):
+            Path("r/config.toml").write_text(text)
+            for command in (
+                ("run", "--resume", "--out", "r"),
+                ("replay", "r"),
+                ("eval", "r"),
+                ("export", "r", "--to", "w"),
+            ):
+                refused = zoplat(*command)
+                assert refused.exit_code == 2, command
+                assert "r/config.toml is damaged: it has no [" in refused.stderr
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("versions", ["x"]), ("plugins", 1), ("settings", []), ("rows", {"dev": 1}), ("strategy", "x")],
+    )
+    def test_a_resigned_header_with_other_types_is_refused(self, key: str, value: Any) -> None:
+        run("--steps", 2, "--out", "r")
+        chain, lines = "", []
+        for number, line in enumerate(Path("r/journal.jsonl").read_text().splitlines()):
+            fields = json.loads(line)
+            del fields["checksum"]
+            body = json.dumps({**fields, key: value} if number == 0 else fields)
+            chain = chained_checksum(chain, body)
+            lines.append(f'{body[:-1]}, "checksum": "{chain}"}}\n')
+        Path("r/journal.jsonl").write_text("".join(lines))
+        for command in (("replay", "r"), ("eval", "r"), ("repair", "r")):
+            refused = zoplat(*command)
+            assert refused.exit_code == 2
+            assert f"the header has {key} " in refused.stderr
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            '{"kind": "phase"}',
+            "[]",
+            '{"kind": "owner", "owner": 1, "bytes": 2}',
+            '{"kind": "phase", "phase": "x", "seconds": "1", "calls": 1, "host_peak": 1}',
+        ],
+    )
+    def test_damaged_lines_of_memory_are_left_out(self, line: str) -> None:
+        run("--steps", 2, "--out", "r")
+        before = RunDirectory(Path("r")).read_memory()
+        assert {row["kind"] for row in before} == {"phase", "owner"}
+        Path("r/memory.jsonl").write_bytes(line.encode() + b"\n\xff\n" + Path("r/memory.jsonl").read_bytes())
+        assert RunDirectory(Path("r")).read_memory() == before
+        assert zoplat("run", "--resume", "--out", "r").exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("peak_bytes", None), ("peak_bytes", 3), ("steps", "six"), ("seconds", 10**400), ("model", [])],
+    )
+    def test_a_summary_with_other_types_is_written_anew(self, key: str, value: Any) -> None:
+        whole = run("--steps", 3, "--out", "r")
+        Path("r/summary.json").write_text(json.dumps({**whole, key: value}))
+        assert zoplat("list", "runs", "--in", ".").exit_code == 0
+        the_same(whole, run("--steps", 3, "--out", "r", "--resume"))
+
+    def test_a_resigned_state_with_other_types_is_dropped(self) -> None:
+        flags = ("--estimator", "zo-adam", "--steps", 3, "--out", "r")
+        whole = run(*flags)
+        Path("r/summary.json").unlink()
+        path = Path("r/checkpoint/step-3/state.json")
+        state = json.loads(path.read_text())
+        assert state["states"]["rule"]["state"]["fields"]["steps"] == 3
+        state["states"]["rule"]["state"]["fields"]["steps"] = "three"
+        del state["checksum"]
+        path.write_text(
+            json.dumps({**state, "checksum": blake2b(json.dumps(state).encode(), digest_size=16).hexdigest()})
+        )
+        refused = zoplat("run", "--resume", "--out", "r")
+        assert refused.exit_code == 1
+        assert "whose steps is three" in refused.stderr
+        the_same(whole, run(*flags, "--resume"))
 
     def test_a_damaged_summary_is_written_anew(self) -> None:
         whole = run("--steps", 3, "--out", "r")

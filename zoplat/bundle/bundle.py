@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.bundle.manifest import read_manifest
-from zoplat.config.layers import build, changed_settings, read_toml
+from zoplat.config.layers import build, changed_settings
 from zoplat.config.parts import Table
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
 from zoplat.tasks import custom
+from zoplat.training.directory import recorded_settings
 
 SETTINGS, DATA, TASK = "run.toml", "data", "task"
 FIXED = ("model:", "tune.", "base:", "head:", "seed:")
@@ -80,7 +81,7 @@ class Bundle:
         Raises:
             ZoplatError: the other run trains another model, or starts from other weights.
         """
-        packed = read_toml(self.folder / SETTINGS)
+        packed = recorded_settings(self.folder / SETTINGS)
         table = {**(run or packed), **(changes or {}), "device": packed["device"], "dtype": packed["dtype"]}
         if data:
             table["data"] = str(data)

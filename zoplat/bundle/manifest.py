@@ -18,6 +18,8 @@ from zoplat.core.noise import Noise
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+SHOWN = {"model", "base", "tune", "estimator", "task"}
+"""Facts that every manifest has."""
 
 
 def write_manifest(folder: Path, noise: str, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         format_, noise = manifest["zoplat_bundle"], manifest["noise"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(folder, f"{MANIFEST} can't be read") from None
     if format_ != FORMAT:
         raise ZoplatError(f"{folder} is a bundle of format {format_}; zoplat {__version__} reads {FORMAT}. Pack again.")
@@ -86,7 +88,12 @@ def _read(folder: Path) -> dict[str, Any]:
         )
     if manifest.pop("checksum", None) != manifest_checksum(manifest):
         raise _damaged(folder, f"{MANIFEST} is not what was packed")
-    return dict(manifest)
+    files, facts = manifest.get("files"), manifest.get("facts")
+    if not isinstance(files, dict) or not all(isinstance(file, dict) for file in files.values()):
+        raise _damaged(folder, f"{MANIFEST} lists no files")
+    if not isinstance(facts, dict) or not facts.keys() >= SHOWN:
+        raise _damaged(folder, f"{MANIFEST} has no facts about {', '.join(sorted(SHOWN))}")
+    return {"zoplat": "an unknown version", **manifest}
 
 
 def _check_name(folder: Path, name: str) -> None:

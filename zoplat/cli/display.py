@@ -22,7 +22,7 @@ from zoplat.config.usual import OWN, value_of
 from zoplat.core.device import Session
 from zoplat.registry import catalogue
 from zoplat.training.callbacks import Callback
-from zoplat.training.directory import read_lines
+from zoplat.training.directory import RunDirectory
 from zoplat.training.profiling import Suggestion
 from zoplat.training.progress import Progress as RunProgress
 from zoplat.training.result import Result
@@ -237,7 +237,9 @@ def memory_line(result: Result) -> str:
     """Peak memory of the whole run and of inference alone, opening the model included in both."""
     whole, before = result.summary.peak_bytes, result.summary.inference_peak_bytes
     place = "device" if whole.device else "host"
-    peak, inference = (whole.device, before.device or 0) if whole.device else (whole.host, before.host)
+    peak, inference = (whole.device, before.device) if whole.device else (whole.host, before.host)
+    if not inference:
+        return f"peak {place} memory {mebibytes(peak)}"
     return (
         f"peak {place} memory {mebibytes(peak)}, {peak / inference:.2f} × the {mebibytes(inference)} that opening the "
         "model and inference alone need"
@@ -247,12 +249,14 @@ def memory_line(result: Result) -> str:
 def memory_table(result: Result) -> Table:
     """Seconds and peak memory by phase, and the ratio to the peak of inference."""
     table = Table("phase", "seconds", "peak memory", "of inference", box=None, pad_edge=False)
-    phases = [row for row in read_lines(result.directory / "memory.jsonl") if row["kind"] == "phase"]
+    phases = [row for row in RunDirectory(result.directory).read_memory() if row["kind"] == "phase"]
     peaks = {row["phase"]: row["device_peak"] or row["host_peak"] for row in phases}
     inference = max(peaks.get(phase, 0) for phase in ("inference", "baseline"))
     for row in phases:
         peak = peaks[row["phase"]]
-        table.add_row(row["phase"], f"{row['seconds']:.1f}", mebibytes(peak), f"{peak / inference:.2f}")
+        table.add_row(
+            row["phase"], f"{row['seconds']:.1f}", mebibytes(peak), f"{peak / inference:.2f}" if inference else "–"
+        )
     return table
 
 

@@ -174,7 +174,10 @@ def typed(hint: Any, value: Any, path: str) -> Any:
             return value
         raise ZoplatError(f"{path} must be one of {', '.join(literal)}, got {value!r}  ({flag})")
     if float in allowed and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ZoplatError(f"{path} must be a finite number, got one of more than 308 digits  ({flag})") from None
     if type(value) is float and not math.isfinite(value):
         raise ZoplatError(f"{path} must be a finite number, got {value}  ({flag})")
     if not any(type(value) is a for a in allowed):

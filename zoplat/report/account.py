@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
-from zoplat.training.directory import RunDirectory, read_lines
+from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
 from zoplat.training.profiler import INFERENCE
 from zoplat.training.summary import Summary
@@ -69,7 +69,7 @@ class Account:
             json.loads(directory.environment.read_text(encoding="utf-8")),
             directory.config.read_text(encoding="utf-8"),
             directory.read_metrics(),
-            read_lines(directory.memory),
+            directory.read_memory(),
             [(record.step, record.loss) for record in steps if record.loss is not None],
         )
 

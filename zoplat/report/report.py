@@ -31,13 +31,13 @@ def write(directory: RunDirectory, to: Path) -> list[Path]:
     try:
         account = Account.read(directory)
         sections = _sections(account)
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as problem:
+        files = {"report.html": page(account.title, sections), "report.md": markdown(account.title, sections)}
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as problem:
         raise ZoplatError(
             f"{directory.path}: its files don't have what a report needs ({type(problem).__name__}: {problem}). "
             "They were changed or are damaged; `zoplat replay` checks the journal."
         ) from problem
     pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
-    files = {"report.html": page(account.title, sections), "report.md": markdown(account.title, sections)}
     files |= {picture.file: picture.svg for picture in pictures}
     to.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():

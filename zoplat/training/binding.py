@@ -96,9 +96,9 @@ def check_bindings(header: dict[str, Any], now: dict[str, Any], where: str, is_e
             lines.append(f"{title}: {before} → {after}")
     before, after = header.get("rows") or {}, now["rows"] or {}
     lines += [
-        f"rows of {split}: {before[split]} → {after[split]}"
+        f"rows of {split}: {before[split]} → {after.get(split)}"
         for split in before
-        if after and before[split] != after[split]
+        if after and before[split] != after.get(split)
     ]
     if lines:
         raise ZoplatError(

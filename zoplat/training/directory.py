@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.config.layers import build, changed_settings, read_toml
-from zoplat.config.parts import Table
+from zoplat.config.parts import Table, as_table
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.plain_json import to_text, with_numbers
 from zoplat.paths import replace_text
 from zoplat.training.checkpoint import Checkpoints
 from zoplat.training.journal import Journal
-from zoplat.training.summary import Summary
+from zoplat.training.summary import LARGEST, Summary
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 """Errors of a disk, whichever file was written."""
@@ -125,13 +125,7 @@ class RunDirectory:
 
     def read_settings(self) -> Table:
         """The table of config.toml; raises ZoplatError where something is missing that every run writes."""
-        table = read_toml(self.config)
-        if missing := [name for name in SECTIONS if name not in table]:
-            raise ZoplatError(
-                f"{self.config} is damaged: it has no [{missing[0]}]. Without its settings the run can't be continued "
-                "or replayed; where you know them, write them there again."
-            )
-        return table
+        return recorded_settings(self.config)
 
     def read_journal(self) -> Journal | None:
         """The journal so far; None before its header is complete."""
@@ -187,26 +181,62 @@ class RunDirectory:
         records = [record for line in lines if (record := _evaluation(line))]
         return records, len(lines) - len(records)
 
+    def read_memory(self) -> list[dict[str, Any]]:
+        """Seconds and peaks by phase, and bytes by owner; damaged lines are left out."""
+        if not self.memory.exists():
+            return []
+        lines = self.memory.read_bytes().decode(errors="replace").split("\n")[:-1]
+        return [record for line in lines if (record := _measured(line))]
+
     def write_memory(self, rows: Iterable[dict[str, Any]]) -> None:
         """Replace memory.jsonl."""
         replace_text(self.memory, "".join(to_text(row) + "\n" for row in rows))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, up to the last complete line."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [with_numbers(json.loads(line)) for line in lines if line]
+def recorded_settings(path: Path) -> Table:
+    """The table of a settings file that was written for a run; raises ZoplatError where something is missing in it."""
+    table = read_toml(path)
+    nameless = [f"[{name}] with a name" for name in SECTIONS if not as_table(table.get(name, {}), name).get("name")]
+    missing = nameless + [name for name in ("task", "dtype") if not isinstance(table.get(name), str)]
+    if missing:
+        raise ZoplatError(
+            f"{path} is damaged: it has no {missing[0]}. Without its settings the run can't be continued or replayed; "
+            "where you know them, write them there again."
+        )
+    return table
 
 
 def _evaluation(line: str) -> dict[str, Any] | None:
     """The record of an evaluation in a line; None where the line is damaged."""
+    record = _object(line)
+    is_whole = type(record.get("step")) is int and isinstance(record.get("split"), str) and "score" in record
+    return record if is_whole and _has_numbers(record, "score", "rows", "passes") else None
+
+
+def _measured(line: str) -> dict[str, Any] | None:
+    """The record of a phase or of an owner in a line of memory.jsonl; None where the line is damaged."""
+    record = _object(line)
+    kind = record.get("kind")
+    numbers = {"phase": ("seconds", "calls", "host_peak"), "owner": ("bytes",)}.get(str(kind), ())
+    is_whole = numbers and isinstance(record.get(str(kind)), str) and None not in map(record.get, numbers)
+    return record if is_whole and _has_numbers(record, *numbers, "device_peak") else None
+
+
+def _object(line: str) -> dict[str, Any]:
+    """The object in a line; an empty one where the line holds none."""
     try:
-        record = with_numbers(json.loads(line))
-        numbers = (record["score"], record.get("rows", 0), record.get("passes", 0))
-        usable = type(record["step"]) is int and isinstance(record["split"], str)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return record if usable and all(isinstance(number, int | float | None) for number in numbers) else None
+        record = json.loads(line)
+        return with_numbers(record) if isinstance(record, dict) else {}
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _has_numbers(record: dict[str, Any], *names: str) -> bool:
+    """Whether what an object has under these names is None, or a number of a size that can be meant."""
+    values = [record.get(name) for name in names]
+    return all(
+        value is None or type(value) is float or (type(value) is int and abs(value) < LARGEST) for value in values
+    )
 
 
 def resumed_settings(settings: Mapping[str, Any], out: Path | None, resume: bool) -> dict[str, Any]:

@@ -15,10 +15,17 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from zoplat.config.renamed import renamed_header
+from zoplat.config.renamed import STRATEGIES, renamed_header
 from zoplat.core.errors import RunFailed, ZoplatError
 
 VERSION = 1
+TEXTS = ("versions", "plugins", "rows")
+"""Objects in the header whose values are text."""
+HEADER = {
+    "settings": dict,
+    **dict.fromkeys(("strategy", "noise", "dtype", "start_digest", "metric", "model_digest"), str),
+}
+"""Key of the header → type of its value; each may be None too."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +215,20 @@ def _header(fields: dict[str, Any], path: Path) -> dict[str, Any]:
     if fields.get("zoplat_journal") != VERSION:
         raise _Damaged(f"{path} is not a journal of version {VERSION}: it has no such header.")
     try:
-        return renamed_header(fields)
+        header = renamed_header(fields)
     except (KeyError, TypeError):
         raise _Damaged(f"{path}: the header names an evaluation strategy that no version had.") from None
+    for name, value in header.items():
+        if value is not None and not _is_meant(name, value):
+            raise _Damaged(f"{path}: the header has {name} {str(value)[:80]}, which no version wrote.")
+    return header
+
+
+def _is_meant(name: str, value: Any) -> bool:
+    """Whether a value in the header can be what a key stands for."""
+    if name in TEXTS:
+        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    return isinstance(value, HEADER.get(name, object)) and (name != "strategy" or value in STRATEGIES.values())
 
 
 def _record(fields: dict[str, Any], step: int, path: Path) -> StepRecord:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from zoplat.config.parts import describe, part_from
 from zoplat.core.blocks import Buffer, Part
@@ -102,6 +103,9 @@ def _dataclass(fresh: Any, name: str, saved: Saved, space: ParameterSpace) -> An
         for field in fields(kind)
         if field.name in saved
     }
+    for field, value in values.items():
+        if not _fits(_hints(kind).get(field, Any), value):
+            raise ZoplatError(f"The state holds a {kind.__qualname__} whose {field} is {str(value)[:80]}.")
     is_frozen = kind.__dataclass_params__.frozen
     if known is not None and is_frozen and all(getattr(known, field) == value for field, value in values.items()):
         return known
@@ -109,6 +113,26 @@ def _dataclass(fresh: Any, name: str, saved: Saved, space: ParameterSpace) -> An
     for field, value in values.items():
         object.__setattr__(filled, field, value)
     return filled
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    """What the fields of a dataclass are annotated with; nothing where that is not there when the program runs."""
+    try:
+        return get_type_hints(kind)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value has the type that a field is annotated with, as far as plain types and lists of them tell."""
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        return any(_fits(one, value) for one in get_args(hint))
+    kind = get_origin(hint) or hint
+    if kind is list and isinstance(value, list):
+        return all(_fits(one, item) for one in get_args(hint) for item in value)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return kind is Any or not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _class(fresh: Any, name: str) -> Any:
@@ -162,6 +186,8 @@ def _term_to_json(draw: Draw, coefficient: float, space: ParameterSpace) -> list
 
 def _term_from_json(saved: list[Any], space: ParameterSpace) -> tuple[Draw, float]:
     law, key, part, scales, coefficient = saved
+    if not all(type(number) is int for number in key) or not isinstance(coefficient, int | float):
+        raise ZoplatError(f"The state holds a direction of key {key!r} and coefficient {coefficient!r}: no numbers.")
     sampler: Sampler = Held(space.buffers[law]) if isinstance(law, int) else part_from("sampler", law)
     inside = None if part is None else Part(frozenset(part))
     return Draw(sampler, Key(*key), inside, tuple((space.buffers[i], power) for i, power in scales)), coefficient

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, get_args, get_type_hints
 
 UNDECIDED = "too short to say"  # an old name that summaries on disk have
 """The verdict on a run with too few losses, as summary.json has it."""
 GROUP = 4
 """Losses that a fifth of the run must have before there is a verdict."""
+
+LARGEST = 1 << 63
+"""Above all whole numbers in a summary."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,22 @@ class Summary:
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Summary:
-        """The summary that `to_json` made plain values of; None for keys that are not there."""
-        values = {field.name: table.get(field.name) for field in fields(cls)}
-        peaks = {name: Peak(**value) for name, value in values.items() if name.endswith("peak_bytes") and value}
-        return cls(**{**values, **peaks})  # type: ignore[arg-type]  # as they were written
+        """The summary that `to_json` made plain values of; None for keys that are not there.
+
+        Raises:
+            TypeError: a value has a type that no run writes.
+        """
+        return cls(**{name: _typed(hint, table.get(name)) for name, hint in get_type_hints(cls).items()})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by key."""
         return asdict(self)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has all that a run of this version writes; those of earlier versions lack some keys."""
+        hints = get_type_hints(type(self))
+        return all(getattr(self, name) is not None or type(None) in get_args(hint) for name, hint in hints.items())
 
     @property
     def scores(self) -> dict[str, tuple[float, float]]:
@@ -114,6 +125,19 @@ class Summary:
     def loss_trend(self) -> str:
         """The verdict for people: "falling", "flat", "rising", or that there were too few losses."""
         return "not seen often enough to tell a trend" if self.verdict == UNDECIDED else self.verdict
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """A value of JSON as what a field is annotated with, or None; raises TypeError for one that it can't be."""
+    if value is None:
+        return None
+    if hint is Peak and isinstance(value, dict):
+        return Peak(**{name: _typed(inner, value.get(name, 0)) for name, inner in get_type_hints(Peak).items()})
+    kinds = get_args(hint) or (hint,)
+    is_number = type(value) is int and abs(value) < LARGEST and (int in kinds or float in kinds)
+    if not is_number and (type(value) is int or type(value) not in kinds):
+        raise TypeError(f"expected {hint}, found {value!r}")
+    return value
 
 
 def verdict(losses: Sequence[float]) -> str:

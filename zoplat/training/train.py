@@ -73,12 +73,12 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
 
 
 def _finished(directory: RunDirectory, config: RunConfig) -> Summary | None:
-    """The summary of a run that needs no more steps; None too where it is damaged, and replaced then."""
+    """The summary of a run that needs no more steps; None too where it is damaged or lacks something."""
     try:
         summary = directory.read_summary()
     except ZoplatError:
         return None
-    is_done = summary and summary.status == "done" and not directory.is_extended_by(config)
+    is_done = summary and summary.is_whole and summary.status == "done" and not directory.is_extended_by(config)
     return summary if is_done else None
 
 

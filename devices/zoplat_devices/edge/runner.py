@@ -20,7 +20,6 @@ from zoplat import __version__
 from zoplat.bundle.bundle import Bundle
 from zoplat.cli import Commands
 from zoplat.cli.options import JSON
-from zoplat.config.layers import read_toml
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
@@ -100,7 +99,9 @@ def run(
     given = {name: value for name, value in changes.items() if value is not None}
     earlier = out / "config.toml" if out else None
     is_unchanged = resume and not given and not data and earlier is not None and earlier.exists()
-    config = _config(opened, read_toml(earlier) if is_unchanged and earlier else None, given, data)
+    config = _config(
+        opened, RunDirectory(earlier.parent).read_settings() if is_unchanged and earlier else None, given, data
+    )
     callback = EdgeCallback(Limits(battery, temperature), memory_limit, quiet or as_json)
     for name in ("SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
@@ -133,7 +134,7 @@ def evaluate(bundle: Path, run_: Path | None, split: str, data: Path | None, as_
 def replay(bundle: Path, run: Path, as_json: bool) -> None:
     """Rebuild the weights of RUN, of any device, from its journal and BUNDLE, without a forward pass."""
     directory = RunDirectory.existing(run)
-    config = _config(Bundle.opened(bundle), read_toml(directory.config))
+    config = _config(Bundle.opened(bundle), directory.read_settings())
     result = rebuild(directory, None, config=config)
     click.echo(json.dumps(result) if as_json else f"{result['steps']} steps rebuilt: {result['weights_digest']}")
     if result["status"] == "different":
@@ -182,7 +183,7 @@ def _config(
 def _opened(bundle: Path, run: Path, data: Path | None = None) -> tuple[RunConfig, Session]:
     """A run and its model at its newest checkpoint, opened from its bundle."""
     directory = RunDirectory.existing(run)
-    return restored(directory, _config(Bundle.opened(bundle), read_toml(directory.config), data=data))
+    return restored(directory, _config(Bundle.opened(bundle), directory.read_settings(), data=data))
 
 
 def _check_outside(bundle: Path, out: Path | None) -> None:

@@ -11,6 +11,7 @@ from zoplat_devices.pytorch import chat
 from zoplat_devices.pytorch.heads import AUTO_CLASSES, head_of
 from zoplat_devices.pytorch.loaded import Loaded, embeddings, token_limit
 from zoplat_devices.pytorch.quiet import notice, quiet
+from zoplat_devices.pytorch.screening import screen, trust
 from zoplat_devices.pytorch.settings import PyTorchSettings
 from zoplat_devices.pytorch.sources import DEFAULT, base_of, is_adapter, load_errors, present
 from zoplat_devices.pytorch.tuning import VIRTUAL, check_tuning
@@ -53,18 +54,19 @@ def text_reader(settings: PyTorchSettings, spec: ModelSpec) -> TextReader | None
     if source is None:
         notice(f"Note: the model {name} is not on this machine yet, so its tokenizer and names were not tried.")
         return None
+    source = base_of(source) if is_adapter(source) else source
+    screen(source, name)
     import torch
     import transformers
 
     with quiet(), load_errors(name):
-        source = base_of(source) if is_adapter(source) else source
-        config = transformers.AutoConfig.from_pretrained(source, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(source, local_files_only=True, **trust())
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=True, **trust())
         head = head_of(config, spec.head)
         if head == "classifier" and spec.classes:
             config.num_labels = spec.classes
         with torch.device("meta"):
-            model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config)
+            model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config, **trust())
     loaded = Loaded(model, tokenizer, name, None, head)
     check_tuning(loaded, spec.tune)
     start = config.decoder_start_token_id if head == "seq2seq" else None

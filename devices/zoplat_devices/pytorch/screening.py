@@ -15,6 +15,9 @@ from zoplat.core.permissions import REMOTE_CODE, is_granted
 COUNTS = re.compile(r"(layers?|experts|blocks|labels)$")
 """Names of settings by which transformers makes so many Python objects."""
 MOST = 10_000
+GGUF_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Type of a value in a GGUF file → its bytes."""
+GGUF_TEXT, GGUF_LIST = 8, 9
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 """Settings that may name a repository with compiled kernels."""
 
@@ -43,9 +46,15 @@ def screen(source: str, name: str) -> None:
             raise ZoplatError(f"--model {name}: {path.name} is not a file.")
     for path in folder.glob("*.safetensors.index.json"):
         weights = _read(path).get("weight_map")
-        for file in set(weights.values()) if isinstance(weights, dict) else ():
+        for file in weights.values() if isinstance(weights, dict) else ():
             if not isinstance(file, str) or Path(file).name != file or not (folder / file).is_file():
                 raise ZoplatError(f"--model {name}: {path.name} names {file!r}, which is no file beside it.")
+    limit = _read(folder / "tokenizer_config.json").get("model_max_length")
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        raise ZoplatError(
+            f"--model {name}: tokenizer_config.json has model_max_length {str(limit)[:80]!r}, which is no number of "
+            "tokens. Correct it, or remove it."
+        )
     for key, value in _settings(_read(folder / "config.json")):
         if key in KERNELS and isinstance(value, str) and "/" in value:
             raise ZoplatError(
@@ -63,14 +72,50 @@ def check_count(name: str, key: str, value: Any) -> None:
 
 
 def check_gguf(path: Path) -> None:
-    """Raise ZoplatError for a GGUF file that announces more layers than a model has."""
+    """Raise ZoplatError for a GGUF file whose values don't fit into it, or with more layers than a model has."""
     try:
         from gguf import GGUFReader
     except ImportError:  # transformers says what to install
         return
+    _check_values(path)
     for field in GGUFReader(path).fields.values():
         if field.name.endswith((".block_count", ".expert_count")):
             check_count(str(path), field.name, int(field.contents()))
+
+
+def _check_values(path: Path) -> None:
+    """Raise ZoplatError where the values of a GGUF file have no known type, or announce more than the file holds.
+
+    The library that reads them believes what they announce, and can be busy for hours with lists within lists.
+    """
+    end = path.stat().st_size
+    with path.open("rb") as file:
+
+        def skip(size: int) -> None:
+            if size > end - file.tell():
+                raise ZoplatError(f"--model {path}: its values announce more than the file holds. Fetch it again.")
+            file.seek(size, os.SEEK_CUR)
+
+        def number(size: int) -> int:
+            skip(size)
+            file.seek(-size, os.SEEK_CUR)
+            return int.from_bytes(file.read(size), "little")
+
+        if file.read(4) != b"GGUF" or number(4) not in (2, 3):
+            return  # the library says what it can't read
+        number(8)  # of tensors
+        for _ in range(number(8)):
+            skip(number(8))
+            kind, count = number(4), 1
+            if kind == GGUF_LIST:
+                kind, count = number(4), number(8)
+            if kind == GGUF_TEXT:
+                for _ in range(count):
+                    skip(number(8))
+            elif kind in GGUF_BYTES:
+                skip(count * GGUF_BYTES[kind])
+            else:
+                raise ZoplatError(f"--model {path}: a value of type {kind}, which no model needs. Fetch it again.")
 
 
 def _settings(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:

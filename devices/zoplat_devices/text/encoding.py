@@ -148,7 +148,7 @@ class Encoder:
 
     def _word(self, option: str) -> int:
         """The single token of an option with its leading blank; raises ZoplatError where it is not one token."""
-        ids = self._known(self.tokenizer(option, add_special_tokens=False)["input_ids"])
+        ids = self._known(self._tokenized(option, add_special_tokens=False)["input_ids"])
         if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
             pieces = " ".join(self.tokenizer.convert_ids_to_tokens(ids)) or "nothing"
             raise ZoplatError(
@@ -183,7 +183,7 @@ class Encoder:
 
     def _target_ids(self, option: str) -> list[int]:
         """Token ids of an option as a decoder writes it."""
-        ids = self.tokenizer(text_target=option.lstrip(), add_special_tokens=False)["input_ids"]
+        ids = self._tokenized(text_target=option.lstrip(), add_special_tokens=False)["input_ids"]
         if not ids:
             raise ZoplatError(f"No token of its own for option {option!r}.")
         return self._known(ids)
@@ -221,8 +221,17 @@ class Encoder:
             results.append(_Truncated(ids, one.closing, len(one.ids) - len(ids)))
         return results
 
+    def _tokenized(self, *texts: Any, **how: Any) -> Any:
+        """What the tokenizer makes of texts; raises ZoplatError where its own vocabulary does not let it."""
+        try:
+            return self.tokenizer(*texts, **how)
+        except Exception as problem:
+            if type(problem) is not Exception:  # as the compiled library raises it
+                raise
+            raise ZoplatError(f"The model's tokenizer can't read the rows: {problem}. Its files are damaged.") from None
+
     def _encoded(self, texts: Sequence[str]) -> list[_Encoded]:
-        batch = self.tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
+        batch = self._tokenized(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
         encoded = []
         for ids, offsets, special in zip(
             batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
