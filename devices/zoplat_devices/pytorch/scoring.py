@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from zoplat.core.example import Row
 from zoplat.core.model_spec import Head
 from zoplat_devices.pytorch import virtual
 from zoplat_devices.pytorch.padding import differs, run_without, trial_sequences
 from zoplat_devices.text.layout import Layout, laid_out, right_only
-
-if TYPE_CHECKING:
-    from zoplat_devices.pytorch.cuda_graphs import Graphs
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,10 @@ class Batch:
     rows: int = 0
     weight: int = 0
     by_tokens: bool = False
+
+
+Recordings: TypeAlias = "Callable[[Batch, Callable[[Batch], Any]], Any]"
+"""The loss of a batch by what was recorded of its shape, or of the function that computes it."""
 
 
 class MaskPositions(threading.local):
@@ -128,7 +129,7 @@ class Scorer:
         inner = inner_model(model)
         self.accepts = set(inspect.signature(inner.forward).parameters)
         self.run: Callable[..., Any] = virtual.run
-        self.recordings: Graphs | None = None
+        self.recordings: Recordings | None = None
         self._cached: tuple[list[Row], bool, Batch] | None = None
         self._positions = MaskPositions(virtual.count(model) if virtual.kind(model) == "prompt" else 0)
         vocabulary_head = inner.get_output_embeddings() if head != "classifier" else None
