@@ -33,6 +33,7 @@ class Guard:
         self._redirect = redirect_stdout(self._output)
         self._signals: dict[int, object] = {}
         self._is_interrupted = False
+        self._timer = (0.0, 0.0)
 
     @property
     def printed(self) -> str:
@@ -47,7 +48,7 @@ class Guard:
                     self._signals[number] = signal.signal(number, self._interrupt)
             if hasattr(signal, "setitimer"):
                 self._signals[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._expire)
-                signal.setitimer(signal.ITIMER_REAL, self.seconds)
+                self._timer = signal.setitimer(signal.ITIMER_REAL, self.seconds)
         return self
 
     def __exit__(
@@ -57,6 +58,8 @@ class Guard:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._signals.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # as it was
+        if self._timer[0]:  # somebody's own, which goes on
+            signal.setitimer(signal.ITIMER_REAL, *self._timer)
         self._redirect.__exit__(None, None, None)
         if problem is None:
             return False

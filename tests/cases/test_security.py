@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from zoplat.core.errors import ZoplatError
 from zoplat.core.permissions import COMMANDS, REMOTE_CODE, is_granted
+from zoplat.guard import Guard
 from zoplat.tasks import commands
 from zoplat_devices.kernels import native
 
@@ -301,6 +303,17 @@ def test_a_plugin_that_hangs_is_left_behind(typed: Any, plugin: Any, monkeypatch
     assert "lozo" in typed.done("list", "estimators")
     assert "did not end within 0.3 s" in typed.done("doctor")
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_a_timer_of_the_program_around_it_goes_on() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 600)
+    try:
+        with Guard(seconds=5):
+            pass
+        assert 500 < signal.getitimer(signal.ITIMER_REAL)[0] <= 600
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @pytest.mark.parametrize("body", ["raise OSError('driver gone')", "raise KeyboardInterrupt", "raise SystemExit"])
