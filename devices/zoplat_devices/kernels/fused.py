@@ -19,7 +19,7 @@ from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
 from zoplat_devices.kernels.drawn import Drawn
 from zoplat_devices.kernels.plans import ENTRIES, PIECE, Cut, Plan, conversion, jobs_on, scratch_jobs
-from zoplat_devices.kernels.tables import DTYPES, SUM, TERMS, Jobs, Kernels, Sums, address
+from zoplat_devices.kernels.tables import DTYPES, SUM, Jobs, Kernels, Sums, address, term
 from zoplat_devices.kernels.traced import Program, traced
 
 FACTOR_CACHE = 2  # draws whose factors are kept: a probe is used with either sign, then restored and applied
@@ -49,8 +49,9 @@ class FusedNoise(Noise):
 class FusedBackend(Backend):
     """A backend whose updates are drawn, scaled and added in registers by fused kernels.
 
-    A law is fused if it has factors or fills a tile with one plain draw (`out[:] = noise.normal(...)`). Any other law
-    is filled tile by tile and added by the same kernel. The arithmetic is that of `Backend`, bit for bit.
+    A law is fused if it has factors or can be traced (`laws.py`), as those can that compute every entry alike from a few
+    draws. Any other law is filled tile by tile and added by the same kernel. The arithmetic is that of `Backend`, bit for
+    bit.
 
     Args:
         kernels: of the device that holds the weights.
@@ -201,7 +202,7 @@ class FusedBackend(Backend):
         if self.rounding.is_stochastic and len(indices):
             streams = [self.rounding.stream(self.blocks[index]) for index in indices]
             lines = np.arange(len(indices))
-            sums.terms["key0"][lines, sums.counts], sums.terms["key1"][lines, sums.counts] = zip(*streams, strict=True)
+            sums.terms["keys"][lines, sums.counts, 0] = streams
         changes = sums.counts > 0 if factor == 1.0 else np.ones(len(indices), bool)
         self.kernels.run(plan.on(changes & sums.fused), sums, factor, is_stochastic=self.rounding.is_stochastic)
         for index in indices[changes & ~sums.fused]:
@@ -212,11 +213,11 @@ class FusedBackend(Backend):
         is_stochastic = self.rounding.is_stochastic and target is None
         sums = Sums(1, 2)
         if is_stochastic:
-            sums.terms["key0"][0, 1], sums.terms["key1"][0, 1] = self.rounding.stream(block)
+            sums.terms["keys"][0, 1, 0] = self.rounding.stream(block)
         for tile in block.tiles():
             entries = self.entries(direction, tile)
             start = tile.start * (block.size // block.shape[0])
-            sums.terms[0, 0] = (TERMS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0, 0, 0)
+            sums.terms[0, 0] = term("values", coefficient=1.0, u=address(entries) - 4 * start)[0]
             sums.counts[0] = 1
             rows = jobs_on(block, self.rounding, start, start + tile.size, ENTRIES)
             if target is not None:

@@ -26,7 +26,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.noise import Stream
 from zoplat.paths import in_cache, is_private, private_folder, replace_text
 from zoplat_devices.kernels.noise import LAWS
-from zoplat_devices.kernels.tables import DTYPES, JOB, TERM, TERMS, Jobs, Kernels, Sums
+from zoplat_devices.kernels.tables import DTYPES, JOB, TERMS, Jobs, Kernels, Sums, term
 from zoplat_devices.kernels.traced import Program
 
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
@@ -271,7 +271,7 @@ def is_right(library: ctypes.CDLL) -> bool:
             return False
     weights = np.arange(count, dtype=np.float32)
     sums, jobs = Sums(1, 1), Jobs(np.zeros(1, JOB))
-    sums.add([0], np.array([(TERMS["sign"], 0, *keys, 0.0, 0, 0, 0, 0, 0)], TERM), True, 0.5)
+    sums.add([0], term("sign", [keys]), True, 0.5)
     jobs.rows[0] = (weights.ctypes.data, weights.ctypes.data, 0, count, 0, DTYPES["float32"])
     NativeKernels(library, 1).run(jobs, sums, 2.0)
     expected = 2 * np.arange(count, dtype=np.float32) + np.float32(0.5) * LAWS["sign"](keys, 0, count)

@@ -11,12 +11,14 @@ import numpy as np
 from zoplat.core.noise import Stream
 from zoplat_devices.kernels.traced import Program
 
+DRAWS = 4
+"""Streams that one term has room for."""
+
 TERM = np.dtype(
     [
         ("kind", np.int32),
         ("rank", np.int32),
-        ("key0", np.uint32),
-        ("key1", np.uint32),
+        ("keys", np.uint32, (DRAWS, 2)),
         ("coefficient", np.float32),
         ("columns", np.int32),
         ("u", np.int64),
@@ -39,12 +41,29 @@ JOB = np.dtype(
 )
 """`Job` of kernels.c: a range of entries to be written."""
 
-TERMS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5}
+TERMS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5, "computed": 6}
 """Name of a term's kind → its number in kernels.c."""
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
 SUM = 5
 """Conversion opcodes of a job: source and target of one dtype; a float32 source; no source, the sum in float32."""
+
+
+def term(kind: str, streams: Sequence[Stream] = (), **fields: Any) -> np.ndarray:
+    """One row of `TERM`, with coefficient 0.
+
+    Args:
+        kind: of `TERMS`.
+        streams: at most `DRAWS`.
+        fields: of the row; 0 where they are not given.
+    """
+    row = np.zeros(1, TERM)
+    row["kind"] = TERMS[kind]
+    for number, keys in enumerate(streams):
+        row["keys"][0, number] = keys
+    for name, value in fields.items():
+        row[name] = value
+    return row
 
 
 class Jobs:

@@ -27,8 +27,10 @@ OPERATIONS = (
     "greater or equal",
     "maximum",
     "minimum",
+    "draw",
 )
-"""Operations of kernels.c in the order of their numbers. The second operand is a register or a constant."""
+"""Operations of kernels.c in the order of their numbers. The second operand is a register or a constant; of `draw`, the
+first one is the number of a stream and the second one the kind of its numbers."""
 
 STEP = np.dtype(
     [
@@ -79,9 +81,7 @@ class Program:
             Untraceable: no register is free, or b is something else.
         """
         if to is None:
-            if not self.free:
-                raise Untraceable("no register is free")
-            to = Traced(self, self.free.pop(), is_array=False)
+            to = self._fresh()
         if isinstance(b, Traced):
             operand, constant = b.register, 0.0
         elif b is None or isinstance(b, float | int):
@@ -92,6 +92,18 @@ class Program:
         if to.is_array:
             self.written.add(to.register)
         return to
+
+    def draw(self, stream: int, kind: int) -> Traced:
+        """Append a draw of numbers, of a kind of `TERMS`, and return their proxy."""
+        to = self._fresh()
+        self.steps.append((OPERATIONS.index("draw"), to.register, stream, kind, 0.0, 0))
+        return to
+
+    def _fresh(self) -> Traced:
+        """A proxy in a free register."""
+        if not self.free:
+            raise Untraceable("no register is free")
+        return Traced(self, self.free.pop(), is_array=False)
 
 
 class Traced:
@@ -173,10 +185,16 @@ class Traced:
     def __itruediv__(self, other: Any) -> Traced:
         return self.program.step("divide", self, other, to=self)
 
+    def __getitem__(self, index: Any) -> Traced:
+        if index not in (slice(None), Ellipsis):
+            raise Untraceable("a slice")
+        return self
+
     def __setitem__(self, index: Any, value: Any) -> None:
         if index not in (slice(None), Ellipsis) or not isinstance(value, Traced):
             raise Untraceable("an assignment to a slice, or of something that is not a proxy")
-        self.program.step("copy", value, to=self)
+        if value is not self:
+            self.program.step("copy", value, to=self)
 
     def __bool__(self) -> bool:
         raise Untraceable("a branch on values of entries")
