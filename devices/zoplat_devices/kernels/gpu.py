@@ -1,20 +1,61 @@
-"""The kernels of `gpu_kernels.py`: tables copied to the device of the weights, one launch for each dtype."""
+"""The kernels of `gpu_kernels.py`: one copy for each pass, and one launch for each dtype and structure of terms."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections import OrderedDict
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from zoplat.core.noise import Stream
-from zoplat_devices.kernels.tables import DTYPES, TERMS, Jobs, Kernels, Sums
+from zoplat_devices.kernels.gpu_source import Sources
+from zoplat_devices.kernels.gpu_tables import GROUP, MIXED, TILE, Structure, batches, lines_of, words_of
+from zoplat_devices.kernels.tables import DTYPES, JOB, TERMS, Jobs, Kernels, Sums
 
 PINNED = {"enable_fp_fusion": False, "sanitize_overflow": False, "num_warps": 4}
 """Launch options that pin every bit: no fusion of products and sums, integers wrap around."""
 
 NARROW = (DTYPES["bfloat16"], DTYPES["float16"])
+STRUCTURES = 64
+"""Structures that are kept, with their rooms on the device."""
+
+
+class Link:
+    """The way of tables to a device: copies that nothing waits for.
+
+    Args:
+        device: torch device.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+
+    def room(self, count: int) -> Any:
+        """A tensor of words on the device."""
+        import torch
+
+        with torch.inference_mode(False):
+            return torch.empty(count, dtype=torch.int64, device=self.device)
+
+    def send(self, words: np.ndarray, room: Any) -> None:
+        """Copy words to a room; from pinned memory, which its allocator keeps until the copy is done."""
+        import torch
+
+        host = torch.empty(len(words), dtype=torch.int64, pin_memory=torch.device(self.device).type == "cuda")
+        host.numpy()[:] = words
+        room.copy_(host, non_blocking=True)
+
+
+class _Launch(NamedTuple):
+    """One launch: a program, how many of it, and the tables and constants that are the same every time."""
+
+    program: Any
+    grid: tuple[int]
+    tables: tuple[Any, Any]
+    constants: dict[str, Any]
 
 
 class TritonKernels(Kernels):
@@ -23,14 +64,17 @@ class TritonKernels(Kernels):
     Args:
         device: torch device that holds the weights.
         programs: the module `gpu_kernels`.
+
+    Attributes:
+        link: the way of tables to the device.
     """
 
     def __init__(self, device: Any, programs: ModuleType) -> None:
         self.device = device
+        self.link = Link(device)
         self._programs = programs
-        self._slice = int(programs.SLICE.value * programs.GROUP.value)
-        self._wave = int(programs.ROWS.value * programs.GROUP.value)
-        self._group = int(programs.GROUP.value)
+        self._sources = Sources(programs)
+        self._structures: OrderedDict[bytes, Structure] = OrderedDict()
 
     def run(
         self,
@@ -41,81 +85,72 @@ class TritonKernels(Kernels):
         is_stochastic: bool = False,
         subset: slice | None = None,
     ) -> None:
+        rows = jobs.rows if subset is None else jobs.rows[subset]
+        if not len(rows):
+            return
+        structure = self._sent(sums, factor)
         if jobs.uploaded is None:
-            jobs.uploaded = [self._uploaded(jobs.rows, dtype) for dtype in np.unique(jobs.rows["dtype"])]
-        if sums.uploaded is None:
-            sums.uploaded = self._words(sums.terms), self._words(sums.counts), *self._kind(sums)
-        terms, counts, kind, has_scales = sums.uploaded
-        for part in jobs.uploaded:
-            first, count = part.range_of(subset)
-            if count:
-                self._programs.move[(count * part.slices,)](
-                    part.rows,
-                    terms,
-                    counts,
-                    first,
-                    part.slices,
-                    sums.terms.shape[1],
-                    factor,
-                    origin,
-                    kind,
-                    has_scales,
-                    part.dtype,
-                    is_stochastic and part.dtype in NARROW,
-                    part.is_aligned and origin % 16 == 0,
-                    **PINNED,
-                )
+            jobs.uploaded = WeakKeyDictionary()  # with a structure, what is made for it goes
+        known = jobs.uploaded.setdefault(structure, {})
+        name = (is_stochastic, origin % 16, subset and (subset.start, subset.stop))
+        if name not in known:
+            known[name] = self._launches(rows, structure, is_stochastic, origin % 16)
+        for launch in known[name]:
+            given = (*launch.tables, structure.room, origin, structure.stride)
+            launch.program[launch.grid](*given, **launch.constants)
 
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
-        groups = -(-(first + count) // self._group) - first // self._group
-        grid = (-(-groups * self._group // self._wave),)
+        groups = -(-(first + count) // GROUP) - first // GROUP
+        grid = (-(-groups * GROUP // TILE),)
         self._programs.numbers[grid](out, *stream, first, count, TERMS[law], **PINNED)
 
-    def _uploaded(self, rows: np.ndarray, dtype: int) -> _UploadedJobs:
-        """The jobs of one dtype, copied to the device."""
-        positions = np.flatnonzero(rows["dtype"] == dtype)
-        some = rows[positions]
-        entries = some["stop"] - some["start"] // self._group * self._group
-        slices = int(-(-entries.max() // self._slice))
-        is_aligned = not ((some["source"] | some["target"]) % 16).any()
-        return _UploadedJobs(self._words(some), int(dtype), slices, is_aligned, positions)
+    def _sent(self, sums: Sums, factor: float) -> Structure:
+        """The structure of some sums, with their numbers in its room."""
+        structure: Structure | None = sums.uploaded
+        if structure is None or not structure.holds(sums, factor):
+            structure = sums.uploaded = self._structure(sums)
+            self.link.send(words_of(sums, factor), structure.room)
+            structure.note(sums, factor)
+        return structure
 
-    def _kind(self, sums: Sums) -> tuple[int, bool]:
-        """The kind of all terms, or `MIXED` where they differ; and whether some are scaled."""
-        is_used = np.arange(sums.terms.shape[1]) < (sums.counts * sums.fused)[:, None]
-        used = sums.terms[is_used]
-        found = np.unique(used["kind"])
-        return int(found[0]) if len(found) == 1 else int(self._programs.MIXED.value), bool(used["scale"].any())
+    def _structure(self, sums: Sums) -> Structure:
+        """The structure of some sums, the same one for equal structures."""
+        lines, laws = lines_of(sums)
+        name = lines.tobytes() + repr((sums.terms.shape, laws)).encode()
+        if name not in self._structures:
+            if len(self._structures) == STRUCTURES:
+                self._structures.popitem(last=False)
+            room = self.link.room(len(words_of(sums, 1.0)))
+            self._structures[name] = Structure(lines, sums.terms.shape[1], laws, room)
+        self._structures.move_to_end(name)
+        return self._structures[name]
 
-    def _words(self, rows: np.ndarray) -> Any:
-        """A table as a tensor on the device; records become words of 64 bits."""
-        import torch
+    def _launches(self, rows: np.ndarray, structure: Structure, is_stochastic: bool, origin: int) -> list[_Launch]:
+        """Cut jobs into pieces, and send the tables of these."""
+        made = []
+        for batch in batches(rows, structure.lines, not is_stochastic, origin):
+            words = batch.words()
+            room = self.link.room(len(words))
+            self.link.send(words, room)
+            pieces = len(batch.pieces) * (JOB.itemsize // 8)
+            tables = room[:pieces], room[pieces:].view(_int32())
+            constants = {"count": int(batch.line["count"]), "dtype": batch.dtype, "is_whole": batch.is_whole, **PINNED}
+            if batch.in_factors:
+                program, special = self._programs.move_factors, {"rank": int(batch.line["rank"]), "num_warps": 8}
+            else:
+                kind, narrow = int(batch.line["kind"]), batch.dtype in NARROW
+                has_laws = kind in (MIXED, TERMS["computed"])
+                program = self._sources.move(structure.laws if has_laws else ())
+                special = {"kind": kind, "has_scales": bool(batch.line["has_scales"])}
+                special["is_stochastic"] = is_stochastic and narrow
+            made.append(_Launch(program, (len(batch.owners),), tables, constants | special))
+        return made
 
-        word = np.int64 if rows.dtype.fields else rows.dtype
-        flat = np.ascontiguousarray(rows).reshape(-1).view(word)
-        return torch.from_numpy(flat).to(self.device, non_blocking=True)
 
+def _int32() -> Any:
+    import torch
 
-class _UploadedJobs:
-    """Jobs of one dtype on a device.
-
-    Attributes:
-        rows: tensor of words, (jobs · JOB_WORDS).
-        dtype: of `DTYPES` or `FROM_FLOAT32`.
-        slices: Triton programs that the longest job takes.
-        is_aligned: whether sources and targets begin at multiples of 16 bytes.
-    """
-
-    def __init__(self, rows: Any, dtype: int, slices: int, is_aligned: bool, positions: np.ndarray) -> None:
-        self.rows, self.dtype, self.slices, self.is_aligned = rows, dtype, slices, is_aligned
-        self._positions = positions
-
-    def range_of(self, subset: slice | None) -> tuple[int, int]:
-        """(first, count) among these jobs of a range of all jobs; everything when None."""
-        if subset is None:
-            return 0, len(self._positions)
-        first, stop = np.searchsorted(self._positions, (subset.start, subset.stop))
-        return int(first), int(stop - first)
+    return torch.int32
 
 
 class Broken(Exception):
