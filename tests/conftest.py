@@ -170,14 +170,14 @@ def _programs() -> ModuleType:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        for name in ("gpu_noise", "gpu_kernels"):
+        for name in ("gpu_noise", "gpu_weights", "gpu_factors", "gpu_kernels"):
             path = Path(gpu.__file__).with_name(f"{name}.py")
             whole = f"zoplat_devices.kernels.{name}"
             spec = importlib.util.spec_from_file_location(whole, path)
             assert spec
             assert spec.loader
             module = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, whole, module)  # the second one imports the first one's copy
+            patch.setitem(sys.modules, whole, module)  # later ones import the copies of earlier ones
             spec.loader.exec_module(module)
     return module
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench import gpu_code
 from zoplat import Key, ModelSpec
 from zoplat.core.model_spec import Tuning
 from zoplat.core.oracle import Oracle
@@ -21,23 +22,19 @@ torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
 Make = Callable[..., Path]
-PAIRS = 8  # pairs of normals that a thread generates at a time
-MOVE = {"jobs": "*i64", "terms": "*i64", "counts": "*i32", "first": "i32", "slices": "i32", "stride": "i32"}
-MOVE |= {"factor": "fp32", "origin": "i64"}
+WEIGHTS = 16  # that a thread moves in a turn of its main loop, half of them one member of a pair of normals
+NUMBERS = dict.fromkeys(("out", "key0", "key1", "first", "count"), "i64")
 
 
-def instructions(program: str, arguments: dict[str, str], constants: dict[str, Any], **options: Any) -> Counter[str]:
-    """Number of float instructions of each kind in a program that is compiled with the options of a launch."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from zoplat_devices.kernels import gpu_kernels
-
-    signature = arguments | dict.fromkeys(constants, "constexpr")
-    positions = {(list(signature).index(name),): value for name, value in constants.items()}
-    source = ASTSource(getattr(gpu_kernels, program), signature, positions)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={**gpu.PINNED, **options})
+def floats(made: Any) -> Counter[str]:
+    """Number of float instructions of each kind in a compiled program."""
     return Counter(re.findall(r"^\s+(?:@%p\d+ )?([a-z]\S*\.f32\S*)\s", made.asm["ptx"], re.M))
+
+
+def move(**constants: Any) -> Any:
+    """The program `move`, compiled."""
+    usual = {"kind": TERMS["normal"], "count": 1, "has_scales": False, "is_stochastic": False, "is_whole": True}
+    return gpu_code.compiled("move", usual | constants)
 
 
 def unpinned(found: Counter[str]) -> set[str]:
@@ -46,23 +43,65 @@ def unpinned(found: Counter[str]) -> set[str]:
     return {name for name in found if not re.fullmatch(pinned, name) or "ftz" in name}
 
 
-def test_normals_fuse_what_the_definition_fuses_and_nothing_else() -> None:
-    arguments = dict.fromkeys(("out", "key0", "key1", "first", "count"), "i64")
-    found = instructions("numbers", arguments, {"kind": TERMS["normal"]})
+def test_normals_fuse_what_the_definition_fuses_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_code, "ARGUMENTS", NUMBERS)
+    found = floats(gpu_code.compiled("numbers", {"law": TERMS["normal"]}))
     assert not unpinned(found)
-    assert found["fma.rn.f32"] == 11 * PAIRS
-    assert found["sqrt.rn.f32"] == PAIRS
-    fused = instructions("numbers", arguments, {"kind": TERMS["normal"]}, enable_fp_fusion=True)
-    assert unpinned(fused) or fused["fma.rn.f32"] > 11 * PAIRS, "the launch option is what prevents it"
+    assert found["fma.rn.f32"] == 11 * WEIGHTS / 2
+    assert found["sqrt.rn.f32"] == WEIGHTS / 2
+    fused = floats(gpu_code.compiled("numbers", {"law": TERMS["normal"], "enable_fp_fusion": True}))
+    assert unpinned(fused) or fused["fma.rn.f32"] > 11 * WEIGHTS / 2, "the launch option is what prevents it"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_updates_of_mixed_and_scaled_terms_fuse_nothing_more(dtype: str) -> None:
     narrow = dtype != "float32"
-    constants = {"kind": -1, "has_scales": True, "dtype": DTYPES[dtype], "is_stochastic": narrow, "is_aligned": True}
-    found = instructions("move", MOVE, constants)
+    found = floats(move(kind=-1, count=-1, has_scales=True, dtype=DTYPES[dtype], is_stochastic=narrow))
     assert not unpinned(found)
-    assert found["fma.rn.f32"] == 11 * PAIRS
+    assert found["fma.rn.f32"] == 2 * 11 * WEIGHTS / 2, "the first term, and any other one"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_rounded_to_nearest_two_at_a_time_by_the_instruction_for_it(dtype: str) -> None:
+    ptx = move(kind=TERMS["sign"], dtype=DTYPES[dtype]).asm["ptx"]
+    name = {"bfloat16": "bf16", "float16": "f16"}[dtype]
+    assert Counter(re.findall(rf"cvt\.\S*{name}\S*\.f32", ptx)) == {f"cvt.rn.{name}x2.f32": WEIGHTS // 2}
+
+
+BARS = {"sign": 14, "normal": 45, "low-rank": 16}
+"""Kind of a term → the most instructions that a weight may take."""
+
+
+@pytest.mark.parametrize("architecture", [90, *(pytest.param(a, marks=pytest.mark.slow) for a in (80, 100))])
+@pytest.mark.parametrize("law", BARS)
+def test_a_weight_takes_few_instructions_and_is_loaded_and_stored_16_bytes_at_a_time(
+    law: str, architecture: int
+) -> None:
+    found = gpu_code.code(law, 1, "bfloat16", architecture)
+    assert (found.load, found.store, found.local, found.shared) == (16, 16, 0, 0)
+    assert found.instructions <= BARS[law]
+    assert found.registers <= 80, "so that at least 24 warps have loads under way at once"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", gpu_code.ARCHITECTURES)
+@pytest.mark.parametrize("law", BARS)
+def test_more_terms_and_float32_weights_are_loaded_and_stored_16_bytes_at_a_time_too(
+    law: str, architecture: int
+) -> None:
+    for count, dtype in ((2, "bfloat16"), (-1, "bfloat16"), (1, "float32")):
+        found = gpu_code.code(law, count, dtype, architecture)
+        assert (found.load, found.store, found.shared) == (16, 16, 0)
+
+
+def test_the_script_that_counts_instructions_prints_a_line_for_each_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_code, "LAWS", {"rademacher": "sign"})
+    gpu_code.main(["--arch", "90"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 2 * 3
+    assert lines[2].startswith("| bfloat16 | rademacher | 1 | sm_90 | ")
 
 
 def test_kernels_are_used_only_if_their_random_numbers_are_those_of_the_definition(

@@ -69,18 +69,18 @@ class Drawn:
             u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
             self.factor_arrays += [u, v]
             self.factors[index] = u, v.T
-            shape = {"rank": u.shape[1], "columns": tile.shape[1]}
+            shape: dict[str, Any] = {"rank": u.shape[1], "columns": tile.shape[1]}
             return term("low-rank", **shape, u=address(u), v=address(v), **scale)
         fill = traced_fill(sampler, tile, key)
         if fill is None:
             return None
         if fill.law is None:
             return term(fill.kind, fill.streams, **scale)
-        steps = {"rank": fill.law.number, "columns": len(fill.law.table), "u": address(fill.law.table)}
+        steps: dict[str, Any] = {"rank": fill.law.number, "columns": len(fill.law.table), "u": address(fill.law.table)}
         return term(fill.kind, fill.streams, **steps, **scale)
 
 
-def _scale(draw: Draw, block: Block) -> dict[str, int] | None:
+def _scale(draw: Draw, block: Block) -> dict[str, Any] | None:
     """Fields of a draw's scale s on a block, and whether s^−½ multiplies; None if the kernels can't apply it."""
     if not draw.scales:
         return {}

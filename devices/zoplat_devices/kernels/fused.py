@@ -49,9 +49,9 @@ class FusedNoise(Noise):
 class FusedBackend(Backend):
     """A backend whose updates are drawn, scaled and added in registers by fused kernels.
 
-    A law is fused if it has factors or can be traced (`laws.py`), as those can that compute every entry alike from a few
-    draws. Any other law is filled tile by tile and added by the same kernel. The arithmetic is that of `Backend`, bit for
-    bit.
+    A law is fused if it has factors or can be traced (`laws.py`), as those can that compute every entry alike from a
+    few draws. Any other law is filled tile by tile and added by the same kernel. The arithmetic is that of `Backend`,
+    bit for bit.
 
     Args:
         kernels: of the device that holds the weights.

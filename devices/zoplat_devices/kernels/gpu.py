@@ -12,7 +12,7 @@ import numpy as np
 
 from zoplat.core.noise import Stream
 from zoplat_devices.kernels.gpu_source import Sources
-from zoplat_devices.kernels.gpu_tables import GROUP, MIXED, TILE, Structure, batches, lines_of, words_of
+from zoplat_devices.kernels.gpu_tables import GROUP, MANY, MIXED, TILE, Structure, batches, lines_of, words_of
 from zoplat_devices.kernels.tables import DTYPES, JOB, TERMS, Jobs, Kernels, Sums
 
 PINNED = {"enable_fp_fusion": False, "sanitize_overflow": False, "num_warps": 4}
@@ -136,7 +136,8 @@ class TritonKernels(Kernels):
             tables = room[:pieces], room[pieces:].view(_int32())
             constants = {"count": int(batch.line["count"]), "dtype": batch.dtype, "is_whole": batch.is_whole, **PINNED}
             if batch.in_factors:
-                program, special = self._programs.move_factors, {"rank": int(batch.line["rank"]), "num_warps": 8}
+                program = self._programs.move_factors
+                special = factor_options(int(batch.line["rank"]), int(batch.line["count"]), batch.dtype)
             else:
                 kind, narrow = int(batch.line["kind"]), batch.dtype in NARROW
                 has_laws = kind in (MIXED, TERMS["computed"])
@@ -145,6 +146,16 @@ class TritonKernels(Kernels):
                 special["is_stochastic"] = is_stochastic and narrow
             made.append(_Launch(program, (len(batch.owners),), tables, constants | special))
         return made
+
+
+def factor_options(rank: int, count: int, dtype: int) -> dict[str, Any]:
+    """Constants and options of a launch that moves matrices in factors.
+
+    Registers are bounded, so that enough threads have loads under way at once; not where that would spill them.
+    """
+    bounds = {1: 80, 2: 128} if dtype in NARROW else {1: 128}
+    is_bound = count in bounds and rank != MANY
+    return {"rank": rank, "num_warps": 8} | ({"maxnreg": bounds[count]} if is_bound else {})
 
 
 def _int32() -> Any:

@@ -1,4 +1,4 @@
-"""The random numbers of `docs/explanation/noise.md` in the registers of a GPU: `kernels.c` in Triton, with the same bits.
+"""The random numbers of `docs/explanation/noise.md` in the registers of a GPU, with the bits of `kernels.c`.
 
 A group of 512 entries is held as two halves, the two members of each pair of normals. A half is 8 lines of 32 entries,
 so that what 32 neighbours share is computed once for each line that a thread has a piece of. Every law takes
@@ -15,10 +15,12 @@ and returns both halves. To be launched without fusion: only what is written `fm
 import triton
 import triton.language as tl
 
+from zoplat_devices.kernels import gpu_tables
 from zoplat_devices.kernels.tables import TERMS
 
 NORMAL, SIGN, UNIFORM, COARSE = (tl.constexpr(TERMS[law]) for law in ("normal", "sign", "uniform", "coarse"))
 GROUP, HALF, LINE = tl.constexpr(512), tl.constexpr(256), tl.constexpr(32)
+TILE = tl.constexpr(gpu_tables.TILE)
 
 
 @triton.jit
@@ -123,3 +125,17 @@ def drawn(law: tl.constexpr, group, part, bit, key0, key1):
         left, right = halves(group, part, bit, key0, key1)
         left, right = share(left), share(right)
     return left, right
+
+
+@triton.jit(do_not_specialize=["out", "key0", "key1", "first", "count"])
+def numbers(out: tl.int64, key0: tl.int64, key1: tl.int64, first: tl.int64, count: tl.int64, law: tl.constexpr):
+    """Random numbers first to first + count of a stream."""
+    rows, bit = tl.arange(0, TILE // 64)[:, None], tl.arange(0, LINE)[None, :]
+    at = first // GROUP + tl.program_id(0).to(tl.int64) * (TILE // GROUP)
+    group = (at + rows // (HALF // LINE)).to(tl.uint64)
+    part = (rows % (HALF // LINE)).to(tl.uint32)
+    left, right = drawn(law, group, part, bit.to(tl.uint32), key0.to(tl.uint32), key1.to(tl.uint32))
+    place = at * GROUP - first + (rows // (HALF // LINE) * GROUP + rows % (HALF // LINE) * LINE + bit)
+    target = out.to(tl.pointer_type(tl.float32)) + place
+    tl.store(target, left, mask=(place >= 0) & (place < count))
+    tl.store(target + HALF, right, mask=(place + HALF >= 0) & (place + HALF < count))

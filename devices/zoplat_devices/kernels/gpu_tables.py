@@ -1,7 +1,7 @@
 """Tables that the kernels of a GPU read: which kinds of terms a line has, and which program takes which entries.
 
-What a launch needs besides numbers, its structure, is the same from step to step, so tables of entries are made once and
-stay on the device; the numbers, keys, coefficients and addresses of terms, are sent before each pass in one copy.
+What a launch needs besides numbers, its structure, is the same from step to step, so tables of entries are made once
+and stay on the device; the numbers, keys, coefficients and addresses of terms, are sent before each pass in one copy.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ MIXED, MANY = -1, -1
 """In place of the one kind of all terms of a line, and of a number that is not known when a program is compiled."""
 FIXED_RANK = 32
 """The largest rank that a program is compiled for; programs for larger ones read it."""
-GROUP, TILE, TILES, DOWN = 512, 2048, 8, 64
-"""Entries of a group and of a tile; tiles of a program; rows of a program where matrices have factors."""
+GROUP, TILE, TILES = 512, 2048, 8
+"""Entries of a group and of a tile; tiles of a program."""
+DOWN, ACROSS = 64, 128
+"""Rows of a program where matrices have factors, and columns of a tile there."""
 
 LINE = np.dtype(
     [
@@ -81,7 +83,7 @@ def lines_of(sums: Sums) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def words_of(sums: Sums, factor: float) -> np.ndarray:
-    """The table as the programs read it: for each line a word with the number of terms and the factor, then the terms."""
+    """The table as programs read it: for each line a word with the number of terms and the factor, then the terms."""
     lines, stride = sums.terms.shape
     table = np.zeros((lines, 1 + stride * (TERM.itemsize // 8)), np.int64)
     heads = np.zeros(lines, [("count", np.int32), ("factor", np.float32)])
