@@ -113,6 +113,18 @@ class Backend:
             with self.writable_theta(tile, update, drift) as theta:
                 kernel(theta, self.entries(direction, tile, "gradient"), *tile.rows_of(buffers))
 
+    def sweep_all(
+        self,
+        blocks: Iterable[tuple[Block, Update]],
+        kernel: Kernel,
+        direction: Direction,
+        buffers: Sequence[Buffer],
+        drift: DriftMeter,
+    ) -> None:
+        """Sweep some blocks, each with the update that takes it to θ; a backend may take them all before it begins."""
+        for block, update in blocks:
+            self.sweep(block, kernel, update, direction, buffers, drift)
+
     @contextmanager
     def writable_theta(self, tile: Tile, update: Update, drift: DriftMeter) -> Iterator[Array]:
         """θ on a tile, float32 in scratch; what it holds when the context ends is stored."""

@@ -202,8 +202,8 @@ class ParameterSpace:
         rows of buffers, changed in place; None for a buffer that does not cover the block. A kernel must treat every
         entry alike and have no other effects: a device may call it once, with proxies, and trace it.
         """
-        for block in self._swept(on):
-            self._backend.sweep(block, kernel, self._weights.pending, direction, buffers, self._drift)
+        blocks = ((block, self._weights.pending) for block in self._swept(on))
+        self._backend.sweep_all(blocks, kernel, direction, buffers, self._drift)
 
     def sweep_factors(
         self, kernel: Kernel, vectors: Kernel, direction: Direction = ZERO, *buffers: Buffer, on: Part | None = None

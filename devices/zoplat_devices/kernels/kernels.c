@@ -393,37 +393,64 @@ void zoplat_run(const Job *jobs, int32_t count, const Call *call, int32_t *next)
     }
 }
 
-typedef struct {            /* a traced rule on one block; register 0 holds entries of theta */
+typedef struct {            /* a traced rule; register 0 holds entries of theta */
     const Call *update;     /* performed on theta before the rule */
     const Call *direction;  /* its entries are register 1 */
     const Step *steps;
-    const int64_t *arrays;  /* addresses of buffers, registers 2 on; 0 for a buffer that does not cover the block */
+    const int64_t *arrays;  /* for each line, addresses of buffers, registers 2 on; 0 for one that does not cover the block */
     int32_t step_count;
     int32_t array_count;
     uint32_t written;       /* bit k: register k is written back to its array */
 } Rule;
 
+static void read_weights(int32_t dtype, intptr_t source, int64_t first, int64_t n, float *restrict to) {
+    const uint16_t *narrow = (const uint16_t *)source + first;
+    if (dtype == FLOAT32) for (int64_t i = 0; i < n; i++) to[i] = ((const float *)source)[first + i];
+    else if (dtype == BFLOAT16) for (int64_t i = 0; i < n; i++) to[i] = from_bfloat(narrow[i]);
+    else for (int64_t i = 0; i < n; i++) to[i] = from_half(narrow[i]);
+}
+
+/* Rounded stochastically where there are random bits k. */
+static void write_weights(
+    int32_t dtype, intptr_t target, int64_t first, int64_t n, const float *restrict from, const uint32_t *restrict k
+) {
+    uint16_t *narrow = (uint16_t *)target + first;
+    if (dtype == FLOAT32) for (int64_t i = 0; i < n; i++) ((float *)target)[first + i] = from[i];
+    else if (dtype == BFLOAT16 && k) for (int64_t i = 0; i < n; i++) narrow[i] = stochastic_bfloat(from[i], k[i]);
+    else if (dtype == BFLOAT16) for (int64_t i = 0; i < n; i++) narrow[i] = to_bfloat(from[i]);
+    else if (k) for (int64_t i = 0; i < n; i++) narrow[i] = stochastic_half(from[i], k[i]);
+    else for (int64_t i = 0; i < n; i++) narrow[i] = to_half(from[i]);
+}
+
 static void rule(const Job *job, const Rule *rule) {
     float registers[REGISTERS][GROUP], sum[GROUP];
-    float *theta = (float *)(intptr_t)job->source, factor = rule->update->factor;
-    int32_t updates = rule->update->counts[0], terms = rule->direction->counts[0];
+    uint32_t random_bits[GROUP];
+    intptr_t theta = (intptr_t)job->source;
+    float factor = rule->update->factor;
+    const Term *moves = rule->update->terms + (int64_t)job->line * rule->update->stride;
+    const Term *entries = rule->direction->terms + (int64_t)job->line * rule->direction->stride;
+    const int64_t *arrays = rule->arrays + (int64_t)job->line * rule->array_count;
+    int32_t updates = rule->update->counts[job->line], terms = rule->direction->counts[job->line];
+    int is_stochastic = rule->update->is_stochastic && job->dtype != FLOAT32;
     for (int k = 0; k < REGISTERS; k++) for (int i = 0; i < GROUP; i++) registers[k][i] = 0.0f;
     for (int64_t first = job->start; first < job->stop;) {
         int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
         int64_t n = last - first;
         const float *from = sum + first % GROUP;
-        for (int32_t k = 0; k < updates; k++) draw(sum, first, last, rule->update->terms + k, k);
-        if (updates) for (int64_t i = 0; i < n; i++) registers[0][i] = factor * theta[first + i] + from[i];
-        else for (int64_t i = 0; i < n; i++) registers[0][i] = factor * theta[first + i];
-        for (int32_t k = 0; k < terms; k++) draw(sum, first, last, rule->direction->terms + k, k);
+        for (int32_t k = 0; k < updates; k++) draw(sum, first, last, moves + k, k);
+        read_weights(job->dtype, theta, first, n, registers[0]);
+        if (updates) for (int64_t i = 0; i < n; i++) registers[0][i] = factor * registers[0][i] + from[i];
+        else for (int64_t i = 0; i < n; i++) registers[0][i] = factor * registers[0][i];
+        for (int32_t k = 0; k < terms; k++) draw(sum, first, last, entries + k, k);
         for (int64_t i = 0; i < n; i++) registers[1][i] = terms ? from[i] : 0.0f;
         for (int32_t k = 0; k < rule->array_count; k++)
-            if (rule->arrays[k]) for (int64_t i = 0; i < n; i++) registers[2 + k][i] = at(rule->arrays[k])[first + i];
+            if (arrays[k]) for (int64_t i = 0; i < n; i++) registers[2 + k][i] = at(arrays[k])[first + i];
         for (int32_t k = 0; k < rule->step_count; k++) perform(registers, rule->steps + k);
-        for (int64_t i = 0; i < n; i++) theta[first + i] = registers[0][i];
+        if (is_stochastic) halves(random_bits, first / GROUP, moves + updates);
+        write_weights(job->dtype, theta, first, n, registers[0], is_stochastic ? random_bits + first % GROUP : 0);
         for (int32_t k = 0; k < rule->array_count; k++) {
-            float *array = (float *)(intptr_t)rule->arrays[k];
+            float *array = (float *)(intptr_t)arrays[k];
             if (rule->written >> (2 + k) & 1) for (int64_t i = 0; i < n; i++) array[first + i] = registers[2 + k][i];
         }
         first = last;

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
@@ -52,7 +52,7 @@ class Call(ctypes.Structure):
 
 
 class Rule(ctypes.Structure):
-    """`Rule` of kernels.c: a traced rule on one block."""
+    """`Rule` of kernels.c: a traced rule."""
 
     _fields_ = [
         ("update", ctypes.c_void_p),
@@ -94,13 +94,21 @@ class NativeKernels(Kernels):
         self._in_parallel(self.library.zoplat_run, rows, _call(sums, factor, origin, is_stochastic))
 
     def rule(
-        self, jobs: Jobs, update: Sums, factor: float, direction: Sums, program: Program, arrays: Sequence[int]
+        self,
+        jobs: Jobs,
+        update: Sums,
+        factor: float,
+        direction: Sums,
+        program: Program,
+        arrays: np.ndarray,
+        is_stochastic: bool = False,
     ) -> None:
-        before, entries = _call(update, factor), _call(direction)
-        steps, addresses = program.table(), np.array(arrays, np.int64)
+        before, entries = _call(update, factor, is_stochastic=is_stochastic), _call(direction)
+        steps, addresses = program.table(), np.ascontiguousarray(arrays, np.int64)
         written = sum(1 << register for register in program.written)
         tables = (ctypes.addressof(before), ctypes.addressof(entries), steps.ctypes.data, addresses.ctypes.data)
-        self._in_parallel(self.library.zoplat_rule, jobs.rows, Rule(*tables, len(steps), len(addresses), written))
+        shared = Rule(*tables, len(steps), addresses.shape[1], written)
+        self._in_parallel(self.library.zoplat_rule, jobs.rows, shared)
 
     def _in_parallel(self, function: Callable[..., None], rows: np.ndarray, shared: ctypes.Structure) -> None:
         """Call a kernel in several threads, which take jobs from one shared counter until none is left."""

@@ -133,9 +133,11 @@ class Kernels(ABC):
 
     Attributes:
         runs_rules: whether they can also run a traced rule.
+        sweeps_together: whether rules are to be run on all blocks at once, as launches are dear.
     """
 
     runs_rules: bool = False
+    sweeps_together: bool = False
 
     @abstractmethod
     def run(
@@ -160,17 +162,25 @@ class Kernels(ABC):
         """
 
     def rule(
-        self, jobs: Jobs, update: Sums, factor: float, direction: Sums, program: Program, arrays: Sequence[int]
+        self,
+        jobs: Jobs,
+        update: Sums,
+        factor: float,
+        direction: Sums,
+        program: Program,
+        arrays: np.ndarray,
+        is_stochastic: bool = False,
     ) -> None:
-        """Bring float32 weights to factor·θ + update and run a traced rule on them, in one pass; where `runs_rules`.
+        """Bring weights to factor·θ + update and run a traced rule on them, in one pass; where `runs_rules`.
 
         Args:
-            jobs: on one block, in place.
-            update: one line, added to the weights before the rule runs.
+            jobs: in place.
+            update: added to the weights before the rule runs, not rounded in between.
             factor: of the weights.
-            direction: one line, the second array of the rule.
-            program: of the rule; its arrays are θ, the entries of the direction, and buffers.
-            arrays: addresses of the buffers, 0 for one that does not cover the block.
+            direction: the second array of the rule; lines are those of the update.
+            program: of the rule; its arrays are θ, the entries of the direction, and float32 buffers.
+            arrays: addresses of the buffers for each line, (lines, buffers); 0 for one that does not cover the block.
+            is_stochastic: whether 16-bit weights are rounded stochastically, as in `run`, with streams of the update.
         """
         raise NotImplementedError
 

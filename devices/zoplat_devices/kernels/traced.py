@@ -67,6 +67,10 @@ class Program:
         """The steps as a table of `STEP`."""
         return np.array(self.steps, STEP)
 
+    def form(self) -> tuple[tuple[int, int, int, int, int], ...]:
+        """The steps without their constants, which differ from step to step of a run."""
+        return tuple((operation, to, a, b, is_reversed) for operation, to, a, b, _, is_reversed in self.steps)
+
     def step(self, name: str, a: Traced, b: Any = None, to: Traced | None = None, is_reversed: bool = False) -> Traced:
         """Append an operation and return the proxy of its result.
 
