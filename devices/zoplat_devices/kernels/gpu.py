@@ -11,14 +11,27 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from zoplat.core.noise import Stream
-from zoplat_devices.kernels.gpu_source import Sources
-from zoplat_devices.kernels.gpu_tables import GROUP, MANY, MIXED, TILE, Structure, batches, lines_of, words_of
+from zoplat_devices.kernels.gpu_source import Sources, words_of_constants
+from zoplat_devices.kernels.gpu_tables import (
+    GROUP,
+    MANY,
+    MIXED,
+    TILE,
+    Batch,
+    Structure,
+    batches,
+    lines_of,
+    lines_of_rule,
+    words_of,
+)
 from zoplat_devices.kernels.tables import DTYPES, JOB, TERMS, Jobs, Kernels, Sums
+from zoplat_devices.kernels.traced import Program
 
 PINNED = {"enable_fp_fusion": False, "sanitize_overflow": False, "num_warps": 4}
 """Launch options that pin every bit: no fusion of products and sums, integers wrap around."""
 
 NARROW = (DTYPES["bfloat16"], DTYPES["float16"])
+RULE_CONSTANTS = ("kind", "count", "has_scales", "other_kind", "other_count", "other_scales")
 STRUCTURES = 64
 """Structures that are kept, with their rooms on the device."""
 
@@ -49,6 +62,13 @@ class Link:
         room.copy_(host, non_blocking=True)
 
 
+class _RuleLaunches(NamedTuple):
+    """Launches of one rule on some jobs, and the room for its constants and addresses."""
+
+    launches: list[_Launch]
+    room: Any
+
+
 class _Launch(NamedTuple):
     """One launch: a program, how many of it, and the tables and constants that are the same every time."""
 
@@ -68,6 +88,8 @@ class TritonKernels(Kernels):
     Attributes:
         link: the way of tables to the device.
     """
+
+    runs_rules = sweeps_together = True
 
     def __init__(self, device: Any, programs: ModuleType) -> None:
         self.device = device
@@ -89,9 +111,7 @@ class TritonKernels(Kernels):
         if not len(rows):
             return
         structure = self._sent(sums, factor)
-        if jobs.uploaded is None:
-            jobs.uploaded = WeakKeyDictionary()  # with a structure, what is made for it goes
-        known = jobs.uploaded.setdefault(structure, {})
+        known = _known(jobs, structure)
         name = (is_stochastic, origin % 16, subset and (subset.start, subset.stop))
         if name not in known:
             known[name] = self._launches(rows, structure, is_stochastic, origin % 16)
@@ -99,24 +119,55 @@ class TritonKernels(Kernels):
             given = (*launch.tables, structure.room, origin, structure.stride)
             launch.program[launch.grid](*given, **launch.constants)
 
+    def rule(
+        self,
+        jobs: Jobs,
+        update: Sums,
+        factor: float,
+        direction: Sums,
+        program: Program,
+        arrays: np.ndarray,
+        is_stochastic: bool = False,
+    ) -> None:
+        moved, entries = self._sent(update, factor), self._sent(direction, purpose="direction")
+        known, are_there = _known(jobs, moved), tuple((arrays != 0).any(axis=0).tolist())
+        name = (program.form(), are_there, is_stochastic, id(entries), int((arrays & 15).any()))
+        words = np.zeros(words_of_constants(len(program.steps)) + arrays.size, np.int64)
+        words.view(np.float32)[: len(program.steps)] = [step[4] for step in program.steps]
+        words[len(words) - arrays.size :] = arrays.reshape(-1)
+        if name not in known:
+            launches = []
+            function = self._sources.rule(program, are_there, sorted({*moved.laws, *entries.laws}))
+            lines = lines_of_rule(moved, entries)
+            for batch in batches(jobs.rows, lines, False, name[-1]):
+                line = {each: int(batch.line[each]) for each in RULE_CONSTANTS}
+                line["is_stochastic"] = is_stochastic and batch.dtype in NARROW
+                launches.append(self._launch(batch, function, line))
+            known[name] = _RuleLaunches(launches, self.link.room(len(words)))
+        made = known[name]
+        self.link.send(words, made.room)
+        for launch in made.launches:
+            given = (*launch.tables, moved.room, entries.room, made.room, moved.stride, entries.stride)
+            launch.program[launch.grid](*given, **launch.constants)
+
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
         groups = -(-(first + count) // GROUP) - first // GROUP
         grid = (-(-groups * GROUP // TILE),)
         self._programs.numbers[grid](out, *stream, first, count, TERMS[law], **PINNED)
 
-    def _sent(self, sums: Sums, factor: float) -> Structure:
-        """The structure of some sums, with their numbers in its room."""
+    def _sent(self, sums: Sums, factor: float = 1.0, purpose: str = "update") -> Structure:
+        """The structure of some sums, with their numbers in its room; rooms of different purposes differ."""
         structure: Structure | None = sums.uploaded
         if structure is None or not structure.holds(sums, factor):
-            structure = sums.uploaded = self._structure(sums)
+            structure = sums.uploaded = self._structure(sums, purpose)
             self.link.send(words_of(sums, factor), structure.room)
             structure.note(sums, factor)
         return structure
 
-    def _structure(self, sums: Sums) -> Structure:
+    def _structure(self, sums: Sums, purpose: str) -> Structure:
         """The structure of some sums, the same one for equal structures."""
         lines, laws = lines_of(sums)
-        name = lines.tobytes() + repr((sums.terms.shape, laws)).encode()
+        name = lines.tobytes() + repr((sums.terms.shape, laws, purpose)).encode()
         if name not in self._structures:
             if len(self._structures) == STRUCTURES:
                 self._structures.popitem(last=False)
@@ -129,23 +180,36 @@ class TritonKernels(Kernels):
         """Cut jobs into pieces, and send the tables of these."""
         made = []
         for batch in batches(rows, structure.lines, not is_stochastic, origin):
-            words = batch.words()
-            room = self.link.room(len(words))
-            self.link.send(words, room)
-            pieces = len(batch.pieces) * (JOB.itemsize // 8)
-            tables = room[:pieces], room[pieces:].view(_int32())
-            constants = {"count": int(batch.line["count"]), "dtype": batch.dtype, "is_whole": batch.is_whole, **PINNED}
             if batch.in_factors:
-                program = self._programs.move_factors
-                special = factor_options(int(batch.line["rank"]), int(batch.line["count"]), batch.dtype)
-            else:
-                kind, narrow = int(batch.line["kind"]), batch.dtype in NARROW
-                has_laws = kind in (MIXED, TERMS["computed"])
-                program = self._sources.move(structure.laws if has_laws else ())
-                special = {"kind": kind, "has_scales": bool(batch.line["has_scales"])}
-                special["is_stochastic"] = is_stochastic and narrow
-            made.append(_Launch(program, (len(batch.owners),), tables, constants | special))
+                constants = factor_options(int(batch.line["rank"]), int(batch.line["count"]), batch.dtype)
+                made.append(self._launch(batch, self._programs.move_factors, constants))
+                continue
+            kind = int(batch.line["kind"])
+            program = self._sources.move(structure.laws if kind in (MIXED, TERMS["computed"]) else ())
+            constants = {"kind": kind, "has_scales": int(batch.line["has_scales"])}
+            constants["is_stochastic"] = is_stochastic and batch.dtype in NARROW
+            made.append(self._launch(batch, program, constants))
         return made
+
+    def _launch(self, batch: Batch, program: Any, constants: dict[str, Any]) -> _Launch:
+        """A launch of a batch, whose tables are sent now."""
+        import torch
+
+        words = batch.words()
+        room = self.link.room(len(words))
+        self.link.send(words, room)
+        pieces = len(batch.pieces) * (JOB.itemsize // 8)
+        tables = room[:pieces], room[pieces:].view(torch.int32)
+        usual = {"count": int(batch.line["count"]), "dtype": batch.dtype, "is_whole": batch.is_whole, **PINNED}
+        return _Launch(program, (len(batch.owners),), tables, usual | constants)
+
+
+def _known(jobs: Jobs, structure: Structure) -> dict[Any, Any]:
+    """What was made for jobs and a structure; it goes when the structure goes."""
+    if jobs.uploaded is None:
+        jobs.uploaded = WeakKeyDictionary()
+    known: dict[Any, Any] = jobs.uploaded.setdefault(structure, {})
+    return known
 
 
 def factor_options(rank: int, count: int, dtype: int) -> dict[str, Any]:
@@ -156,12 +220,6 @@ def factor_options(rank: int, count: int, dtype: int) -> dict[str, Any]:
     bounds = {1: 80, 2: 128} if dtype in NARROW else {1: 128}
     is_bound = count in bounds and rank != MANY
     return {"rank": rank, "num_warps": 8} | ({"maxnreg": bounds[count]} if is_bound else {})
-
-
-def _int32() -> Any:
-    import torch
-
-    return torch.int32
 
 
 class Broken(Exception):

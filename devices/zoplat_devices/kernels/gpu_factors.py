@@ -1,7 +1,7 @@
 """Moves of matrices by terms in factors, in bands of rows; with the bits of `kernels.c`.
 
-A tile of U V is a product in which U and V are loaded once. Matrices that are rounded stochastically, and terms that are
-scaled or mixed with others, are moved by `gpu_kernels.py`, entry by entry.
+A tile of U V is a product in which U and V are loaded once. Matrices that are rounded stochastically, and terms that
+are scaled or mixed with others, are moved by `gpu_kernels.py`, entry by entry.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, attr-defined"

@@ -16,6 +16,7 @@ from zoplat_devices.kernels.gpu_noise import COARSE, GROUP, HALF, LINE, NORMAL, 
 from zoplat_devices.kernels.gpu_weights import (
     BFLOAT16,
     FLOAT16,
+    FLOAT32,
     TERM,
     added,
     coefficient,
@@ -30,7 +31,7 @@ from zoplat_devices.kernels.gpu_weights import (
 )
 from zoplat_devices.kernels.tables import TERMS
 
-__all__ = ["move", "move_factors", "numbers", "rounded"]
+__all__ = ["FLOAT32", "move", "move_factors", "numbers", "rounded"]
 """What is launched, and what programs that are written elsewhere need besides."""
 
 LOW_RANK, VALUES, COMPUTED = (tl.constexpr(TERMS[kind]) for kind in ("low-rank", "values", "computed"))
@@ -143,7 +144,7 @@ def entries(
 
 @triton.jit
 def begun(line, count: tl.constexpr):
-    """What the first two terms of a line need in every turn of a loop: coefficients and keys, if their number is known."""
+    """What the first two terms of a line need in each turn of a loop: coefficients and keys, if their number is known."""
     one, two = line + 1, line + 1 + TERM
     c, d, key0, key1, key2, key3 = 0.0, 0.0, 0, 0, 0, 0
     if count == 1 or count == 2:
@@ -262,7 +263,8 @@ def move_groups(
         round0, round1 = rounding_keys(line)
     first, last = groups_of(start, stop, number)
     for at in range(first, last, GROUPS):
-        entry, group = at * GROUP, (at + row).to(tl.uint64)
+        entry = at * GROUP
+        group = (at + row).to(tl.uint64)
         begin, end = bounds(start, stop, entry)
         held = loaded(source + entry, place, begin, end, dtype, is_whole)
         other = loaded(source + entry, place + HALF, begin, end, dtype, is_whole)

@@ -36,6 +36,15 @@ LINE = np.dtype(
 """What programs must know of a line: `rank` of factors and their `columns`, whether rows of V begin at 16 bytes."""
 
 
+RULE_LINE = np.dtype(
+    [
+        *((name, LINE[name]) for name in LINE.names or ()),
+        *((name, np.int32) for name in ("other_kind", "other_count", "other_scales")),
+    ]
+)
+"""The same of an update, and of the direction that a rule is given."""
+
+
 class Structure:
     """The kinds of terms of every line of a table of sums, and the place on the device for what the table holds.
 
@@ -91,6 +100,17 @@ def words_of(sums: Sums, factor: float) -> np.ndarray:
     table[:, 0] = heads.view(np.int64)
     table[:, 1:] = np.ascontiguousarray(sums.terms).view(np.int64).reshape(lines, -1)
     return table.reshape(-1)
+
+
+def lines_of_rule(update: Structure, direction: Structure) -> np.ndarray:
+    """What the program of a rule must know of each line, of `RULE_LINE`."""
+    lines = np.zeros(len(update.lines), RULE_LINE)
+    for name in ("kind", "count", "has_scales"):
+        lines[name] = update.lines[name]
+    for name in ("kind", "count"):
+        lines[f"other_{name}"] = direction.lines[name]
+    lines["other_scales"] = direction.lines["has_scales"]
+    return lines
 
 
 class Batch(NamedTuple):
