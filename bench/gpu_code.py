@@ -23,6 +23,8 @@ from zoplat_devices.kernels.tables import DTYPES, TERMS
 
 ARCHITECTURES = (80, 90, 100)
 ARGUMENTS = {"pieces": "*i64", "owners": "*i32", "lines": "*i64", "origin": "i64", "stride": "i32"}
+ARGUMENTS |= {"others": "*i64", "places": "*i64", "width": "i32"}
+"""Arguments of programs that are no constants → their types."""
 
 RANK = 4
 LAWS = {"rademacher": "sign", "gaussian": "normal", f"low-rank, rank {RANK}": "low-rank"}
@@ -67,19 +69,19 @@ def code(law: str, count: int = 1, dtype: str = "bfloat16", architecture: int = 
     return _read(compiled("move", {**usual, **constants, **options}, architecture), TILE // 128)
 
 
-def compiled(program: str, given: dict[str, Any], architecture: int = 90) -> Any:
-    """A program, compiled with the constants and options that a launch is given."""
+def compiled(program: Any, given: dict[str, Any], architecture: int = 90) -> Any:
+    """A program, or the one of a name, compiled with the constants and options that a launch is given."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from zoplat_devices.kernels import gpu, gpu_kernels
 
-    function = getattr(gpu_kernels, program)
+    function = getattr(gpu_kernels, program) if isinstance(program, str) else program
     signature = {name: ARGUMENTS.get(name, "constexpr") for name in function.arg_names}
     places = {(place,): given[name] for place, name in enumerate(signature) if name not in ARGUMENTS}
     options = {name: value for name, value in given.items() if name not in signature}
-    aligned = {(place,): [["tt.divisibility", 16]] for place in range(3)}
+    aligned = {(k,): [["tt.divisibility", 16]] for k, kind in enumerate(signature.values()) if kind[0] == "*"}
     source = ASTSource(function, signature, places, aligned)
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={**gpu.PINNED, **options})
 

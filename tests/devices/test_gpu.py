@@ -6,20 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench import gpu_code
-from zoplat import Key, ModelSpec
+from zoplat import Block, Key, ModelSpec, Tile
 from zoplat.core.model_spec import Tuning
 from zoplat.core.oracle import Oracle
 from zoplat.testing import Plain
 from zoplat_devices.kernels import gpu, native
+from zoplat_devices.kernels.gpu_source import Sources
+from zoplat_devices.kernels.laws import traced_fill
 from zoplat_devices.kernels.tables import DTYPES, TERMS
+from zoplat_devices.kernels.traced import traced
 from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.mezo import MeZO
+from zoplat_plugins.uniform import Uniform
 
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
+gpu_kernels = pytest.importorskip("zoplat_devices.kernels.gpu_kernels")
 
 Make = Callable[..., Path]
 WEIGHTS = 16  # that a thread moves in a turn of its main loop, half of them one member of a pair of normals
@@ -66,6 +72,36 @@ def test_weights_are_rounded_to_nearest_two_at_a_time_by_the_instruction_for_it(
     ptx = move(kind=TERMS["sign"], dtype=DTYPES[dtype]).asm["ptx"]
     name = {"bfloat16": "bf16", "float16": "f16"}[dtype]
     assert Counter(re.findall(rf"cvt\.\S*{name}\S*\.f32", ptx)) == {f"cvt.rn.{name}x2.f32": WEIGHTS // 2}
+
+
+def adam(theta: Any, g: Any, m: Any, v: Any) -> None:
+    m += 0.1 * (g - m)
+    v += 0.001 * (g * g - v)
+    theta -= 0.01 * (m / 0.3) / ((v / 0.7) ** 0.5 + 1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rule_is_one_program_of_operations_that_round_as_the_definition_does(dtype: str) -> None:
+    program = traced(adam, 4)
+    assert program
+    function = Sources(gpu_kernels).rule(program, (True, True), ())
+    constants: dict[str, Any] = dict.fromkeys(gpu.RULE_CONSTANTS, 0) | {"count": 1, "other_count": 1}
+    constants |= {"kind": TERMS["sign"], "other_kind": TERMS["sign"], "dtype": DTYPES[dtype]}
+    made = gpu_code.compiled(function, {**constants, "is_stochastic": False, "is_whole": True})
+    found = floats(made)
+    assert not unpinned(found)
+    assert (found["div.rn.f32"], found["sqrt.rn.f32"], found["fma.rn.f32"]) == (3 * WEIGHTS, WEIGHTS, 0)
+    assert Sources(gpu_kernels).rule(traced(adam, 4) or program, (True, True), ()).src == function.src
+
+
+def test_laws_that_compute_have_programs_of_their_own() -> None:
+    fill = traced_fill(Uniform(), Tile(Block("w", np.zeros((2, 3), np.float32)), 0, 2), Key(0, 0, 0))
+    assert fill
+    assert fill.law
+    function = Sources(gpu_kernels).move([fill.law.number])
+    constants = {"kind": TERMS["computed"], "count": 1, "has_scales": False, "dtype": DTYPES["bfloat16"]}
+    made = gpu_code.compiled(function, {**constants, "is_stochastic": False, "is_whole": True})
+    assert not unpinned(floats(made))
 
 
 BARS = {"sign": 14, "normal": 45, "low-rank": 16}

@@ -11,6 +11,7 @@ import torch
 from zoplat import ZERO, Block, Direction, Key, Noise, ParameterSpace, Sampler, Tile
 from zoplat.space.backend import Backend
 from zoplat.space.drift import DriftMeter
+from zoplat.space.rounding import RoundingName
 from zoplat_devices.kernels import plans
 from zoplat_devices.kernels.fused import FusedBackend, FusedNoise
 from zoplat_devices.kernels.laws import traced_fill
@@ -184,6 +185,37 @@ def test_rules_leave_the_same_bits_whether_they_are_traced_or_run_on_arrays(
     for name, array in held[0].items():
         np.testing.assert_array_equal(held[1][name], array, err_msg=name)
     assert bool(done) == RULES[rule]
+
+
+ROUNDED = [("bfloat16", "stochastic"), ("float16", "stochastic"), ("bfloat16", "master"), ("float16", "master")]
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), ROUNDED)
+def test_rules_on_16_bit_weights_leave_the_same_bits_however_these_are_rounded(
+    kernels: Kernels, dtype: str, rounding: RoundingName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DriftMeter, "ENTRIES", 64)
+    device, spaces = device_of(kernels, "torch"), []
+    for place, backend in (
+        ("cpu", Backend(TorchNoise(), empty_of("torch"))),
+        (device, FusedBackend(kernels, empty_of("torch", device))),
+    ):
+        spaces.append(ParameterSpace(blocks(dtype, "torch", place), backend, "exact", rounding=rounding, seed=5))
+    done: list[int] = []
+    run = type(kernels).rule
+    monkeypatch.setattr(type(kernels), "rule", lambda self, *given: done.append(1) or run(self, *given))
+    drifts = []
+    for space in spaces:
+        m, v = space.buffer("test/m", fill=0.25), space.buffer("test/v", fill=0.5)
+        for step in range(2):
+            space.add(0.01 * space.draw(Rademacher(), Key(2, step, 1)), decay=0.1)
+            z = space.draw((Uniform(), LowRank(rank=3))[step], Key(2, step, 0))
+            space.sweep(curvature, 0.7 * z - 0.1 * space.draw(Gaussian(), Key(3, 0, 0)), m, v)
+            space.sweep(signs, z, m, v)
+        drifts.append(space.drift)
+    assert differing(*spaces) == []
+    assert done
+    assert drifts[1] == pytest.approx(drifts[0], rel=1e-6)
 
 
 def test_a_rule_is_traced_if_it_treats_every_entry_alike_and_only_then() -> None:
