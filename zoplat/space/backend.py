@@ -167,6 +167,11 @@ class Backend:
             total[:] = 0.0
         return total
 
+    def entries_of(self, direction: Direction, tiles: Sequence[Tile]) -> Iterator[Array]:
+        """The same for several tiles, each valid until the next one is asked for."""
+        for tile in tiles:
+            yield self.entries(direction, tile)
+
     def factors(self, draw: Draw, block: Block) -> tuple[Array, Array] | None:
         """(U, V) with z = U Vᵀ on a block; None where the draw has no factors or is scaled."""
         return None if draw.scales else draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)

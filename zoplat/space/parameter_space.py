@@ -144,7 +144,7 @@ class ParameterSpace:
         self.perturbation = ZERO
         self._weights.stands_at(ZERO)
         self._backend.rounding.resynchronise()
-        self._drift = DriftMeter(self.blocks, self._weights.theta_of, self.entries, self._backend.empty)
+        self._drift = DriftMeter(self.blocks, self._weights.theta_of, self._backend.entries_of, self._backend.empty)
 
     def add(self, direction: Direction, decay: float = 0.0) -> None:
         """θ ← (1 − decay)·θ + direction, with decay on the blocks that decay; performed by the next pass."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
 from zoplat_devices.kernels.drawn import Drawn
-from zoplat_devices.kernels.plans import ENTRIES, Cut, Plan, conversion, jobs_on, scratch_jobs
+from zoplat_devices.kernels.plans import ENTRIES, Cut, Gathered, Plan, conversion, jobs_on, scratch_jobs
 from zoplat_devices.kernels.rules import Rules, is_float32
 from zoplat_devices.kernels.tables import DTYPES, SUM, Jobs, Kernels, Sums, address, term
 
@@ -71,6 +71,7 @@ class FusedBackend(Backend):
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()
         self._plans: dict[bytes, Plan] = {}
         self._cuts: dict[tuple[tuple[int, int, int], ...], Cut] = {}
+        self._gathered: dict[tuple[tuple[int, int, int], ...], Gathered] = {}
         self._rules = Rules(self)
         self._sums_cache: OrderedDict[int, tuple[Direction, Sums]] = OrderedDict()
 
@@ -85,7 +86,8 @@ class FusedBackend(Backend):
 
     @property
     def scratch_bytes(self) -> int:
-        return super().scratch_bytes + sum(drawn.bytes for drawn in self._drawn.values())
+        gathered = sum(made.bytes for made in self._gathered.values())
+        return super().scratch_bytes + gathered + sum(drawn.bytes for drawn in self._drawn.values())
 
     def form(self, block: Block, direction: Direction, target: Any) -> None:
         index = self._index[block.name]
@@ -125,6 +127,18 @@ class FusedBackend(Backend):
         out = self.scratch(tile, purpose)
         self.kernels.run(scratch_jobs(tile, out, out, SUM), sums)
         return out
+
+    def entries_of(self, direction: Direction, tiles: Sequence[Tile]) -> Iterator[Any]:
+        sums = self.sums(tiles, direction)
+        if not sums.fused.all():
+            yield from super().entries_of(direction, tiles)
+            return
+        name = tuple((self._index[tile.block.name], tile.start, tile.stop) for tile in tiles)
+        if name not in self._gathered:
+            self._gathered = {name: Gathered(tiles, self.empty)}
+        gathered = self._gathered[name]
+        self.kernels.run(gathered.jobs, sums)
+        yield from gathered.arrays
 
     def updated(self, tile: Tile, update: Update) -> Any:
         theta, (factor, direction) = self.rounding.theta_of(tile.block), update.on(tile.block)

@@ -144,7 +144,7 @@ def entries(
 
 @triton.jit
 def begun(line, count: tl.constexpr):
-    """What the first two terms of a line need in each turn of a loop: coefficients and keys, if their number is known."""
+    """What the first two terms of a line need in each turn of a loop: coefficients and keys; 0 where terms are more."""
     one, two = line + 1, line + 1 + TERM
     c, d, key0, key1, key2, key3 = 0.0, 0.0, 0, 0, 0, 0
     if count == 1 or count == 2:
