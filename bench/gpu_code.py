@@ -1,9 +1,10 @@
 """Compile the kernels that move weights for GPUs, which takes no GPU, and count what their machine code does.
 
-    python bench/gpu_code.py [--arch 80 90 100]
+    python -m bench.gpu_code [--arch 80 90 100]
 
-Prints a table for docs/how-to/gpu.md: instructions for one weight in the main loop, all of them counted, also those of
-paths that are rarely taken; the width of loads and stores of weights; registers and local memory of a thread.
+Prints the table of docs/how-to/gpu.md: for each architecture the instructions that one weight takes in the main loop,
+all of them counted, also those of paths that are rarely taken; registers of a thread; the width of loads and stores of
+weights; local memory. The loop of more than two terms is counted with one turn of its inner loop.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Code:
 
     Attributes:
         instructions: for one weight, in the loop that stores weights in the widest pieces.
-        load, store: bytes of the widest load and of the narrowest store of weights there.
+        load, store: bytes of the widest load and of the narrowest store there.
         registers, local: of a thread; local memory in bytes.
         shared: bytes of memory that threads of a block share.
     """
@@ -135,19 +136,24 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES, help="such as 90 for sm_90")
     arguments = parser.parse_args(given)
-    print("| weights | law | terms | code for | instructions a weight | load, store | registers | local, shared |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    machines = " | ".join(f"sm_{architecture}" for architecture in arguments.arch)
+    print(f"| weights, law | terms | {machines} | registers | load, store | local memory |")
+    print("| --- | --- |" + " --- |" * (len(arguments.arch) + 3))
     for dtype in ("bfloat16", "float32"):
         for name, law in LAWS.items():
             for count in (1, 2, MANY):
-                for architecture in arguments.arch:
-                    found = code(law, count, dtype, architecture)
-                    cells = [
-                        *(dtype, name, "more" if count == MANY else count, f"sm_{architecture}"),
-                        *(f"{found.instructions:.1f}", f"{found.load}, {found.store} bytes"),
-                        *(found.registers, f"{found.local}, {found.shared} bytes"),
-                    ]
-                    print("|", " | ".join(map(str, cells)), "|", flush=True)
+                found = [code(law, count, dtype, architecture) for architecture in arguments.arch]
+                cells = [f"{dtype}, {name}", "more" if count == MANY else count]
+                cells += [f"{one.instructions:.1f}" for one in found]
+                cells.append(_range(one.registers for one in found))
+                widths = min(one.load for one in found), min(one.store for one in found)
+                cells += [f"{widths[0]}, {widths[1]} bytes", f"{_range(one.local for one in found)} bytes"]
+                print("|", " | ".join(map(str, cells)), "|", flush=True)
+
+
+def _range(numbers: Iterable[int]) -> str:
+    some = sorted({*numbers})
+    return str(some[0]) if len(some) == 1 else f"{some[0]} – {some[-1]}"
 
 
 if __name__ == "__main__":

@@ -137,7 +137,9 @@ def test_the_script_that_counts_instructions_prints_a_line_for_each_program(
     gpu_code.main(["--arch", "90"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 2 * 3
-    assert lines[2].startswith("| bfloat16 | rademacher | 1 | sm_90 | ")
+    assert lines[0].startswith("| weights, law | terms | sm_90 | registers |")
+    assert lines[2].startswith("| bfloat16, rademacher | 1 | ")
+    assert lines[2].endswith(" | 16, 16 bytes | 0 bytes |")
 
 
 def test_kernels_are_used_only_if_their_random_numbers_are_those_of_the_definition(

@@ -274,6 +274,25 @@ def test_scales_of_power_1_and_minus_half_are_applied_in_registers(
         assert (not unfused) == is_fused, law
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_is_not_finite_or_overflows_is_what_the_definition_makes_of_it(kernels: Kernels, dtype: str) -> None:
+    """A NaN stays one; which bits it has differs from runtime to runtime."""
+    kind = getattr(torch, dtype)
+    odd = [math.nan, -math.nan, math.inf, -math.inf, torch.finfo(kind).max, torch.finfo(kind).min, 0.0, -0.0, 1e-40]
+    device, held = device_of(kernels, "torch"), []
+    for place in ("cpu", device):
+        array = torch.tensor(odd * 300, dtype=torch.float64).to(kind).to(place)
+        backend: Any = FusedBackend(kernels, empty_of("torch", device))
+        if not held:
+            backend = Backend(TorchNoise(), empty_of("torch"))
+        space = ParameterSpace([Block("w", array, dtype)], backend, "in-place")
+        space.at(float(torch.finfo(kind).max) * 2**-8 * space.draw(Rademacher(), Key(0, 0, 0)))
+        held.append(array.cpu().float().numpy())
+    np.testing.assert_array_equal(*held)
+    assert np.isnan(held[1]).sum() == 600
+    assert np.isinf(held[1]).sum() >= 600
+
+
 def test_blocks_cut_into_several_jobs_leave_the_same_bits(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "ENTRIES", 1024)
     one, other = pair(kernels, "float32", "torch")

@@ -24,7 +24,7 @@ from zoplat_devices.kernels.gpu_tables import (
     lines_of_rule,
     words_of,
 )
-from zoplat_devices.kernels.tables import DTYPES, JOB, TERMS, Jobs, Kernels, Sums
+from zoplat_devices.kernels.tables import DTYPES, TERMS, Jobs, Kernels, Sums
 from zoplat_devices.kernels.traced import Program
 
 PINNED = {"enable_fp_fusion": False, "sanitize_overflow": False, "num_warps": 4}
@@ -131,7 +131,7 @@ class TritonKernels(Kernels):
     ) -> None:
         moved, entries = self._sent(update, factor), self._sent(direction, purpose="direction")
         known, are_there = _known(jobs, moved), tuple((arrays != 0).any(axis=0).tolist())
-        name = (program.form(), are_there, is_stochastic, id(entries), int((arrays & 15).any()))
+        name = (program.form(), are_there, is_stochastic, entries, int((arrays & 15).any()))
         words = np.zeros(words_of_constants(len(program.steps)) + arrays.size, np.int64)
         words.view(np.float32)[: len(program.steps)] = [step[4] for step in program.steps]
         words[len(words) - arrays.size :] = arrays.reshape(-1)
@@ -198,8 +198,7 @@ class TritonKernels(Kernels):
         words = batch.words()
         room = self.link.room(len(words))
         self.link.send(words, room)
-        pieces = len(batch.pieces) * (JOB.itemsize // 8)
-        tables = room[:pieces], room[pieces:].view(torch.int32)
+        tables = room[batch.owner_words :], room[: batch.owner_words].view(torch.int32)
         usual = {"count": int(batch.line["count"]), "dtype": batch.dtype, "is_whole": batch.is_whole, **PINNED}
         return _Launch(program, (len(batch.owners),), tables, usual | constants)
 

@@ -24,9 +24,12 @@ def factor_u(term, top, rows):
 
 
 @triton.jit
-def factor_v(term, across):
+def factor_v(term, across, is_whole: tl.constexpr):
     """Addresses of the first row of V."""
-    return tl.multiple_of(tl.load(term + 7).to(tl.pointer_type(tl.float32)), 16) + across
+    v = tl.load(term + 7).to(tl.pointer_type(tl.float32))
+    if is_whole:
+        v = tl.multiple_of(v, 16)
+    return v + across
 
 
 @triton.jit
@@ -82,11 +85,11 @@ def move_factors(
     in_rows, held_rows = rows < height, tl.minimum(rows, height - 1)
     c, d = coefficient(one), 0.0
     u, some = factor_u(one, top, held_rows)
-    v = factor_v(one, across)
+    v = factor_v(one, across, is_whole)
     if count == 2:
         d = coefficient(two)
         t, other = factor_u(two, top, held_rows)
-        w = factor_v(two, across)
+        w = factor_v(two, across, is_whole)
     for at in range(0, columns, ACROSS):
         in_columns = across < columns - at
         inside = in_rows & in_columns
@@ -100,7 +103,7 @@ def move_factors(
             for k in range(terms):
                 term = one + k * TERM
                 x, other = factor_u(term, top, held_rows)
-                z = product(x, factor_v(term, across) + at, columns, in_columns, other, rank, like)
+                z = product(x, factor_v(term, across, is_whole) + at, columns, in_columns, other, rank, like)
                 z = coefficient(term) * z
                 total = tl.where(k == 0, z, total + z)
         else:

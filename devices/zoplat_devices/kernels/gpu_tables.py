@@ -133,10 +133,15 @@ class Batch(NamedTuple):
     in_factors: bool
 
     def words(self) -> np.ndarray:
-        """Pieces, then owners, as one array of words."""
-        owners = np.zeros(len(self.owners) + len(self.owners) % 2, np.int32)
+        """Owners, filled up to 16 bytes, then pieces, as one array of words."""
+        owners = np.zeros(self.owner_words * 2, np.int32)
         owners[: len(self.owners)] = self.owners
-        return np.concatenate([self.pieces.view(np.int64), owners.view(np.int64)])
+        return np.concatenate([owners.view(np.int64), self.pieces.view(np.int64)])
+
+    @property
+    def owner_words(self) -> int:
+        """Words that owners take."""
+        return -(-len(self.owners) // 4) * 2
 
 
 def batches(jobs: np.ndarray, lines: np.ndarray, keeps_bands: bool, origin: int) -> Iterator[Batch]:
