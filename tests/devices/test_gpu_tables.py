@@ -127,6 +127,11 @@ def test_terms_in_factors_are_moved_apart_from_those_of_vectors(device: Device) 
         "matrices with whole rows of eight and others, vectors with whole tiles and others"
     )
     assert (len(device.sent), device.waits) == (1, 0), "the numbers of terms, where tables are there already"
+    for number in range(1, 3):
+        device.clear()
+        space.at(space.draw(LowRank(rank=4), Key(0, number, 0)))
+    assert len(device.launches) <= 4 + 4, "the factors of all matrices are drawn at once"
+    assert (len(device.sent), device.waits) == (2, 0)
 
 
 def test_a_rule_runs_on_all_blocks_at_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,12 @@ from zoplat_devices.kernels.laws import traced_fill
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_devices.kernels.tables import Kernels
 from zoplat_devices.kernels.traced import traced
+from zoplat_plugins.eggroll import OuterProducts
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.rademacher import Rademacher
 from zoplat_plugins.sphere import Sphere
+from zoplat_plugins.subzero import Subspace
 from zoplat_plugins.uniform import Uniform
 
 LAWS = [Gaussian(), Rademacher(), Uniform(), Sphere(), LowRank(rank=1), LowRank(rank=3, interval=2)]
@@ -185,6 +187,25 @@ def test_rules_leave_the_same_bits_whether_they_are_traced_or_run_on_arrays(
     for name, array in held[0].items():
         np.testing.assert_array_equal(held[1][name], array, err_msg=name)
     assert bool(done) == RULES[rule]
+
+
+ONE_CALL = {LowRank(rank=3): True, OuterProducts(rank=2): True, Subspace(rank=2): False}
+
+
+@pytest.mark.parametrize("law", ONE_CALL, ids=repr)
+def test_factors_of_all_matrices_are_drawn_in_one_call_where_calls_are_dear(
+    kernels: Kernels, law: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair(kernels, "float32", "torch")
+    calls, run = [], type(kernels).numbers
+    monkeypatch.setattr(type(kernels), "numbers", lambda self, *given: calls.append(1) or run(self, *given))
+    [(draw, _)] = [*Direction.of(law, Key(2, 5, 1))]
+    for block, same in zip(one.blocks, other.blocks, strict=True):
+        expected, found = one.factors(draw, block), other.factors(draw, same)
+        assert (expected is None) == (found is None)
+        for a, b in zip(expected or (), found or (), strict=True):
+            np.testing.assert_allclose(a.cpu(), b.cpu(), rtol=0 if ONE_CALL[law] else 1e-5)
+    assert bool(calls) != (ONE_CALL[law] and kernels.prefers_few_calls)
 
 
 ROUNDED = [("bfloat16", "stochastic"), ("float16", "stochastic"), ("bfloat16", "master"), ("float16", "master")]

@@ -11,7 +11,8 @@ from zoplat.core.blocks import Block, Tile
 from zoplat.core.direction import Draw
 from zoplat.core.noise import Noise
 from zoplat.core.sampler import Held
-from zoplat_devices.kernels.laws import traced_fill
+from zoplat_devices.kernels.factors import Factors, filling
+from zoplat_devices.kernels.laws import traced_factors, traced_fill
 from zoplat_devices.kernels.tables import TERM, address, term
 
 
@@ -22,16 +23,17 @@ class Drawn:
         blocks: of the backend, in order.
         noise: random numbers by address.
         draw: without its part.
+        together: draws factors of many matrices at once; None where each is drawn by itself.
 
     Attributes:
         factor_arrays: copies of factors that terms point to.
         factors: index of a block → (U, V), where the draw has factors.
     """
 
-    def __init__(self, blocks: Sequence[Block], noise: Noise, draw: Draw) -> None:
+    def __init__(self, blocks: Sequence[Block], noise: Noise, draw: Draw, together: Factors | None = None) -> None:
         self.factor_arrays: list[Any] = []
         self.factors: dict[int, tuple[Any, Any]] = {}
-        self._blocks, self._noise, self._draw = blocks, noise, draw
+        self._blocks, self._noise, self._draw, self._together = blocks, noise, draw, together
         self._terms = np.zeros(len(blocks), TERM)
         self._known = np.zeros(len(blocks), bool)
         self._fused = np.zeros(len(blocks), bool)
@@ -47,9 +49,34 @@ class Drawn:
 
     def on(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The terms on some blocks, without coefficients, and for each whether the kernels can draw it."""
+        if self._together:
+            self._compute_together(indices[~self._known[indices]])
         for index in indices[~self._known[indices]]:
             self.compute(index)
         return self._terms[indices], self._fused[indices]
+
+    def _compute_together(self, indices: np.ndarray) -> None:
+        """Compute the terms on those blocks whose factors can be drawn at once."""
+        if self._together is None or isinstance(self._draw.sampler, Held):
+            return
+        wanted = {}
+        for index in indices:
+            block = self._blocks[index]
+            found = traced_factors(self._draw.sampler, Tile(block, 0, block.shape[0]), self._draw.key)
+            if found is not None and _scale(self._draw, block) is not None:
+                wanted[index] = found[0], found[1]
+        if wanted:
+            whole, pairs = self._together.drawn([*wanted.values()])
+            self.factor_arrays.append(whole)
+            for index, (u, v) in zip(wanted, pairs, strict=True):
+                self._terms[index] = self._in_factors(index, u, v)[0]
+                self._known[index] = self._fused[index] = True
+
+    def _in_factors(self, index: int, u: Any, v: Any) -> np.ndarray:
+        """The term of U, (rows, r), and Vᵀ, (r, columns), which are kept."""
+        self.factors[index] = u, v.T
+        shape: dict[str, Any] = {"rank": u.shape[1], "columns": v.shape[1]}
+        return term("low-rank", **shape, u=address(u), v=address(v), **(_scale(self._draw, self._blocks[index]) or {}))
 
     @property
     def bytes(self) -> int:
@@ -68,16 +95,9 @@ class Drawn:
         if factors is not None:
             u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
             self.factor_arrays += [u, v]
-            self.factors[index] = u, v.T
-            shape: dict[str, Any] = {"rank": u.shape[1], "columns": tile.shape[1]}
-            return term("low-rank", **shape, u=address(u), v=address(v), **scale)
+            return self._in_factors(index, u, v)
         fill = traced_fill(sampler, tile, key)
-        if fill is None:
-            return None
-        if fill.law is None:
-            return term(fill.kind, fill.streams, **scale)
-        steps: dict[str, Any] = {"rank": fill.law.number, "columns": len(fill.law.table), "u": address(fill.law.table)}
-        return term(fill.kind, fill.streams, **steps, **scale)
+        return None if fill is None else filling(fill, **scale)
 
 
 def _scale(draw: Draw, block: Block) -> dict[str, Any] | None:

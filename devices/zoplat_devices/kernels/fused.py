@@ -18,6 +18,7 @@ from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
 from zoplat_devices.kernels.drawn import Drawn
+from zoplat_devices.kernels.factors import Factors
 from zoplat_devices.kernels.plans import ENTRIES, Cut, Gathered, Plan, conversion, jobs_on, scratch_jobs
 from zoplat_devices.kernels.rules import Rules, is_float32
 from zoplat_devices.kernels.tables import DTYPES, SUM, Jobs, Kernels, Sums, address, term
@@ -68,6 +69,7 @@ class FusedBackend(Backend):
         super().__init__(FusedNoise(kernels, empty), empty, mapped, release)
         self.kernels = kernels
         self._factor_cache_size = FACTOR_CACHE
+        self._together = Factors(kernels, empty) if kernels.prefers_few_calls else None
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()
         self._plans: dict[bytes, Plan] = {}
         self._cuts: dict[tuple[tuple[int, int, int], ...], Cut] = {}
@@ -112,7 +114,7 @@ class FusedBackend(Backend):
         if draw.scales or (full and name not in self._drawn):
             return super().factors(draw, block)
         drawn, index = self._terms_of(name), self._index[block.name]
-        drawn.compute(index)
+        drawn.on(self._within(draw.part, self._all_indices) if self._together else np.array([index]))
         return drawn.factors.get(index)
 
     def anticipate(self, update: Update) -> None:
@@ -169,7 +171,7 @@ class FusedBackend(Backend):
         buffers: Sequence[Buffer],
         drift: DriftMeter,
     ) -> None:
-        if not self.kernels.sweeps_together:
+        if not self.kernels.prefers_few_calls:
             super().sweep_all(blocks, kernel, direction, buffers, drift)
             return
         alike: dict[Any, tuple[Update, list[Block]]] = {}
@@ -277,7 +279,7 @@ class FusedBackend(Backend):
             return Drawn(self.blocks, self.noise, draw)
         if draw not in self._drawn:
             self._evict()
-            self._drawn[draw] = Drawn(self.blocks, self.noise, draw)
+            self._drawn[draw] = Drawn(self.blocks, self.noise, draw, self._together)
         self._drawn.move_to_end(draw)
         return self._drawn[draw]
 

@@ -89,7 +89,7 @@ class TritonKernels(Kernels):
         link: the way of tables to the device.
     """
 
-    runs_rules = sweeps_together = True
+    runs_rules = prefers_few_calls = True
 
     def __init__(self, device: Any, programs: ModuleType) -> None:
         self.device = device

@@ -18,6 +18,7 @@ from zoplat_devices.kernels.gpu_weights import (
     FLOAT16,
     FLOAT32,
     TERM,
+    TURNED,
     added,
     coefficient,
     count_of,
@@ -28,6 +29,7 @@ from zoplat_devices.kernels.gpu_weights import (
     opened,
     rounded,
     store,
+    turned,
 )
 from zoplat_devices.kernels.tables import TERMS
 
@@ -293,8 +295,13 @@ def move_groups(
             k, m = halves(group, part, bit, round0, round1)
         left = added(held, factor, left, k, dtype, is_stochastic)
         right = added(other, factor, right, m, dtype, is_stochastic)
-        store(target + entry, place, left, begin, end, is_whole)
-        store(target + entry, place + HALF, right, begin, end, is_whole)
+        if dtype == TURNED:
+            inside, beside = (place >= begin) & (place < end), (place + HALF >= begin) & (place + HALF < end)
+            tl.store(target + entry + turned(line, entry, place), left, mask=inside)
+            tl.store(target + entry + turned(line, entry, place + HALF), right, mask=beside)
+        else:
+            store(target + entry, place, left, begin, end, is_whole)
+            store(target + entry, place + HALF, right, begin, end, is_whole)
 
 
 @triton.jit(do_not_specialize=["stride", "origin"])

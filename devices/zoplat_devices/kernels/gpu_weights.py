@@ -12,7 +12,7 @@ from zoplat_devices.kernels.tables import DTYPES, FROM_FLOAT32
 
 FLOAT32, BFLOAT16, FLOAT16 = (tl.constexpr(DTYPES[name]) for name in ("float32", "bfloat16", "float16"))
 TO_BFLOAT16, TO_FLOAT16 = (tl.constexpr(FROM_FLOAT32[name]) for name in ("bfloat16", "float16"))
-SUM = tl.constexpr(tables.SUM)
+SUM, TURNED = tl.constexpr(tables.SUM), tl.constexpr(tables.TURNED)
 TERM, PIECE = (tl.constexpr(record.itemsize // 8) for record in (tables.TERM, tables.JOB))
 
 
@@ -35,7 +35,7 @@ def opened(pieces, owners, origin, dtype: tl.constexpr, is_aligned: tl.constexpr
     source_type = tl.float16 if dtype == FLOAT16 else tl.bfloat16 if dtype == BFLOAT16 else tl.float32
     target_type = (
         tl.float32
-        if dtype == FLOAT32 or dtype == SUM
+        if dtype == FLOAT32 or dtype == SUM or dtype == TURNED
         else tl.float16
         if dtype == FLOAT16 or dtype == TO_FLOAT16
         else tl.bfloat16
@@ -76,7 +76,7 @@ def stochastic_half(bits, k):
 @triton.jit
 def loaded(source, place, begin, end, dtype: tl.constexpr, is_whole: tl.constexpr):
     """Weights as they are stored; nothing where only the sum is asked for."""
-    if dtype == SUM:
+    if dtype == SUM or dtype == TURNED:
         held = 0.0
     elif is_whole:  # no mask, so that loads are wide
         held = tl.load(source + place)
@@ -88,7 +88,7 @@ def loaded(source, place, begin, end, dtype: tl.constexpr, is_whole: tl.constexp
 @triton.jit
 def rounded(total, k, dtype: tl.constexpr, is_stochastic: tl.constexpr):
     """A float32 as it is stored."""
-    if dtype == FLOAT32 or dtype == SUM:
+    if dtype == FLOAT32 or dtype == SUM or dtype == TURNED:
         result = total
     elif dtype == BFLOAT16 or dtype == TO_BFLOAT16:
         if is_stochastic:
@@ -105,7 +105,7 @@ def rounded(total, k, dtype: tl.constexpr, is_stochastic: tl.constexpr):
 @triton.jit
 def added(held, factor, total, k, dtype: tl.constexpr, is_stochastic: tl.constexpr):
     """factor·held + total, as it is stored."""
-    if dtype != SUM:
+    if dtype != SUM and dtype != TURNED:
         total = factor * held.to(tl.float32) + total
     return rounded(total, k, dtype, is_stochastic)
 
@@ -117,6 +117,15 @@ def store(target, place, result, begin, end, is_whole: tl.constexpr):
         tl.store(target + place, result)
     else:
         tl.store(target + place, result, mask=(place >= begin) & (place < end))
+
+
+@triton.jit
+def turned(line, entry, place):
+    """Places, from `entry` on, of entries of an array whose rows and columns are exchanged."""
+    length, rows = tl.load(line + 8), tl.load(line + 10)
+    at = entry + place
+    row = at // length
+    return (at - row * length) * rows + row - entry
 
 
 @triton.jit

@@ -18,6 +18,7 @@ from zoplat_devices.kernels.tables import DRAWS, TERMS
 from zoplat_devices.kernels.traced import OPERATIONS, REGISTERS, Program, Traced, Untraceable
 
 DRAW, COPY = OPERATIONS.index("draw"), OPERATIONS.index("copy")
+KINDS = {number: kind for kind, number in TERMS.items()}
 Steps = tuple[tuple[int, int, int, int, float, int], ...]
 
 
@@ -63,11 +64,38 @@ def traced_fill(sampler: Sampler, tile: Tile, key: Key) -> Fill | None:
         sampler.fill(out, tile, key, requests)
     except (Untraceable, TypeError, AttributeError):
         return None
-    steps = tuple(program.steps)
+    return _fill(tuple(program.steps), requests.streams)
+
+
+def traced_factors(sampler: Sampler, tile: Tile, key: Key) -> list[tuple[tuple[int, int], Fill]] | None:
+    """Shapes of U and V on a tile that is a whole block, and what filling each takes.
+
+    None where the law has no factors there, or does more than to compute every entry of an array from its own numbers.
+    """
+    requests: Any = _Arrays()
+    try:
+        found = sampler.factors(tile, key, requests)
+    except (Untraceable, TypeError, AttributeError):
+        return None
+    if found is None or found[0] is found[1]:
+        return None
+    made: list[tuple[tuple[int, int], Fill]] = []
+    for array in found:
+        if not isinstance(array, _Array):
+            return None
+        array.program.step("copy", array, to=Traced(array.program, 0, is_array=True))
+        fill = _fill(tuple(array.program.steps), [array.stream])
+        if fill is None or len(array.shape) != 2:
+            return None
+        made.append((array.shape, fill))
+    return made
+
+
+def _fill(steps: Steps, streams: list[Stream]) -> Fill | None:
+    """What some steps take that write register 0; None where they do not write it, or read it before."""
     if [(step[0], step[1]) for step in steps[1:]] == [(COPY, 0)] and steps[0][0] == DRAW:
-        kinds = {number: kind for kind, number in TERMS.items()}
-        return Fill(kinds[steps[0][3]], requests.streams, None)
-    return Fill("computed", requests.streams, _law(steps)) if _writes_all(steps) else None
+        return Fill(KINDS[steps[0][3]], streams, None)
+    return Fill("computed", streams, _law(steps)) if _writes_all(steps) else None
 
 
 def _law(steps: Steps) -> Law:
@@ -95,9 +123,36 @@ class LawProgram(Program):
     """
 
     def step(self, name: str, a: Traced, b: Any = None, to: Traced | None = None, is_reversed: bool = False) -> Traced:
-        if name.startswith("greater") or not (b is None or type(b) in (int, float, Traced)):
+        is_foreign = isinstance(b, Traced) and b.program is not self
+        if name.startswith("greater") or is_foreign or not (b is None or type(b) in (int, float, Traced, _Array)):
             raise Untraceable(f"{name} with an operand of type {type(b).__name__}")
         return super().step(name, a, b, to, is_reversed)
+
+
+class _Array(Traced):
+    """Proxy of an array of numbers of one stream.
+
+    Attributes:
+        stream: of its numbers.
+        shape: of the array.
+    """
+
+    __slots__ = ("shape", "stream")
+
+    def __init__(self, program: Program, register: int, stream: Stream, shape: tuple[int, int]) -> None:
+        super().__init__(program, register, is_array=False)
+        self.stream, self.shape = stream, shape
+
+
+class _Arrays(Noise):
+    """Noise that returns a proxy of every array that is drawn, with a program of its own."""
+
+    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
+        if first:
+            raise Untraceable("numbers of some rows")
+        program = LawProgram(free=list(range(REGISTERS - 1, 1, -1)))
+        program.steps.append((DRAW, 1, 0, TERMS[law], 0.0, 0))
+        return _Array(program, 1, stream, tuple(shape))  # type: ignore[arg-type]
 
 
 class _Requests(Noise):

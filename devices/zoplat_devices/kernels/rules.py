@@ -73,7 +73,7 @@ class Rules:
         done = [block for block, fused in zip(able, is_fused, strict=True) if fused]
         if not done:
             return blocks
-        if kernels.sweeps_together:
+        if kernels.prefers_few_calls:
             jobs = self._moves.plan_of(able).on(is_fused)
         else:  # one block, for all cores
             [block] = done

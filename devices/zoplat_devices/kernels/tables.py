@@ -45,8 +45,10 @@ TERMS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coar
 """Name of a term's kind → its number in kernels.c."""
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
-SUM = 5
-"""Conversion opcodes of a job: source and target of one dtype; a float32 source; no source, the sum in float32."""
+SUM, TURNED = 5, 6
+"""Conversion opcodes of a job: source and target of one dtype; a float32 source; no source, the sum in float32; the sum
+with rows and columns exchanged, only for kernels that prefer few calls: the one term has the length of rows in `v` and
+their number in `inverse_root`."""
 
 
 def term(kind: str, streams: Sequence[Stream] = (), **fields: Any) -> np.ndarray:
@@ -133,11 +135,11 @@ class Kernels(ABC):
 
     Attributes:
         runs_rules: whether they can also run a traced rule.
-        sweeps_together: whether rules are to be run on all blocks at once, as launches are dear.
+        prefers_few_calls: whether rules and factors are to be done for all blocks at once, as launches are dear.
     """
 
     runs_rules: bool = False
-    sweeps_together: bool = False
+    prefers_few_calls: bool = False
 
     @abstractmethod
     def run(
