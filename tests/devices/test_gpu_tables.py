@@ -105,16 +105,18 @@ def test_a_pass_takes_one_copy_and_few_launches_and_waits_for_nothing(
     device: Device, law: Sampler, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu.Sources, "move", lambda self, laws: Program(device))
-    space, seen = space_on(device, dtype), []
+    space, seen, held = space_on(device, dtype), [], []
     for number in range(5):
         device.clear()
         step(space, law, number)
+        held.append(space.scratch_bytes)
         seen.append((len(device.launches), device.sent, device.launches))
         assert device.waits == 0
     moves, drift = 2, 1
     assert seen[3][0] == 2 * moves + drift, "whole tiles and the rest; the first probe is merged with the update"
     assert len(seen[3][1]) == moves + drift, "the numbers of terms"
     assert seen[3][1:] == seen[4][1:], "at the same addresses in every step"
+    assert 0 < held[2] == held[4], "tables are scratch memory, and do not grow"
 
 
 def test_terms_in_factors_are_moved_apart_from_those_of_vectors(device: Device) -> None:

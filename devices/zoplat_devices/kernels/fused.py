@@ -74,7 +74,7 @@ class FusedBackend(Backend):
         self._plans: dict[bytes, Plan] = {}
         self._cuts: dict[tuple[tuple[int, int, int], ...], Cut] = {}
         self._gathered: dict[tuple[tuple[int, int, int], ...], Gathered] = {}
-        self._rules = Rules(self)
+        self._rules = Rules()
         self._sums_cache: OrderedDict[int, tuple[Direction, Sums]] = OrderedDict()
 
     @property
@@ -89,6 +89,7 @@ class FusedBackend(Backend):
     @property
     def scratch_bytes(self) -> int:
         gathered = sum(made.bytes for made in self._gathered.values())
+        gathered += self.kernels.table_bytes
         return super().scratch_bytes + gathered + sum(drawn.bytes for drawn in self._drawn.values())
 
     def form(self, block: Block, direction: Direction, target: Any) -> None:
@@ -160,7 +161,7 @@ class FusedBackend(Backend):
         buffers: Sequence[Buffer],
         drift: DriftMeter,
     ) -> None:
-        for left in self._rules.run([block], kernel, update, direction, buffers, drift):
+        for left in self._rules.run(self, [block], kernel, update, direction, buffers, drift):
             super().sweep(left, kernel, update, direction, buffers, drift)
 
     def sweep_all(
@@ -179,7 +180,7 @@ class FusedBackend(Backend):
             name = block.decays, id(update), tuple(block.name in buffer.arrays for buffer in buffers)
             alike.setdefault(name, (update, []))[1].append(block)
         for update, some in alike.values():
-            for left in self._rules.run(some, kernel, update, direction, buffers, drift):
+            for left in self._rules.run(self, some, kernel, update, direction, buffers, drift):
                 super().sweep(left, kernel, update, direction, buffers, drift)
 
     def move(self, blocks: Sequence[Block], update: Update) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import weakref
 from collections import OrderedDict
 from types import ModuleType
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -32,6 +32,8 @@ PINNED = {"enable_fp_fusion": False, "sanitize_overflow": False, "num_warps": 4}
 
 NARROW = (DTYPES["bfloat16"], DTYPES["float16"])
 RULE_CONSTANTS = ("kind", "count", "has_scales", "other_kind", "other_count", "other_scales")
+LISTED = 1024
+"""Rooms that are listed before those that are gone are struck off."""
 STRUCTURES = 64
 """Structures that are kept, with their rooms on the device."""
 
@@ -45,13 +47,24 @@ class Link:
 
     def __init__(self, device: Any) -> None:
         self.device = device
+        self._rooms: list[weakref.ref[Any]] = []
 
     def room(self, count: int) -> Any:
         """A tensor of words on the device."""
         import torch
 
         with torch.inference_mode(False):
-            return torch.empty(count, dtype=torch.int64, device=self.device)
+            room = torch.empty(count, dtype=torch.int64, device=self.device)
+        if len(self._rooms) > LISTED:
+            self._rooms = [held for held in self._rooms if held() is not None]
+        self._rooms.append(weakref.ref(room))
+        return room
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the rooms that are still held."""
+        self._rooms = [held for held in self._rooms if held() is not None]
+        return sum(int(room.nbytes) for held in self._rooms if (room := held()) is not None)
 
     def send(self, words: np.ndarray, room: Any) -> None:
         """Copy words to a room; from pinned memory, which its allocator keeps until the copy is done."""
@@ -97,6 +110,10 @@ class TritonKernels(Kernels):
         self._programs = programs
         self._sources = Sources(programs)
         self._structures: OrderedDict[bytes, Structure] = OrderedDict()
+
+    @property
+    def table_bytes(self) -> int:
+        return self.link.bytes
 
     def run(
         self,
@@ -206,7 +223,7 @@ class TritonKernels(Kernels):
 def _known(jobs: Jobs, structure: Structure) -> dict[Any, Any]:
     """What was made for jobs and a structure; it goes when the structure goes."""
     if jobs.uploaded is None:
-        jobs.uploaded = WeakKeyDictionary()
+        jobs.uploaded = weakref.WeakKeyDictionary()
     known: dict[Any, Any] = jobs.uploaded.setdefault(structure, {})
     return known
 

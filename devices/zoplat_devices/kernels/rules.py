@@ -38,18 +38,14 @@ class Moves(Protocol):
 
 
 class Rules:
-    """Runs the rules of one backend.
+    """Runs rules, and keeps the last one's program."""
 
-    Args:
-        moves: the backend.
-    """
-
-    def __init__(self, moves: Moves) -> None:
-        self._moves = moves
+    def __init__(self) -> None:
         self._traced: tuple[Kernel, frozenset[int], Program | None] | None = None
 
     def run(
         self,
+        backend: Moves,
         blocks: Sequence[Block],
         kernel: Kernel,
         update: Update,
@@ -59,26 +55,26 @@ class Rules:
     ) -> Sequence[Block]:
         """Sweep blocks that have the same buffers and decay alike; returns those on which the rule can't run.
 
-        Args: as in `Backend.sweep`.
+        Args: the backend whose weights they are; the others as in `Backend.sweep`.
         """
-        kernels, rounding = self._moves.kernels, self._moves.rounding
+        kernels, rounding = backend.kernels, backend.rounding
         arrays = {block.name: [buffer.arrays.get(block.name) for buffer in buffers] for block in blocks}
         able = [block for block in blocks if kernels.runs_rules and _is_plain(block, arrays[block.name])]
         program = self._program(kernel, arrays[able[0].name]) if able else None
         if program is None:
             return blocks
         factor, moves = update.on(able[0])
-        moved, entries = self._moves.sums_of(able, moves), self._moves.sums_of(able, direction)
+        moved, entries = backend.sums_of(able, moves), backend.sums_of(able, direction)
         is_fused = moved.fused & entries.fused
         done = [block for block, fused in zip(able, is_fused, strict=True) if fused]
         if not done:
             return blocks
         if kernels.prefers_few_calls:
-            jobs = self._moves.plan_of(able).on(is_fused)
+            jobs = backend.plan_of(able).on(is_fused)
         else:  # one block, for all cores
             [block] = done
             jobs = Jobs(jobs_on(block, rounding, 0, block.size, PIECE))
-        samples = [self._sample(block, kernel, update, direction, arrays[block.name], drift) for block in done]
+        samples = [_sample(backend, block, kernel, update, direction, arrays[block.name], drift) for block in done]
         given = np.zeros((len(able), len(buffers)), np.int64)
         for line, block in enumerate(able):
             given[line] = [0 if array is None else address(array) for array in arrays[block.name]]
@@ -96,24 +92,6 @@ class Rules:
             self._traced = kernel, absent, traced(kernel, len(arrays) + 2, absent)
         return self._traced[2]
 
-    def _sample(
-        self,
-        block: Block,
-        kernel: Kernel,
-        update: Update,
-        direction: Direction,
-        arrays: Sequence[Any],
-        drift: DriftMeter,
-    ) -> tuple[Any, Any]:
-        """θ on the sampled rows of a block before a rule runs; and after it, where it will be stored in 16 bits."""
-        tile = Tile(block, 0, drift.rows(block))
-        before = drift.before(tile, self._moves.updated(tile, update)) if tile.stop else None
-        if before is None or is_float32(self._moves.rounding.theta_of(block)):
-            return before, None
-        theta, entries = 1.0 * before, self._moves.entries(direction, tile, "gradient")
-        kernel(theta, entries, *(None if array is None else 1.0 * tile.of(array) for array in arrays))
-        return before, theta
-
 
 def is_float32(array: Any) -> bool:
     """Whether entries of a numpy array or torch tensor are float32."""
@@ -123,3 +101,22 @@ def is_float32(array: Any) -> bool:
 def _is_plain(block: Block, arrays: Sequence[Any]) -> bool:
     """Whether the arrays of buffers on a block are float32 and have its shape."""
     return all(array is None or (tuple(array.shape) == block.shape and is_float32(array)) for array in arrays)
+
+
+def _sample(
+    backend: Moves,
+    block: Block,
+    kernel: Kernel,
+    update: Update,
+    direction: Direction,
+    arrays: Sequence[Any],
+    drift: DriftMeter,
+) -> tuple[Any, Any]:
+    """θ on the sampled rows of a block before a rule runs; and after it, where it will be stored in 16 bits."""
+    tile = Tile(block, 0, drift.rows(block))
+    before = drift.before(tile, backend.updated(tile, update)) if tile.stop else None
+    if before is None or is_float32(backend.rounding.theta_of(block)):
+        return before, None
+    theta, entries = 1.0 * before, backend.entries(direction, tile, "gradient")
+    kernel(theta, entries, *(None if array is None else 1.0 * tile.of(array) for array in arrays))
+    return before, theta

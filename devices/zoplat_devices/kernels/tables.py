@@ -141,6 +141,11 @@ class Kernels(ABC):
     runs_rules: bool = False
     prefers_few_calls: bool = False
 
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the tables that are kept on the device."""
+        return 0
+
     @abstractmethod
     def run(
         self,
