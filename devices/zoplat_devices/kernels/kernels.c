@@ -211,38 +211,46 @@ typedef struct {            /* register `to` <- a operation b, for every entry o
 #else
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
-#define EACH(result)                                                                                \
+#define EACH(left, right, result)                                                                   \
     {                                                                                               \
-        INDEPENDENT for (int i = 0; i < GROUP; i++) { float x = a[i], y = b[i]; (void)y; to[i] = result; } \
+        INDEPENDENT for (int i = 0; i < GROUP; i++) {                                               \
+            float x = left, y = right;                                                              \
+            (void)y;                                                                                \
+            to[i] = result;                                                                         \
+        }                                                                                           \
         break;                                                                                      \
+    }
+#define OPERATIONS(left, right)                                                                     \
+    switch (step->operation) {                                                                      \
+    case COPY: EACH(left, right, x)                                                                 \
+    case ADD: EACH(left, right, x + y)                                                              \
+    case SUBTRACT: EACH(left, right, x - y)                                                         \
+    case MULTIPLY: EACH(left, right, x * y)                                                         \
+    case DIVIDE: EACH(left, right, x / y)                                                           \
+    case ROOT: EACH(left, right, __builtin_sqrtf(x))                                                \
+    case ABSOLUTE: EACH(left, right, __builtin_fabsf(x))                                            \
+    case GREATER: EACH(left, right, x > y ? 1.0f : 0.0f)                                            \
+    case GREATER_OR_EQUAL: EACH(left, right, x >= y ? 1.0f : 0.0f)                                  \
+    case MAXIMUM: EACH(left, right, x < y ? y : x)                                                  \
+    default: EACH(left, right, x > y ? y : x)                                                       \
     }
 
 static void perform(float (*restrict registers)[GROUP], const Step *step) {
-    float constant[GROUP], *to = registers[step->to];
-    const float *a = registers[step->a], *b = constant;
-    if (step->b >= 0) b = registers[step->b];
-    else for (int i = 0; i < GROUP; i++) constant[i] = step->c;
-    if (step->is_reversed) { const float *first = b; b = a; a = first; }
-    switch (step->operation) {
-    case COPY: EACH(x)
-    case ADD: EACH(x + y)
-    case SUBTRACT: EACH(x - y)
-    case MULTIPLY: EACH(x * y)
-    case DIVIDE: EACH(x / y)
-    case ROOT: EACH(__builtin_sqrtf(x))
-    case ABSOLUTE: EACH(__builtin_fabsf(x))
-    case GREATER: EACH(x > y ? 1.0f : 0.0f)
-    case GREATER_OR_EQUAL: EACH(x >= y ? 1.0f : 0.0f)
-    case MAXIMUM: EACH(x < y ? y : x)
-    default: EACH(x > y ? y : x)
-    }
+    float *to = registers[step->to], c = step->c;
+    const float *a = registers[step->a], *b = registers[step->b >= 0 ? step->b : step->a];
+    if (step->b < 0 && step->is_reversed) OPERATIONS(c, a[i])
+    else if (step->b < 0) OPERATIONS(a[i], c)
+    else if (step->is_reversed) OPERATIONS(b[i], a[i])
+    else OPERATIONS(a[i], b[i])
 }
 
 /* A law that computes with its numbers: the steps that were traced, on whole groups. */
 static void computed(float *restrict out, int64_t group, const Term *restrict term, float c, int add) {
     float registers[REGISTERS][GROUP];
-    const Step *steps = (const Step *)(intptr_t)term->u;
-    for (int32_t k = 0; k < term->columns; k++) {
+    const Step *steps = (const Step *)(intptr_t)term->u, *last = steps + term->columns - 1;
+    int is_copied = last->operation == COPY && last->to == 0;
+    const float *result = registers[is_copied ? last->a : 0];
+    for (int32_t k = 0; k < term->columns - is_copied; k++) {
         const Step *s = steps + k;
         if (s->operation != DRAW) { perform(registers, s); continue; }
         Term stream = { .keys = { { term->keys[s->a][0], term->keys[s->a][1] } } };
@@ -253,7 +261,7 @@ static void computed(float *restrict out, int64_t group, const Term *restrict te
         default: coarse(registers[s->to], group, &stream, 1.0f, 0);
         }
     }
-    for (int i = 0; i < GROUP; i++) PUT(out[i], registers[0][i]);
+    for (int i = 0; i < GROUP; i++) PUT(out[i], result[i]);
 }
 
 /* Entries first to last of a term, written at their offsets within their group. */
