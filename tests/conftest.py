@@ -5,12 +5,14 @@ import json
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 USERS = (
@@ -136,7 +138,7 @@ def gpu_kernels() -> Any:
 def interpreted_kernels() -> Iterator[Any]:
     """`gpu_kernels.py`, run by Triton's interpreter on arrays of the host.
 
-    Its `fma` rounds twice, so it is replaced by that of the definition; and integers wrap around, as in a launch.
+    Its `fma` rounds twice and its bfloat16 not to even, so both are replaced; and integers wrap around, as in a launch.
     """
     pytest.importorskip("torch")
     triton_interpreter = pytest.importorskip("triton.runtime.interpreter")
@@ -145,25 +147,38 @@ def interpreted_kernels() -> Iterator[Any]:
     def fused(self: Any, x: Any, y: Any, z: Any) -> Any:
         return triton_interpreter.TensorHandle(noise.fma(x.data, y.data, z.data), z.dtype.scalar)
 
+    def converted(x: Any, source: Any, target: Any, mode: Any) -> Any:
+        """As the instructions of a GPU do it: to nearest, ties to even; a NaN becomes 0x7FFF."""
+        if (str(source), str(target)) == ("bf16", "fp32"):
+            return (x.astype(np.uint32) << 16).view(np.float32)
+        assert (str(source), str(target)) == ("fp32", "bf16"), "no other conversion is used"
+        bits = x.view(np.uint32)
+        nearest = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        return np.where((bits & 0x7FFFFFFF) > 0x7F800000, 0x7FFF, nearest).astype(np.uint16)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton_interpreter.InterpreterBuilder, "create_fma", fused)
+        patch.setattr(triton_interpreter, "_convert_float", converted)
         wraps = triton_interpreter.InterpreterOptions(sanitize_overflow=False)
         patch.setattr(triton_interpreter.interpreter_builder, "options", wraps)
         yield gpu.TritonKernels("cpu", _programs())
 
 
 def _programs() -> ModuleType:
-    """A copy of the module whose functions are interpreted, which is decided when they are defined."""
+    """Copies of the modules whose functions are interpreted, which is decided when they are defined."""
     from zoplat_devices.kernels import gpu
 
-    path = Path(gpu.__file__).with_name("gpu_kernels.py")
-    spec = importlib.util.spec_from_file_location("interpreted_gpu_kernels", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        spec.loader.exec_module(module)
+        for name in ("gpu_noise", "gpu_weights", "gpu_factors", "gpu_kernels"):
+            path = Path(gpu.__file__).with_name(f"{name}.py")
+            whole = f"zoplat_devices.kernels.{name}"
+            spec = importlib.util.spec_from_file_location(whole, path)
+            assert spec
+            assert spec.loader
+            module = importlib.util.module_from_spec(spec)
+            patch.setitem(sys.modules, whole, module)  # later ones import the copies of earlier ones
+            spec.loader.exec_module(module)
     return module
 
 

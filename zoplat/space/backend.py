@@ -113,6 +113,18 @@ class Backend:
             with self.writable_theta(tile, update, drift) as theta:
                 kernel(theta, self.entries(direction, tile, "gradient"), *tile.rows_of(buffers))
 
+    def sweep_all(
+        self,
+        blocks: Iterable[tuple[Block, Update]],
+        kernel: Kernel,
+        direction: Direction,
+        buffers: Sequence[Buffer],
+        drift: DriftMeter,
+    ) -> None:
+        """Sweep some blocks, each with the update that takes it to θ; a backend may take them all before it begins."""
+        for block, update in blocks:
+            self.sweep(block, kernel, update, direction, buffers, drift)
+
     @contextmanager
     def writable_theta(self, tile: Tile, update: Update, drift: DriftMeter) -> Iterator[Array]:
         """θ on a tile, float32 in scratch; what it holds when the context ends is stored."""
@@ -154,6 +166,11 @@ class Backend:
         if not begun:
             total[:] = 0.0
         return total
+
+    def entries_of(self, direction: Direction, tiles: Sequence[Tile]) -> Iterator[Array]:
+        """The same for several tiles, each valid until the next one is asked for."""
+        for tile in tiles:
+            yield self.entries(direction, tile)
 
     def factors(self, draw: Draw, block: Block) -> tuple[Array, Array] | None:
         """(U, V) with z = U Vᵀ on a block; None where the draw has no factors or is scaled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Tile
@@ -32,7 +32,7 @@ class DriftMeter:
         self,
         blocks: Sequence[Block],
         theta_of: Callable[[Block], Array],
-        entries: Callable[[Direction, Tile], Array],
+        entries: Callable[[Direction, Sequence[Tile]], Iterator[Array]],
         empty: Callable[[tuple[int, ...], str], Array],
     ) -> None:
         self._theta_of = theta_of
@@ -50,10 +50,11 @@ class DriftMeter:
 
     def add(self, direction: Direction, decay: float) -> None:
         """θ ← (1 − decay)·θ + direction; called for every update, whether it is performed now or later."""
-        for tile, shadow in self.shadows.values():
+        tiles = [tile for tile, _ in self.shadows.values()]
+        for (tile, shadow), entries in zip(self.shadows.values(), self._entries(direction, tiles), strict=True):
             if tile.block.decays and decay:
                 shadow *= 1 - decay
-            shadow += self._entries(direction, tile)
+            shadow += entries
             self._is_touched = self._is_touched or direction.touches(tile.block)
 
     def rows(self, block: Block) -> int:

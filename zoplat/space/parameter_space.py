@@ -144,7 +144,7 @@ class ParameterSpace:
         self.perturbation = ZERO
         self._weights.stands_at(ZERO)
         self._backend.rounding.resynchronise()
-        self._drift = DriftMeter(self.blocks, self._weights.theta_of, self.entries, self._backend.empty)
+        self._drift = DriftMeter(self.blocks, self._weights.theta_of, self._backend.entries_of, self._backend.empty)
 
     def add(self, direction: Direction, decay: float = 0.0) -> None:
         """θ ← (1 − decay)·θ + direction, with decay on the blocks that decay; performed by the next pass."""
@@ -202,8 +202,8 @@ class ParameterSpace:
         rows of buffers, changed in place; None for a buffer that does not cover the block. A kernel must treat every
         entry alike and have no other effects: a device may call it once, with proxies, and trace it.
         """
-        for block in self._swept(on):
-            self._backend.sweep(block, kernel, self._weights.pending, direction, buffers, self._drift)
+        blocks = ((block, self._weights.pending) for block in self._swept(on))
+        self._backend.sweep_all(blocks, kernel, direction, buffers, self._drift)
 
     def sweep_factors(
         self, kernel: Kernel, vectors: Kernel, direction: Direction = ZERO, *buffers: Buffer, on: Part | None = None

@@ -78,11 +78,16 @@ class StochasticRounding(Rounding):
         self._noise, self._seed = noise, seed
         self._passes = empty((1,), "int64")
         self._passes[:] = 0
+        self._known: int | None = 0  # the same number, which is not read back from a device for every block
         buffers.keep(Buffer("writes, counted for rounding", {blocks[0].name: self._passes}))
         self._integer = empty((1,), "int32").dtype
 
     def begin_pass(self) -> None:
         self._passes += 1
+        self._known = None if self._known is None else self._known + 1
+
+    def resynchronise(self) -> None:
+        self._known = None
 
     def stream(self, block: Block) -> Stream:
         return stream(self._key, block.name, "rounding")
@@ -95,7 +100,9 @@ class StochasticRounding(Rounding):
 
     @property
     def _key(self) -> Key:
-        return Key(self._seed, int(self._passes[0]), -1)
+        if self._known is None:
+            self._known = int(self._passes[0])
+        return Key(self._seed, self._known, -1)
 
 
 class MasterWeights(Rounding):

@@ -1,4 +1,4 @@
-"""One draw as a term of fused kernels: a stream of random numbers, two factors, or the entries of an array."""
+"""One draw as a term of fused kernels: random numbers and what is computed with them, two factors, or an array."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 
 from zoplat.core.blocks import Block, Tile
 from zoplat.core.direction import Draw
-from zoplat.core.noise import Noise, Stream
+from zoplat.core.noise import Noise
 from zoplat.core.sampler import Held
-from zoplat_devices.kernels.tables import TERM, TERMS, address
+from zoplat_devices.kernels.factors import Factors, filling
+from zoplat_devices.kernels.laws import traced_factors, traced_fill
+from zoplat_devices.kernels.tables import TERM, address, term
 
 
 class Drawn:
@@ -21,16 +23,17 @@ class Drawn:
         blocks: of the backend, in order.
         noise: random numbers by address.
         draw: without its part.
+        together: draws factors of many matrices at once; None where each is drawn by itself.
 
     Attributes:
         factor_arrays: copies of factors that terms point to.
         factors: index of a block → (U, V), where the draw has factors.
     """
 
-    def __init__(self, blocks: Sequence[Block], noise: Noise, draw: Draw) -> None:
+    def __init__(self, blocks: Sequence[Block], noise: Noise, draw: Draw, together: Factors | None = None) -> None:
         self.factor_arrays: list[Any] = []
         self.factors: dict[int, tuple[Any, Any]] = {}
-        self._blocks, self._noise, self._draw = blocks, noise, draw
+        self._blocks, self._noise, self._draw, self._together = blocks, noise, draw, together
         self._terms = np.zeros(len(blocks), TERM)
         self._known = np.zeros(len(blocks), bool)
         self._fused = np.zeros(len(blocks), bool)
@@ -39,87 +42,74 @@ class Drawn:
         """Compute the term on one block, unless it is known."""
         if not self._known[index]:
             block = self._blocks[index]
-            term = self._term(index, Tile(block, 0, block.shape[0]))
-            if term is not None:
-                self._terms[index], self._fused[index] = term, True
+            found = self._term(index, Tile(block, 0, block.shape[0]))
+            if found is not None:
+                self._terms[index], self._fused[index] = found[0], True
             self._known[index] = True
 
     def on(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The terms on some blocks, without coefficients, and for each whether the kernels can draw it."""
+        if self._together:
+            self._compute_together(indices[~self._known[indices]])
         for index in indices[~self._known[indices]]:
             self.compute(index)
         return self._terms[indices], self._fused[indices]
+
+    def _compute_together(self, indices: np.ndarray) -> None:
+        """Compute the terms on those blocks whose factors can be drawn at once."""
+        if self._together is None or isinstance(self._draw.sampler, Held):
+            return
+        wanted = {}
+        for index in indices:
+            block = self._blocks[index]
+            found = traced_factors(self._draw.sampler, Tile(block, 0, block.shape[0]), self._draw.key)
+            if found is not None and _scale(self._draw, block) is not None:
+                wanted[index] = found[0], found[1]
+        if wanted:
+            whole, pairs = self._together.drawn([*wanted.values()])
+            self.factor_arrays.append(whole)
+            for index, (u, v) in zip(wanted, pairs, strict=True):
+                self._terms[index] = self._in_factors(index, u, v)[0]
+                self._known[index] = self._fused[index] = True
+
+    def _in_factors(self, index: int, u: Any, v: Any) -> np.ndarray:
+        """The term of U, (rows, r), and Vᵀ, (r, columns), which are kept."""
+        self.factors[index] = u, v.T
+        shape: dict[str, Any] = {"rank": u.shape[1], "columns": v.shape[1]}
+        return term("low-rank", **shape, u=address(u), v=address(v), **(_scale(self._draw, self._blocks[index]) or {}))
 
     @property
     def bytes(self) -> int:
         """Bytes of the factors."""
         return sum(int(array.nbytes) for array in self.factor_arrays)
 
-    def _term(self, index: int, tile: Tile) -> tuple[Any, ...] | None:
+    def _term(self, index: int, tile: Tile) -> np.ndarray | None:
         sampler, key = self._draw.sampler, self._draw.key
         scale = _scale(self._draw, tile.block)
         if scale is None:
             return None
         if isinstance(sampler, Held):
             array = sampler.buffer.arrays.get(tile.block.name)
-            return None if array is None else (TERMS["values"], 0, 0, 0, 0.0, 0, address(array), 0, *scale)
+            return None if array is None else term("values", u=address(array), **scale)
         factors = sampler.factors(tile, key, self._noise)
         if factors is not None:
             u, v = (_contiguous(array) for array in (factors[0], factors[1].T))
             self.factor_arrays += [u, v]
-            self.factors[index] = u, v.T
-            return (TERMS["low-rank"], u.shape[1], 0, 0, 0.0, tile.shape[1], address(u), address(v), *scale)
-        sink: Any = _Sink()
-        try:
-            sampler.fill(sink, tile, key, _REQUESTS)
-        except (TypeError, AttributeError):  # the law computes with its random numbers
-            return None
-        request = sink.request
-        if request is None or (request.first, request.shape) != (0, tile.shape):
-            return None
-        return (TERMS[request.law], 0, *request.stream, 0.0, 0, 0, 0, *scale)
+            return self._in_factors(index, u, v)
+        fill = traced_fill(sampler, tile, key)
+        return None if fill is None else filling(fill, **scale)
 
 
-def _scale(draw: Draw, block: Block) -> tuple[int, int] | None:
-    """(address of a draw's scale s on a block, whether s^−½ multiplies); None if the kernels can't apply it."""
+def _scale(draw: Draw, block: Block) -> dict[str, Any] | None:
+    """Fields of a draw's scale s on a block, and whether s^−½ multiplies; None if the kernels can't apply it."""
     if not draw.scales:
-        return 0, 0
+        return {}
     [(buffer, power), *others] = draw.scales
     array = buffer.arrays.get(block.name)
     plain = array is not None and tuple(array.shape) == block.shape and str(array.dtype).endswith("float32")
     if others or not plain or power not in (1.0, -0.5):
         return None
-    return address(array), int(power == -0.5)
-
-
-class _Requests(Noise):
-    """Noise that returns the request instead of the random numbers, to learn what a law draws."""
-
-    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
-        return _Request(law, stream, first, shape)
-
-
-class _Request:
-    """A request for random numbers. It supports no arithmetic, so a law that computes with its numbers raises."""
-
-    __slots__ = ("first", "law", "shape", "stream")
-
-    def __init__(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> None:
-        self.law, self.stream, self.first, self.shape = law, stream, first, shape
-
-
-class _Sink:
-    """A proxy of `out` that accepts one request for the whole tile and nothing else."""
-
-    request: _Request | None = None
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if key != slice(None) or not isinstance(value, _Request) or self.request is not None:
-            raise TypeError("not one plain draw")
-        self.request = value
-
-
-_REQUESTS: Any = _Requests()
+    return {"scale": address(array), "inverse_root": int(power == -0.5)}
 
 
 def _contiguous(array: Any) -> Any:

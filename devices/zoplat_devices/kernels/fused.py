@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
 from zoplat_devices.kernels.drawn import Drawn
-from zoplat_devices.kernels.plans import ENTRIES, PIECE, Cut, Plan, conversion, jobs_on, scratch_jobs
-from zoplat_devices.kernels.tables import DTYPES, SUM, TERMS, Jobs, Kernels, Sums, address
-from zoplat_devices.kernels.traced import Program, traced
+from zoplat_devices.kernels.factors import Factors
+from zoplat_devices.kernels.plans import ENTRIES, Cut, Gathered, Plan, conversion, jobs_on, scratch_jobs
+from zoplat_devices.kernels.rules import Rules, is_float32
+from zoplat_devices.kernels.tables import DTYPES, SUM, Jobs, Kernels, Sums, address, term
 
 FACTOR_CACHE = 2  # draws whose factors are kept: a probe is used with either sign, then restored and applied
 TERM_CACHE = 64  # draws whose terms are kept, a few kilobytes each
@@ -49,8 +50,9 @@ class FusedNoise(Noise):
 class FusedBackend(Backend):
     """A backend whose updates are drawn, scaled and added in registers by fused kernels.
 
-    A law is fused if it has factors or fills a tile with one plain draw (`out[:] = noise.normal(...)`). Any other law
-    is filled tile by tile and added by the same kernel. The arithmetic is that of `Backend`, bit for bit.
+    A law is fused if it has factors or can be traced (`laws.py`), as those can that compute every entry alike from a
+    few draws. Any other law is filled tile by tile and added by the same kernel. The arithmetic is that of `Backend`,
+    bit for bit.
 
     Args:
         kernels: of the device that holds the weights.
@@ -67,10 +69,12 @@ class FusedBackend(Backend):
         super().__init__(FusedNoise(kernels, empty), empty, mapped, release)
         self.kernels = kernels
         self._factor_cache_size = FACTOR_CACHE
+        self._together = Factors(kernels, empty) if kernels.prefers_few_calls else None
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()
         self._plans: dict[bytes, Plan] = {}
         self._cuts: dict[tuple[tuple[int, int, int], ...], Cut] = {}
-        self._traced_rule: tuple[Kernel, frozenset[int], Program | None] | None = None
+        self._gathered: dict[tuple[tuple[int, int, int], ...], Gathered] = {}
+        self._rules = Rules()
         self._sums_cache: OrderedDict[int, tuple[Direction, Sums]] = OrderedDict()
 
     @property
@@ -84,7 +88,9 @@ class FusedBackend(Backend):
 
     @property
     def scratch_bytes(self) -> int:
-        return super().scratch_bytes + sum(drawn.bytes for drawn in self._drawn.values())
+        gathered = sum(made.bytes for made in self._gathered.values())
+        gathered += self.kernels.table_bytes
+        return super().scratch_bytes + gathered + sum(drawn.bytes for drawn in self._drawn.values())
 
     def form(self, block: Block, direction: Direction, target: Any) -> None:
         index = self._index[block.name]
@@ -109,7 +115,7 @@ class FusedBackend(Backend):
         if draw.scales or (full and name not in self._drawn):
             return super().factors(draw, block)
         drawn, index = self._terms_of(name), self._index[block.name]
-        drawn.compute(index)
+        drawn.on(self._within(draw.part, self._all_indices) if self._together else np.array([index]))
         return drawn.factors.get(index)
 
     def anticipate(self, update: Update) -> None:
@@ -125,10 +131,22 @@ class FusedBackend(Backend):
         self.kernels.run(scratch_jobs(tile, out, out, SUM), sums)
         return out
 
+    def entries_of(self, direction: Direction, tiles: Sequence[Tile]) -> Iterator[Any]:
+        sums = self.sums(tiles, direction)
+        if not sums.fused.all():
+            yield from super().entries_of(direction, tiles)
+            return
+        name = tuple((self._index[tile.block.name], tile.start, tile.stop) for tile in tiles)
+        if name not in self._gathered:
+            self._gathered = {name: Gathered(tiles, self.empty)}
+        gathered = self._gathered[name]
+        self.kernels.run(gathered.jobs, sums)
+        yield from gathered.arrays
+
     def updated(self, tile: Tile, update: Update) -> Any:
         theta, (factor, direction) = self.rounding.theta_of(tile.block), update.on(tile.block)
         sums = self._sums_on([*direction], tile.block)
-        if not sums.fused[0] or not _is_float32(theta):
+        if not sums.fused[0] or not is_float32(theta):
             return super().updated(tile, update)
         out = self.scratch(tile, "theta")
         self.kernels.run(scratch_jobs(tile, tile.of(theta), out, DTYPES["float32"]), sums, factor)
@@ -143,29 +161,34 @@ class FusedBackend(Backend):
         buffers: Sequence[Buffer],
         drift: DriftMeter,
     ) -> None:
-        arrays = [buffer.arrays.get(block.name) for buffer in buffers]
-        program = self._traced(kernel, arrays) if self._runs_rules_on(block, arrays) else None
-        factor, moves = update.on(block)
-        moved, entries = self._sums_on([*moves], block), self._sums_on([*direction], block)
-        if program is None or not (moved.fused[0] and entries.fused[0]):
-            super().sweep(block, kernel, update, direction, buffers, drift)
+        for left in self._rules.run(self, [block], kernel, update, direction, buffers, drift):
+            super().sweep(left, kernel, update, direction, buffers, drift)
+
+    def sweep_all(
+        self,
+        blocks: Iterable[tuple[Block, Update]],
+        kernel: Kernel,
+        direction: Direction,
+        buffers: Sequence[Buffer],
+        drift: DriftMeter,
+    ) -> None:
+        if not self.kernels.prefers_few_calls:
+            super().sweep_all(blocks, kernel, direction, buffers, drift)
             return
-        addresses = [0 if array is None else address(array) for array in arrays]
-        jobs = Jobs(jobs_on(block, self.rounding, 0, block.size, PIECE))
-        sampled = Tile(block, 0, drift.rows(block))
-        before = drift.before(sampled, self.updated(sampled, update)) if sampled.stop else None
-        self.kernels.rule(jobs, moved, factor, entries, program, addresses)
-        self.rounding.publish(block)
-        drift.after(sampled, sampled.of(self.rounding.theta_of(block)), before)
+        alike: dict[Any, tuple[Update, list[Block]]] = {}
+        for block, update in blocks:
+            name = block.decays, id(update), tuple(block.name in buffer.arrays for buffer in buffers)
+            alike.setdefault(name, (update, []))[1].append(block)
+        for update, some in alike.values():
+            for left in self._rules.run(self, some, kernel, update, direction, buffers, drift):
+                super().sweep(left, kernel, update, direction, buffers, drift)
 
     def move(self, blocks: Sequence[Block], update: Update) -> None:
-        indices = np.array([self._index[block.name] for block in blocks], int)
-        decays = np.array([block.decays for block in blocks], bool)
         if update.is_uniform:
-            self._pass(indices, 1.0, update.undecayed)
+            self._pass(blocks, 1.0, update.undecayed)
         else:
-            self._pass(indices[decays], update.factor, update.decayed)
-            self._pass(indices[~decays], 1.0, update.undecayed)
+            self._pass([block for block in blocks if block.decays], update.factor, update.decayed)
+            self._pass([block for block in blocks if not block.decays], 1.0, update.undecayed)
         for block in blocks:
             self.rounding.publish(block)
 
@@ -182,41 +205,37 @@ class FusedBackend(Backend):
         """The terms of a direction on the blocks of some tiles, a line each."""
         return self._sums(np.array([self._index[tile.block.name] for tile in tiles]), direction)
 
-    def _runs_rules_on(self, block: Block, arrays: Sequence[Any]) -> bool:
-        """Whether the kernels can run a traced rule on a block with these arrays of buffers."""
-        present = [array for array in arrays if array is not None]
-        alike = all(tuple(array.shape) == block.shape for array in present)
-        return self.kernels.runs_rules and alike and all(map(_is_float32, [self.rounding.theta_of(block), *present]))
+    def sums_of(self, blocks: Sequence[Block], direction: Direction) -> Sums:
+        """The terms of a direction on some blocks, a line each, and behind them the streams of stochastic rounding."""
+        indices = np.array([self._index[block.name] for block in blocks], int)
+        sums = self._sums(indices, direction)
+        if self.rounding.is_stochastic and len(blocks):
+            streams = [self.rounding.stream(block) for block in blocks]
+            sums.terms["keys"][np.arange(len(blocks)), sums.counts, 0] = streams
+        return sums
 
-    def _traced(self, kernel: Kernel, arrays: Sequence[Any]) -> Program | None:
-        """The program of a rule's kernel, kept for the next block; None where it can't be traced."""
-        absent = frozenset(i + 2 for i, array in enumerate(arrays) if array is None)
-        if self._traced_rule is None or self._traced_rule[0] is not kernel or self._traced_rule[1] != absent:
-            self._traced_rule = kernel, absent, traced(kernel, len(arrays) + 2, absent)
-        return self._traced_rule[2]
+    def plan_of(self, blocks: Sequence[Block]) -> Plan:
+        """The jobs that cover some blocks, kept from pass to pass."""
+        return self._plan(np.array([self._index[block.name] for block in blocks], int))
 
-    def _pass(self, indices: np.ndarray, factor: float, direction: Direction) -> None:
+    def _pass(self, blocks: Sequence[Block], factor: float, direction: Direction) -> None:
         """W ← factor·W + direction on some blocks."""
-        plan, sums = self._plan(indices), self._sums(indices, direction)
-        if self.rounding.is_stochastic and len(indices):
-            streams = [self.rounding.stream(self.blocks[index]) for index in indices]
-            lines = np.arange(len(indices))
-            sums.terms["key0"][lines, sums.counts], sums.terms["key1"][lines, sums.counts] = zip(*streams, strict=True)
-        changes = sums.counts > 0 if factor == 1.0 else np.ones(len(indices), bool)
+        plan, sums = self.plan_of(blocks), self.sums_of(blocks, direction)
+        changes = sums.counts > 0 if factor == 1.0 else np.ones(len(blocks), bool)
         self.kernels.run(plan.on(changes & sums.fused), sums, factor, is_stochastic=self.rounding.is_stochastic)
-        for index in indices[changes & ~sums.fused]:
-            self._tile_by_tile(self.blocks[index], factor, direction)
+        for line in np.flatnonzero(changes & ~sums.fused):
+            self._tile_by_tile(blocks[int(line)], factor, direction)
 
     def _tile_by_tile(self, block: Block, factor: float, direction: Direction, target: Any = None) -> None:
         """Write factor·θ + direction on one block, in place or to a target, from entries that are formed in scratch."""
         is_stochastic = self.rounding.is_stochastic and target is None
         sums = Sums(1, 2)
         if is_stochastic:
-            sums.terms["key0"][0, 1], sums.terms["key1"][0, 1] = self.rounding.stream(block)
+            sums.terms["keys"][0, 1, 0] = self.rounding.stream(block)
         for tile in block.tiles():
             entries = self.entries(direction, tile)
             start = tile.start * (block.size // block.shape[0])
-            sums.terms[0, 0] = (TERMS["values"], 0, 0, 0, 1.0, 0, address(entries) - 4 * start, 0, 0, 0)
+            sums.terms[0, 0] = term("values", coefficient=1.0, u=address(entries) - 4 * start)[0]
             sums.counts[0] = 1
             rows = jobs_on(block, self.rounding, start, start + tile.size, ENTRIES)
             if target is not None:
@@ -261,7 +280,7 @@ class FusedBackend(Backend):
             return Drawn(self.blocks, self.noise, draw)
         if draw not in self._drawn:
             self._evict()
-            self._drawn[draw] = Drawn(self.blocks, self.noise, draw)
+            self._drawn[draw] = Drawn(self.blocks, self.noise, draw, self._together)
         self._drawn.move_to_end(draw)
         return self._drawn[draw]
 
@@ -303,7 +322,3 @@ class FusedPoints(Points):
                 [self._fused_backend.sums(tiles, direction) for direction in self.directions]
             )
         return self._sums_cache[name]
-
-
-def _is_float32(array: Any) -> bool:
-    return str(array.dtype).endswith("float32")

@@ -1,20 +1,94 @@
-"""The kernels of `gpu_kernels.py`: tables copied to the device of the weights, one launch for each dtype."""
+"""The kernels of `gpu_kernels.py`: one copy for each pass, and one launch for each dtype and structure of terms."""
 
 from __future__ import annotations
 
 import importlib.util
+import weakref
+from collections import OrderedDict
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from zoplat.core.noise import Stream
+from zoplat_devices.kernels.gpu_source import Sources, words_of_constants
+from zoplat_devices.kernels.gpu_tables import (
+    GROUP,
+    MANY,
+    MIXED,
+    TILE,
+    Batch,
+    Structure,
+    batches,
+    lines_of,
+    lines_of_rule,
+    words_of,
+)
 from zoplat_devices.kernels.tables import DTYPES, TERMS, Jobs, Kernels, Sums
+from zoplat_devices.kernels.traced import Program
 
 PINNED = {"enable_fp_fusion": False, "sanitize_overflow": False, "num_warps": 4}
 """Launch options that pin every bit: no fusion of products and sums, integers wrap around."""
 
 NARROW = (DTYPES["bfloat16"], DTYPES["float16"])
+RULE_CONSTANTS = ("kind", "count", "has_scales", "other_kind", "other_count", "other_scales")
+LISTED = 1024
+"""Rooms that are listed before those that are gone are struck off."""
+STRUCTURES = 64
+"""Structures that are kept, with their rooms on the device."""
+
+
+class Link:
+    """The way of tables to a device: copies that nothing waits for.
+
+    Args:
+        device: torch device.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self._rooms: list[weakref.ref[Any]] = []
+
+    def room(self, count: int) -> Any:
+        """A tensor of words on the device."""
+        import torch
+
+        with torch.inference_mode(False):
+            room = torch.empty(count, dtype=torch.int64, device=self.device)
+        if len(self._rooms) > LISTED:
+            self._rooms = [held for held in self._rooms if held() is not None]
+        self._rooms.append(weakref.ref(room))
+        return room
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the rooms that are still held."""
+        self._rooms = [held for held in self._rooms if held() is not None]
+        return sum(int(room.nbytes) for held in self._rooms if (room := held()) is not None)
+
+    def send(self, words: np.ndarray, room: Any) -> None:
+        """Copy words to a room; from pinned memory, which its allocator keeps until the copy is done."""
+        import torch
+
+        host = torch.empty(len(words), dtype=torch.int64, pin_memory=torch.device(self.device).type == "cuda")
+        host.numpy()[:] = words
+        room.copy_(host, non_blocking=True)
+
+
+class _RuleLaunches(NamedTuple):
+    """Launches of one rule on some jobs, and the room for its constants and addresses."""
+
+    launches: list[_Launch]
+    room: Any
+
+
+class _Launch(NamedTuple):
+    """One launch: a program, how many of it, and the tables and constants that are the same every time."""
+
+    program: Any
+    grid: tuple[int]
+    tables: tuple[Any, Any]
+    constants: dict[str, Any]
 
 
 class TritonKernels(Kernels):
@@ -23,14 +97,23 @@ class TritonKernels(Kernels):
     Args:
         device: torch device that holds the weights.
         programs: the module `gpu_kernels`.
+
+    Attributes:
+        link: the way of tables to the device.
     """
+
+    runs_rules = prefers_few_calls = True
 
     def __init__(self, device: Any, programs: ModuleType) -> None:
         self.device = device
+        self.link = Link(device)
         self._programs = programs
-        self._slice = int(programs.SLICE.value * programs.GROUP.value)
-        self._wave = int(programs.ROWS.value * programs.GROUP.value)
-        self._group = int(programs.GROUP.value)
+        self._sources = Sources(programs)
+        self._structures: OrderedDict[bytes, Structure] = OrderedDict()
+
+    @property
+    def table_bytes(self) -> int:
+        return self.link.bytes
 
     def run(
         self,
@@ -41,81 +124,118 @@ class TritonKernels(Kernels):
         is_stochastic: bool = False,
         subset: slice | None = None,
     ) -> None:
-        if jobs.uploaded is None:
-            jobs.uploaded = [self._uploaded(jobs.rows, dtype) for dtype in np.unique(jobs.rows["dtype"])]
-        if sums.uploaded is None:
-            sums.uploaded = self._words(sums.terms), self._words(sums.counts), *self._kind(sums)
-        terms, counts, kind, has_scales = sums.uploaded
-        for part in jobs.uploaded:
-            first, count = part.range_of(subset)
-            if count:
-                self._programs.move[(count * part.slices,)](
-                    part.rows,
-                    terms,
-                    counts,
-                    first,
-                    part.slices,
-                    sums.terms.shape[1],
-                    factor,
-                    origin,
-                    kind,
-                    has_scales,
-                    part.dtype,
-                    is_stochastic and part.dtype in NARROW,
-                    part.is_aligned and origin % 16 == 0,
-                    **PINNED,
-                )
+        rows = jobs.rows if subset is None else jobs.rows[subset]
+        if not len(rows):
+            return
+        structure = self._sent(sums, factor)
+        known = _known(jobs, structure)
+        name = (is_stochastic, origin % 16, subset and (subset.start, subset.stop))
+        if name not in known:
+            known[name] = self._launches(rows, structure, is_stochastic, origin % 16)
+        for launch in known[name]:
+            given = (*launch.tables, structure.room, origin, structure.stride)
+            launch.program[launch.grid](*given, **launch.constants)
+
+    def rule(
+        self,
+        jobs: Jobs,
+        update: Sums,
+        factor: float,
+        direction: Sums,
+        program: Program,
+        arrays: np.ndarray,
+        is_stochastic: bool = False,
+    ) -> None:
+        moved, entries = self._sent(update, factor), self._sent(direction, purpose="direction")
+        known, are_there = _known(jobs, moved), tuple((arrays != 0).any(axis=0).tolist())
+        name = (program.form(), are_there, is_stochastic, entries, int((arrays & 15).any()))
+        words = np.zeros(words_of_constants(len(program.steps)) + arrays.size, np.int64)
+        words.view(np.float32)[: len(program.steps)] = [step[4] for step in program.steps]
+        words[len(words) - arrays.size :] = arrays.reshape(-1)
+        if name not in known:
+            launches = []
+            function = self._sources.rule(program, are_there, sorted({*moved.laws, *entries.laws}))
+            lines = lines_of_rule(moved, entries)
+            for batch in batches(jobs.rows, lines, False, name[-1]):
+                line = {each: int(batch.line[each]) for each in RULE_CONSTANTS}
+                line["is_stochastic"] = is_stochastic and batch.dtype in NARROW
+                launches.append(self._launch(batch, function, line))
+            known[name] = _RuleLaunches(launches, self.link.room(len(words)))
+        made = known[name]
+        self.link.send(words, made.room)
+        for launch in made.launches:
+            given = (*launch.tables, moved.room, entries.room, made.room, moved.stride, entries.stride)
+            launch.program[launch.grid](*given, **launch.constants)
 
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
-        groups = -(-(first + count) // self._group) - first // self._group
-        grid = (-(-groups * self._group // self._wave),)
+        groups = -(-(first + count) // GROUP) - first // GROUP
+        grid = (-(-groups * GROUP // TILE),)
         self._programs.numbers[grid](out, *stream, first, count, TERMS[law], **PINNED)
 
-    def _uploaded(self, rows: np.ndarray, dtype: int) -> _UploadedJobs:
-        """The jobs of one dtype, copied to the device."""
-        positions = np.flatnonzero(rows["dtype"] == dtype)
-        some = rows[positions]
-        entries = some["stop"] - some["start"] // self._group * self._group
-        slices = int(-(-entries.max() // self._slice))
-        is_aligned = not ((some["source"] | some["target"]) % 16).any()
-        return _UploadedJobs(self._words(some), int(dtype), slices, is_aligned, positions)
+    def _sent(self, sums: Sums, factor: float = 1.0, purpose: str = "update") -> Structure:
+        """The structure of some sums, with their numbers in its room; rooms of different purposes differ."""
+        structure: Structure | None = sums.uploaded
+        if structure is None or not structure.holds(sums, factor):
+            structure = sums.uploaded = self._structure(sums, purpose)
+            self.link.send(words_of(sums, factor), structure.room)
+            structure.note(sums, factor)
+        return structure
 
-    def _kind(self, sums: Sums) -> tuple[int, bool]:
-        """The kind of all terms, or `MIXED` where they differ; and whether some are scaled."""
-        is_used = np.arange(sums.terms.shape[1]) < (sums.counts * sums.fused)[:, None]
-        used = sums.terms[is_used]
-        found = np.unique(used["kind"])
-        return int(found[0]) if len(found) == 1 else int(self._programs.MIXED.value), bool(used["scale"].any())
+    def _structure(self, sums: Sums, purpose: str) -> Structure:
+        """The structure of some sums, the same one for equal structures."""
+        lines, laws = lines_of(sums)
+        name = lines.tobytes() + repr((sums.terms.shape, laws, purpose)).encode()
+        if name not in self._structures:
+            if len(self._structures) == STRUCTURES:
+                self._structures.popitem(last=False)
+            room = self.link.room(len(words_of(sums, 1.0)))
+            self._structures[name] = Structure(lines, sums.terms.shape[1], laws, room)
+        self._structures.move_to_end(name)
+        return self._structures[name]
 
-    def _words(self, rows: np.ndarray) -> Any:
-        """A table as a tensor on the device; records become words of 64 bits."""
+    def _launches(self, rows: np.ndarray, structure: Structure, is_stochastic: bool, origin: int) -> list[_Launch]:
+        """Cut jobs into pieces, and send the tables of these."""
+        made = []
+        for batch in batches(rows, structure.lines, not is_stochastic, origin):
+            if batch.in_factors:
+                constants = factor_options(int(batch.line["rank"]), int(batch.line["count"]), batch.dtype)
+                made.append(self._launch(batch, self._programs.move_factors, constants))
+                continue
+            kind = int(batch.line["kind"])
+            program = self._sources.move(structure.laws if kind in (MIXED, TERMS["computed"]) else ())
+            constants = {"kind": kind, "has_scales": int(batch.line["has_scales"])}
+            constants["is_stochastic"] = is_stochastic and batch.dtype in NARROW
+            made.append(self._launch(batch, program, constants))
+        return made
+
+    def _launch(self, batch: Batch, program: Any, constants: dict[str, Any]) -> _Launch:
+        """A launch of a batch, whose tables are sent now."""
         import torch
 
-        word = np.int64 if rows.dtype.fields else rows.dtype
-        flat = np.ascontiguousarray(rows).reshape(-1).view(word)
-        return torch.from_numpy(flat).to(self.device, non_blocking=True)
+        words = batch.words()
+        room = self.link.room(len(words))
+        self.link.send(words, room)
+        tables = room[batch.owner_words :], room[: batch.owner_words].view(torch.int32)
+        usual = {"count": int(batch.line["count"]), "dtype": batch.dtype, "is_whole": batch.is_whole, **PINNED}
+        return _Launch(program, (len(batch.owners),), tables, usual | constants)
 
 
-class _UploadedJobs:
-    """Jobs of one dtype on a device.
+def _known(jobs: Jobs, structure: Structure) -> dict[Any, Any]:
+    """What was made for jobs and a structure; it goes when the structure goes."""
+    if jobs.uploaded is None:
+        jobs.uploaded = weakref.WeakKeyDictionary()
+    known: dict[Any, Any] = jobs.uploaded.setdefault(structure, {})
+    return known
 
-    Attributes:
-        rows: tensor of words, (jobs · JOB_WORDS).
-        dtype: of `DTYPES` or `FROM_FLOAT32`.
-        slices: Triton programs that the longest job takes.
-        is_aligned: whether sources and targets begin at multiples of 16 bytes.
+
+def factor_options(rank: int, count: int, dtype: int) -> dict[str, Any]:
+    """Constants and options of a launch that moves matrices in factors.
+
+    Registers are bounded, so that enough threads have loads under way at once; not where that would spill them.
     """
-
-    def __init__(self, rows: Any, dtype: int, slices: int, is_aligned: bool, positions: np.ndarray) -> None:
-        self.rows, self.dtype, self.slices, self.is_aligned = rows, dtype, slices, is_aligned
-        self._positions = positions
-
-    def range_of(self, subset: slice | None) -> tuple[int, int]:
-        """(first, count) among these jobs of a range of all jobs; everything when None."""
-        if subset is None:
-            return 0, len(self._positions)
-        first, stop = np.searchsorted(self._positions, (subset.start, subset.stop))
-        return int(first), int(stop - first)
+    bounds = {1: 80, 2: 128} if dtype in NARROW else {1: 128}
+    is_bound = count in bounds and rank != MANY
+    return {"rank": rank, "num_warps": 8} | ({"maxnreg": bounds[count]} if is_bound else {})
 
 
 class Broken(Exception):

@@ -18,17 +18,19 @@
 #define INTERLEAVE
 #endif
 
-enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES, COARSE };
+enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES, COARSE, COMPUTED };
+#define STREAMS 4
 /* Conversions; TO_: out of place, from float32; SUM: the terms alone, in float32. */
 enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16, SUM };
 
 typedef struct {            /* coefficient times one random vector */
     int32_t kind;
-    int32_t rank;           /* of LOW_RANK */
-    uint32_t key0, key1;    /* of the stream */
+    int32_t rank;           /* of LOW_RANK; COMPUTED: number of the law */
+    uint32_t keys[STREAMS][2]; /* of the streams; all but COMPUTED have one */
     float coefficient;
-    int32_t columns;
-    int64_t u;              /* address; LOW_RANK: (rows, rank) of the whole block; VALUES: entries of the block */
+    int32_t columns;        /* COMPUTED: number of steps */
+    int64_t u;              /* address; LOW_RANK: (rows, rank) of the whole block; VALUES: entries of the block;
+                               COMPUTED: steps, whose result is in register 0 */
     int64_t v;              /* address; LOW_RANK: (rank, columns) */
     int64_t scale;          /* address of entries s that multiply the vector; 0 for none */
     int64_t inverse_root;   /* whether 1 / sqrt(s) multiplies it instead */
@@ -85,7 +87,7 @@ static inline uint32_t second(uint32_t first, uint32_t key1) {
 /* Four short loops: one long loop would be bound by the latency of its dependency chain. */
 ALWAYS_INLINE void normals(float *out, uint64_t group, const Term *term, float c, int add) {
     uint64_t counter = group * HALF;
-    uint32_t low = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
+    uint32_t low = (uint32_t)counter, key0 = term->keys[0][0], key1 = term->keys[0][1], high = high_part(counter, key1);
     uint32_t words[HALF];
     float radii[HALF];
     INTERLEAVE
@@ -120,16 +122,16 @@ ALWAYS_INLINE void normals(float *out, uint64_t group, const Term *term, float c
 
 ALWAYS_INLINE void signs(float *out, uint64_t group, const Term *term, float c, int add) {
     uint64_t counter = group * (GROUP / 32);
-    uint32_t low = (uint32_t)counter, high = high_part(counter, term->key1);
+    uint32_t low = (uint32_t)counter, high = high_part(counter, term->keys[0][1]);
     for (int k = 0; k < GROUP / 32; k++) {
-        uint32_t w = word(low + k, high, term->key0, term->key1);
+        uint32_t w = word(low + k, high, term->keys[0][0], term->keys[0][1]);
         for (int j = 0; j < 32; j++) PUT(out[32 * k + j], as_float(0x3F800000u ^ (((w >> j) & 1u) << 31)));
     }
 }
 
 ALWAYS_INLINE void uniforms(float *out, uint64_t group, const Term *term, float c, int add) {
     uint64_t counter = group * GROUP;
-    uint32_t low = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
+    uint32_t low = (uint32_t)counter, key0 = term->keys[0][0], key1 = term->keys[0][1], high = high_part(counter, key1);
     INTERLEAVE
     for (int i = 0; i < GROUP; i++)
         PUT(out[i], (float)(word(low + i, high, key0, key1) >> 8) * 5.9604644775390625e-8f);
@@ -139,7 +141,7 @@ ALWAYS_INLINE void uniforms(float *out, uint64_t group, const Term *term, float 
  * second words. */
 ALWAYS_INLINE void halves(uint32_t *out, uint64_t group, const Term *term) {
     uint64_t counter = group * QUARTER;
-    uint32_t low = (uint32_t)counter, key0 = term->key0, key1 = term->key1, high = high_part(counter, key1);
+    uint32_t low = (uint32_t)counter, key0 = term->keys[0][0], key1 = term->keys[0][1], high = high_part(counter, key1);
     INTERLEAVE
     for (int i = 0; i < QUARTER; i++) {
         uint32_t a = word(low + i, high, key0, key1), b = second(a, key1);
@@ -192,20 +194,91 @@ ALWAYS_INLINE void values(float *out, int64_t first, int64_t last, const Term *t
     for (int64_t i = first; i < last; i++) PUT(out[i - first], at(term->u)[i]);
 }
 
+#define REGISTERS 24
+
+enum { COPY, ADD, SUBTRACT, MULTIPLY, DIVIDE, ROOT, ABSOLUTE, GREATER, GREATER_OR_EQUAL, MAXIMUM, MINIMUM, DRAW };
+
+typedef struct {            /* register `to` <- a operation b, for every entry of a group; DRAW: numbers of stream a, kind b */
+    int32_t operation;
+    int32_t to, a, b;       /* registers; where b is -1, the second operand is the constant c */
+    float c;
+    int32_t is_reversed;    /* whether the second operand comes first */
+} Step;
+
+/* A register may be an operand and the result at once: each entry is read before it is written. */
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+#define EACH(left, right, result)                                                                   \
+    {                                                                                               \
+        INDEPENDENT for (int i = 0; i < GROUP; i++) {                                               \
+            float x = left, y = right;                                                              \
+            (void)y;                                                                                \
+            to[i] = result;                                                                         \
+        }                                                                                           \
+        break;                                                                                      \
+    }
+#define OPERATIONS(left, right)                                                                     \
+    switch (step->operation) {                                                                      \
+    case COPY: EACH(left, right, x)                                                                 \
+    case ADD: EACH(left, right, x + y)                                                              \
+    case SUBTRACT: EACH(left, right, x - y)                                                         \
+    case MULTIPLY: EACH(left, right, x * y)                                                         \
+    case DIVIDE: EACH(left, right, x / y)                                                           \
+    case ROOT: EACH(left, right, __builtin_sqrtf(x))                                                \
+    case ABSOLUTE: EACH(left, right, __builtin_fabsf(x))                                            \
+    case GREATER: EACH(left, right, x > y ? 1.0f : 0.0f)                                            \
+    case GREATER_OR_EQUAL: EACH(left, right, x >= y ? 1.0f : 0.0f)                                  \
+    case MAXIMUM: EACH(left, right, x < y ? y : x)                                                  \
+    default: EACH(left, right, x > y ? y : x)                                                       \
+    }
+
+static void perform(float (*restrict registers)[GROUP], const Step *step) {
+    float *to = registers[step->to], c = step->c;
+    const float *a = registers[step->a], *b = registers[step->b >= 0 ? step->b : step->a];
+    if (step->b < 0 && step->is_reversed) OPERATIONS(c, a[i])
+    else if (step->b < 0) OPERATIONS(a[i], c)
+    else if (step->is_reversed) OPERATIONS(b[i], a[i])
+    else OPERATIONS(a[i], b[i])
+}
+
+/* A law that computes with its numbers: the steps that were traced, on whole groups. */
+static void computed(float *restrict out, int64_t group, const Term *restrict term, float c, int add) {
+    float registers[REGISTERS][GROUP];
+    const Step *steps = (const Step *)(intptr_t)term->u, *last = steps + term->columns - 1;
+    int is_copied = last->operation == COPY && last->to == 0;
+    const float *result = registers[is_copied ? last->a : 0];
+    for (int32_t k = 0; k < term->columns - is_copied; k++) {
+        const Step *s = steps + k;
+        if (s->operation != DRAW) { perform(registers, s); continue; }
+        Term stream = { .keys = { { term->keys[s->a][0], term->keys[s->a][1] } } };
+        switch (s->b) {
+        case NORMAL: normals(registers[s->to], group, &stream, 1.0f, 0); break;
+        case SIGN: signs(registers[s->to], group, &stream, 1.0f, 0); break;
+        case UNIFORM: uniforms(registers[s->to], group, &stream, 1.0f, 0); break;
+        default: coarse(registers[s->to], group, &stream, 1.0f, 0);
+        }
+    }
+    for (int i = 0; i < GROUP; i++) PUT(out[i], result[i]);
+}
+
 /* Entries first to last of a term, written at their offsets within their group. */
-#define DRAW(add)                                                                                   \
+#define ENTRIES(add)                                                                                   \
     switch (term->kind) {                                                                           \
     case NORMAL: normals(sum, first / GROUP, term, c, add); break;                                  \
     case SIGN: signs(sum, first / GROUP, term, c, add); break;                                      \
     case UNIFORM: uniforms(sum, first / GROUP, term, c, add); break;                                \
     case COARSE: coarse(sum, first / GROUP, term, c, add); break;                                   \
+    case COMPUTED: computed(sum, first / GROUP, term, c, add); break;                               \
     case LOW_RANK: outer(sum + first % GROUP, first, last, term, c, add); break;                    \
     default: values(sum + first % GROUP, first, last, term, c, add);                                \
     }
 
 static void draw_plain(float *restrict sum, int64_t first, int64_t last, const Term *restrict term, float c, int add) {
-    if (add) DRAW(1)
-    else DRAW(0)
+    if (add) ENTRIES(1)
+    else ENTRIES(0)
 }
 
 /* The vector times its scale, rounded to float32 before it is multiplied by the coefficient. */
@@ -328,81 +401,64 @@ void zoplat_run(const Job *jobs, int32_t count, const Call *call, int32_t *next)
     }
 }
 
-#define REGISTERS 24
-
-enum { COPY, ADD, SUBTRACT, MULTIPLY, DIVIDE, ROOT, ABSOLUTE, GREATER, GREATER_OR_EQUAL, MAXIMUM, MINIMUM };
-
-typedef struct {            /* register `to` <- a operation b, for every entry of a group */
-    int32_t operation;
-    int32_t to, a, b;       /* registers; where b is -1, the second operand is the constant c */
-    float c;
-    int32_t is_reversed;    /* whether the second operand comes first */
-} Step;
-
-typedef struct {            /* a traced rule on one block; register 0 holds entries of theta */
+typedef struct {            /* a traced rule; register 0 holds entries of theta */
     const Call *update;     /* performed on theta before the rule */
     const Call *direction;  /* its entries are register 1 */
     const Step *steps;
-    const int64_t *arrays;  /* addresses of buffers, registers 2 on; 0 for a buffer that does not cover the block */
+    const int64_t *arrays;  /* for each line, addresses of buffers, registers 2 on; 0 for one that does not cover the block */
     int32_t step_count;
     int32_t array_count;
     uint32_t written;       /* bit k: register k is written back to its array */
 } Rule;
 
-/* A register may be an operand and the result at once: each entry is read before it is written. */
-#ifdef __clang__
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INDEPENDENT _Pragma("GCC ivdep")
-#endif
-#define EACH(result)                                                                                \
-    {                                                                                               \
-        INDEPENDENT for (int i = 0; i < GROUP; i++) { float x = a[i], y = b[i]; (void)y; to[i] = result; } \
-        break;                                                                                      \
-    }
+static void read_weights(int32_t dtype, intptr_t source, int64_t first, int64_t n, float *restrict to) {
+    const uint16_t *narrow = (const uint16_t *)source + first;
+    if (dtype == FLOAT32) for (int64_t i = 0; i < n; i++) to[i] = ((const float *)source)[first + i];
+    else if (dtype == BFLOAT16) for (int64_t i = 0; i < n; i++) to[i] = from_bfloat(narrow[i]);
+    else for (int64_t i = 0; i < n; i++) to[i] = from_half(narrow[i]);
+}
 
-static void step(float (*restrict registers)[GROUP], const Step *step) {
-    float constant[GROUP], *to = registers[step->to];
-    const float *a = registers[step->a], *b = constant;
-    if (step->b >= 0) b = registers[step->b];
-    else for (int i = 0; i < GROUP; i++) constant[i] = step->c;
-    if (step->is_reversed) { const float *first = b; b = a; a = first; }
-    switch (step->operation) {
-    case COPY: EACH(x)
-    case ADD: EACH(x + y)
-    case SUBTRACT: EACH(x - y)
-    case MULTIPLY: EACH(x * y)
-    case DIVIDE: EACH(x / y)
-    case ROOT: EACH(__builtin_sqrtf(x))
-    case ABSOLUTE: EACH(__builtin_fabsf(x))
-    case GREATER: EACH(x > y ? 1.0f : 0.0f)
-    case GREATER_OR_EQUAL: EACH(x >= y ? 1.0f : 0.0f)
-    case MAXIMUM: EACH(x < y ? y : x)
-    default: EACH(x > y ? y : x)
-    }
+/* Rounded stochastically where there are random bits k. */
+static void write_weights(
+    int32_t dtype, intptr_t target, int64_t first, int64_t n, const float *restrict from, const uint32_t *restrict k
+) {
+    uint16_t *narrow = (uint16_t *)target + first;
+    if (dtype == FLOAT32) for (int64_t i = 0; i < n; i++) ((float *)target)[first + i] = from[i];
+    else if (dtype == BFLOAT16 && k) for (int64_t i = 0; i < n; i++) narrow[i] = stochastic_bfloat(from[i], k[i]);
+    else if (dtype == BFLOAT16) for (int64_t i = 0; i < n; i++) narrow[i] = to_bfloat(from[i]);
+    else if (k) for (int64_t i = 0; i < n; i++) narrow[i] = stochastic_half(from[i], k[i]);
+    else for (int64_t i = 0; i < n; i++) narrow[i] = to_half(from[i]);
 }
 
 static void rule(const Job *job, const Rule *rule) {
     float registers[REGISTERS][GROUP], sum[GROUP];
-    float *theta = (float *)(intptr_t)job->source, factor = rule->update->factor;
-    int32_t updates = rule->update->counts[0], terms = rule->direction->counts[0];
+    uint32_t random_bits[GROUP];
+    intptr_t theta = (intptr_t)job->source;
+    float factor = rule->update->factor;
+    const Term *moves = rule->update->terms + (int64_t)job->line * rule->update->stride;
+    const Term *entries = rule->direction->terms + (int64_t)job->line * rule->direction->stride;
+    const int64_t *arrays = rule->arrays + (int64_t)job->line * rule->array_count;
+    int32_t updates = rule->update->counts[job->line], terms = rule->direction->counts[job->line];
+    int is_stochastic = rule->update->is_stochastic && job->dtype != FLOAT32;
     for (int k = 0; k < REGISTERS; k++) for (int i = 0; i < GROUP; i++) registers[k][i] = 0.0f;
     for (int64_t first = job->start; first < job->stop;) {
         int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
         int64_t n = last - first;
         const float *from = sum + first % GROUP;
-        for (int32_t k = 0; k < updates; k++) draw(sum, first, last, rule->update->terms + k, k);
-        if (updates) for (int64_t i = 0; i < n; i++) registers[0][i] = factor * theta[first + i] + from[i];
-        else for (int64_t i = 0; i < n; i++) registers[0][i] = factor * theta[first + i];
-        for (int32_t k = 0; k < terms; k++) draw(sum, first, last, rule->direction->terms + k, k);
+        for (int32_t k = 0; k < updates; k++) draw(sum, first, last, moves + k, k);
+        read_weights(job->dtype, theta, first, n, registers[0]);
+        if (updates) for (int64_t i = 0; i < n; i++) registers[0][i] = factor * registers[0][i] + from[i];
+        else for (int64_t i = 0; i < n; i++) registers[0][i] = factor * registers[0][i];
+        for (int32_t k = 0; k < terms; k++) draw(sum, first, last, entries + k, k);
         for (int64_t i = 0; i < n; i++) registers[1][i] = terms ? from[i] : 0.0f;
         for (int32_t k = 0; k < rule->array_count; k++)
-            if (rule->arrays[k]) for (int64_t i = 0; i < n; i++) registers[2 + k][i] = at(rule->arrays[k])[first + i];
-        for (int32_t k = 0; k < rule->step_count; k++) step(registers, rule->steps + k);
-        for (int64_t i = 0; i < n; i++) theta[first + i] = registers[0][i];
+            if (arrays[k]) for (int64_t i = 0; i < n; i++) registers[2 + k][i] = at(arrays[k])[first + i];
+        for (int32_t k = 0; k < rule->step_count; k++) perform(registers, rule->steps + k);
+        if (is_stochastic) halves(random_bits, first / GROUP, moves + updates);
+        write_weights(job->dtype, theta, first, n, registers[0], is_stochastic ? random_bits + first % GROUP : 0);
         for (int32_t k = 0; k < rule->array_count; k++) {
-            float *array = (float *)(intptr_t)rule->arrays[k];
+            float *array = (float *)(intptr_t)arrays[k];
             if (rule->written >> (2 + k) & 1) for (int64_t i = 0; i < n; i++) array[first + i] = registers[2 + k][i];
         }
         first = last;
@@ -421,7 +477,7 @@ void zoplat_rule(const Job *jobs, int32_t count, const Rule *shared, int32_t *ne
 /* Random numbers first to first + count of a stream. */
 void zoplat_numbers(float *out, int32_t kind, uint32_t key0, uint32_t key1, int64_t first, int64_t count) {
     float z[GROUP];
-    Term term = { kind, 0, key0, key1, 1.0f, 0, 0, 0, 0, 0 };
+    Term term = { .kind = kind, .keys = { { key0, key1 } }, .coefficient = 1.0f };
     for (int64_t stop = first + count; first < stop;) {
         int64_t last = (first / GROUP + 1) * GROUP, from = first % GROUP;
         if (last > stop) last = stop;

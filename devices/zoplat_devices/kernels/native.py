@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
@@ -26,7 +26,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.noise import Stream
 from zoplat.paths import in_cache, is_private, private_folder, replace_text
 from zoplat_devices.kernels.noise import LAWS
-from zoplat_devices.kernels.tables import DTYPES, JOB, TERM, TERMS, Jobs, Kernels, Sums
+from zoplat_devices.kernels.tables import DTYPES, JOB, TERMS, Jobs, Kernels, Sums, term
 from zoplat_devices.kernels.traced import Program
 
 FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
@@ -52,7 +52,7 @@ class Call(ctypes.Structure):
 
 
 class Rule(ctypes.Structure):
-    """`Rule` of kernels.c: a traced rule on one block."""
+    """`Rule` of kernels.c: a traced rule."""
 
     _fields_ = [
         ("update", ctypes.c_void_p),
@@ -94,13 +94,21 @@ class NativeKernels(Kernels):
         self._in_parallel(self.library.zoplat_run, rows, _call(sums, factor, origin, is_stochastic))
 
     def rule(
-        self, jobs: Jobs, update: Sums, factor: float, direction: Sums, program: Program, arrays: Sequence[int]
+        self,
+        jobs: Jobs,
+        update: Sums,
+        factor: float,
+        direction: Sums,
+        program: Program,
+        arrays: np.ndarray,
+        is_stochastic: bool = False,
     ) -> None:
-        before, entries = _call(update, factor), _call(direction)
-        steps, addresses = program.table(), np.array(arrays, np.int64)
+        before, entries = _call(update, factor, is_stochastic=is_stochastic), _call(direction)
+        steps, addresses = program.table(), np.ascontiguousarray(arrays, np.int64)
         written = sum(1 << register for register in program.written)
         tables = (ctypes.addressof(before), ctypes.addressof(entries), steps.ctypes.data, addresses.ctypes.data)
-        self._in_parallel(self.library.zoplat_rule, jobs.rows, Rule(*tables, len(steps), len(addresses), written))
+        shared = Rule(*tables, len(steps), addresses.shape[1], written)
+        self._in_parallel(self.library.zoplat_rule, jobs.rows, shared)
 
     def _in_parallel(self, function: Callable[..., None], rows: np.ndarray, shared: ctypes.Structure) -> None:
         """Call a kernel in several threads, which take jobs from one shared counter until none is left."""
@@ -271,7 +279,7 @@ def is_right(library: ctypes.CDLL) -> bool:
             return False
     weights = np.arange(count, dtype=np.float32)
     sums, jobs = Sums(1, 1), Jobs(np.zeros(1, JOB))
-    sums.add([0], np.array([(TERMS["sign"], 0, *keys, 0.0, 0, 0, 0, 0, 0)], TERM), True, 0.5)
+    sums.add([0], term("sign", [keys]), True, 0.5)
     jobs.rows[0] = (weights.ctypes.data, weights.ctypes.data, 0, count, 0, DTYPES["float32"])
     NativeKernels(library, 1).run(jobs, sums, 2.0)
     expected = 2 * np.arange(count, dtype=np.float32) + np.float32(0.5) * LAWS["sign"](keys, 0, count)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from zoplat.core.blocks import Block, Tile
 from zoplat.space.rounding import Rounding
-from zoplat_devices.kernels.tables import DTYPES, FROM_FLOAT32, JOB, Jobs, address
+from zoplat_devices.kernels.tables import DTYPES, FROM_FLOAT32, JOB, SUM, Jobs, address
 
 ENTRIES = 1 << 20  # of one job in place: long enough to amortise a call, short enough to balance threads
 PIECE = 1 << 16  # entries of one job out of place, where a few blocks or tiles are formed at a time
@@ -96,6 +96,30 @@ class Cut:
             rows["line"] = rows["line"] * points + numbers
             self._jobs[name] = Jobs(rows.reshape(-1))
         return self._jobs[name]
+
+
+class Gathered:
+    """The jobs that write sums on some tiles to one array, float32, a line of terms for each tile.
+
+    Args:
+        tiles: of any blocks.
+        empty: (shape, dtype) → a new array of the device.
+
+    Attributes:
+        jobs: that write them.
+        arrays: what is written, an array of the shape of each tile.
+        bytes: of the array.
+    """
+
+    def __init__(self, tiles: Sequence[Tile], empty: Callable[[tuple[int, ...], str], Any]) -> None:
+        ends = np.cumsum([0, *(tile.size for tile in tiles)]).tolist()
+        whole = empty((ends[-1],), "float32")
+        self.bytes = int(whole.nbytes)
+        self.arrays = [whole[a:b].reshape(t.shape) for a, b, t in zip(ends, ends[1:], tiles, strict=False)]
+        rows = [scratch_jobs(tile, out, out, SUM).rows for tile, out in zip(tiles, self.arrays, strict=True)]
+        for line, some in enumerate(rows):
+            some["line"] = line
+        self.jobs = Jobs(np.concatenate(rows) if rows else np.zeros(0, JOB))
 
 
 def jobs_on(block: Block, rounding: Rounding, start: int, stop: int, entries: int) -> np.ndarray:

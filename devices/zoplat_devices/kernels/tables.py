@@ -11,12 +11,14 @@ import numpy as np
 from zoplat.core.noise import Stream
 from zoplat_devices.kernels.traced import Program
 
+DRAWS = 4
+"""Streams that one term has room for."""
+
 TERM = np.dtype(
     [
         ("kind", np.int32),
         ("rank", np.int32),
-        ("key0", np.uint32),
-        ("key1", np.uint32),
+        ("keys", np.uint32, (DRAWS, 2)),
         ("coefficient", np.float32),
         ("columns", np.int32),
         ("u", np.int64),
@@ -39,12 +41,31 @@ JOB = np.dtype(
 )
 """`Job` of kernels.c: a range of entries to be written."""
 
-TERMS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5}
+TERMS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5, "computed": 6}
 """Name of a term's kind → its number in kernels.c."""
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
-SUM = 5
-"""Conversion opcodes of a job: source and target of one dtype; a float32 source; no source, the sum in float32."""
+SUM, TURNED = 5, 6
+"""Conversion opcodes of a job: source and target of one dtype; a float32 source; no source, the sum in float32; the sum
+with rows and columns exchanged, only for kernels that prefer few calls: the one term has the length of rows in `v` and
+their number in `inverse_root`."""
+
+
+def term(kind: str, streams: Sequence[Stream] = (), **fields: Any) -> np.ndarray:
+    """One row of `TERM`, with coefficient 0.
+
+    Args:
+        kind: of `TERMS`.
+        streams: at most `DRAWS`.
+        fields: of the row; 0 where they are not given.
+    """
+    row = np.zeros(1, TERM)
+    row["kind"] = TERMS[kind]
+    for number, keys in enumerate(streams):
+        row["keys"][0, number] = keys
+    for name, value in fields.items():
+        row[name] = value
+    return row
 
 
 class Jobs:
@@ -114,9 +135,16 @@ class Kernels(ABC):
 
     Attributes:
         runs_rules: whether they can also run a traced rule.
+        prefers_few_calls: whether rules and factors are to be done for all blocks at once, as launches are dear.
     """
 
     runs_rules: bool = False
+    prefers_few_calls: bool = False
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the tables that are kept on the device."""
+        return 0
 
     @abstractmethod
     def run(
@@ -141,17 +169,25 @@ class Kernels(ABC):
         """
 
     def rule(
-        self, jobs: Jobs, update: Sums, factor: float, direction: Sums, program: Program, arrays: Sequence[int]
+        self,
+        jobs: Jobs,
+        update: Sums,
+        factor: float,
+        direction: Sums,
+        program: Program,
+        arrays: np.ndarray,
+        is_stochastic: bool = False,
     ) -> None:
-        """Bring float32 weights to factor·θ + update and run a traced rule on them, in one pass; where `runs_rules`.
+        """Bring weights to factor·θ + update and run a traced rule on them, in one pass; where `runs_rules`.
 
         Args:
-            jobs: on one block, in place.
-            update: one line, added to the weights before the rule runs.
+            jobs: in place.
+            update: added to the weights before the rule runs, not rounded in between.
             factor: of the weights.
-            direction: one line, the second array of the rule.
-            program: of the rule; its arrays are θ, the entries of the direction, and buffers.
-            arrays: addresses of the buffers, 0 for one that does not cover the block.
+            direction: the second array of the rule; lines are those of the update.
+            program: of the rule; its arrays are θ, the entries of the direction, and float32 buffers.
+            arrays: addresses of the buffers for each line, (lines, buffers); 0 for one that does not cover the block.
+            is_stochastic: whether 16-bit weights are rounded stochastically, as in `run`, with streams of the update.
         """
         raise NotImplementedError
 

@@ -27,8 +27,10 @@ OPERATIONS = (
     "greater or equal",
     "maximum",
     "minimum",
+    "draw",
 )
-"""Operations of kernels.c in the order of their numbers. The second operand is a register or a constant."""
+"""Operations of kernels.c in the order of their numbers. The second operand is a register or a constant; of `draw`, the
+first one is the number of a stream and the second one the kind of its numbers."""
 
 STEP = np.dtype(
     [
@@ -65,6 +67,10 @@ class Program:
         """The steps as a table of `STEP`."""
         return np.array(self.steps, STEP)
 
+    def form(self) -> tuple[tuple[int, int, int, int, int], ...]:
+        """The steps without their constants, which differ from step to step of a run."""
+        return tuple((operation, to, a, b, is_reversed) for operation, to, a, b, _, is_reversed in self.steps)
+
     def step(self, name: str, a: Traced, b: Any = None, to: Traced | None = None, is_reversed: bool = False) -> Traced:
         """Append an operation and return the proxy of its result.
 
@@ -79,9 +85,7 @@ class Program:
             Untraceable: no register is free, or b is something else.
         """
         if to is None:
-            if not self.free:
-                raise Untraceable("no register is free")
-            to = Traced(self, self.free.pop(), is_array=False)
+            to = self._fresh()
         if isinstance(b, Traced):
             operand, constant = b.register, 0.0
         elif b is None or isinstance(b, float | int):
@@ -92,6 +96,18 @@ class Program:
         if to.is_array:
             self.written.add(to.register)
         return to
+
+    def draw(self, stream: int, kind: int) -> Traced:
+        """Append a draw of numbers, of a kind of `TERMS`, and return their proxy."""
+        to = self._fresh()
+        self.steps.append((OPERATIONS.index("draw"), to.register, stream, kind, 0.0, 0))
+        return to
+
+    def _fresh(self) -> Traced:
+        """A proxy in a free register."""
+        if not self.free:
+            raise Untraceable("no register is free")
+        return Traced(self, self.free.pop(), is_array=False)
 
 
 class Traced:
@@ -173,10 +189,16 @@ class Traced:
     def __itruediv__(self, other: Any) -> Traced:
         return self.program.step("divide", self, other, to=self)
 
+    def __getitem__(self, index: Any) -> Traced:
+        if index not in (slice(None), Ellipsis):
+            raise Untraceable("a slice")
+        return self
+
     def __setitem__(self, index: Any, value: Any) -> None:
         if index not in (slice(None), Ellipsis) or not isinstance(value, Traced):
             raise Untraceable("an assignment to a slice, or of something that is not a proxy")
-        self.program.step("copy", value, to=self)
+        if value is not self:
+            self.program.step("copy", value, to=self)
 
     def __bool__(self) -> bool:
         raise Untraceable("a branch on values of entries")

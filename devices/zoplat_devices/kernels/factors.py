@@ -1,0 +1,74 @@
+"""The factors of many matrices, drawn by one call of the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from zoplat_devices.kernels.laws import Fill
+from zoplat_devices.kernels.tables import JOB, SUM, TURNED, Jobs, Kernels, Sums, address, term
+
+KEPT = 4
+"""Tables of jobs that are kept, for as many sets of shapes."""
+
+Shaped = tuple[tuple[int, int], Fill]
+"""Shape of a factor, and what filling it takes."""
+
+
+class Factors:
+    """Draws factors of many matrices at once.
+
+    Args:
+        kernels: that prefer few calls.
+        empty: (shape, dtype) → a new array of the device.
+    """
+
+    def __init__(self, kernels: Kernels, empty: Callable[[tuple[int, ...], str], Any]) -> None:
+        self._kernels, self._empty = kernels, empty
+        self._jobs: dict[tuple[tuple[int, int], ...], tuple[Jobs, list[int]]] = {}
+
+    def drawn(self, wanted: Sequence[tuple[Shaped, Shaped]]) -> tuple[Any, list[tuple[Any, Any]]]:
+        """Draw U and V for each matrix.
+
+        Args:
+            wanted: shape and filling of U, (rows, r), and of V, (columns, r).
+
+        Returns:
+            (all numbers in one array, for each matrix U and Vᵀ as contiguous views of it).
+        """
+        shapes = tuple(shape for pair in wanted for shape, _ in pair)
+        if shapes not in self._jobs:
+            if len(self._jobs) == KEPT:
+                self._jobs.pop(next(iter(self._jobs)))
+            self._jobs[shapes] = _jobs(shapes)
+        jobs, begins = self._jobs[shapes]
+        sums = Sums(len(shapes), 1)
+        for line, ((length, rank), fill) in enumerate(part for pair in wanted for part in pair):
+            sums.add([line], filling(fill, v=rank, inverse_root=length), True, 1.0)
+        whole = self._empty((begins[-1],), "float32")
+        self._kernels.run(jobs, sums, origin=address(whole))
+        parts = [whole[a : a + n * r] for a, (n, r) in zip(begins, shapes, strict=False)]
+        pairs = []
+        for k in range(0, len(parts), 2):
+            columns, rank = shapes[k + 1]
+            pairs.append((parts[k].reshape(shapes[k]), parts[k + 1].reshape(rank, columns)))
+        return whole, pairs
+
+
+def filling(fill: Fill, **fields: Any) -> np.ndarray:
+    """The term of what filling an array takes, a row of `TERM`; with other fields as they are given."""
+    if fill.law is not None:
+        fields |= {"rank": fill.law.number, "columns": len(fill.law.table), "u": address(fill.law.table)}
+    return term(fill.kind, fill.streams, **fields)
+
+
+def _jobs(shapes: Sequence[tuple[int, int]]) -> tuple[Jobs, list[int]]:
+    """Jobs that fill arrays in turn, every second one turned, from multiples of 16 bytes on; and where each begins."""
+    sizes = [rows * rank for rows, rank in shapes]
+    begins = np.cumsum([0, *(-(-size // 4) * 4 for size in sizes)])
+    rows = np.zeros(len(shapes), JOB)
+    rows["target"], rows["stop"], rows["line"] = 4 * begins[:-1], sizes, np.arange(len(shapes))
+    rows["dtype"][0::2], rows["dtype"][1::2] = SUM, TURNED
+    return Jobs(rows), begins.tolist()
