@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from zoplat.core.losses import SIDE_TERMS
 from zoplat.core.model_spec import Base
-from zoplat.space.parameter_space import MAX_DEFERRED_TERMS
 
 Shape = tuple[int, int]
 """Rows and tokens of a batch."""
@@ -99,8 +99,8 @@ def zoplat_step(
 ) -> Variant:
     """A step of zoplat, with another sampler than the method's own where one is given."""
     parts = {"estimator": estimator, **({"sampler": sampler} if sampler else {})}
-    steps = MAX_DEFERRED_TERMS + 1 if strategy == "batched" and estimator == "lozo" else 1
-    return Variant(f"{name}, batched" if strategy == "batched" else name, parts, strategy, steps, **given)
+    evaluated = SIDE_TERMS[strategy] if estimator == "lozo" or sampler == "low-rank" else strategy
+    return Variant(f"{name}, batched" if strategy == "batched" else name, parts, evaluated, **given)
 
 
 def published_step(name: str) -> Variant:

@@ -82,6 +82,10 @@ class Direction:
         """Whether some term may be other than zero on a block."""
         return any(draw.part is None or block in draw.part for draw in self._terms)
 
+    def has(self, draw: Draw) -> bool:
+        """Whether a random vector is one of the terms."""
+        return draw in self._terms
+
     @property
     def is_finite(self) -> bool:
         """Whether every coefficient is finite in float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from zoplat.core.blocks import Block, Tile
 from zoplat.core.direction import Draw
 from zoplat.core.noise import Noise, Stream
 from zoplat.core.sampler import Held
-from zoplat_devices.kernels.tables import TERM, TERMS, address
+from zoplat_devices.kernels.tables import JOB, SUM, TERM, TERMS, Jobs, Sums, address
 
 
 class Drawn:
@@ -78,6 +79,30 @@ class Drawn:
         if request is None or (request.first, request.shape) != (0, tile.shape):
             return None
         return (TERMS[request.law], 0, *request.stream, 0.0, 0, 0, 0, *scale)
+
+
+def plain_factors(draw: Draw, blocks: Sequence[Block]) -> list[tuple[Any, Any]] | None:
+    """What U and V of a draw are drawn from on some matrices; None where the law computes with its random numbers."""
+    found: list[tuple[Any, Any]] = []
+    for block in blocks:
+        try:
+            factors: Any = draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, _REQUESTS)
+        except (TypeError, AttributeError):
+            return None
+        if factors is None or not all(isinstance(one, _Request) and one.first == 0 for one in factors):
+            return None
+        found.append(factors)
+    return found
+
+
+def drawn_jobs(asked: Sequence[tuple[Any, Any]]) -> tuple[Jobs, Sums]:
+    """Jobs that fill some float32 arrays, each with the random numbers of a request."""
+    rows, sums = np.zeros(len(asked), JOB), Sums(len(asked), 1)
+    terms = [(TERMS[one.law], 0, *one.stream, 1.0, 0, 0, 0, 0, 0) for one, _ in asked]
+    sums.terms[:, 0], sums.counts[:] = np.array(terms, TERM), 1
+    rows["target"], rows["stop"] = [address(array) for _, array in asked], [math.prod(one.shape) for one, _ in asked]
+    rows["line"], rows["dtype"] = np.arange(len(asked)), SUM
+    return Jobs(rows), sums
 
 
 def _scale(draw: Draw, block: Block) -> tuple[int, int] | None:

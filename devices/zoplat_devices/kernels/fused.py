@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from zoplat.core.blocks import Block, Buffer, Part, Tile
 from zoplat.core.direction import Direction, Draw
+from zoplat.core.low_rank import Accumulated
 from zoplat.core.noise import Noise, Stream
 from zoplat.core.sampler import Held
 from zoplat.space.backend import Backend, Kernel, Points
 from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
-from zoplat_devices.kernels.drawn import Drawn
+from zoplat_devices.kernels.drawn import Drawn, drawn_jobs, plain_factors
 from zoplat_devices.kernels.plans import ENTRIES, PIECE, Cut, Plan, conversion, jobs_on, scratch_jobs
 from zoplat_devices.kernels.tables import DTYPES, SUM, TERMS, Jobs, Kernels, Sums, address
 from zoplat_devices.kernels.traced import Program, traced
 
 FACTOR_CACHE = 2  # draws whose factors are kept: a probe is used with either sign, then restored and applied
 TERM_CACHE = 64  # draws whose terms are kept, a few kilobytes each
+CHANGING = (Held, Accumulated)  # laws of arrays, whose entries may differ the next time
 SUM_CACHE = 4  # directions whose sums on all blocks are kept while blocks are formed one by one
 
 
@@ -66,7 +68,6 @@ class FusedBackend(Backend):
     ) -> None:
         super().__init__(FusedNoise(kernels, empty), empty, mapped, release)
         self.kernels = kernels
-        self._factor_cache_size = FACTOR_CACHE
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()
         self._plans: dict[bytes, Plan] = {}
         self._cuts: dict[tuple[tuple[int, int, int], ...], Cut] = {}
@@ -89,7 +90,7 @@ class FusedBackend(Backend):
     def form(self, block: Block, direction: Direction, target: Any) -> None:
         index = self._index[block.name]
         indices, line = self._all_indices, index
-        if any(isinstance(draw.sampler, Held) for draw, _ in direction):  # its arrays may differ next time
+        if any(isinstance(draw.sampler, CHANGING) for draw, _ in direction):  # its arrays may differ next time
             indices, line = np.array([index]), 0
             sums = self._sums(indices, direction)
         else:
@@ -103,18 +104,17 @@ class FusedBackend(Backend):
     def points(self, directions: Sequence[Direction]) -> Points:
         return FusedPoints(self, directions)
 
-    def factors(self, draw: Draw, block: Block) -> tuple[Any, Any] | None:
-        name = draw._replace(part=None)
-        full = sum(bool(drawn.factor_arrays) for drawn in self._drawn.values()) >= self._factor_cache_size
-        if draw.scales or (full and name not in self._drawn):
-            return super().factors(draw, block)
-        drawn, index = self._terms_of(name), self._index[block.name]
-        drawn.compute(index)
-        return drawn.factors.get(index)
-
-    def anticipate(self, update: Update) -> None:
-        """Draws of a deferred update are used in every loss until it is performed: their factors are kept as well."""
-        self._factor_cache_size = FACTOR_CACHE + len(update.decayed)
+    def draw_factors(
+        self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Any], v: Mapping[str, Any] | None
+    ) -> None:
+        requests = plain_factors(draw, blocks)
+        if requests is None:
+            super().draw_factors(draw, blocks, u, v)
+            return
+        asked = [(one[0], u[block.name]) for block, one in zip(blocks, requests, strict=True)]
+        if v is not None:
+            asked += [(one[1], v[block.name]) for block, one in zip(blocks, requests, strict=True)]
+        self.kernels.run(*drawn_jobs(asked))
 
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
         terms = [*direction]
@@ -257,7 +257,7 @@ class FusedBackend(Backend):
 
     def _terms_of(self, draw: Draw) -> Drawn:
         """The terms of one draw, kept for the next few passes, except those of a buffer, which would stay in memory."""
-        if isinstance(draw.sampler, Held):
+        if isinstance(draw.sampler, CHANGING):
             return Drawn(self.blocks, self.noise, draw)
         if draw not in self._drawn:
             self._evict()
@@ -268,7 +268,7 @@ class FusedBackend(Backend):
     def _evict(self) -> None:
         """Evict the oldest draws from the caches, to make room for one more."""
         with_factors = [draw for draw, drawn in self._drawn.items() if drawn.factor_arrays]
-        for draw in with_factors[: max(0, len(with_factors) - self._factor_cache_size + 1)]:
+        for draw in with_factors[: max(0, len(with_factors) - FACTOR_CACHE + 1)]:
             del self._drawn[draw]
             self._sums_cache.clear()
         while len(self._drawn) >= TERM_CACHE:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Block, Tile
-from zoplat.core.direction import Direction, Draw
+from zoplat.core.direction import Direction
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.pytorch.parameters import tensor_of
 
@@ -61,10 +61,11 @@ class BranchWeights:
             for block in space.blocks
         }
         self._space, self._directions, self._scratch = space, directions, scratch
-        self._draws = list(dict.fromkeys(draw for direction in directions for draw, _ in direction))
-        self._coefficients: dict[Any, Any] = {}
         self._points = space.points(directions)
-        self._formed = self._form_ahead()
+        blocks = [block for block in space.blocks if self.probed[block.name]]
+        is_little = self.count * sum(block.size for block in blocks) <= FORMED
+        self._side_terms = [] if is_little else space.side_terms(directions) or []
+        self._formed = self._form_ahead(blocks if is_little else [b for b in blocks if len(b.shape) == 1])
 
     def formed(self, block: Block) -> Any:
         """(n, size of the block) where the weights of all branches are formed already, else None."""
@@ -91,40 +92,15 @@ class BranchWeights:
         """The rows of a block in pieces that can be formed at a time for all branches that probe it."""
         yield from block.tiles(FORMED // len(self.probed[block.name]))
 
-    def factors(self, block: Block, dtype: torch.dtype) -> tuple[Any, Any, Any] | None:
-        """U (rows, k) and V (columns, k) of all draws side by side, and their coefficients in each branch, (n, 1, k).
+    def side_terms(self, block: Block) -> list[tuple[Any, Any]]:
+        """(U, V) of each side term on a matrix: (n, rows, k), and (columns, k) or (n, columns, k).
 
-        None where a draw has no factors here.
+        Empty where no branch is other than θ, or the weights of the branches have to be formed.
         """
-        draws = [draw for draw in self._draws if draw.part is None or block in draw.part]
-        found = []
-        for draw in draws:
-            factors = self._space.factors(draw, block)
-            if factors is None:
-                return None
-            found.append(factors)
-        u, v = (side[0] if len(side) == 1 else torch.cat(side, dim=1) for side in zip(*found, strict=True))
-        ranks = tuple(each.shape[1] for each, _ in found)
-        return u.to(dtype), v.to(dtype), self._coefficients_of(draws, ranks, dtype)
+        return [(term.u[block.name], term.v[block.name]) for term in self._side_terms if block.name in term.u]
 
-    def _coefficients_of(self, draws: Sequence[Draw], ranks: tuple[int, ...], dtype: torch.dtype) -> Any:
-        """Coefficients of some draws in each branch, each repeated for the columns of its factors, (n, 1, k)."""
-        name = (tuple(map(id, draws)), ranks, dtype)
-        if name not in self._coefficients:
-            terms = [dict(direction) for direction in self._directions]
-            lines = [
-                [one.get(draw, 0.0) for draw, rank in zip(draws, ranks, strict=True) for _ in range(rank)]
-                for one in terms
-            ]
-            device = tensor_of(self._space.blocks[0]).device
-            self._coefficients[name] = torch.tensor(lines, dtype=dtype, device=device)[:, None]
-        return self._coefficients[name]
-
-    def _form_ahead(self) -> dict[str, Any]:
-        """The vectors of all branches, and the matrices too where all that is trained is little: (n, size) by name."""
-        blocks = [block for block in self._space.blocks if self.probed[block.name]]
-        if self.count * sum(block.size for block in blocks) > FORMED:
-            blocks = [block for block in blocks if len(block.shape) == 1]
+    def _form_ahead(self, blocks: Sequence[Block]) -> dict[str, Any]:
+        """Some blocks of all branches: (n, size) by name."""
         formed = {}
         for dtype in {tensor_of(block).dtype for block in blocks}:
             alike = [block for block in blocks if tensor_of(block).dtype == dtype]

@@ -1,7 +1,7 @@
 """Products of the rows of all branches with the matrices of each: matrix products and embedding lookups.
 
-A low-rank direction is a side term (xU)Vᵀ beside one product with θ that all branches share. Any other is formed a few
-rows of the matrix at a time.
+Directions of low rank are side terms (xV)Uᵀ beside one product that all branches share. Any other is formed a few rows
+of the matrix at a time.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from zoplat.core.blocks import Block, Tile
 from zoplat_devices.pytorch.strategies.branch_weights import BranchWeights
 
 
-def matrix_product(weights: BranchWeights, block: Block, stored: Any, x: Any, transposed: bool) -> Any:
-    """The product x W of each branch, or x Wᵀ when `transposed`.
+def matrix_product(weights: BranchWeights, block: Block, stored: Any, x: Any, transposed: bool, bias: Any) -> Any:
+    """The product x W + b of each branch, or x Wᵀ + b when `transposed`.
+
+    Side terms come first, with the bias, and the product with θ is added to them: so no pass over the result is made
+    for them alone.
 
     Args:
         weights: of all branches.
@@ -25,6 +28,7 @@ def matrix_product(weights: BranchWeights, block: Block, stored: Any, x: Any, tr
         stored: θ of the matrix.
         x: (n, rows, in).
         transposed: as `torch.nn.functional.linear` takes its weight.
+        bias: b, (out) or (n, 1, out); None without.
 
     Returns:
         (n, rows, out)
@@ -33,19 +37,50 @@ def matrix_product(weights: BranchWeights, block: Block, stored: Any, x: Any, tr
     formed = weights.formed(block)
     if formed is not None:
         matrices = formed.view(n, *block.shape)
-        return torch.bmm(x, matrices.transpose(1, 2) if transposed else matrices)
+        y = torch.bmm(x, matrices.transpose(1, 2) if transposed else matrices)
+        return y if bias is None else y.add_(bias)
     matrix = stored.t() if transposed else stored
-    probed = weights.probed[block.name]
-    factors = weights.factors(block, x.dtype) if probed else None
-    if factors is None and probed:
-        return _formed_product(weights, block, matrix, x, transposed)
-    y = torch.matmul(x, matrix)
-    if factors is not None:
-        u, v, coefficients = factors
+    terms = weights.side_terms(block)
+    if not terms and weights.probed[block.name]:
+        y = _formed_product(weights, block, matrix, x, transposed)
+        return y if bias is None else y.add_(bias)
+    rows = x.reshape(-1, x.shape[-1])
+    y = bias
+    for u, v in terms:
         first, second = (v, u) if transposed else (u, v)
-        side = torch.matmul(x, first).mul_(coefficients)
-        y.view(-1, y.shape[-1]).addmm_(side.flatten(0, 1), second.t())
+        y = _side_term(x, rows, first, second, y)
+    if y is None or not terms:
+        flat = rows @ matrix
+        y = flat if y is None else flat.view(n, -1, flat.shape[-1]).add_(y)
+        return y.view(n, -1, y.shape[-1])
+    y.view(-1, y.shape[-1]).addmm_(rows, matrix)
     return y
+
+
+def _side_term(x: Any, rows: Any, first: Any, second: Any, y: Any) -> Any:
+    """Add (x F) Sᵀ of each branch to y.
+
+    Args:
+        x: (n, rows, in).
+        rows: the same as (n · rows, in).
+        first: F, (in, k), or (n, in, k) where branches differ.
+        second: S, (out, k) or (n, out, k).
+        y: (out), (n, 1, out) or (n, rows, out); None for zero.
+
+    Returns:
+        (n, rows, out), contiguous
+    """
+    n = len(x)
+    first, second = (side[0] if n == 1 and side.dim() == 3 else side for side in (first, second))
+    t = rows @ first if first.dim() == 2 else torch.bmm(x, first)
+    if second.dim() == 2:
+        if y is not None and y.dim() == 3:
+            y = y[0] if n == 1 else y.expand(n, x.shape[1], -1).reshape(len(rows), -1)
+        t = t.view(len(rows), -1)
+        y = t @ second.t() if y is None else torch.addmm(y, t, second.t())
+        return y.view(n, -1, y.shape[-1])
+    t, second = t.view(n, -1, t.shape[-1]), second.transpose(1, 2)
+    return torch.bmm(t, second) if y is None else torch.baddbmm(y, t, second)
 
 
 def _formed_product(weights: BranchWeights, block: Block, matrix: Any, x: Any, transposed: bool) -> Any:
@@ -83,12 +118,11 @@ def embedding(weights: BranchWeights, block: Block, ids: Any) -> Any:
         matrices = formed.view(n, *block.shape)
         return torch.stack([functional.embedding(ids[branch], matrices[branch]) for branch in range(n)])
     found = functional.embedding(ids, block.array)
-    factors = weights.factors(block, found.dtype) if probed else None
-    if factors is not None:
-        u, v, coefficients = factors
-        rows = functional.embedding(ids, u).mul_(coefficients)
-        found.view(-1, found.shape[-1]).addmm_(rows.flatten(0, 1), v.t())
-    elif probed:
+    terms = weights.side_terms(block)
+    for u, v in terms:
+        each = torch.stack([functional.embedding(ids[i], u[i]) for i in range(n)]) if n > 1 else u[0][ids]
+        found += each @ (v.t() if v.dim() == 2 else v.transpose(1, 2))
+    if not terms and probed:
         chosen = _selected(probed)
         needed, where = torch.unique(ids[chosen], return_inverse=True)
         tiles = [Tile(block, row, row + 1) for row in needed.tolist()]

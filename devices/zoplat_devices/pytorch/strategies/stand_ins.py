@@ -132,9 +132,9 @@ class Dispatcher:
         is_block = isinstance(weight, StandIn) and weight.block is not None and len(weight.block.shape) == weight.dim()
         if name == "linear" and (is_block or _is_plain(weight)):
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
-            return self._plus_bias(self._product(stack, weight, transposed=True), bias).flatten(0, 1)
+            return self._product(stack, weight, bias, transposed=True)
         if name == "addmm" and is_block and not kwargs:
-            return self._plus_bias(self._product(stack, weight, transposed=False), args[0]).flatten(0, 1)
+            return self._product(stack, weight, args[0], transposed=False)
         if name == "embedding":
             if kwargs.get("max_norm") is not None:
                 raise self._unknown("embedding with max_norm", [weight])
@@ -147,19 +147,17 @@ class Dispatcher:
             each.append(func(*_replaced(given, branch), **_replaced(kwargs, branch)))
         return torch.cat(each)
 
-    def _product(self, stack: Any, weight: Any, transposed: bool) -> Any:
-        """Rows (n, …, in) times a matrix, or times its transpose; (n, …, out)."""
+    def _product(self, stack: Any, weight: Any, bias: Any, transposed: bool) -> Any:
+        """Rows (n, …, in) times a matrix, or times its transpose, plus a bias; the branches one after the other."""
         x = stack.reshape(self._n, -1, stack.shape[-1])
+        if isinstance(bias, StandIn):
+            bias = self._side_by_side(bias, 3)
         if isinstance(weight, StandIn) and weight.block is not None:
-            y = products.matrix_product(self._weights, weight.block, weight.stored, x, transposed)
+            y = products.matrix_product(self._weights, weight.block, weight.stored, x, transposed, bias)
         else:
             y = functional.linear(x, weight)
-        return y.view(*stack.shape[:-1], -1)
-
-    def _plus_bias(self, y: Any, bias: Any) -> Any:
-        if isinstance(bias, StandIn):
-            bias = self._side_by_side(bias, y.dim())
-        return y if bias is None else y.add_(bias)
+            y = y if bias is None else y.add_(bias)
+        return y.view(-1, *stack.shape[2:-1], y.shape[-1])
 
     def _elementwise(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weight: StandIn
