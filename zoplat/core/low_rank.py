@@ -38,15 +38,15 @@ class Accumulated(Sampler):
 
     Attributes:
         a: name of a matrix → A, (rows, r).
-        v: name of a matrix → V, (columns, r).
+        vt: name of a matrix → Vᵀ, (r, columns).
     """
 
     a: Mapping[str, Array]
-    v: Mapping[str, Array]
+    vt: Mapping[str, Array]
 
     def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array] | None:
         name = tile.block.name
-        return (self.a[name][tile.start : tile.stop], self.v[name]) if name in self.a else None
+        return (self.a[name][tile.start : tile.stop], self.vt[name].T) if name in self.a else None
 
     def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
         factors = self.factors(tile, key, noise)

@@ -153,16 +153,16 @@ class Backend:
         return total
 
     def draw_factors(
-        self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Array], v: Mapping[str, Array] | None
+        self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Array], vt: Mapping[str, Array] | None
     ) -> None:
-        """Write U and V of a draw on some matrices to arrays by name, (rows, r) and (columns, r); V if it is asked."""
+        """Write U and Vᵀ of a draw on some matrices to arrays by name, (rows, r) and (r, columns); Vᵀ if it is asked."""
         for block in blocks:
             factors = draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
             if factors is None:
                 raise ZoplatError(f"A draw of {draw.sampler!r} has no factors U, V on '{block.name}'.")
             u[block.name][:] = factors[0]
-            if v is not None:
-                v[block.name][:] = factors[1]
+            if vt is not None:
+                vt[block.name][:] = factors[1].T
 
     def factors_of(self, direction: Direction, tile: Tile) -> tuple[Array, Array] | None:
         """(U, V) of a whole direction on a tile, coefficients in U; None for the zero direction.

@@ -16,11 +16,11 @@ from zoplat.space.buffers import MakeArray
 Basis: TypeAlias = frozenset[Key]
 """The name of a V: the keys that it is drawn under. Draws of one law that have the same name have the same V."""
 Shapes: TypeAlias = Mapping[str, tuple[int, int]]
-"""(rows, rank) of a factor, by name of the matrix."""
+"""Shape of U, (rows, rank), or of Vᵀ, (rank, columns), by name of the matrix."""
 
 
 class Side:
-    """One factor of all matrices at n points, in one array, so that a sum over all matrices is one operation.
+    """U or Vᵀ of all matrices at n points, in one array, so that a sum over all matrices is one operation.
 
     Args:
         make: makes arrays.
@@ -30,17 +30,17 @@ class Side:
 
     Attributes:
         whole: (n, entries), matrix after matrix.
-        of: name of a matrix → its part of `whole`, (n, rows, rank).
-        first: name of a matrix → that of the first point, (rows, rank).
+        of: name of a matrix → its part of `whole`, (n, *shape).
+        first: name of a matrix → that of the first point.
     """
 
     def __init__(self, make: MakeArray, shapes: Shapes, n: int, dtype: str) -> None:
-        self.whole = make((n, sum(rows * rank for rows, rank in shapes.values())), dtype)
+        self.whole = make((n, sum(one * other for one, other in shapes.values())), dtype)
         self.of: dict[str, Array] = {}
         begin = 0
-        for name, (rows, rank) in shapes.items():
-            self.of[name] = self.whole[:, begin : begin + rows * rank].reshape(n, rows, rank)
-            begin += rows * rank
+        for name, (one, other) in shapes.items():
+            self.of[name] = self.whole[:, begin : begin + one * other].reshape(n, one, other)
+            begin += one * other
         self.first = {name: array[0] for name, array in self.of.items()}
 
     @property
@@ -50,10 +50,10 @@ class Side:
 
 
 class Factors(NamedTuple):
-    """U and V of a draw, and the name of V."""
+    """U and Vᵀ of a draw, and the name of V."""
 
     u: Side
-    v: Side
+    vt: Side
     basis: Basis
 
 
@@ -66,7 +66,7 @@ class Law:
 
     Attributes:
         matrices: the blocks on which its draws have factors.
-        u, v: shapes of the factors.
+        u, vt: shapes of U and Vᵀ.
         dtype: in which they are drawn and summed up.
     """
 
@@ -74,13 +74,13 @@ class Law:
         self._sampler, self._noise = sampler, backend.noise
         self.matrices: list[Block] = []
         self.u: dict[str, tuple[int, int]] = {}
-        self.v: dict[str, tuple[int, int]] = {}
+        self.vt: dict[str, tuple[int, int]] = {}
         for block in backend.blocks:
             factors = self._one_row(block, Key(0, 0, 0))
             if factors is not None:
                 self.matrices.append(block)
                 rank = factors[0].shape[1]
-                self.u[block.name], self.v[block.name] = (block.shape[0], rank), (block.shape[1], rank)
+                self.u[block.name], self.vt[block.name] = (block.shape[0], rank), (rank, block.shape[1])
         self.dtype = self.matrices[0].wide_dtype if self.matrices else ""
         self._shares_v = bool(self.matrices) and self._does_share_v()
 
@@ -126,7 +126,7 @@ class FactorCache:
     @property
     def bytes(self) -> int:
         """Bytes of all factors that are kept."""
-        sides = {id(side): side for factors in self._drawn.values() for side in (factors.u, factors.v)}
+        sides = {id(side): side for factors in self._drawn.values() for side in (factors.u, factors.vt)}
         return sum(side.bytes for side in (*sides.values(), *self._free))
 
     def law(self, sampler: Sampler) -> Law:
@@ -146,10 +146,10 @@ class FactorCache:
         if draw not in self._drawn:
             law = self.law(draw.sampler)
             basis = law.basis(draw.key)
-            shared = next((f.v for d, f in self._drawn.items() if (d.sampler, f.basis) == (draw.sampler, basis)), None)
-            u, v = self._side(law.u, law.dtype), shared or Side(self._backend.empty, law.v, 1, law.dtype)
-            self._backend.draw_factors(draw, law.matrices, u.first, None if shared else v.first)
-            self._drawn[draw] = Factors(u, v, basis)
+            shared = next((f.vt for d, f in self._drawn.items() if (d.sampler, f.basis) == (draw.sampler, basis)), None)
+            u, vt = self._side(law.u, law.dtype), shared or Side(self._backend.empty, law.vt, 1, law.dtype)
+            self._backend.draw_factors(draw, law.matrices, u.first, None if shared else vt.first)
+            self._drawn[draw] = Factors(u, vt, basis)
         return self._drawn[draw]
 
     def keep(self, draws: Iterable[Draw]) -> None:

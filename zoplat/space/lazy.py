@@ -71,16 +71,17 @@ class LazyWeights:
         update = self.pending.then(direction)
         if update:
             with self.phase("move"):
+                changed = [block for block in self.blocks if update.changes(block)]
                 if not self._settled:
-                    self._begin_pass(update, self.blocks)
-                self._write([block for block in self.blocks if block.name not in self._settled], update)
+                    self._begin_pass(changed)
+                self._write([block for block in changed if block.name not in self._settled], update)
         self.stands_at(direction)
 
     def defer(self, blocks: Sequence[Block], rest: Direction) -> None:
         """Perform the pending update on some blocks; on all others, `rest` is what then takes the arrays to θ."""
-        if any(map(self.pending.changes, blocks)):
+        if blocks := [block for block in blocks if self.pending.changes(block)]:
             with self.phase("move"):
-                self._begin_pass(self.pending, blocks)
+                self._begin_pass(blocks)
                 self._write(blocks, self.pending)
         self.pending = Update.along(rest)
 
@@ -90,7 +91,7 @@ class LazyWeights:
             return
         with self.phase("move"):
             if not self._settled:
-                self._begin_pass(self.pending, self.blocks)
+                self._begin_pass([block for block in self.blocks if self.pending.changes(block)])
             self._settled.add(block.name)
             if self.pending.changes(block):
                 self._backend.move([block], self.pending)
@@ -124,15 +125,14 @@ class LazyWeights:
 
     def _write(self, blocks: Sequence[Block], update: Update) -> None:
         """Perform an update on some blocks, one at a time where they are in files."""
-        blocks = [block for block in blocks if update.changes(block)]
         for some in [[block] for block in blocks] if self._in_files else [blocks]:
             self._backend.move(some, update)
             for block in some:
                 self.release(block)
 
-    def _begin_pass(self, update: Update, blocks: Sequence[Block]) -> None:
+    def _begin_pass(self, blocks: Sequence[Block]) -> None:
         """Count a pass that writes θ on some blocks, and advance the stream of stochastic rounding."""
-        self.passes += self._share([block for block in blocks if update.changes(block)])
+        self.passes += self._share(blocks)
         self._backend.rounding.begin_pass()
 
     def _share(self, blocks: Sequence[Block]) -> float:

@@ -29,11 +29,11 @@ class SideTerm(NamedTuple):
 
     Attributes:
         u: name of a matrix → (n, rows, rank).
-        v: name of a matrix → (columns, rank) where all points have the same, else (n, columns, rank).
+        vt: name of a matrix → Vᵀ, (rank, columns) where all points have the same, else (n, rank, columns).
     """
 
     u: Mapping[str, Array]
-    v: Mapping[str, Array]
+    vt: Mapping[str, Array]
 
 
 class Deferred(NamedTuple):
@@ -62,13 +62,13 @@ class SideTerms:
         self._backend, self._weights = backend, weights
         self._cache = FactorCache(backend)
         self._deferred: Deferred | None = None
-        self._scratch: dict[tuple[str, int], Side] = {}
+        self._scratch: dict[tuple[str, int], tuple[Shapes, Side]] = {}
 
     @property
     def bytes(self) -> int:
         """Bytes of all factors that are kept."""
         own = [self._deferred.factors.u] if self._deferred else []
-        return self._cache.bytes + sum(side.bytes for side in (*own, *self._scratch.values()))
+        return self._cache.bytes + sum(side.bytes for side in (*own, *(side for _, side in self._scratch.values())))
 
     def law(self, sampler: Sampler) -> Law:
         """What is known of a law; found out once."""
@@ -120,8 +120,8 @@ class SideTerms:
             factors, law = self._cache.of(draw), self.law(draw.sampler)
             a = self._room("A", law.u, 1, law.dtype)
             a.whole[:] = 0.0
-            name = Draw(Accumulated(a.first, factors.v.first), Key(0, -1, -1), Part(frozenset(law.u)))
-            deferred = self._deferred = Deferred(name, draw.sampler, Factors(a, factors.v, factors.basis))
+            name = Draw(Accumulated(a.first, factors.vt.first), Key(0, -1, -1), Part(frozenset(law.u)))
+            deferred = self._deferred = Deferred(name, draw.sampler, Factors(a, factors.vt, factors.basis))
         direction = Direction({deferred.draw: 1.0})
         if terms:
             a = deferred.factors.u
@@ -130,11 +130,21 @@ class SideTerms:
             self._weights.defer([b for b in self._weights.blocks if b.name not in matrices], direction)
         return direction
 
+    def _sum(self, whole: Array, of: Mapping[str, Array], terms: Terms) -> None:
+        """Σ cU of some terms, as `_add` has it."""
+        is_whole = bool(terms) and (terms[0][0].part is None or _is_held(terms[0][0]))
+        if is_whole:
+            whole[:] = self._factors(terms[0][0]).u.whole
+            whole *= terms[0][1]
+        else:
+            whole[:] = 0.0
+        self._add(whole, of, terms[is_whole:])
+
     def _add(self, whole: Array, of: Mapping[str, Array], terms: Terms) -> None:
         """Add cU of each term, in order: s ← s + (cU), product and sum each rounded."""
         for draw, c in terms:
             u = self._factors(draw).u
-            scaled = self._room("scaled", {name: array.shape for name, array in u.first.items()}, 1, self._dtype(draw))
+            scaled = self._room("scaled", self._law_of(draw).u, 1, self._law_of(draw).dtype)
             scaled.whole[:] = u.whole
             scaled.whole *= c
             if draw.part is None or _is_held(draw):
@@ -146,21 +156,20 @@ class SideTerms:
 
     def _side_term(self, slot: int, groups: Sequence[Terms]) -> SideTerm:
         """One side term: for each point, some terms that share V."""
-        vs = [self._factors(group[0][0]).v if group else None for group in groups]
-        some = next(v for v in vs if v)
         draw = next(group[0][0] for group in groups if group)
-        law = self.law(self._deferred.law if self._deferred and _is_held(draw) else draw.sampler)
+        law = self._law_of(draw)
         u = self._room(f"U {slot}", law.u, len(groups), law.dtype)
-        u.whole[:] = 0.0
         for i, group in enumerate(groups):
-            self._add(u.whole[i : i + 1], {name: array[i] for name, array in u.of.items()}, group)
-        is_common = all(v is None or v is some for v in vs)
-        v = some if is_common else self._room(f"V {slot}", law.v, len(groups), law.dtype)
-        for i, each in enumerate([] if is_common else vs):
-            v.whole[i : i + 1] = (each or some).whole
+            self._sum(u.whole[i : i + 1], {name: array[i] for name, array in u.of.items()}, group)
+        own = [self._factors(group[0][0]).vt if group else None for group in groups]
+        some = next(vt for vt in own if vt)
+        is_common = all(vt is None or vt is some for vt in own)
+        vt = some if is_common else self._room(f"V {slot}", law.vt, len(groups), law.dtype)
+        for i, each in enumerate([] if is_common else own):
+            vt.whole[i : i + 1] = (each or some).whole
         if (dtype := law.matrices[0].dtype) != law.dtype:
-            u, v = self._converted(f"U {slot}", u, law.u, dtype), self._converted(f"V {slot}", v, law.v, dtype)
-        return SideTerm(u.of, v.first if is_common else v.of)
+            u, vt = self._converted(f"U {slot}", u, law.u, dtype), self._converted(f"V {slot}", vt, law.vt, dtype)
+        return SideTerm(u.of, vt.first if is_common else vt.of)
 
     def _by_basis(self, point: Direction) -> list[Terms]:
         """The terms of a point, those that share V together."""
@@ -174,8 +183,8 @@ class SideTerms:
             return self._deferred.factors
         return self._cache.of(draw)
 
-    def _dtype(self, draw: Draw) -> str:
-        return self.law(self._deferred.law if self._deferred and _is_held(draw) else draw.sampler).dtype
+    def _law_of(self, draw: Draw) -> Law:
+        return self.law(self._deferred.law if self._deferred and _is_held(draw) else draw.sampler)
 
     def _converted(self, purpose: str, side: Side, shapes: Shapes, dtype: str) -> Side:
         """The same numbers in another dtype."""
@@ -186,9 +195,9 @@ class SideTerms:
     def _room(self, purpose: str, shapes: Shapes, n: int, dtype: str) -> Side:
         """An array for a purpose; its memory is reused by the next call with the same purpose, number and shapes."""
         held = self._scratch.get((purpose, n))
-        if held is None or {name: array.shape for name, array in held.first.items()} != dict(shapes):
-            held = self._scratch[purpose, n] = Side(self._backend.empty, shapes, n, dtype)
-        return held
+        if held is None or held[0] is not shapes:
+            held = self._scratch[purpose, n] = shapes, Side(self._backend.empty, shapes, n, dtype)
+        return held[1]
 
 
 def _is_held(draw: Draw) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from zoplat.core.blocks import Block, Tile
 from zoplat.core.direction import Draw
-from zoplat.core.noise import Noise, Stream
+from zoplat.core.noise import Key, Noise, Stream, stream
 from zoplat.core.sampler import Held
 from zoplat_devices.kernels.tables import JOB, SUM, TERM, TERMS, Jobs, Sums, address
 
@@ -76,7 +76,7 @@ class Drawn:
         except (TypeError, AttributeError):  # the law computes with its random numbers
             return None
         request = sink.request
-        if request is None or (request.first, request.shape) != (0, tile.shape):
+        if request is None or not request.is_from_the_start or request.shape != tile.shape:
             return None
         return (TERMS[request.law], 0, *request.stream, 0.0, 0, 0, 0, *scale)
 
@@ -89,7 +89,7 @@ def plain_factors(draw: Draw, blocks: Sequence[Block]) -> list[tuple[Any, Any]] 
             factors: Any = draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, _REQUESTS)
         except (TypeError, AttributeError):
             return None
-        if factors is None or not all(isinstance(one, _Request) and one.first == 0 for one in factors):
+        if factors is None or not all(isinstance(one, _Request) and one.is_from_the_start for one in factors):
             return None
         found.append(factors)
     return found
@@ -121,16 +121,28 @@ class _Requests(Noise):
     """Noise that returns the request instead of the random numbers, to learn what a law draws."""
 
     def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Any:
-        return _Request(law, stream, first, shape)
+        raise NotImplementedError
+
+    def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Any:
+        return _Request(law, shape, address)
 
 
 class _Request:
     """A request for random numbers. It supports no arithmetic, so a law that computes with its numbers raises."""
 
-    __slots__ = ("first", "law", "shape", "stream")
+    __slots__ = ("address", "law", "shape")
 
-    def __init__(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> None:
-        self.law, self.stream, self.first, self.shape = law, stream, first, shape
+    def __init__(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> None:
+        self.law, self.shape, self.address = law, shape, address
+
+    @property
+    def is_from_the_start(self) -> bool:
+        """Whether its numbers are the first ones of their stream."""
+        return not any(isinstance(part, Tile) and part.start for part in self.address)
+
+    @property
+    def stream(self) -> Stream:
+        return stream(*self.address)
 
 
 class _Sink:

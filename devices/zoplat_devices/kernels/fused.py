@@ -11,7 +11,7 @@ import numpy as np
 
 from zoplat.core.blocks import Block, Buffer, Part, Tile
 from zoplat.core.direction import Direction, Draw
-from zoplat.core.low_rank import Accumulated
+from zoplat.core.low_rank import Accumulated, LowRankSampler
 from zoplat.core.noise import Noise, Stream
 from zoplat.core.sampler import Held
 from zoplat.space.backend import Backend, Kernel, Points
@@ -105,19 +105,23 @@ class FusedBackend(Backend):
         return FusedPoints(self, directions)
 
     def draw_factors(
-        self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Any], v: Mapping[str, Any] | None
+        self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Any], vt: Mapping[str, Any] | None
     ) -> None:
         requests = plain_factors(draw, blocks)
         if requests is None:
-            super().draw_factors(draw, blocks, u, v)
+            super().draw_factors(draw, blocks, u, vt)
             return
-        asked = [(one[0], u[block.name]) for block, one in zip(blocks, requests, strict=True)]
-        if v is not None:
-            asked += [(one[1], v[block.name]) for block, one in zip(blocks, requests, strict=True)]
+        asked = [(of_u, u[block.name]) for block, (of_u, _) in zip(blocks, requests, strict=True)]
+        v = {} if vt is None else {block.name: self.empty(vt[block.name].shape[::-1], "float32") for block in blocks}
+        asked += [(of_v, v[block.name]) for block, (_, of_v) in zip(blocks, requests, strict=True) if v]
         self.kernels.run(*drawn_jobs(asked))
+        for name, array in v.items():
+            (vt or {})[name][:] = array.T
 
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
         terms = [*direction]
+        if 2 * tile.size < tile.block.size and any(isinstance(draw.sampler, LowRankSampler) for draw, _ in terms):
+            return super().entries(terms, tile, purpose)  # which draws the factors of the tile alone
         sums = self._sums_on(terms, tile.block)
         if not sums.fused[0]:
             return super().entries(terms, tile, purpose)
@@ -239,7 +243,9 @@ class FusedBackend(Backend):
 
     def _within(self, part: Part | None, indices: np.ndarray) -> np.ndarray:
         """Positions of those blocks that belong to a part."""
-        return np.flatnonzero([part is None or self.blocks[index] in part for index in indices])
+        if part is None:
+            return np.arange(len(indices))
+        return np.flatnonzero([self.blocks[index] in part for index in indices])
 
     def _cached_sums(self, direction: Direction) -> Sums:
         """The terms of a direction on all blocks, kept until the blocks are formed."""

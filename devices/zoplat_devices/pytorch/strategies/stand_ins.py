@@ -67,33 +67,70 @@ class StandIn(torch.Tensor):  # type: ignore[misc]  # torch has no types here
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Called by torch in place of any of its functions that gets a stand-in."""
+        if func is functional.linear and not kwargs and isinstance(args[1], StandIn):
+            weight, bias = args[1], args[2] if len(args) > 2 else None
+            if weight.block is not None and weight.dispatcher.follows(args[0], weight, bias):
+                return weight.dispatcher.linear(args[0], weight, bias)
         found = [x for x in _tensors((args, kwargs)) if isinstance(x, StandIn)]
         return found[0].dispatcher.call(func, args, kwargs or {}, found)
 
 
 class Dispatcher:
-    """Computes the functions of torch that get stand-ins, in one forward pass over n copies of a batch.
-
-    Args:
-        weights: of all branches.
-        rows: sequences of all copies together.
-        checks: whether this is a trial run on equal branches, in which rows out of order are found.
+    """Computes the functions of torch that get stand-ins, in forward passes over n copies of a batch.
 
     Attributes:
         expected: names of the blocks that some branch probes; all of them in a trial run.
         seen: names of those that met rows of the stack.
     """
 
-    def __init__(self, weights: BranchWeights, rows: int, checks: bool) -> None:
+    expected: set[str]
+    seen: set[str]
+
+    def __init__(self) -> None:
+        self._stand_ins: dict[int, StandIn] = {}
+
+    def begin(self, weights: BranchWeights, rows: int, checks: bool) -> None:
+        """Get ready for a pass.
+
+        Args:
+            weights: of all branches.
+            rows: sequences of all copies together.
+            checks: whether this is a trial run on equal branches, in which rows out of order are found.
+        """
         self.expected = {name for name, branches in weights.probed.items() if branches or checks}
-        self.seen: set[str] = set()
+        self.seen = set()
         self._weights, self._n, self._rows, self._checks = weights, weights.count, rows, checks
 
-    def stand_in(self, parameter: Any, block: Block) -> StandIn:
-        """A stand-in for a parameter."""
-        stored = parameter.detach()
-        value = partial(self._weights.of, block=block, stored=stored)
-        return self._made(stored, frozenset({block.name}), value, block)
+    def stand_in(self, parameter: Any, block: Block) -> Any:
+        """A stand-in for a parameter; for a single branch the weights themselves, where they are formed."""
+        formed = self._weights.formed(block) if self._n == 1 else None
+        if formed is not None:
+            self.seen.add(block.name)
+            return formed.view(parameter.shape)
+        if id(parameter) not in self._stand_ins:
+            stored = parameter.detach()
+            value = partial(self._value, block, stored)
+            self._stand_ins[id(parameter)] = self._made(stored, frozenset({block.name}), value, block)
+        return self._stand_ins[id(parameter)]
+
+    def _value(self, block: Block, stored: Any, branch: int) -> Any:
+        return self._weights.of(branch, block, stored)
+
+    def follows(self, x: Any, weight: StandIn, bias: Any) -> bool:
+        """Whether `linear` can be used: for rows of the whole stack and a matrix, in a pass that is no trial."""
+        is_whole = _is_plain(x) and x.shape[0] % self._rows == 0 and weight.stored.dim() == 2
+        return is_whole and not self._checks and (not isinstance(bias, StandIn) or bias.block is not None)
+
+    def linear(self, x: Any, weight: StandIn, bias: Any) -> Any:
+        """Rows of all branches times a trained matrix, as `torch.nn.functional.linear` has it."""
+        self.seen |= weight.block_names
+        if isinstance(bias, StandIn):
+            self.seen |= bias.block_names
+            formed = self._weights.formed(bias.block)
+            bias = bias.stored if formed is None else formed.view(self._n, 1, -1)
+        stack = x.reshape(self._n, -1, x.shape[-1])
+        y = products.matrix_product(self._weights, weight.block, weight.stored, stack, True, bias)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     def call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], found: list[StandIn]
