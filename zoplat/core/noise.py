@@ -106,13 +106,10 @@ def stream(*address: Key | Tile | str) -> Stream:
     >>> stream(Key(0, 0, 0), "w") == stream(Key(0, 0, 0), "w")
     True
     """
-    words = [
-        f"{part.seed}:{part.step}:{part.draw}"
-        if isinstance(part, Key)
-        else part.block.name
-        if isinstance(part, Tile)
-        else part
-        for part in address
-    ]
+    words = [part if isinstance(part, str) else _word(part) for part in address]
     digest = blake2b("\x1f".join(words).encode(), digest_size=8, person=b"zoplat-noise-1").digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+def _word(part: Key | Tile) -> str:
+    return f"{part.seed}:{part.step}:{part.draw}" if isinstance(part, Key) else part.block.name

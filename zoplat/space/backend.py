@@ -155,7 +155,7 @@ class Backend:
     def draw_factors(
         self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Array], vt: Mapping[str, Array] | None
     ) -> None:
-        """Write U and Vᵀ of a draw on some matrices to arrays by name, (rows, r) and (r, columns); Vᵀ if it is asked."""
+        """Write U and Vᵀ of a draw on some matrices to arrays by name, (rows, r) and (r, columns); Vᵀ if asked."""
         for block in blocks:
             factors = draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
             if factors is None:

@@ -135,7 +135,8 @@ class SideTerms:
         is_whole = bool(terms) and (terms[0][0].part is None or _is_held(terms[0][0]))
         if is_whole:
             whole[:] = self._factors(terms[0][0]).u.whole
-            whole *= terms[0][1]
+            if terms[0][1] != 1.0:
+                whole *= terms[0][1]
         else:
             whole[:] = 0.0
         self._add(whole, of, terms[is_whole:])
@@ -143,10 +144,11 @@ class SideTerms:
     def _add(self, whole: Array, of: Mapping[str, Array], terms: Terms) -> None:
         """Add cU of each term, in order: s ← s + (cU), product and sum each rounded."""
         for draw, c in terms:
-            u = self._factors(draw).u
-            scaled = self._room("scaled", self._law_of(draw).u, 1, self._law_of(draw).dtype)
-            scaled.whole[:] = u.whole
-            scaled.whole *= c
+            scaled, law = self._factors(draw).u, self._law_of(draw)
+            if c != 1.0:
+                scaled = self._room("scaled", law.u, 1, law.dtype)
+                scaled.whole[:] = self._factors(draw).u.whole
+                scaled.whole *= c
             if draw.part is None or _is_held(draw):
                 whole += scaled.whole
                 continue

@@ -89,9 +89,10 @@ def plain_factors(draw: Draw, blocks: Sequence[Block]) -> list[tuple[Any, Any]] 
             factors: Any = draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, _REQUESTS)
         except (TypeError, AttributeError):
             return None
-        if factors is None or not all(isinstance(one, _Request) and one.is_from_the_start for one in factors):
+        u, v = factors or (None, None)
+        if not (isinstance(u, _Request) and isinstance(v, _Request) and u.is_from_the_start and v.is_from_the_start):
             return None
-        found.append(factors)
+        found.append((u, v))
     return found
 
 
@@ -130,15 +131,14 @@ class _Requests(Noise):
 class _Request:
     """A request for random numbers. It supports no arithmetic, so a law that computes with its numbers raises."""
 
-    __slots__ = ("address", "law", "shape")
+    __slots__ = ("address", "is_from_the_start", "law", "shape")
 
     def __init__(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> None:
         self.law, self.shape, self.address = law, shape, address
-
-    @property
-    def is_from_the_start(self) -> bool:
-        """Whether its numbers are the first ones of their stream."""
-        return not any(isinstance(part, Tile) and part.start for part in self.address)
+        self.is_from_the_start = True
+        for part in address:
+            if isinstance(part, Tile) and part.start:
+                self.is_from_the_start = False
 
     @property
     def stream(self) -> Stream:

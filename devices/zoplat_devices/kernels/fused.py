@@ -175,12 +175,13 @@ class FusedBackend(Backend):
 
     def cut(self, tiles: Sequence[Tile]) -> Cut:
         """The jobs that write some tiles; kept for single tiles and whole blocks, which are formed again and again."""
-        if len(tiles) > 1 and any(tile.size < tile.block.size for tile in tiles):
-            return Cut(tiles, self.rounding)
         name = tuple((self._index[tile.block.name], tile.start, tile.stop) for tile in tiles)
-        if name not in self._cuts:
-            self._cuts[name] = Cut(tiles, self.rounding)
-        return self._cuts[name]
+        if name in self._cuts:
+            return self._cuts[name]
+        cut = Cut(tiles, self.rounding)
+        if len(tiles) == 1 or all(tile.size == tile.block.size for tile in tiles):
+            self._cuts[name] = cut
+        return cut
 
     def sums(self, tiles: Sequence[Tile], direction: Direction) -> Sums:
         """The terms of a direction on the blocks of some tiles, a line each."""

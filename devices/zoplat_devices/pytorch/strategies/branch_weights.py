@@ -81,7 +81,7 @@ class Scratch:
         return self._ahead[name]
 
     def views(self, terms: Sequence[SideTerm]) -> dict[str, list[Factors]]:
-        """The factors of each matrix as products take them; the arrays of a side term are the same in pass after pass."""
+        """The factors of each matrix as products take them; side terms have the same arrays in pass after pass."""
         name = tuple(id(side) for term in terms for side in term)
         if name not in self._sides:
             if len(self._sides) >= KEPT:

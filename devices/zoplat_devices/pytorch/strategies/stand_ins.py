@@ -68,9 +68,9 @@ class StandIn(torch.Tensor):  # type: ignore[misc]  # torch has no types here
     ) -> Any:
         """Called by torch in place of any of its functions that gets a stand-in."""
         if func is functional.linear and not kwargs and isinstance(args[1], StandIn):
-            weight, bias = args[1], args[2] if len(args) > 2 else None
-            if weight.block is not None and weight.dispatcher.follows(args[0], weight, bias):
-                return weight.dispatcher.linear(args[0], weight, bias)
+            done = args[1].dispatcher.linear(args[0], args[1], args[2] if len(args) > 2 else None)
+            if done is not None:
+                return done
         found = [x for x in _tensors((args, kwargs)) if isinstance(x, StandIn)]
         return found[0].dispatcher.call(func, args, kwargs or {}, found)
 
@@ -88,6 +88,7 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self._stand_ins: dict[int, StandIn] = {}
+        self._views: dict[int, tuple[Any, Any]] = {}
 
     def begin(self, weights: BranchWeights, rows: int, checks: bool) -> None:
         """Get ready for a pass.
@@ -106,7 +107,10 @@ class Dispatcher:
         formed = self._weights.formed(block) if self._n == 1 else None
         if formed is not None:
             self.seen.add(block.name)
-            return formed.view(parameter.shape)
+            known = self._views.get(id(parameter))
+            if known is None or known[0] is not formed:
+                known = self._views[id(parameter)] = formed, formed.view(parameter.shape)
+            return known[1]
         if id(parameter) not in self._stand_ins:
             stored = parameter.detach()
             value = partial(self._value, block, stored)
@@ -116,21 +120,25 @@ class Dispatcher:
     def _value(self, block: Block, stored: Any, branch: int) -> Any:
         return self._weights.of(branch, block, stored)
 
-    def follows(self, x: Any, weight: StandIn, bias: Any) -> bool:
-        """Whether `linear` can be used: for rows of the whole stack and a matrix, in a pass that is no trial."""
-        is_whole = _is_plain(x) and x.shape[0] % self._rows == 0 and weight.stored.dim() == 2
-        return is_whole and not self._checks and (not isinstance(bias, StandIn) or bias.block is not None)
-
     def linear(self, x: Any, weight: StandIn, bias: Any) -> Any:
-        """Rows of all branches times a trained matrix, as `torch.nn.functional.linear` has it."""
-        self.seen |= weight.block_names
+        """What `torch.nn.functional.linear` gives for all branches, in the usual case; None in any other.
+
+        That is a pass that is no trial, rows of the whole stack, a matrix that is a block, and a bias that is one or
+        is not trained.
+        """
+        block, stored = weight.block, weight.stored
+        if block is None or self._checks or not _is_plain(x) or x.shape[0] % self._rows or stored.dim() != 2:
+            return None
         if isinstance(bias, StandIn):
+            formed = self._weights.formed(bias.block) if bias.block is not None else None
+            if formed is None:
+                return None
             self.seen |= bias.block_names
-            formed = self._weights.formed(bias.block)
-            bias = bias.stored if formed is None else formed.view(self._n, 1, -1)
-        stack = x.reshape(self._n, -1, x.shape[-1])
-        y = products.matrix_product(self._weights, weight.block, weight.stored, stack, True, bias)
-        return y.view(*x.shape[:-1], y.shape[-1])
+            bias = formed.view(self._n, 1, -1)
+        self.seen.add(block.name)
+        stack = x if self._n == 1 and x.dim() == 3 and len(x) == 1 else x.reshape(self._n, -1, x.shape[-1])
+        y = products.matrix_product(self._weights, block, stored, stack, True, bias)
+        return y.view(*x.shape[:-1], -1)
 
     def call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], found: list[StandIn]
