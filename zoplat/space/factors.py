@@ -95,7 +95,7 @@ class Law:
             return frozenset({key})
         noise = KeysOf(self._noise)
         self._one_row(self._smallest, key, noise)
-        return frozenset(noise.keys - {key})
+        return frozenset(noise.keys - {key}) or frozenset({key})
 
     @property
     def _smallest(self) -> Block:

@@ -101,11 +101,13 @@ class SideTerms:
         return points
 
     def of(self, points: Sequence[Direction]) -> list[SideTerm] | None:
-        """The side terms of some of those points, U of terms that share V summed up; None where one has no factors.
+        """The side terms of some points, U of terms that share V summed up.
 
-        There are as many as a point has terms of different V.
+        There are as many as a point has terms of different V. None where a draw has no factors or is of another law.
         """
-        if any(draw.scales or not (_is_held(draw) or self.law(draw.sampler).fits) for p in points for draw, _ in p):
+        draws = [draw for point in points for draw, _ in point]
+        laws = {self._sampler(draw) for draw in draws}
+        if any(draw.scales for draw in draws) or len(laws) > 1 or not all(law and self.law(law).fits for law in laws):
             return None
         lines = [self._by_basis(point) for point in points]
         return [
@@ -185,8 +187,16 @@ class SideTerms:
             return self._deferred.factors
         return self._cache.of(draw)
 
+    def _sampler(self, draw: Draw) -> Sampler | None:
+        """The law of a draw, or of those in A; None for an A that was written and is no more."""
+        if not _is_held(draw):
+            return draw.sampler
+        return self._deferred.law if self._deferred and draw == self._deferred.draw else None
+
     def _law_of(self, draw: Draw) -> Law:
-        return self.law(self._deferred.law if self._deferred and _is_held(draw) else draw.sampler)
+        law = self._sampler(draw)
+        assert law is not None
+        return self.law(law)
 
     def _converted(self, purpose: str, side: Side, shapes: Shapes, dtype: str) -> Side:
         """The same numbers in another dtype."""
