@@ -20,6 +20,7 @@ from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.rademacher import Rademacher
 from zoplat_plugins.sphere import Sphere
+from zoplat_plugins.subzero import Subspace
 from zoplat_plugins.uniform import Uniform
 
 LAWS = [Gaussian(), Rademacher(), Uniform(), Sphere(), LowRank(rank=1), LowRank(rank=3, interval=2)]
@@ -98,6 +99,23 @@ def test_steps_of_one_law_leave_the_same_bits(kernels: Kernels, law: Sampler, dt
             space.at(-1e-3 * z)
             space.add(-0.0123 * z, decay=0.01)
         assert differing(one, other) == [], f"after the probes of step {step}"
+    one.settle()
+    other.settle()
+    assert differing(one, other) == []
+
+
+@pytest.mark.parametrize(("dtype", "runtime"), KINDS)
+@pytest.mark.parametrize("law", [LowRank(rank=3, interval=2), Subspace(rank=2)], ids=repr)
+def test_updates_that_are_added_up_in_factors_leave_the_same_bits(
+    kernels: Kernels, law: Sampler, dtype: str, runtime: str
+) -> None:
+    one, other = pair(kernels, dtype, runtime)
+    for step in range(3):
+        for space in (one, other):
+            z = space.draw(law, Key(2, step, 0))
+            assert space.low_rank_points([1e-3 * z, -1e-3 * z]) is not None
+            space.add(-0.0123 * z)
+        assert differing(one, other) == [], f"at the question of step {step}"
     one.settle()
     other.settle()
     assert differing(one, other) == []

@@ -218,7 +218,7 @@ def test_the_fused_backend_writes_the_same_bits(law: Sampler, rounding: Any) -> 
     assert fused.bits == toy.bits
 
 
-def test_a_law_whose_v_depends_on_the_draw_is_told_from_one_that_shares_it() -> None:
+def test_a_law_whose_v_depends_on_the_draw_and_one_that_shares_it_differ() -> None:
     toy = a_toy()
     backend = Backend(toy.noise, np.empty)
     backend.attach(toy.blocks, Rounding())
