@@ -62,8 +62,7 @@ class ZoplatStep:
 
     def __call__(self) -> None:
         before = self.learner.progress.passes
-        for _ in range(self.variant.steps):
-            self.learner.advance(self.batches, self.profiler)
+        self.learner.advance(self.batches, self.profiler)
         self.passes = self.learner.progress.passes - before
         if self.learner.progress.skipped:
             raise ZoplatError(

@@ -67,9 +67,9 @@ class Bench:
         session.space.settle()
         del session.space.buffers[count:]  # state of these steps
         identity = {"kind": "step", "model": pair.setup.model, "setup": pair.setup.name, "pair": pair.name}
-        weights, steps_timed = session.facts["model_bytes"], {variant.name: variant.steps for variant in pair.variants}
+        weights = session.facts["model_bytes"]
         return [
-            {**identity, "step": name, "shape": list(shape), "passes": steps[name].passes // steps_timed[name]}
+            {**identity, "step": name, "shape": list(shape), "passes": steps[name].passes}
             | timings[name].row()
             | ({"peak": peaks[name], "inference": peaks[""], "weights": weights} if name in peaks else {})
             for name in timings

@@ -92,6 +92,17 @@ class TestTheHeader:
         interrupted(run, 6)
         zoplat("run", "--resume", "--out", run)
 
+    def test_low_rank_updates_that_were_written_four_at_a_time_are_refused(self, rows: Any) -> None:
+        """Journals of batched points name another strategy since updates are added up in factors."""
+        rows(Path("rows"))
+        zoplat("run", *TOY, "--estimator", "lozo", "--data", "rows", "--steps", 4, "--out", "r", "--json")
+        assert "the same bits" in zoplat("replay", "r").output, "in place, as ever"
+        _strip_header(Path("r/journal.jsonl"), (), strategy="batched")
+        message = zoplat("replay", "r", status=2).stderr
+        assert "by a version that wrote low-rank updates of batched points four at a time" in message
+        interrupted(Path("r"), 3)
+        assert "four at a time" in zoplat("run", "--resume", "--out", "r", status=2).stderr
+
     def test_other_versions_are_said(self, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _strip_header(run / "journal.jsonl", (), plugins={"zoplat-more": "1.0"})
         monkeypatch.setattr("zoplat.training.binding.plugin_versions", lambda config: {"zoplat-more": "2.0"})

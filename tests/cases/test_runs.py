@@ -98,7 +98,7 @@ class TestTwoWriters:
     def test_two_runs_started_together_get_directories_of_their_own(self) -> None:
         processes = [start("run", *TOY[:-1], lr, "--steps", 30, "--quiet") for lr in (1e-3, 1e-1)]
         for process in processes:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=600)
             assert process.returncode == 0, errors
         folders = sorted(os.listdir("runs"))
         assert folders == ["sentiment-mezo-0", "sentiment-mezo-0-2"]
@@ -520,7 +520,7 @@ def test_two_writers_at_once_fifty_times_end_in_the_same_bits() -> None:
         for _ in range(2):
             processes.append(start("run", *TOY, *LONG, "--out", f"r{number}", "--resume", "--quiet"))
             time.sleep(moments.random() * 0.2)
-        ends = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+        ends = [(process.communicate(timeout=600)[1], process.returncode) for process in processes]
         assert 0 in [status for _, status in ends], ends
         for errors, status in ends:
             assert status in (0, 2)

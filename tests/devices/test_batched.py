@@ -1,6 +1,7 @@
 """The batched strategy: the losses of the sequential one by one forward pass over a stack; weights are only read."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from click.testing import CliRunner
 
 from zoplat import ZERO, Direction, Example, Key, ModelSpec, Oracle, Sampler, ZoplatError
 from zoplat.cli import main
+from zoplat.config.layers import resolve
+from zoplat.core.losses import SIDE_TERMS
 from zoplat.core.model_spec import Tuning
-from zoplat.training.journal import Journal
+from zoplat.training.batches import Batches
+from zoplat.training.profiler import Profiler
+from zoplat.training.step import Learner
 from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
@@ -61,12 +66,17 @@ def sequential(session: Any, rows: Any, directions: list[Direction]) -> list[flo
 
 
 def agrees(session: Any, directions: list[Direction], tolerance: float = 1e-5) -> None:
-    """Check that both strategies agree, that no bit of the weights changes, and that the losses differ from L(θ)."""
+    """Check that both strategies agree, that no bit of the weights changes, and that the losses differ from L(θ).
+
+    Also where the points come one by one, as with side terms.
+    """
     rows, start = session.encode(EXAMPLES), session.digest()
     found = session.losses_at(rows, directions)
+    alone = [loss for direction in directions for loss in session.losses_at(rows, [direction])]
     assert session.digest() == start
     base, *expected = sequential(session, rows, [ZERO, *directions])
     assert found == pytest.approx(expected, abs=tolerance)
+    assert alone == pytest.approx(expected, abs=tolerance)
     shifts = [abs(loss - base) for loss, direction in zip(expected, directions, strict=True) if direction]
     assert sum(shift < 2 * tolerance for shift in shifts) < 2, f"too alike to tell: {shifts}"
 
@@ -307,21 +317,51 @@ class TestOracle:
         assert summary["forward_passes"] == 5 * each
         assert summary["weights_digest"] != summary["start_digest"]
         header = json.loads(Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()[0])
-        assert header["strategy"] == "batched"
+        is_low_rank = "lozo" in more or "low-rank" in more
+        assert header["strategy"] == ("batched-side-terms" if is_low_rank else "batched")
         assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
 
-    def test_deferred_low_rank_updates_are_part_of_every_loss(self, checkpoint: Make) -> None:
+    @pytest.mark.usefixtures("forming")
+    @pytest.mark.parametrize("estimator", ["lozo", "subzero", "eggroll", "lozo-m"])
+    def test_side_terms_have_the_losses_of_weights_that_are_written(self, checkpoint: Make, estimator: str) -> None:
+        """The same run as it was made by earlier versions, in place, and with side terms, one by one and together."""
+        settings = {"model": str(checkpoint()), "estimator": estimator, "lr": 1e-2, "eps": 1e-2, "seed": 0}
+        config = resolve({**settings, "device": "cpu", "tune": "full", "dtype": "float32", "evaluate_every": 10**9})
         found = {}
-        for strategy in ("sequential", "batched"):
-            arguments = ["--model", checkpoint(), "--steps", 7, "--limit", 8, "--batch-size", 4, "--evaluate-every", 9]
-            more = ["--estimator", "lozo", "--lr", 1e-2, "--eps", 1e-2, "--device", "cpu"]
-            summary = command("run", *arguments, *more, "-o", f"device.strategy={strategy}", "--quiet")
-            found[strategy] = Journal.read(Path(summary["run_dir"], "journal.jsonl")), summary["passes_over_weights"]
-        (one_by_one, many), (stacked, few) = found["sequential"], found["batched"]
-        for one, other in zip(one_by_one.steps, stacked.steps, strict=True):
-            assert other.answers == pytest.approx(one.answers, abs=1e-4), f"step {one.step}"
-        assert len({record.answers[0] for record in one_by_one.steps}) == 7
-        assert few < many / 4
+        for strategy in ("sequential", *SIDE_TERMS.values()):
+            session = opened(checkpoint(), restore="in-place")
+            learner = Learner(config, session, strategy=strategy)
+            batches = Batches(session.encode(EXAMPLES), 2, 0)
+            profiler = Profiler(session.memory, session.reset_peak)
+            answers = [learner.advance(batches, profiler).answers for _ in range(7)]
+            session.space.settle()
+            found[strategy] = answers, session.space.passes_over_weights
+        written = found["sequential"]
+        for strategy in SIDE_TERMS.values():
+            answers, passes = found[strategy]
+            for one, other in zip(written[0], answers, strict=True):
+                assert other == pytest.approx(one, abs=1e-4)
+            assert passes < written[1] / 1.9
+        assert len({tuple(step) for step in written[0]}) == 7
+
+    @pytest.mark.parametrize("strategy", ["sequential", "batched"])
+    def test_a_run_that_was_killed_within_an_interval_goes_on_to_the_same_bits(
+        self, checkpoint: Make, tmp_path: Path, strategy: str
+    ) -> None:
+        given = ("--model", checkpoint(), "--tune", "full", "--limit", 8, "--batch-size", 4, "--evaluate-every", 4)
+        given += ("--estimator", "lozo", "-o", "sampler.interval=6", "--lr", 1e-2, "--steps", 11)
+        given += ("-o", f"device.strategy={strategy}")
+        whole = command("run", *given, "--out", tmp_path / "run")
+        shutil.copytree(tmp_path / "run", tmp_path / "killed")
+        killed = tmp_path / "killed"
+        (killed / "summary.json").unlink()
+        shutil.rmtree(killed / "checkpoint")
+        lines = (killed / "journal.jsonl").read_text().splitlines(keepends=True)
+        assert json.loads(lines[0])["strategy"] == SIDE_TERMS[strategy]
+        (killed / "journal.jsonl").write_text("".join(lines[:8]))
+        again = command("run", *given, "--resume", "--out", killed)
+        assert again["weights_digest"] == whole["weights_digest"]
+        assert command("replay", killed)["weights_digest"] == whole["weights_digest"]
 
 
 def command(*arguments: Any) -> dict[str, Any]:
@@ -349,10 +389,10 @@ def test_adapters_are_batched_where_they_can_be_followed(checkpoint: Make, kind:
 @pytest.mark.parametrize(
     ("law", "tokens", "device", "dtype", "strategy"),
     [
-        (LowRank(), 128, {}, "float32", "batched"),
-        (LowRank(), 129, {}, "float32", "sequential"),
-        (LowRank(), 32, {"strategy": "sequential"}, "float32", "sequential"),
-        (LowRank(), 32, {}, "bfloat16", "sequential"),
+        (LowRank(), 128, {}, "float32", "batched-side-terms"),
+        (LowRank(), 129, {}, "float32", "side-terms"),
+        (LowRank(), 32, {"strategy": "sequential"}, "float32", "side-terms"),
+        (LowRank(), 32, {}, "bfloat16", "side-terms"),
         (Gaussian(), 32, {}, "float32", "sequential"),
         (None, 32, {}, "float32", "sequential"),
     ],
@@ -369,5 +409,5 @@ def test_the_strategy_of_the_first_steps_is_that_of_the_rest(checkpoint: Make, t
     given = ("--model", checkpoint("llama"), "--tune", "full", "--batch-size", 1, "--limit", 4, "--evaluate-every", 2)
     summary = command("run", *given, "--estimator", "lozo", "--lr", 1e-3, "--steps", 4, "--out", tmp_path / "run")
     header = json.loads((tmp_path / "run" / "journal.jsonl").read_text().partition("\n")[0])
-    assert header["strategy"] == "batched"
+    assert header["strategy"] == "batched-side-terms"
     assert command("replay", tmp_path / "run")["weights_digest"] == summary["weights_digest"]

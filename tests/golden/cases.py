@@ -103,6 +103,7 @@ WITH_MATRIX_PRODUCTS = {"subzero", "zo-muon", "lozo-m", "mezo, projected", "lozo
 FORMS: dict[str, tuple[str, Restore, RoundingName, str]] = {
     "float32": ("float32", "in-place", "nearest", "sequential"),
     "float32, batched": ("float32", "in-place", "nearest", "batched"),
+    "float32, side terms": ("float32", "in-place", "nearest", "side-terms"),
     "float32, exact restore": ("float32", "exact", "nearest", "sequential"),
     "bfloat16": ("bfloat16", "in-place", "nearest", "sequential"),
     "float16, stochastic": ("float16", "exact", "stochastic", "sequential"),

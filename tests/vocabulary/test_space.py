@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from zoplat import ZERO, Block, Direction, Key, ParameterSpace
 from zoplat.core.errors import NonFinite, ZoplatError
-from zoplat.space.parameter_space import MAX_DEFERRED_TERMS
 from zoplat.testing import Plain, Toy, linear, quadratic, train
 from zoplat.testing.problems import SHAPES
 from zoplat_devices.kernels.noise import ReferenceNoise
@@ -62,28 +61,6 @@ def perform(space: ParameterSpace, action: str, direction: Direction, decay: flo
     else:
         for block in space.blocks[::2]:
             space.settle_block(block)
-
-
-def test_a_few_low_rank_updates_are_deferred_and_all_others_are_performed() -> None:
-    toy = quadratic(restore="in-place")
-    low_rank = [0.01 * toy.space.draw(LowRank(), Key(0, step, 0)) for step in range(MAX_DEFERRED_TERMS + 1)]
-    start, moved = toy.held.tolist(), ZERO
-    for move in low_rank[:-1]:
-        toy.space.add(move)
-        moved += move
-        assert toy.space.deferred_update() == moved
-        assert toy.held.tolist() == start
-    toy.space.add(low_rank[-1])
-    assert toy.space.deferred_update() == ZERO
-    assert toy.held == pytest.approx(start + toy.entries(moved + low_rank[-1]), abs=1e-6)
-    for move, decay in ((0.01 * toy.space.draw(Gaussian(), Key(0, 0, 1)), 0.0), (low_rank[0], 0.1)):
-        before = toy.space.passes_over_weights
-        toy.space.add(move, decay)
-        assert toy.space.deferred_update() == ZERO
-        assert toy.space.passes_over_weights > before, "it was performed"
-    narrow = quadratic(dtype="float16", restore="exact")
-    narrow.space.add(low_rank[0])
-    assert narrow.space.deferred_update() == ZERO, "deferring it would change the rounding"
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])

@@ -13,7 +13,7 @@ from zoplat.core.blocks import Block, Part
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
-from zoplat.core.losses import Number
+from zoplat.core.losses import SIDE_TERMS, Number
 from zoplat.core.model_spec import Head, ModelSpec
 from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
@@ -73,7 +73,8 @@ class Session(ABC):
             law: of the directions.
             tokens: in a batch, on average.
         """
-        return self.strategy
+        is_low_rank = law is not None and self.space.is_low_rank(law)
+        return SIDE_TERMS["batched"] if self.strategy == "batched" and is_low_rank else self.strategy
 
     @abstractmethod
     def encode(self, examples: Sequence[Example]) -> list[Row]:

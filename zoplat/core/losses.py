@@ -16,13 +16,19 @@ Number: TypeAlias = Any
 """A float, or an array of one number that the device has queued: `float()` waits for it."""
 
 
+SIDE_TERMS = {"sequential": "side-terms", "batched": "batched-side-terms"}
+"""Strategy → the one in its place for directions with factors: forward passes add perturbations and updates to products
+as side terms, and the weights are written when V is renewed or θ is read. Other directions are evaluated as by the
+strategy itself."""
+
+
 class LossBackend(ABC):
     """Computes losses of one batch at the weights that the caller has set, or reads them from a journal.
 
     Attributes:
         strategy: how several losses are evaluated: "sequential", one point after the other in place; "batched", by one
             forward pass for all points, the weights staying at θ; "streaming", layer by layer for all points,
-            where each layer is settled first.
+            where each layer is settled first. For directions of low rank, one of `SIDE_TERMS`.
     """
 
     strategy: str = "sequential"
@@ -36,7 +42,7 @@ class LossBackend(ABC):
         return [float(answer) for answer in answers]
 
     def losses_at(self, directions: Sequence[Direction]) -> list[float]:
-        """L(θ + d) for each d. "batched": the weights are at θ and stay; "streaming": the pass settles them."""
+        """Losses at several points: "streaming" settles the weights; else d is added to the arrays, which stay."""
         raise NotImplementedError
 
     def jvp(self, direction: Direction) -> tuple[float, float]:

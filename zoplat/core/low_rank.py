@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zoplat.core.arrays import Array
@@ -29,6 +30,27 @@ class LowRankSampler(Sampler):
     def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
         factors = self.factors(tile, key, noise)
         out[:] = factors[0] @ factors[1].T if factors else noise.normal(tile.shape, key, tile)
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulated(Sampler):
+    """A Vᵀ on some matrices, a sum of draws that share V. It is not random; A changes as draws are added.
+
+    Attributes:
+        a: name of a matrix → A, (rows, r).
+        vt: name of a matrix → Vᵀ, (r, columns).
+    """
+
+    a: Mapping[str, Array]
+    vt: Mapping[str, Array]
+
+    def factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array] | None:
+        name = tile.block.name
+        return (self.a[name][tile.start : tile.stop], self.vt[name].T) if name in self.a else None
+
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
+        factors = self.factors(tile, key, noise)
+        out[:] = factors[0] @ factors[1].T if factors else 0.0
 
 
 def orthonormal(a: Array) -> Array:

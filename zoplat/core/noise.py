@@ -78,19 +78,38 @@ class Noise(ABC):
         """Numbers `first`, `first` + 1, … of a stream under a law, as a float32 array of `shape`."""
 
 
+class KeysOf(Noise):
+    """Noise that remembers the keys under which it was asked.
+
+    Args:
+        inner: makes the random numbers.
+
+    Attributes:
+        keys: so far.
+    """
+
+    def __init__(self, inner: Noise) -> None:
+        self.inner = inner
+        self.keys: set[Key] = set()
+
+    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Array:
+        return self.inner.numbers(law, stream, first, shape)
+
+    def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
+        self.keys.update(part for part in address if isinstance(part, Key))
+        return super()._at(law, shape, address)
+
+
 def stream(*address: Key | Tile | str) -> Stream:
     """The stream of an address, by hashing it.
 
     >>> stream(Key(0, 0, 0), "w") == stream(Key(0, 0, 0), "w")
     True
     """
-    words = [
-        f"{part.seed}:{part.step}:{part.draw}"
-        if isinstance(part, Key)
-        else part.block.name
-        if isinstance(part, Tile)
-        else part
-        for part in address
-    ]
+    words = [part if isinstance(part, str) else _word(part) for part in address]
     digest = blake2b("\x1f".join(words).encode(), digest_size=8, person=b"zoplat-noise-1").digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+def _word(part: Key | Tile) -> str:
+    return f"{part.seed}:{part.step}:{part.draw}" if isinstance(part, Key) else part.block.name

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from zoplat.core.blocks import Buffer, Part
 from zoplat.core.direction import ZERO, Direction, held
 from zoplat.core.errors import NonFinite
-from zoplat.core.losses import LossBackend, Number
+from zoplat.core.losses import SIDE_TERMS, LossBackend, Number
 from zoplat.core.noise import Key
 from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
@@ -101,14 +101,20 @@ class Oracle:
             NonFinite: a loss is infinite or not a number; the engine skips the step.
         """
         strategy = self._backend.strategy
-        if strategy == "sequential" or (strategy == "batched" and len(directions) == 1):
-            losses = self._sequential(directions)
-        else:
-            deferred = self.space.deferred_update() if strategy == "batched" else ZERO
-            losses = self._backend.losses_at([deferred + direction for direction in directions])
-            if strategy == "streaming":
-                self.space.settle()  # blocks that the pass did not reach; all blocks in a replay
+        is_batched = strategy in ("batched", SIDE_TERMS["batched"])
+        points = self.space.low_rank_points(directions) if strategy in SIDE_TERMS.values() else None
+        if points is not None:
+            together = [points] if is_batched else [[point] for point in points]
+            losses = [loss for some in together for loss in self._backend.losses_at(some)]
             self._record(losses, len(losses), losses=len(losses))
+        elif strategy == "streaming" or (is_batched and len(directions) > 1):
+            if is_batched:
+                self.space.settle()
+            losses = self._backend.losses_at(directions)
+            self.space.settle()  # when streaming, blocks that the pass did not reach; all blocks in a replay
+            self._record(losses, len(losses), losses=len(losses))
+        else:
+            losses = self._sequential(directions)
         for direction, loss in zip(directions, losses, strict=True):
             self._check(direction, loss)
         return losses

@@ -6,7 +6,7 @@ name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -64,9 +64,6 @@ class Backend:
     def visiting_order(self, blocks: Sequence[Block]) -> Sequence[Block]:
         """The order in which a sweep visits blocks; no number depends on it."""
         return blocks
-
-    def anticipate(self, update: Update) -> None:
-        """Called with every new pending update, so that a backend can keep what it needs of it."""
 
     @property
     def scratch_bytes(self) -> int:
@@ -172,9 +169,17 @@ class Backend:
         for tile in tiles:
             yield self.entries(direction, tile)
 
-    def factors(self, draw: Draw, block: Block) -> tuple[Array, Array] | None:
-        """(U, V) with z = U Vᵀ on a block; None where the draw has no factors or is scaled."""
-        return None if draw.scales else draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
+    def draw_factors(
+        self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Array], vt: Mapping[str, Array] | None
+    ) -> None:
+        """Write U and Vᵀ of a draw on some matrices to arrays by name, (rows, r) and (r, columns); Vᵀ if asked."""
+        for block in blocks:
+            factors = draw.sampler.factors(Tile(block, 0, block.shape[0]), draw.key, self.noise)
+            if factors is None:
+                raise ZoplatError(f"A draw of {draw.sampler!r} has no factors U, V on '{block.name}'.")
+            u[block.name][:] = factors[0]
+            if vt is not None:
+                vt[block.name][:] = factors[1].T
 
     def factors_of(self, direction: Direction, tile: Tile) -> tuple[Array, Array] | None:
         """(U, V) of a whole direction on a tile, coefficients in U; None for the zero direction.

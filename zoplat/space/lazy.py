@@ -33,6 +33,7 @@ class LazyWeights:
         in_files: whether the arrays are mapped from files that do not all fit in memory.
 
     Attributes:
+        blocks: as given.
         pending: the update that takes the arrays to θ.
         passes: passes over the weights so far; one over some of the blocks counts for their share of the weights.
         phase: is entered for "move" (writing weights) and "rule" (sweeps and reductions).
@@ -42,7 +43,8 @@ class LazyWeights:
         self.pending = NO_UPDATE
         self.passes = 0.0
         self.phase: Phase = lambda name: nullcontext()
-        self._blocks, self._backend, self._buffers, self._in_files = blocks, backend, buffers, in_files
+        self.blocks = blocks
+        self._backend, self._buffers, self._in_files = backend, buffers, in_files
         self._size = sum(block.size for block in blocks)
         self._settled: set[str] = set()
 
@@ -53,14 +55,14 @@ class LazyWeights:
 
     def stands_at(self, direction: Direction) -> None:
         """Note that the arrays hold θ + direction."""
-        self._set_pending(Update.along(-direction))
+        self.pending = Update.along(-direction)
         self._settled = set()
 
     def add(self, direction: Direction, decay: float) -> None:
         """θ ← (1 − decay)·θ + direction, added to the pending update."""
         if self._settled:
             self.move_to(ZERO)
-        self._set_pending(self.pending.then(direction, decay))
+        self.pending = self.pending.then(direction, decay)
 
     def move_to(self, direction: Direction) -> None:
         """Make the arrays hold θ + direction; one pass, or none if they do already."""
@@ -69,14 +71,19 @@ class LazyWeights:
         update = self.pending.then(direction)
         if update:
             with self.phase("move"):
+                changed = [block for block in self.blocks if update.changes(block)]
                 if not self._settled:
-                    self._begin_pass(update)
-                blocks = [b for b in self._blocks if b.name not in self._settled and update.changes(b)]
-                for some in [[block] for block in blocks] if self._in_files else [blocks]:
-                    self._backend.move(some, update)
-                    for block in some:
-                        self.release(block)
+                    self._begin_pass(changed)
+                self._write([block for block in changed if block.name not in self._settled], update)
         self.stands_at(direction)
+
+    def defer(self, blocks: Sequence[Block], rest: Direction) -> None:
+        """Perform the pending update on some blocks; on all others, `rest` is what then takes the arrays to θ."""
+        if blocks := [block for block in blocks if self.pending.changes(block)]:
+            with self.phase("move"):
+                self._begin_pass(blocks)
+                self._write(blocks, self.pending)
+        self.pending = Update.along(rest)
 
     def settle_block(self, block: Block) -> None:
         """Make the array of one block hold θ; `move_to` does the rest of that pass."""
@@ -84,7 +91,7 @@ class LazyWeights:
             return
         with self.phase("move"):
             if not self._settled:
-                self._begin_pass(self.pending)
+                self._begin_pass([block for block in self.blocks if self.pending.changes(block)])
             self._settled.add(block.name)
             if self.pending.changes(block):
                 self._backend.move([block], self.pending)
@@ -94,14 +101,14 @@ class LazyWeights:
         if on is not None or self._settled:
             self.move_to(ZERO)
         with self.phase("rule"):
-            self.passes += self._share([block for block in self._blocks if on is None or block in on])
+            self.passes += self._share([block for block in self.blocks if on is None or block in on])
             self._backend.rounding.begin_pass()
-            yield from self.visited(on, self._backend.visiting_order(self._blocks))
+            yield from self.visited(on, self._backend.visiting_order(self.blocks))
         self.stands_at(ZERO)
 
     def visited(self, on: Part | None = None, order: Sequence[Block] = ()) -> Iterator[Block]:
         """The blocks of a part, as registered or in another order; each is released before the next one comes."""
-        for block in order or self._blocks:
+        for block in order or self.blocks:
             if on is None or block in on:
                 yield block
                 self.release(block)
@@ -116,13 +123,16 @@ class LazyWeights:
         """The array that holds θ on a block, once it is settled."""
         return self._backend.rounding.theta_of(block)
 
-    def _set_pending(self, update: Update) -> None:
-        self.pending = update
-        self._backend.anticipate(update)
+    def _write(self, blocks: Sequence[Block], update: Update) -> None:
+        """Perform an update on some blocks, one at a time where they are in files."""
+        for some in [[block] for block in blocks] if self._in_files else [blocks]:
+            self._backend.move(some, update)
+            for block in some:
+                self.release(block)
 
-    def _begin_pass(self, update: Update) -> None:
-        """Count a pass that writes θ, and advance the stream of stochastic rounding."""
-        self.passes += self._share([block for block in self._blocks if update.changes(block)])
+    def _begin_pass(self, blocks: Sequence[Block]) -> None:
+        """Count a pass that writes θ on some blocks, and advance the stream of stochastic rounding."""
+        self.passes += self._share(blocks)
         self._backend.rounding.begin_pass()
 
     def _share(self, blocks: Sequence[Block]) -> float:

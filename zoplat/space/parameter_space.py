@@ -24,9 +24,8 @@ from zoplat.space.drift import DriftMeter
 from zoplat.space.lazy import LazyWeights, Phase
 from zoplat.space.reductions import Reductions
 from zoplat.space.rounding import NARROW, RoundingName, rounding_named
+from zoplat.space.side_terms import SideTerm, SideTerms
 
-MAX_DEFERRED_TERMS = 4
-"""Low-rank terms that are deferred and performed together: enough to make a pass rare, few enough to keep factors."""
 Restore: TypeAlias = Literal["in-place", "exact"]
 Score: TypeAlias = "Callable[..., Any]"
 Keep: TypeAlias = Literal["largest", "smallest"]
@@ -76,6 +75,7 @@ class ParameterSpace:
         )
         self._weights = LazyWeights(self.blocks, backend, self._buffers, weights_in_files)
         self._reductions = Reductions(backend)
+        self._side_terms = SideTerms(backend, self._weights)
         self.reset()
 
     @property
@@ -180,18 +180,21 @@ class ParameterSpace:
         """Make the array of one block hold θ; `settle` does the other blocks, as part of the same pass."""
         self._weights.settle_block(block)
 
-    def deferred_update(self) -> Direction:
-        """θ minus what the arrays hold, if that is a short low-rank sum; otherwise settles and returns `ZERO`.
+    def low_rank_points(self, directions: Sequence[Direction]) -> list[Direction] | None:
+        """For each θ + d, what a forward pass is to add to what the arrays hold, all of it of low rank on matrices.
 
-        For strategies that evaluate points without writing the arrays: performing a low-rank update costs a pass over
-        the weights, adding its factors to the side terms of each point next to nothing.
+        The arrays of matrices need not hold θ then: updates that share V are added up in factors, and are part of what
+        is returned. All other blocks hold θ. None, and nothing is done, where a draw of a direction or of the pending
+        update has no factors.
         """
-        pending, is_narrow = self._weights.pending, any(block.dtype in NARROW for block in self.blocks)
-        may_defer = pending.is_uniform and not self._weights.is_mid_pass and not is_narrow
-        if may_defer and len(pending.undecayed) <= MAX_DEFERRED_TERMS and self._has_factors(pending.undecayed):
-            return pending.undecayed
-        self.settle()
-        return ZERO
+        if not all(direction.is_finite for direction in directions):
+            return None
+        self.perturbation = ZERO
+        return self._side_terms.points(directions)
+
+    def side_terms(self, points: Sequence[Direction]) -> list[SideTerm] | None:
+        """What `low_rank_points` returned, in factors for all matrices; None where a draw has none."""
+        return self._side_terms.of(points)
 
     # Sweeps: the only other way to write weights and buffers
 
@@ -392,14 +395,9 @@ class ParameterSpace:
         """The direction's entries on a tile, float32 in scratch that the next call reuses."""
         return self._backend.entries(direction, tile)
 
-    def factors(self, draw: Draw, block: Block) -> tuple[Array, Array] | None:
-        """(U, V) with z = U Vᵀ on a block; None where the draw has no factors or is scaled."""
-        return self._backend.factors(draw, block)
-
     def is_low_rank(self, law: Sampler) -> bool:
         """Whether a law draws factors for matrices; False where there is no matrix."""
-        matrix = next((block for block in self.blocks if len(block.shape) == 2), None)
-        return matrix is not None and law.factors(Tile(matrix, 0, 1), Key(0, 0, 0), self.noise) is not None
+        return bool(self._side_terms.law(law).matrices)
 
     def form(self, block: Block, direction: Direction, target: Array) -> None:
         """Write θ + direction on one block to `target`, of its shape and dtype; the arrays hold θ and stay."""
@@ -415,6 +413,11 @@ class ParameterSpace:
         return self._backend.scratch_bytes
 
     @property
+    def factor_bytes(self) -> int:
+        """Bytes of factors of low-rank directions and updates held between calls."""
+        return self._side_terms.bytes
+
+    @property
     def backend_name(self) -> str:
         """Name of what updates the weights, for the record of a run."""
         return self._backend.name
@@ -422,10 +425,6 @@ class ParameterSpace:
     def _swept(self, on: Part | None) -> Iterator[Block]:
         self.perturbation = ZERO
         return self._weights.swept(on)
-
-    def _has_factors(self, direction: Direction) -> bool:
-        """Whether all terms are of low rank on matrices."""
-        return all(not draw.scales and self.is_low_rank(draw.sampler) for draw, _ in direction)
 
 
 def _check_rounding(blocks: Sequence[Block], restore: Restore, rounding: RoundingName) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.config.layers import build
+from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import RunFailed, ZoplatError
+from zoplat.core.sampler import Sampler
 from zoplat.paths import check_writable
+from zoplat.space.rounding import NARROW
 from zoplat.training.binding import bindings, changed_versions, check_bindings, rows_there
 from zoplat.training.checkpoint import DamagedCheckpoint
 from zoplat.training.directory import RunDirectory
@@ -59,7 +62,7 @@ def replay(
     if not is_same_device:
         session.strategy = journal.header["strategy"]
     now = bindings(config, session, rows_there(config) if is_same_device else None)
-    check_start(journal, session, directory, now, not is_same_device)
+    check_start(journal, session, directory, now, law_of(config.estimator), not is_same_device)
     learner = Learner(config, session, strategy=journal.header["strategy"])
     for record in journal.steps:
         learner.replay(record)
@@ -131,15 +134,37 @@ def is_replayable(config: RunConfig) -> bool:
 
 
 def check_start(
-    journal: Journal, session: Session, directory: RunDirectory, now: dict[str, Any], is_elsewhere: bool = False
+    journal: Journal,
+    session: Session,
+    directory: RunDirectory,
+    now: dict[str, Any],
+    law: Sampler | None,
+    is_elsewhere: bool = False,
 ) -> None:
-    """Raise ZoplatError where a journal was made with other noise, or from another start; see `binding`."""
+    """Raise ZoplatError where a journal was made with other noise or other updates, or from another start.
+
+    Args:
+        journal: of the run.
+        session: its model, as it was opened.
+        directory: of the run.
+        now: what a journal of today would be bound to; see `binding`.
+        law: of the run's directions; None where none are drawn.
+        is_elsewhere: whether the run was made on another device.
+    """
     header, noise, digest = journal.header, session.space.noise.name, session.digest()
     missing = [name for name in ("noise", "start_digest", "strategy", "versions", "dtype") if name not in header]
     if missing:
         raise ZoplatError(f"{directory.journal} is no journal of a run: its header has no {', '.join(missing)}.")
     if header["noise"] != noise:
         raise ZoplatError(f"{directory.journal} was made with noise '{header['noise']}'; this version makes '{noise}'.")
+    is_narrow = any(block.dtype in NARROW for block in session.space.blocks)
+    if header["strategy"] == "batched" and law and not is_narrow and session.space.is_low_rank(law):
+        raise ZoplatError(
+            f"{directory.journal} was made by a version that wrote low-rank updates of batched points four at a time. "
+            "This version adds them up until their factors are renewed, which rounds differently, so it can't rebuild "
+            f"the weights bit by bit. They are in {directory.checkpoints.folder}; the version that made the run is in "
+            "its environment.json, and replays it."
+        )
     if header["start_digest"] != digest:
         raise ZoplatError(
             f"{directory.path} began from other weights than the model has now: {header['start_digest']} then, "

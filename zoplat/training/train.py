@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
 from zoplat.core.example import Row
@@ -130,7 +131,7 @@ class _Run:
         """The journal in the run directory, None for a new run; the directory is made ready to be written."""
         journal = self.directory.read_journal()
         if journal is not None:
-            check_start(journal, self.session, self.directory, self.opened.bound)
+            check_start(journal, self.session, self.directory, self.opened.bound, law_of(self.config.estimator))
             if changed := changed_versions(journal.header, self.session, self.opened.bound["plugins"]):
                 self.callback.warned(f"other versions than the run began with: {'; '.join(changed)}")
         if not self.directory.config.exists():

@@ -9,6 +9,7 @@ import numpy as np
 
 from zoplat.core.blocks import Block, Tile
 from zoplat.core.direction import Draw
+from zoplat.core.low_rank import Accumulated
 from zoplat.core.noise import Noise
 from zoplat.core.sampler import Held
 from zoplat_devices.kernels.factors import Factors, filling
@@ -57,7 +58,7 @@ class Drawn:
 
     def _compute_together(self, indices: np.ndarray) -> None:
         """Compute the terms on those blocks whose factors can be drawn at once."""
-        if self._together is None or isinstance(self._draw.sampler, Held):
+        if self._together is None or isinstance(self._draw.sampler, Held | Accumulated):
             return
         wanted = {}
         for index in indices:

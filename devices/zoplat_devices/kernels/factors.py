@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,6 +56,16 @@ class Factors:
             columns, rank = shapes[k + 1]
             pairs.append((parts[k].reshape(shapes[k]), parts[k + 1].reshape(rank, columns)))
         return whole, pairs
+
+
+def fill_arrays(kernels: Kernels, asked: Sequence[tuple[Fill, Any]]) -> None:
+    """Fill float32 arrays, each with random numbers and what is computed with them, by one call."""
+    rows, sums = np.zeros(len(asked), JOB), Sums(len(asked), 1)
+    for line, (fill, array) in enumerate(asked):
+        sums.add([line], filling(fill), True, 1.0)
+        rows["target"][line], rows["stop"][line] = address(array), math.prod(array.shape)
+    rows["line"], rows["dtype"] = np.arange(len(asked)), SUM
+    kernels.run(Jobs(rows), sums)
 
 
 def filling(fill: Fill, **fields: Any) -> np.ndarray:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from zoplat.core.blocks import Block, Buffer, Part, Tile
 from zoplat.core.direction import Direction, Draw
+from zoplat.core.low_rank import Accumulated, LowRankSampler
 from zoplat.core.noise import Noise, Stream
 from zoplat.core.sampler import Held
 from zoplat.space.backend import Backend, Kernel, Points
@@ -18,13 +19,15 @@ from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
 from zoplat_devices.kernels.drawn import Drawn
-from zoplat_devices.kernels.factors import Factors
+from zoplat_devices.kernels.factors import Factors, fill_arrays
+from zoplat_devices.kernels.laws import traced_factors
 from zoplat_devices.kernels.plans import ENTRIES, Cut, Gathered, Plan, conversion, jobs_on, scratch_jobs
 from zoplat_devices.kernels.rules import Rules, is_float32
 from zoplat_devices.kernels.tables import DTYPES, SUM, Jobs, Kernels, Sums, address, term
 
 FACTOR_CACHE = 2  # draws whose factors are kept: a probe is used with either sign, then restored and applied
 TERM_CACHE = 64  # draws whose terms are kept, a few kilobytes each
+CHANGING = (Held, Accumulated)  # laws of arrays, whose entries may differ the next time
 SUM_CACHE = 4  # directions whose sums on all blocks are kept while blocks are formed one by one
 
 
@@ -68,7 +71,6 @@ class FusedBackend(Backend):
     ) -> None:
         super().__init__(FusedNoise(kernels, empty), empty, mapped, release)
         self.kernels = kernels
-        self._factor_cache_size = FACTOR_CACHE
         self._together = Factors(kernels, empty) if kernels.prefers_few_calls else None
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()
         self._plans: dict[bytes, Plan] = {}
@@ -95,7 +97,7 @@ class FusedBackend(Backend):
     def form(self, block: Block, direction: Direction, target: Any) -> None:
         index = self._index[block.name]
         indices, line = self._all_indices, index
-        if any(isinstance(draw.sampler, Held) for draw, _ in direction):  # its arrays may differ next time
+        if any(isinstance(draw.sampler, CHANGING) for draw, _ in direction):  # its arrays may differ next time
             indices, line = np.array([index]), 0
             sums = self._sums(indices, direction)
         else:
@@ -109,21 +111,25 @@ class FusedBackend(Backend):
     def points(self, directions: Sequence[Direction]) -> Points:
         return FusedPoints(self, directions)
 
-    def factors(self, draw: Draw, block: Block) -> tuple[Any, Any] | None:
-        name = draw._replace(part=None)
-        full = sum(bool(drawn.factor_arrays) for drawn in self._drawn.values()) >= self._factor_cache_size
-        if draw.scales or (full and name not in self._drawn):
-            return super().factors(draw, block)
-        drawn, index = self._terms_of(name), self._index[block.name]
-        drawn.on(self._within(draw.part, self._all_indices) if self._together else np.array([index]))
-        return drawn.factors.get(index)
-
-    def anticipate(self, update: Update) -> None:
-        """Draws of a deferred update are used in every loss until it is performed: their factors are kept as well."""
-        self._factor_cache_size = FACTOR_CACHE + len(update.decayed)
+    def draw_factors(
+        self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Any], vt: Mapping[str, Any] | None
+    ) -> None:
+        found = [traced_factors(draw.sampler, Tile(block, 0, block.shape[0]), draw.key) for block in blocks]
+        pairs = [pair for pair in found if pair is not None]
+        if len(pairs) < len(blocks):
+            super().draw_factors(draw, blocks, u, vt)
+            return
+        v = {} if vt is None else {block.name: self.empty(vt[block.name].shape[::-1], "float32") for block in blocks}
+        asked = [(of_u[1], u[block.name]) for block, (of_u, _) in zip(blocks, pairs, strict=True)]
+        asked += [(of_v[1], v[block.name]) for block, (_, of_v) in zip(blocks, pairs, strict=True) if v]
+        fill_arrays(self.kernels, asked)
+        for name, array in v.items():
+            (vt or {})[name][:] = array.T
 
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
         terms = [*direction]
+        if 2 * tile.size < tile.block.size and any(isinstance(draw.sampler, LowRankSampler) for draw, _ in terms):
+            return super().entries(terms, tile, purpose)  # which draws the factors of the tile alone
         sums = self._sums_on(terms, tile.block)
         if not sums.fused[0]:
             return super().entries(terms, tile, purpose)
@@ -194,12 +200,13 @@ class FusedBackend(Backend):
 
     def cut(self, tiles: Sequence[Tile]) -> Cut:
         """The jobs that write some tiles; kept for single tiles and whole blocks, which are formed again and again."""
-        if len(tiles) > 1 and any(tile.size < tile.block.size for tile in tiles):
-            return Cut(tiles, self.rounding)
         name = tuple((self._index[tile.block.name], tile.start, tile.stop) for tile in tiles)
-        if name not in self._cuts:
-            self._cuts[name] = Cut(tiles, self.rounding)
-        return self._cuts[name]
+        if name in self._cuts:
+            return self._cuts[name]
+        cut = Cut(tiles, self.rounding)
+        if len(tiles) == 1 or all(tile.size == tile.block.size for tile in tiles):
+            self._cuts[name] = cut
+        return cut
 
     def sums(self, tiles: Sequence[Tile], direction: Direction) -> Sums:
         """The terms of a direction on the blocks of some tiles, a line each."""
@@ -258,7 +265,9 @@ class FusedBackend(Backend):
 
     def _within(self, part: Part | None, indices: np.ndarray) -> np.ndarray:
         """Positions of those blocks that belong to a part."""
-        return np.flatnonzero([part is None or self.blocks[index] in part for index in indices])
+        if part is None:
+            return np.arange(len(indices))
+        return np.flatnonzero([self.blocks[index] in part for index in indices])
 
     def _cached_sums(self, direction: Direction) -> Sums:
         """The terms of a direction on all blocks, kept until the blocks are formed."""
@@ -276,7 +285,7 @@ class FusedBackend(Backend):
 
     def _terms_of(self, draw: Draw) -> Drawn:
         """The terms of one draw, kept for the next few passes, except those of a buffer, which would stay in memory."""
-        if isinstance(draw.sampler, Held):
+        if isinstance(draw.sampler, CHANGING):
             return Drawn(self.blocks, self.noise, draw)
         if draw not in self._drawn:
             self._evict()
@@ -287,7 +296,7 @@ class FusedBackend(Backend):
     def _evict(self) -> None:
         """Evict the oldest draws from the caches, to make room for one more."""
         with_factors = [draw for draw, drawn in self._drawn.items() if drawn.factor_arrays]
-        for draw in with_factors[: max(0, len(with_factors) - self._factor_cache_size + 1)]:
+        for draw in with_factors[: max(0, len(with_factors) - FACTOR_CACHE + 1)]:
             del self._drawn[draw]
             self._sums_cache.clear()
         while len(self._drawn) >= TERM_CACHE:

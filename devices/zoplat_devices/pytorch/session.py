@@ -17,6 +17,7 @@ from zoplat.core.device import MemoryReading, Session
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
+from zoplat.core.losses import SIDE_TERMS
 from zoplat.core.model_spec import ModelSpec
 from zoplat.core.sampler import Sampler
 from zoplat_devices.memory import HostMemory
@@ -88,7 +89,8 @@ class PyTorchSession(Session):
         self.streaming: StreamingEvaluator | None = None
         if settings.is_streaming and self.exact_restore:
             self.streaming = StreamingEvaluator(self.model, self.space, self.scorer, self.exact_restore)
-        self._may_choose = settings.strategy == "auto" and self.head != "seq2seq" and not settings.static_forward
+        self._is_followed = self.head != "seq2seq" and not settings.static_forward
+        self._may_choose = settings.strategy == "auto" and self._is_followed
         self.strategy = "sequential" if settings.strategy == "auto" else settings.strategy
         if self._may_choose and spec.tune.is_adapter and self._can_batch:
             self.strategy = "batched"
@@ -129,14 +131,17 @@ class PyTorchSession(Session):
         return True
 
     def strategy_for(self, law: Sampler | None, tokens: float) -> str:
-        """The usual strategy, or "batched" where directions have factors and a batch has few tokens.
+        """The usual strategy; where directions have factors, with side terms.
 
-        Then a pass over the weights costs more than side terms; measured in docs/explanation/evaluation-strategies.md.
+        Points are batched then where a batch has few tokens; measured in docs/explanation/evaluation-strategies.md.
         """
-        is_wide = any(len(block.shape) == 2 and block.dtype == "float32" for block in self.space.blocks)
-        if not (self._may_choose and self.target.type == "cpu" and law and is_wide and tokens <= FEW_TOKENS):
+        if law is None or self.strategy not in SIDE_TERMS or not self.space.is_low_rank(law):
             return self.strategy
-        return "batched" if self.space.is_low_rank(law) and self._can_batch else self.strategy
+        if self.strategy == "sequential" and not (self._is_followed and self._can_batch):
+            return self.strategy
+        is_wide = any(len(block.shape) == 2 and block.dtype == "float32" for block in self.space.blocks)
+        is_quicker = self._may_choose and self.target.type == "cpu" and is_wide and tokens <= FEW_TOKENS
+        return SIDE_TERMS["batched" if is_quicker else self.strategy]
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         return self.encoder.encode(examples)
@@ -215,6 +220,7 @@ class PyTorchSession(Session):
             **({"window of the streaming strategy": self.streaming.bytes} if self.streaming else {}),
             "noise kernels": max(0, self._kernel_bytes),
             **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
+            "factors": self.space.factor_bytes,
             "scratch": self.space.scratch_bytes + formed + self.batched.bytes,
         }
 

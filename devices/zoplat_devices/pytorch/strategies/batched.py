@@ -36,6 +36,7 @@ class BatchedEvaluator:
         self._space, self._scorer = space, scorer
         self._is_checked = False
         self._scratch = Scratch()
+        self._dispatcher = Dispatcher()
         self._slots = slots(model, by_address(space.blocks))
 
     @property
@@ -55,14 +56,15 @@ class BatchedEvaluator:
             ZoplatError: a trainable parameter is used in a way that can't be followed.
         """
         if not self._is_checked:
-            self.check(rows)
+            self.check(rows[:2])  # two are enough to see an order, and take little memory
         tokens = self._scorer.sequences(rows) * max(row.length for row in rows)
         return [loss for some in cut(directions, tokens) for loss in self._forward(rows, some, checks=False)]
 
     def _forward(self, rows: Sequence[Row], directions: Sequence[Direction], checks: bool) -> list[float]:
         with torch.inference_mode():
             weights = BranchWeights(self._space, directions, self._scratch)
-            dispatcher = Dispatcher(weights, len(directions) * self._scorer.sequences(rows), checks)
+            dispatcher = self._dispatcher
+            dispatcher.begin(weights, len(directions) * self._scorer.sequences(rows), checks)
             chosen = [slot for slot in self._slots if slot.block.name in dispatcher.expected]
             with replaced(chosen, lambda slot: dispatcher.stand_in(slot.parameter, slot.block)):
                 losses = self._scorer.losses(rows, len(directions))

@@ -8,16 +8,48 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Block, Tile
-from zoplat.core.direction import Direction, Draw
+from zoplat.core.direction import Direction
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat.space.side_terms import SideTerm
 from zoplat_devices.pytorch.parameters import tensor_of
 
 FORMED = 1 << 22
 """Entries of weights that are formed at a time, over all branches: about what a last-level cache holds."""
+KEPT = 4
+"""Numbers of branches, or sets of side terms, whose arrays are kept."""
+
+
+class Ahead:
+    """Room for some blocks of all branches, which are formed before a pass begins.
+
+    Args:
+        blocks: to be formed.
+        n: number of branches.
+
+    Attributes:
+        parts: for each dtype, the blocks as tiles, and their entries one after the other, (n, entries).
+        of: name of a block → (n, its size).
+    """
+
+    def __init__(self, blocks: Sequence[Block], n: int) -> None:
+        self.parts: list[tuple[list[Tile], Any]] = []
+        self.of: dict[str, Any] = {}
+        for dtype in dict.fromkeys(tensor_of(block).dtype for block in blocks):
+            alike = [block for block in blocks if tensor_of(block).dtype == dtype]
+            lines = tensor_of(alike[0]).new_empty(n, sum(block.size for block in alike))
+            self.parts.append(([Tile(block, 0, block.shape[0]) for block in alike], lines))
+            self.of |= zip(
+                (block.name for block in alike), lines.split([block.size for block in alike], dim=1), strict=True
+            )
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(int(lines.nbytes) for _, lines in self.parts)
 
 
 class Scratch:
-    """One reusable array for each dtype.
+    """Arrays that are used by one pass after the other.
 
     Attributes:
         bytes: held between calls.
@@ -25,10 +57,12 @@ class Scratch:
 
     def __init__(self) -> None:
         self._arrays: dict[torch.dtype, Any] = {}
+        self._ahead: dict[tuple[int, tuple[str, ...]], Ahead] = {}
+        self._sides: dict[tuple[int, ...], tuple[Sequence[SideTerm], dict[str, list[Factors]]]] = {}
 
     @property
     def bytes(self) -> int:
-        return sum(int(array.nbytes) for array in self._arrays.values())
+        return sum(int(array.nbytes) for array in self._arrays.values()) + sum(a.bytes for a in self._ahead.values())
 
     def take(self, lines: int, entries: int, like: Any) -> Any:
         """An array (lines, entries) of the dtype and device of `like`; valid until the next call."""
@@ -36,6 +70,42 @@ class Scratch:
         if held is None or len(held) < lines * entries:
             held = self._arrays[like.dtype] = like.new_empty(lines * entries)
         return held[: lines * entries].view(lines, entries)
+
+    def ahead(self, blocks: Sequence[Block], n: int) -> Ahead:
+        """Room for some blocks of n branches; valid until the next pass of as many."""
+        name = n, tuple(block.name for block in blocks)
+        if name not in self._ahead:
+            if len(self._ahead) >= KEPT:
+                self._ahead.clear()
+            self._ahead[name] = Ahead(blocks, n)
+        return self._ahead[name]
+
+    def views(self, terms: Sequence[SideTerm]) -> dict[str, list[Factors]]:
+        """The factors of each matrix as products take them; side terms have the same arrays in pass after pass."""
+        name = tuple(id(side) for term in terms for side in term)
+        if name not in self._sides:
+            if len(self._sides) >= KEPT:
+                self._sides.clear()
+            found = {block: [Factors(term.u[block], term.vt[block]) for term in terms] for block in terms[0].u}
+            self._sides[name] = terms, found
+        return self._sides[name][1]
+
+
+class Factors:
+    """U and V of a side term on one matrix, and their transposes.
+
+    Args:
+        u: (n, rows, k).
+        vt: (k, columns), or (n, k, columns) where branches differ.
+
+    Attributes:
+        u, vt: as given; without n for a single branch, and where branches do not differ.
+        ut, v: their transposes.
+    """
+
+    def __init__(self, u: Any, vt: Any) -> None:
+        self.u, self.vt = (side[0] if side.dim() == 3 and len(u) == 1 else side for side in (u, vt))
+        self.ut, self.v = self.u.transpose(-1, -2), self.vt.transpose(-1, -2)
 
 
 class BranchWeights:
@@ -56,15 +126,14 @@ class BranchWeights:
 
     def __init__(self, space: ParameterSpace, directions: Sequence[Direction], scratch: Scratch) -> None:
         self.count = len(directions)
-        self.probed = {
-            block.name: [i for i, direction in enumerate(directions) if direction.touches(block)]
-            for block in space.blocks
-        }
+        self.probed = _probed(space.blocks, directions)
         self._space, self._directions, self._scratch = space, directions, scratch
-        self._draws = list(dict.fromkeys(draw for direction in directions for draw, _ in direction))
-        self._coefficients: dict[Any, Any] = {}
         self._points = space.points(directions)
-        self._formed = self._form_ahead()
+        blocks = [block for block in space.blocks if self.probed[block.name]]
+        is_little = self.count * sum(block.size for block in blocks) <= FORMED
+        terms = [] if is_little else space.side_terms(directions) or []
+        self._side_terms = scratch.views(terms) if terms else {}
+        self._formed = self._form_ahead(blocks if is_little else [b for b in blocks if len(b.shape) == 1])
 
     def formed(self, block: Block) -> Any:
         """(n, size of the block) where the weights of all branches are formed already, else None."""
@@ -91,45 +160,24 @@ class BranchWeights:
         """The rows of a block in pieces that can be formed at a time for all branches that probe it."""
         yield from block.tiles(FORMED // len(self.probed[block.name]))
 
-    def factors(self, block: Block, dtype: torch.dtype) -> tuple[Any, Any, Any] | None:
-        """U (rows, k) and V (columns, k) of all draws side by side, and their coefficients in each branch, (n, 1, k).
+    def side_terms(self, block: Block) -> list[Factors]:
+        """The side terms on a matrix: none where no branch is other than θ, or its weights have to be formed."""
+        return self._side_terms.get(block.name, [])
 
-        None where a draw has no factors here.
-        """
-        draws = [draw for draw in self._draws if draw.part is None or block in draw.part]
-        found = []
-        for draw in draws:
-            factors = self._space.factors(draw, block)
-            if factors is None:
-                return None
-            found.append(factors)
-        u, v = (side[0] if len(side) == 1 else torch.cat(side, dim=1) for side in zip(*found, strict=True))
-        ranks = tuple(each.shape[1] for each, _ in found)
-        return u.to(dtype), v.to(dtype), self._coefficients_of(draws, ranks, dtype)
+    def _form_ahead(self, blocks: Sequence[Block]) -> dict[str, Any]:
+        """Some blocks of all branches: (n, size) by name."""
+        if not blocks:
+            return {}
+        ahead = self._scratch.ahead(blocks, self.count)
+        for tiles, lines in ahead.parts:
+            self._points.write(tiles, range(self.count), lines)
+        return ahead.of
 
-    def _coefficients_of(self, draws: Sequence[Draw], ranks: tuple[int, ...], dtype: torch.dtype) -> Any:
-        """Coefficients of some draws in each branch, each repeated for the columns of its factors, (n, 1, k)."""
-        name = (tuple(map(id, draws)), ranks, dtype)
-        if name not in self._coefficients:
-            terms = [dict(direction) for direction in self._directions]
-            lines = [
-                [one.get(draw, 0.0) for draw, rank in zip(draws, ranks, strict=True) for _ in range(rank)]
-                for one in terms
-            ]
-            device = tensor_of(self._space.blocks[0]).device
-            self._coefficients[name] = torch.tensor(lines, dtype=dtype, device=device)[:, None]
-        return self._coefficients[name]
 
-    def _form_ahead(self) -> dict[str, Any]:
-        """The vectors of all branches, and the matrices too where all that is trained is little: (n, size) by name."""
-        blocks = [block for block in self._space.blocks if self.probed[block.name]]
-        if self.count * sum(block.size for block in blocks) > FORMED:
-            blocks = [block for block in blocks if len(block.shape) == 1]
-        formed = {}
-        for dtype in {tensor_of(block).dtype for block in blocks}:
-            alike = [block for block in blocks if tensor_of(block).dtype == dtype]
-            lines = tensor_of(alike[0]).new_empty(self.count, sum(block.size for block in alike))
-            self._points.write([Tile(block, 0, block.shape[0]) for block in alike], range(self.count), lines)
-            for block, line in zip(alike, lines.split([block.size for block in alike], dim=1), strict=True):
-                formed[block.name] = line
-        return formed
+def _probed(blocks: Sequence[Block], directions: Sequence[Direction]) -> dict[str, list[int]]:
+    """Name of each block → the directions that are not zero there."""
+    everywhere = [i for i, direction in enumerate(directions) if any(draw.part is None for draw, _ in direction)]
+    others = [i for i, direction in enumerate(directions) if direction and i not in everywhere]
+    if not others:
+        return dict.fromkeys((block.name for block in blocks), everywhere)
+    return {block.name: sorted([*everywhere, *(i for i in others if directions[i].touches(block))]) for block in blocks}

@@ -67,33 +67,78 @@ class StandIn(torch.Tensor):  # type: ignore[misc]  # torch has no types here
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Called by torch in place of any of its functions that gets a stand-in."""
+        if func is functional.linear and not kwargs and isinstance(args[1], StandIn):
+            done = args[1].dispatcher.linear(args[0], args[1], args[2] if len(args) > 2 else None)
+            if done is not None:
+                return done
         found = [x for x in _tensors((args, kwargs)) if isinstance(x, StandIn)]
         return found[0].dispatcher.call(func, args, kwargs or {}, found)
 
 
 class Dispatcher:
-    """Computes the functions of torch that get stand-ins, in one forward pass over n copies of a batch.
-
-    Args:
-        weights: of all branches.
-        rows: sequences of all copies together.
-        checks: whether this is a trial run on equal branches, in which rows out of order are found.
+    """Computes the functions of torch that get stand-ins, in forward passes over n copies of a batch.
 
     Attributes:
         expected: names of the blocks that some branch probes; all of them in a trial run.
         seen: names of those that met rows of the stack.
     """
 
-    def __init__(self, weights: BranchWeights, rows: int, checks: bool) -> None:
+    expected: set[str]
+    seen: set[str]
+
+    def __init__(self) -> None:
+        self._stand_ins: dict[int, StandIn] = {}
+        self._views: dict[int, tuple[Any, Any]] = {}
+
+    def begin(self, weights: BranchWeights, rows: int, checks: bool) -> None:
+        """Get ready for a pass.
+
+        Args:
+            weights: of all branches.
+            rows: sequences of all copies together.
+            checks: whether this is a trial run on equal branches, in which rows out of order are found.
+        """
         self.expected = {name for name, branches in weights.probed.items() if branches or checks}
-        self.seen: set[str] = set()
+        self.seen = set()
         self._weights, self._n, self._rows, self._checks = weights, weights.count, rows, checks
 
-    def stand_in(self, parameter: Any, block: Block) -> StandIn:
-        """A stand-in for a parameter."""
-        stored = parameter.detach()
-        value = partial(self._weights.of, block=block, stored=stored)
-        return self._made(stored, frozenset({block.name}), value, block)
+    def stand_in(self, parameter: Any, block: Block) -> Any:
+        """A stand-in for a parameter; for a single branch the weights themselves, where they are formed."""
+        formed = self._weights.formed(block) if self._n == 1 else None
+        if formed is not None:
+            self.seen.add(block.name)
+            known = self._views.get(id(parameter))
+            if known is None or known[0] is not formed:
+                known = self._views[id(parameter)] = formed, formed.view(parameter.shape)
+            return known[1]
+        if id(parameter) not in self._stand_ins:
+            stored = parameter.detach()
+            value = partial(self._value, block, stored)
+            self._stand_ins[id(parameter)] = self._made(stored, frozenset({block.name}), value, block)
+        return self._stand_ins[id(parameter)]
+
+    def _value(self, block: Block, stored: Any, branch: int) -> Any:
+        return self._weights.of(branch, block, stored)
+
+    def linear(self, x: Any, weight: StandIn, bias: Any) -> Any:
+        """What `torch.nn.functional.linear` gives for all branches, in the usual case; None in any other.
+
+        That is a pass that is no trial, rows of the whole stack, a matrix that is a block, and a bias that is one or
+        is not trained.
+        """
+        block, stored = weight.block, weight.stored
+        if block is None or self._checks or not _is_plain(x) or x.shape[0] % self._rows or stored.dim() != 2:
+            return None
+        if isinstance(bias, StandIn):
+            formed = self._weights.formed(bias.block) if bias.block is not None else None
+            if formed is None:
+                return None
+            self.seen |= bias.block_names
+            bias = formed.view(self._n, 1, -1)
+        self.seen.add(block.name)
+        stack = x if self._n == 1 and x.dim() == 3 and len(x) == 1 else x.reshape(self._n, -1, x.shape[-1])
+        y = products.matrix_product(self._weights, block, stored, stack, True, bias)
+        return y.view(*x.shape[:-1], -1)
 
     def call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], found: list[StandIn]
@@ -132,9 +177,9 @@ class Dispatcher:
         is_block = isinstance(weight, StandIn) and weight.block is not None and len(weight.block.shape) == weight.dim()
         if name == "linear" and (is_block or _is_plain(weight)):
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
-            return self._plus_bias(self._product(stack, weight, transposed=True), bias).flatten(0, 1)
+            return self._product(stack, weight, bias, transposed=True)
         if name == "addmm" and is_block and not kwargs:
-            return self._plus_bias(self._product(stack, weight, transposed=False), args[0]).flatten(0, 1)
+            return self._product(stack, weight, args[0], transposed=False)
         if name == "embedding":
             if kwargs.get("max_norm") is not None:
                 raise self._unknown("embedding with max_norm", [weight])
@@ -147,19 +192,17 @@ class Dispatcher:
             each.append(func(*_replaced(given, branch), **_replaced(kwargs, branch)))
         return torch.cat(each)
 
-    def _product(self, stack: Any, weight: Any, transposed: bool) -> Any:
-        """Rows (n, …, in) times a matrix, or times its transpose; (n, …, out)."""
+    def _product(self, stack: Any, weight: Any, bias: Any, transposed: bool) -> Any:
+        """Rows (n, …, in) times a matrix, or times its transpose, plus a bias; the branches one after the other."""
         x = stack.reshape(self._n, -1, stack.shape[-1])
+        if isinstance(bias, StandIn):
+            bias = self._side_by_side(bias, 3)
         if isinstance(weight, StandIn) and weight.block is not None:
-            y = products.matrix_product(self._weights, weight.block, weight.stored, x, transposed)
+            y = products.matrix_product(self._weights, weight.block, weight.stored, x, transposed, bias)
         else:
             y = functional.linear(x, weight)
-        return y.view(*stack.shape[:-1], -1)
-
-    def _plus_bias(self, y: Any, bias: Any) -> Any:
-        if isinstance(bias, StandIn):
-            bias = self._side_by_side(bias, y.dim())
-        return y if bias is None else y.add_(bias)
+            y = y if bias is None else y.add_(bias)
+        return y.view(-1, *stack.shape[2:-1], y.shape[-1])
 
     def _elementwise(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], weight: StandIn
