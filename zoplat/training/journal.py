@@ -17,6 +17,7 @@ from typing import Any
 
 from zoplat.config.renamed import STRATEGIES, renamed_header
 from zoplat.core.errors import RunFailed, ZoplatError
+from zoplat.core.losses import SIDE_TERMS
 
 VERSION = 1
 TEXTS = ("versions", "plugins", "rows")
@@ -26,6 +27,8 @@ HEADER = {
     **dict.fromkeys(("strategy", "noise", "dtype", "start_digest", "metric", "model_digest"), str),
 }
 """Key of the header → type of its value; each may be None too."""
+KNOWN = {*STRATEGIES.values(), *SIDE_TERMS.values()}
+"""Evaluation strategies that a header may name."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ def _is_meant(name: str, value: Any) -> bool:
     """Whether a value in the header can be what a key stands for."""
     if name in TEXTS:
         return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-    return isinstance(value, HEADER.get(name, object)) and (name != "strategy" or value in STRATEGIES.values())
+    return isinstance(value, HEADER.get(name, object)) and (name != "strategy" or value in KNOWN)
 
 
 def _record(fields: dict[str, Any], step: int, path: Path) -> StepRecord:
