@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from zoplat.compare.table import cells, markdown, table
+from zoplat.compare.terms import FinishedRun, labels
 from zoplat.training.summary import Summary
 
 SHORT = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 2)
@@ -104,11 +105,12 @@ def test_existing_runs_with_other_settings_are_refused(zoplat: Any) -> None:
     assert "estimator.eps: 0.001 → 0.5" in message
 
 
-def summary(estimator: str, test: float, seconds: float) -> Summary:
+def ended(estimator: str, test: float, seconds: float, seed: int = 0, **terms: str) -> FinishedRun:
     memory = {"host": 3 << 20, "device": None}
     values = {
         "estimator": estimator,
         "task": "t",
+        "seed": seed,
         "test_before": 0.5,
         "test_after": test,
         "dev_after": 0.625,
@@ -120,12 +122,50 @@ def summary(estimator: str, test: float, seconds: float) -> Summary:
         "step_peak_bytes": memory,
         "forward_peak_bytes": {"host": 1 << 20, "device": None},
     }
-    return Summary.from_json(values)
+    return FinishedRun(Summary.from_json(values), terms)
 
 
 def test_the_table_has_means_spread_and_memory_and_the_best_first() -> None:
-    rows = table([summary("a", 0.6, 10.0), summary("a", 0.7, 14.0), summary("b", 0.9, 1.0)])
+    rows = table([ended("a", 0.6, 10.0), ended("a", 0.7, 14.0, seed=1), ended("b", 0.9, 1.0)])
     assert [row["estimator"] for row in rows] == ["b", "a"]
     assert cells(rows[1]) == ["a", "65.0 ± 7.1", "62.5", "1,200", "10", "12", "3", "2", "2"]
     assert cells(rows[0])[1] == "90.0", "one run has no spread"
     assert markdown(rows).splitlines()[1].count("|") == markdown(rows).splitlines()[2].count("|")
+
+
+def test_runs_that_differ_in_anything_but_the_seed_never_share_a_mean() -> None:
+    runs = [ended("a", 0.5, 1.0, lr="1"), ended("a", 0.7, 1.0, seed=1, lr="1"), ended("a", 0.9, 1.0, lr="2")]
+    rows = {row["label"]: row for row in table(runs)}
+    assert {label: (row["runs"], row["score"]) for label, row in rows.items()} == {
+        "a (lr 1)": (2, pytest.approx(0.6)),
+        "a (lr 2)": (1, 0.9),
+    }
+
+
+def test_a_seed_counts_once() -> None:
+    [row] = table([ended("a", 0.5, 1.0), ended("a", 0.9, 1.0), ended("a", 0.7, 1.0, seed=1)])
+    assert (row["runs"], row["score"]) == (2, pytest.approx(0.6))
+
+
+def test_a_label_names_the_first_differences_and_how_many_there_are() -> None:
+    one, other = {"estimator.rule.lr": "1", **dict.fromkeys("abcd", "x")}, {"estimator.rule.lr": "2", "a": "y"}
+    assert labels("m", [one, other]) == ["m (rule.lr 1, a x, b x and 2 more)", "m (rule.lr 2, a y, b – and 2 more)"]
+    assert labels("m", [one]) == ["m"]
+
+
+def test_existing_runs_of_other_data_budgets_and_step_sizes_are_rows_of_their_own(zoplat: Any) -> None:
+    """Three run directories that were once printed as one row of three runs."""
+    common = ("run", "--device", "reference", "--estimator", "mezo", "--batch-size", 4, "--quiet")
+    for name, more in {
+        "a": ("--limit", 16, "--steps", 2),
+        "b": ("--limit", 8, "--steps", 2),
+        "c": ("--limit", 16, "--steps", 2, "--lr", 0.5),
+        "d": ("--limit", 16, "--steps", 2, "--seed", 1),
+    }.items():
+        assert zoplat(*common, *more, "--out", name).exit_code == 0
+    rows = json.loads(zoplat("compare", "a", "b", "c", "d", "--json").stdout)["rows"]
+    assert sorted(row["runs"] for row in rows) == [1, 1, 2]
+    labels_ = [row["label"] for row in rows]
+    assert len(set(labels_)) == 3
+    assert any("rule.lr 0.5" in label for label in labels_)
+    assert any("train 8 rows" in label for label in labels_)

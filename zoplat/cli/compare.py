@@ -49,23 +49,23 @@ def compare(
     from zoplat.compare.matrix import matrix
     from zoplat.compare.planned import FailedRun
     from zoplat.compare.published import Published
-    from zoplat.compare.table import markdown, read_summaries, table, write
+    from zoplat.compare.table import markdown, read_runs, table, write
 
     beside = Published.of(published) if published else None
     if bool(runs) == bool(estimators):
         raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
     failed: list[FailedRun] = []
     if runs:
-        summaries = read_summaries(runs)
+        finished = read_runs(runs)
     else:
         settings = {name: value for name, value in as_settings(given).items() if value is not None}
         chosen, on = _names(str(estimators)), _names(tasks)
         try:
-            summaries, failed = matrix(settings, chosen, _numbers(seeds), out, _report, jobs, on)
+            finished, failed = matrix(settings, chosen, _numbers(seeds), out, _report, jobs, on)
         except KeyboardInterrupt:
             _report("Runs that are over are kept, and so is what the others did: the same command goes on.")
             raise
-    rows = table(summaries)
+    rows = table(finished)
     if not runs:
         out.mkdir(parents=True, exist_ok=True)
         write(out, rows, failed, beside)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.compare.planned import FailedRun, PlannedRun
+from zoplat.compare.terms import FinishedRun
 from zoplat.config.layers import read_toml, resolve
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.registry import catalogue
@@ -25,7 +26,7 @@ def matrix(
     say: Callable[[str], None],
     jobs: int = 1,
     tasks: Sequence[str] = (),
-) -> tuple[list[Summary], list[FailedRun]]:
+) -> tuple[list[FinishedRun], list[FailedRun]]:
     """Run every method with every seed on every task under the same settings; finished runs are not repeated.
 
     Args:
@@ -41,7 +42,7 @@ def matrix(
             folders with their names.
 
     Returns:
-        Summaries of the runs that ended, and those that failed.
+        The runs that ended, and those that failed.
 
     Raises:
         ZoplatError: settings that no run could have, or a run in `out` that was begun with other settings.
@@ -62,7 +63,12 @@ def matrix(
 
     with ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(result_of, runs))
-    return [r for r in results if not isinstance(r, FailedRun)], [r for r in results if isinstance(r, FailedRun)]
+    ended = [
+        FinishedRun.of(result, RunDirectory(run.directory))
+        for run, result in zip(runs, results, strict=True)
+        if not isinstance(result, FailedRun)
+    ]
+    return ended, [result for result in results if isinstance(result, FailedRun)]
 
 
 def plan(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from zoplat.compare.planned import FailedRun
 from zoplat.compare.published import Published
+from zoplat.compare.terms import FinishedRun, labels
 from zoplat.core.errors import ZoplatError
 from zoplat.core.plain_json import to_text
 from zoplat.paths import replace_text
@@ -17,7 +18,7 @@ from zoplat.training.summary import Peak, Summary
 
 MIB = 1 << 20
 COLUMNS = {
-    "estimator": "method",
+    "label": "method",
     "score": "test score",
     "dev": "dev score",
     "forward_passes": "passes",
@@ -38,32 +39,47 @@ FORMATS: dict[str, Callable[[float], str]] = {
 }
 
 
-def read_summaries(paths: Iterable[Path]) -> list[Summary]:
-    """Summaries of finished runs.
+def read_runs(paths: Iterable[Path]) -> list[FinishedRun]:
+    """Finished runs.
 
     Raises:
         ZoplatError: one of the paths is no run directory, or its run is not finished.
     """
-    summaries = []
+    runs = []
     for path in paths:
-        summary = RunDirectory.existing(path).read_summary()
+        directory = RunDirectory.existing(path)
+        summary = directory.read_summary()
         if summary is None or summary.status != "done":
             raise ZoplatError(f"{path} is not finished; `zoplat run --resume --out {path}` goes on with it.")
-        summaries.append(summary)
-    return summaries
+        runs.append(FinishedRun.of(summary, directory))
+    return runs
 
 
-def table(summaries: Iterable[Summary]) -> list[dict[str, Any]]:
-    """One row per method and task, task by task, best test score first.
+def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:
+    """One row for each method, task and terms, task by task, best test score first.
 
-    Scores are means over runs in [0, 1], `score_sd` their standard deviation.
+    Scores are means over seeds in [0, 1], `score_sd` their standard deviation; of several runs with one seed the first
+    counts. Runs of a method whose terms differ are rows of their own, whose labels say in what.
     """
-    groups: dict[tuple[str, str], list[Summary]] = {}
-    for summary in summaries:
-        groups.setdefault((summary.estimator, summary.task), []).append(summary)
-    tasks = list(dict.fromkeys(task for _, task in groups))
-    rows = (_row(*name, group) for name, group in groups.items())
+    methods: dict[tuple[str, str], list[FinishedRun]] = {}
+    for run in runs:
+        methods.setdefault((run.summary.estimator, run.summary.task), []).append(run)
+    tasks = list(dict.fromkeys(task for _, task in methods))
+    rows = [row for (name, task), own in methods.items() for row in _rows(name, task, own)]
     return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
+
+
+def _rows(name: str, task: str, runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
+    """The rows of one method on one task."""
+    terms: list[Mapping[str, str]] = []
+    for run in runs:
+        if run.terms not in terms:
+            terms.append(run.terms)
+    for label, some in zip(labels(name, terms), terms, strict=True):
+        by_seed: dict[Any, Summary] = {}
+        for summary in (run.summary for run in runs if run.terms == some):
+            by_seed.setdefault(summary.seed, summary)
+        yield {"label": label, **_row(name, task, [*by_seed.values()])}
 
 
 def _row(name: str, task: str, group: Sequence[Summary]) -> dict[str, Any]:
@@ -123,7 +139,7 @@ def _grid(rows: Sequence[dict[str, Any]], tasks: Sequence[str], published: Publi
     """Methods by tasks, best mean score first; published scores in a column beside ours."""
     by_method: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
-        by_method.setdefault(row["estimator"], {})[row["task"]] = row
+        by_method.setdefault(row["label"], {})[row["task"]] = row
     head, body = ["method"], []
     for task in tasks:
         head += [Path(task).stem] + ([published.model] if published else [])
@@ -132,10 +148,11 @@ def _grid(rows: Sequence[dict[str, Any]], tasks: Sequence[str], published: Publi
         for task in tasks:
             line.append(cells(own[task])[1] if task in own else "–")
             if published:
-                known = published.score(method, task)
+                known = published.score(next(iter(own.values()))["estimator"], task)
                 line.append("–" if known is None else f"{known:.1f}")
         body.append([*line, str(max(row["runs"] for row in own.values()))])
-    sources = ["", *(f"- {published.model}, {line}" for line in published.sources(by_method))] if published else []
+    estimators = dict.fromkeys(row["estimator"] for row in rows)
+    sources = ["", *(f"- {published.model}, {line}" for line in published.sources(estimators))] if published else []
     return _markdown_table([*head, "runs"], body) + "".join(f"{line}\n" for line in sources)
 
 
