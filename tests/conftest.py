@@ -88,6 +88,14 @@ def working_folder(session_folder: Path) -> Iterator[Path]:
         folder.mkdir()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave float16 in Triton's interpreter to the slow tests: bfloat16 takes the same way through the programs."""
+    for item in items:
+        given = getattr(getattr(item, "callspec", None), "params", {})
+        if given.get("kernels") == "interpreter" and "float16" in given.values():
+            item.add_marker(pytest.mark.slow)
+
+
 PLATFORMS = ["processor", "board", "interpreter", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 

@@ -31,7 +31,7 @@ from zoplat.bundle.manifest import MANIFEST, file_sum, manifest_checksum
 from zoplat.cli import main
 from zoplat.training.journal import chained_checksum
 
-QUICK, MANY = range(50), range(50, 2050)
+QUICK, MANY = range(20), range(50, 2050)
 SECONDS = 5.0
 """Of the processor that a trial may take; six times as many by the clock, for machines that have other work."""
 GROWTH = 2 << 30

@@ -66,6 +66,7 @@ def test_code_of_a_tokenizer_is_not_run(typed: Any, tiny: Path) -> None:
     assert not Path("EXECUTED").exists()
 
 
+@pytest.mark.slow
 def test_code_of_a_checkpoint_runs_for_who_trusts_it_with_a_warning(typed: Any, tiny: Path, tmp_path: Path) -> None:
     flags = ("eval", "--model", with_code(tiny), "--limit", 8, "--json", "--trust-remote-code")
     done = typed.outside(*flags, HF_HOME=str(tmp_path / "hf"))
