@@ -284,7 +284,9 @@ class TestRuns:
         exact = self.run(checkpoint(), *common, "device.restore=exact")
         assert exact["drift"] == 0.0
         assert exact["weights_digest"] == exact["start_digest"]
-        moved = self.run(checkpoint(), *common, "device.restore=in-place")
+        in_factors = self.run(checkpoint(), *common, "device.restore=in-place", "--estimator", "lozo")
+        assert in_factors["drift"] == 0.0, "side terms write no weight"
+        moved = self.run(checkpoint(), *common, "device.restore=in-place", "--estimator", "mezo")
         assert 0 < moved["drift"] < (1e-6 if dtype == "float32" else 0.05)
         assert moved["weights_digest"] != moved["start_digest"]
 
