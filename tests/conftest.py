@@ -272,3 +272,27 @@ def _model(kind: str, vocabulary: int, config: dict[str, Any]) -> Any:
     sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2}
     made = t.LlamaConfig(vocab_size=vocabulary, pad_token_id=0, **{**sizes, **config})
     return (t.LlamaForSequenceClassification if kind == "classifier" else t.LlamaForCausalLM)(made)
+
+
+@pytest.fixture
+def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Installs a distribution of one module, which the catalogue finds through its entry points."""
+    from zoplat.registry import catalogue
+
+    def install(name: str, source: str, version: str = "1.0") -> Path:
+        site, module = tmp_path / f"site-{name}", name.replace("-", "_")
+        facts = site / f"{module}-{version}.dist-info"
+        facts.mkdir(parents=True)
+        (site / f"{module}.py").write_text(source)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (facts / "entry_points.txt").write_text(f"[zoplat]\n{module} = {module}\n")
+        monkeypatch.syspath_prepend(str(site))
+        modules.append(module)
+        catalogue.cache_clear()
+        return site
+
+    modules: list[str] = []
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
+    catalogue.cache_clear()

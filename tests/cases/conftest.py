@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import click.testing
 import pytest
 
 from zoplat.cli import main
-from zoplat.registry import catalogue
 
 WORDS = "It was great terrible the film and food but we would go again it is a good day for bad movie"
 TOY = ("--device", "reference", "--limit", "16", "--batch-size", "4")
@@ -63,29 +61,6 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("ZOPLAT_CACHE", str(tmp_path / "cache"))
     return Typed()
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
-    """Installs a distribution of one module; returns the folder that PYTHONPATH would name."""
-    modules: list[str] = []
-
-    def install(name: str, source: str) -> Path:
-        site = tmp_path / f"site-{name}"
-        facts = site / f"{name}-1.0.dist-info"
-        facts.mkdir(parents=True)
-        (site / f"{name}.py").write_text(source)
-        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (facts / "entry_points.txt").write_text(f"[zoplat]\n{name} = {name}\n")
-        monkeypatch.syspath_prepend(str(site))
-        modules.append(name)
-        catalogue.cache_clear()
-        return site
-
-    yield install
-    for name in modules:
-        sys.modules.pop(name, None)
-    catalogue.cache_clear()
 
 
 def write_rows(folder: Path) -> Path:

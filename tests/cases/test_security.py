@@ -282,24 +282,24 @@ MEZO = "m.zoplat_estimators()['mezo']"
         ),
     ],
 )
-def test_a_broken_plugin_is_a_line_of_doctor(typed: Any, plugin: Any, source: str, said: str) -> None:
-    plugin("broken", source)
+def test_a_broken_plugin_is_a_line_of_doctor(typed: Any, distribution: Any, source: str, said: str) -> None:
+    distribution("broken", source)
     assert "lozo" in typed.done("list", "estimators")
     lines = [line for line in typed.done("doctor").splitlines() if "'broken'" in line]
     assert len(lines) == 1
     assert said in lines[0]
 
 
-def test_what_a_plugin_prints_stays_out_of_json(typed: Any, plugin: Any) -> None:
-    plugin("prints", "print('hello')\n" + PART.format(parts=f"{{'printed': {MEZO}}}"))
+def test_what_a_plugin_prints_stays_out_of_json(typed: Any, distribution: Any) -> None:
+    distribution("prints", "print('hello')\n" + PART.format(parts=f"{{'printed': {MEZO}}}"))
     names = [row["name"] for row in json.loads(typed.done("list", "estimators", "--json"))]
     assert "printed" in names
     assert "Plugin 'prints' (prints 1.0) prints: 'hello'" in typed.done("doctor")
 
 
-def test_a_plugin_that_hangs_is_left_behind(typed: Any, plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_hangs_is_left_behind(typed: Any, distribution: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoplat.guard.Guard.__init__.__defaults__", (0.3,))
-    plugin("hangs", "import time\ntime.sleep(60)")
+    distribution("hangs", "import time\ntime.sleep(60)")
     began = time.monotonic()
     assert "lozo" in typed.done("list", "estimators")
     assert "did not end within 0.3 s" in typed.done("doctor")
@@ -318,14 +318,14 @@ def test_a_timer_of_the_program_around_it_goes_on() -> None:
 
 
 @pytest.mark.parametrize("body", ["raise OSError('driver gone')", "raise KeyboardInterrupt", "raise SystemExit"])
-def test_a_device_that_cannot_say_whether_it_works_is_not_used(typed: Any, plugin: Any, body: str) -> None:
-    plugin("device", DEVICE.format(body=f"priority = 99\n    def missing(self): {body}"))
+def test_a_device_that_cannot_say_whether_it_works_is_not_used(typed: Any, distribution: Any, body: str) -> None:
+    distribution("device", DEVICE.format(body=f"priority = 99\n    def missing(self): {body}"))
     assert "its missing() fails" in typed.done("doctor")
     typed.done("run", "--dry-run", "--limit", 8, "--batch-size", 4, "--steps", 1)
     message = typed.refused("run", "--device", "bad", "--limit", 8, "--batch-size", 4, "--steps", 1)
     assert "its missing() fails" in message
 
 
-def test_a_real_interrupt_while_a_plugin_is_loaded_ends_the_command(typed: Any, plugin: Any) -> None:
-    plugin("waits", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
+def test_a_real_interrupt_while_a_plugin_is_loaded_ends_the_command(typed: Any, distribution: Any) -> None:
+    distribution("waits", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
     assert typed("list", "estimators").exit_code == 130

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import click.testing
 import pytest
 
 from zoplat.cli import main
-from zoplat.registry import catalogue
 
 TOY = ("--device", "reference", "--limit", "16", "--batch-size", "4")
 """Flags of a run that takes milliseconds."""
@@ -80,26 +78,3 @@ def zoplat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return CommandLine(folder)
-
-
-@pytest.fixture
-def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
-    """Installs a distribution of one module, which the catalogue finds through its entry points."""
-
-    def install(name: str, source: str, version: str = "1.0") -> Path:
-        site, module = tmp_path / f"site-{name}", name.replace("-", "_")
-        facts = site / f"{module}-{version}.dist-info"
-        facts.mkdir(parents=True)
-        (site / f"{module}.py").write_text(source)
-        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (facts / "entry_points.txt").write_text(f"[zoplat]\n{module} = {module}\n")
-        monkeypatch.syspath_prepend(str(site))
-        modules.append(module)
-        catalogue.cache_clear()
-        return site
-
-    modules: list[str] = []
-    yield install
-    for module in modules:
-        sys.modules.pop(module, None)
-    catalogue.cache_clear()

@@ -26,7 +26,7 @@ PLACES = ("model", "task", "data", "limit", "per_class")
 """Settings that say where model and rows are; what is there is compared instead."""
 BUDGET = ("steps", "max_passes", "max_seconds")
 """Settings that say how long a run is; they change its steps only where a part must know that."""
-ELSEWHERE = ("device", "dtype")
+OF_THE_DEVICE = ("device", "dtype")
 """Settings that another device may have otherwise."""
 OWN = "zoplat"
 """The distribution of what ships."""
@@ -80,16 +80,16 @@ def plugin_versions(config: RunConfig) -> dict[str, str]:
     return {entry.distribution: entry.version for entry in entries if entry.distribution != OWN}
 
 
-def check_bindings(header: dict[str, Any], now: dict[str, Any], where: str, is_elsewhere: bool = False) -> None:
+def check_bindings(header: dict[str, Any], now: dict[str, Any], where: str, is_other_device: bool = False) -> None:
     """Raise ZoplatError, which lists what differs, where a journal began with something else.
 
     Args:
         header: of the journal.
         now: `bindings` of what it is gone on with.
         where: its run directory, for the message.
-        is_elsewhere: whether the device is meant to be another one than the run's.
+        is_other_device: whether the device is meant to be another one than the run's.
     """
-    lines = _changed_settings(header.get("settings"), now["settings"], is_elsewhere)
+    lines = _changed_settings(header.get("settings"), now["settings"], is_other_device)
     for name, title in (("metric", "metric of the task"), ("model_digest", "weights or config.json of the model")):
         before, after = header.get(name), now[name]
         if None not in (before, after) and before != after:
@@ -114,11 +114,11 @@ def changed_versions(header: dict[str, Any], session: Session, plugins: dict[str
     return [f"{name} {then[name]} then, {now[name]} now" for name in then if name in now and now[name] != then[name]]
 
 
-def _changed_settings(recorded: Table | None, now: Table, is_elsewhere: bool) -> list[str]:
+def _changed_settings(recorded: Table | None, now: Table, is_other_device: bool) -> list[str]:
     if recorded is None:
         return []
     config = build([recorded])
-    ignored = [*PLACES, *(ELSEWHERE if is_elsewhere else ())]
+    ignored = [*PLACES, *(OF_THE_DEVICE if is_other_device else ())]
     if not (config.estimator.rule.has_horizon or config.estimator.has_horizon):
         ignored += BUDGET
     before, after = ({k: v for k, v in table.items() if k not in ignored} for table in (config.table(), now))

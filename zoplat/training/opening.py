@@ -127,13 +127,13 @@ def restored(
     Raises:
         ZoplatError: it has no checkpoint, or began with other settings, another model or other rows.
     """
-    is_elsewhere, config = config is not None, config or directory.read_config()
+    is_other_device, config = config is not None, config or directory.read_config()
     check_device(config)
     session = config.device.open(spec_of(config))
     journal = directory.read_journal()
     if journal:
         now = bindings(config, session, rows_there(config) if reads_rows else None)
-        check_bindings(journal.header, now, str(directory.path), is_elsewhere)
+        check_bindings(journal.header, now, str(directory.path), is_other_device)
     learner = Learner(config, session)
     if journal is None or not directory.checkpoints.load(session, learner.states, len(journal.steps)):
         raise ZoplatError(

@@ -139,7 +139,7 @@ def check_start(
     directory: RunDirectory,
     now: dict[str, Any],
     law: Sampler | None,
-    is_elsewhere: bool = False,
+    is_other_device: bool = False,
 ) -> None:
     """Raise ZoplatError where a journal was made with other noise or other updates, or from another start.
 
@@ -149,7 +149,7 @@ def check_start(
         directory: of the run.
         now: what a journal of today would be bound to; see `binding`.
         law: of the run's directions; None where none are drawn.
-        is_elsewhere: whether the run was made on another device.
+        is_other_device: whether the run was made on another device.
     """
     header, noise, digest = journal.header, session.space.noise.name, session.digest()
     missing = [name for name in ("noise", "start_digest", "strategy", "versions", "dtype") if name not in header]
@@ -170,4 +170,4 @@ def check_start(
             f"{directory.path} began from other weights than the model has now: {header['start_digest']} then, "
             f"{digest} now. Versions then: {header['versions']}."
         )
-    check_bindings(header, now, str(directory.path), is_elsewhere)
+    check_bindings(header, now, str(directory.path), is_other_device)

@@ -119,12 +119,15 @@ class FusedBackend(Backend):
         if len(pairs) < len(blocks):
             super().draw_factors(draw, blocks, u, vt)
             return
-        v = {} if vt is None else {block.name: self.empty(vt[block.name].shape[::-1], "float32") for block in blocks}
         asked = [(of_u[1], u[block.name]) for block, (of_u, _) in zip(blocks, pairs, strict=True)]
-        asked += [(of_v[1], v[block.name]) for block, (_, of_v) in zip(blocks, pairs, strict=True) if v]
+        turned = []
+        if vt is not None:
+            for block, (_, (shape, fill)) in zip(blocks, pairs, strict=True):
+                turned.append((vt[block.name], self.empty(shape, "float32")))
+                asked.append((fill, turned[-1][1]))
         fill_arrays(self.kernels, asked)
-        for name, array in v.items():
-            (vt or {})[name][:] = array.T
+        for array, v in turned:
+            array[:] = v.T
 
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
         terms = [*direction]

@@ -34,7 +34,7 @@ from zoplat_devices.kernels.gpu_weights import (
 from zoplat_devices.kernels.tables import TERMS
 
 __all__ = ["FLOAT32", "move", "move_factors", "numbers", "rounded"]
-"""What is launched, and what programs that are written elsewhere need besides."""
+"""What is launched, and what the programs of `gpu_source.py` use as well."""
 
 LOW_RANK, VALUES, COMPUTED = (tl.constexpr(TERMS[kind]) for kind in ("low-rank", "values", "computed"))
 MIXED, MANY = tl.constexpr(gpu_tables.MIXED), tl.constexpr(gpu_tables.MANY)
