@@ -91,7 +91,9 @@ class TestClassesByName:
         session = _classifier(small_model, names)
         rows = session.encode([Example("The soup is", (" terrible", " great"), 1)])
         ours = session.scores(rows)[0]
-        logits = session.scorer.run(session.model, session.scorer.padded(rows[0].tokens.inputs)).logits[0].tolist()
+        logits = (
+            session.scorer.run(session.model, session.scorer.builder.padded(rows[0].tokens.inputs)).logits[0].tolist()
+        )
         assert ours == [logits[i] for i in order or (0, 1)]
 
     def test_other_names_are_refused(self, small_model: Any) -> None:

@@ -1,4 +1,4 @@
-"""Forward passes that are compiled or recorded: the losses of eager ones, also after weights were updated in place."""
+"""Forward passes that are compiled: the losses of eager ones, also after weights were updated in place."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -74,9 +74,6 @@ REFUSED = [
         "float32",
         "compile=true can.t follow strategy=batched.*-o device.strategy=sequential",
     ),
-    ({"graphs": True}, "float32", "device 'cpu' has none. Leave it out, or use --device cuda"),
-    ({"graphs": True, "compile": True, "kind": "cuda"}, "float32", "don't go together. Leave one of them out"),
-    ({"graphs": True, "strategy": "batched", "kind": "cuda"}, "float32", "graphs=true can.t follow strategy=batched"),
 ]
 
 
@@ -88,36 +85,8 @@ def test_conflicting_settings_are_refused_with_what_to_do(
         opened(checkpoint(dtype=dtype), dtype=dtype, **device)
 
 
-@pytest.mark.parametrize("kind", ["llama", "roberta", "t5"])
-def test_a_recording_replays_each_batch_of_its_shape_with_updated_weights(checkpoint: Make, kind: str) -> None:
-    """With a recorder that replays by running again, on the buffers of the recording."""
-    from zoplat_devices.pytorch.cuda_graphs import Graphs
-
-    runs: list[str] = []
-
-    def record(run: Callable[[], Any]) -> tuple[Any, Callable[[], Any]]:
-        loss = run().clone()
-        runs.append("recorded")
-
-        def replay() -> None:
-            runs.append("replayed")
-            loss.copy_(run())
-
-        return loss, replay
-
-    plain, recorded = opened(checkpoint(kind)), opened(checkpoint(kind))
-    recorded.scorer.recordings = Graphs(record)
-    assert losses(recorded) == losses(plain)
-    shapes = runs.count("recorded")
-    assert 2 <= shapes <= 4
-    assert runs.count("replayed") == 12 - shapes, "the first of each shape is run eagerly"
-
-
 @pytest.mark.gpu
-@pytest.mark.parametrize("setting", ["graphs", "compile"])
 @pytest.mark.parametrize("kind", ["llama", "roberta", "t5"])
-def test_recorded_and_compiled_passes_on_a_gpu_have_the_losses_of_eager_ones(
-    checkpoint: Make, gpu_kernels: Any, kind: str, setting: str
-) -> None:
-    plain, other = opened(checkpoint(kind), "cuda"), opened(checkpoint(kind), "cuda", **{setting: True})
+def test_compiled_passes_on_a_gpu_have_the_losses_of_eager_ones(checkpoint: Make, gpu_kernels: Any, kind: str) -> None:
+    plain, other = opened(checkpoint(kind), "cuda"), opened(checkpoint(kind), "cuda", compile=True)
     assert losses(other) == pytest.approx(losses(plain), abs=1e-4)

@@ -384,7 +384,7 @@ class TestGeneration:
         before = session.generator.inner.generation_config
         before.eos_token_id = session.encoder.tokenizer.convert_tokens_to_ids(word)
         before.do_sample, before.temperature = True, 3.0
-        session.scorer.pad = session.encoder.tokenizer.convert_tokens_to_ids("movie")
+        session.scorer.builder.pad = session.encoder.tokenizer.convert_tokens_to_ids("movie")
         ended = [" ".join(line[: line.index(word)] if word in line else line) for line in full]
         assert session.generate(rows, 6, "\n") == ended
         assert session.generator.inner.generation_config is before

@@ -142,9 +142,9 @@ class TestScores:
     def test_logits_at_the_last_positions_alone_give_the_same_scores(self, checkpoint: Make, words: bool) -> None:
         session = opened(checkpoint(words=words))
         rows = session.encode(EXAMPLES)
-        assert "logits_to_keep" in session.scorer.accepts
+        assert "logits_to_keep" in session.scorer.builder.accepts
         few = session.scorer.scores(rows)
-        session.scorer.accepts.discard("logits_to_keep")
+        session.scorer.builder.accepts.discard("logits_to_keep")
         whole = session.scorer.scores(session.encode(EXAMPLES))
         np.testing.assert_allclose(few, whole, atol=1e-6)
 

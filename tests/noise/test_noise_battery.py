@@ -14,7 +14,7 @@ from scipy import fft, special, stats
 from zoplat import Key
 from zoplat.core.noise import stream
 from zoplat_devices.kernels import native
-from zoplat_devices.kernels.fused import FusedNoise
+from zoplat_devices.kernels.noise import FusedNoise
 
 N = 2**26
 CHUNK = 2**20

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from zoplat import Key
-from zoplat_devices.kernels.fused import FusedNoise
-from zoplat_devices.kernels.noise import GROUP, LAWS, ReferenceNoise, second, words
+from zoplat_devices.kernels.noise import GROUP, LAWS, FusedNoise, ReferenceNoise, second, words
 from zoplat_devices.kernels.tables import Kernels
 
 STREAMS = [(0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 0xFFFFFFFF), (0x9E3779B9, 0x243F6A88), (12345, 2**31)]

@@ -7,8 +7,7 @@ import pytest
 
 from zoplat import Noise
 from zoplat_devices.kernels import native
-from zoplat_devices.kernels.fused import FusedNoise
-from zoplat_devices.kernels.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import FusedNoise, ReferenceNoise
 
 
 @pytest.fixture(scope="session")

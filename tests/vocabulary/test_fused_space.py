@@ -13,9 +13,9 @@ from zoplat.space.backend import Backend
 from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import RoundingName
 from zoplat_devices.kernels import plans
-from zoplat_devices.kernels.fused import FusedBackend, FusedNoise
+from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.laws import traced_fill
-from zoplat_devices.kernels.noise import ReferenceNoise
+from zoplat_devices.kernels.noise import FusedNoise, ReferenceNoise
 from zoplat_devices.kernels.tables import Kernels
 from zoplat_devices.kernels.traced import traced
 from zoplat_plugins.eggroll import OuterProducts

@@ -11,7 +11,10 @@ STRATEGIES = {"walk": "sequential", "batch": "batched", "stream": "streaming"}
 """Evaluation strategies by their old names."""
 RENAMED = {("device", "road"): "strategy", ("device", "pack"): "prepack"}
 """(kind of part, old name of a field) → its name now."""
-RETIRED = {("step-rule", "low-rank-momentum"): {"rank"}}
+RETIRED = {
+    ("step-rule", "low-rank-momentum"): {"rank"},
+    **{("device", kind): {"graphs"} for kind in ("cpu", "cuda", "mps")},
+}
 """(kind of part, registered name) → fields that it once had; their values are dropped."""
 
 

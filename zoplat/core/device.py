@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -80,14 +81,22 @@ class Session(ABC):
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         """Tokenise examples; raises ZoplatError that names the first one that can't be."""
 
+    def together(self, phase: Callable[[], AbstractContextManager[None]]) -> AbstractContextManager[None]:
+        """What is inside may be queued, and is then performed at its end: moves of the weights, and `forward`.
+
+        Args:
+            phase: its context is entered around the work.
+        """
+        return nullcontext()
+
     @abstractmethod
     def forward(self, rows: Sequence[Row]) -> Number:
         """Mean loss of a batch at the weights that the arrays hold now, in float32 or better.
 
-        A float, or an array of one float64 that the device has queued: `float()` waits for it.
+        A float, or a number that the device has queued: `float()` waits for it.
         """
 
-    def losses_at(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+    def losses_at(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[Number]:
         """Mean loss of a batch at θ + d for each direction d, by one forward pass.
 
         "batched": the arrays hold θ and are not written. "streaming": each block is settled when the pass reaches it.

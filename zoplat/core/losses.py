@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 from zoplat.core.arrays import Array
@@ -33,15 +34,19 @@ class LossBackend(ABC):
 
     strategy: str = "sequential"
 
+    def together(self) -> AbstractContextManager[None]:
+        """What is inside may be queued: moves of the weights, and forward passes whose results are read afterwards."""
+        return nullcontext()
+
     @abstractmethod
     def forward(self) -> Number:
         """Loss of the batch at the weights as they are now."""
 
     def as_floats(self, answers: Sequence[Number]) -> list[float]:
-        """Results of `forward` as floats; waits until the device has computed them all."""
+        """Results of `forward` and `losses_at` as floats; waits until the device has computed them all."""
         return [float(answer) for answer in answers]
 
-    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
+    def losses_at(self, directions: Sequence[Direction]) -> list[Number]:
         """Losses at several points: "streaming" settles the weights; else d is added to the arrays, which stay."""
         raise NotImplementedError
 
@@ -85,7 +90,7 @@ class RecordedLosses(LossBackend):
             "It was made with another estimator or another version of it."
         )
 
-    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
+    def losses_at(self, directions: Sequence[Direction]) -> list[Number]:
         return [self.forward() for _ in directions]
 
     def jvp(self, direction: Direction) -> tuple[float, float]:

@@ -105,12 +105,13 @@ class Oracle:
         points = self.space.low_rank_points(directions) if strategy in SIDE_TERMS.values() else None
         if points is not None:
             together = [points] if is_batched else [[point] for point in points]
-            losses = [loss for some in together for loss in self._backend.losses_at(some)]
+            found = [loss for some in together for loss in self._backend.losses_at(some)]
+            losses = self._backend.as_floats(found)
             self._record(losses, len(losses), losses=len(losses))
         elif strategy == "streaming" or (is_batched and len(directions) > 1):
             if is_batched:
                 self.space.settle()
-            losses = self._backend.losses_at(directions)
+            losses = self._backend.as_floats(self._backend.losses_at(directions))
             self.space.settle()  # when streaming, blocks that the pass did not reach; all blocks in a replay
             self._record(losses, len(losses), losses=len(losses))
         else:
@@ -180,9 +181,10 @@ class Oracle:
         queued: list[Number] = []
         losses: list[float] = []
         try:
-            for direction in directions:
-                self.space.at(direction)
-                queued.append(self._backend.forward())
+            with self._backend.together():
+                for direction in directions:
+                    self.space.at(direction)
+                    queued.append(self._backend.forward())
         finally:
             losses = self._backend.as_floats(queued)
             self._record(losses, len(losses), losses=len(losses))

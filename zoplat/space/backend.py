@@ -6,8 +6,9 @@ name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TypeAlias
 
 from zoplat.core.arrays import Array
@@ -82,6 +83,15 @@ class Backend:
             theta = self.wide(tile)
             theta += self.entries(direction, tile)
             tile.of(target)[:] = theta
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether forward passes are recorded, so that what they read is to stand at one place from step to step."""
+        return False
+
+    def prepare(self, direction: Direction) -> bool:
+        """Queue what `form` needs of the host at a direction, where work is queued; whether that is all it needs."""
+        return False
 
     def points(self, directions: Sequence[Direction]) -> Points:
         """What the arrays hold + d for each direction d, to be formed a few tiles at a time."""
@@ -164,10 +174,25 @@ class Backend:
             total[:] = 0.0
         return total
 
-    def entries_of(self, direction: Direction, tiles: Sequence[Tile]) -> Iterator[Array]:
-        """The same for several tiles, each valid until the next one is asked for."""
-        for tile in tiles:
-            yield self.entries(direction, tile)
+    def gathered(self, direction: Direction, tiles: Sequence[Tile], may_wait: bool) -> Array:
+        """The same for several tiles, one after the other in one array of one dimension; valid until the next call.
+
+        Where work is queued, the array may be filled when the queue is performed; not if `may_wait` is false.
+        """
+        ends = [*accumulate((tile.size for tile in tiles), initial=0)]
+        whole = self.empty((ends[-1],), "float64")
+        for tile, begin, end in zip(tiles, ends, ends[1:], strict=False):
+            whole[begin:end] = self.entries(direction, tile).reshape(-1)
+        return whole
+
+    def then(self, name: Hashable, action: Callable[[], None]) -> None:
+        """Do something after all that was asked before; where work is queued, in the queue.
+
+        Args:
+            name: all that the work depends on.
+            action: does it, with arrays that stay where they are.
+        """
+        action()
 
     def draw_factors(
         self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Array], vt: Mapping[str, Array] | None

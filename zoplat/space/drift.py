@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Protocol
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Tile
 from zoplat.core.direction import Direction
+from zoplat.space.rounding import Rounding
+
+
+class Arrays(Protocol):
+    """What the meter needs of a backend; see `Backend`."""
+
+    @property
+    def rounding(self) -> Rounding:
+        """Knows which array holds θ."""
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """A new array."""
+
+    def gathered(self, direction: Direction, tiles: Sequence[Tile], may_wait: bool) -> Array:
+        """The entries of a direction on some tiles."""
+
+    def then(self, name: Hashable, action: Callable[[], None]) -> None:
+        """Do something after that."""
 
 
 class DriftMeter:
@@ -17,9 +37,7 @@ class DriftMeter:
 
     Args:
         blocks: the weights; their arrays hold θ.
-        theta_of: block → the array that holds its θ.
-        entries: (direction, tile) → the direction's entries, an array of the tile's shape.
-        empty: (shape, dtype) → a new array of the device.
+        arrays: the backend that moves them.
 
     Attributes:
         shadows: name of a block → the sampled rows, and their θ in float64.
@@ -28,34 +46,46 @@ class DriftMeter:
 
     BLOCKS, ENTRIES = 8, 2048
 
-    def __init__(
-        self,
-        blocks: Sequence[Block],
-        theta_of: Callable[[Block], Array],
-        entries: Callable[[Direction, Sequence[Tile]], Iterator[Array]],
-        empty: Callable[[tuple[int, ...], str], Array],
-    ) -> None:
-        self._theta_of = theta_of
-        self._entries = entries
+    def __init__(self, blocks: Sequence[Block], arrays: Arrays) -> None:
+        self._arrays = arrays
+        self._tiles = [next(block.tiles(self.ENTRIES)) for block in blocks[:: max(1, len(blocks) // self.BLOCKS)]]
+        size = sum(tile.size for tile in self._tiles)
+        self._whole, self._decays = arrays.empty((size,), "float64"), arrays.empty((size,), "float64")
         self.shadows: dict[str, tuple[Tile, Array]] = {}
         self.marks: dict[str, Array] = {}
-        self._empty, self._is_touched = empty, False
-        for block in blocks[:: max(1, len(blocks) // self.BLOCKS)]:
-            tile = next(block.tiles(self.ENTRIES))
-            shadow = empty(tile.shape, "float64")
-            shadow[:] = tile.of(theta_of(block))
-            self.shadows[block.name] = (tile, shadow)
-            self.marks[block.name] = empty(tile.shape, block.dtype)
+        begin = 0
+        for tile in self._tiles:
+            self._decays[begin : begin + tile.size] = float(tile.block.decays)
+            self.shadows[tile.block.name] = (tile, self._whole[begin : begin + tile.size].reshape(tile.shape))
+            self.marks[tile.block.name] = arrays.empty(tile.shape, tile.block.dtype)
+            begin += tile.size
+        self.restart()
+
+    def restart(self) -> None:
+        """Take what the arrays hold as θ."""
+        self._pending: list[tuple[Direction, float]] = []
+        self._is_touched = False
+        for tile, shadow in self.shadows.values():
+            shadow[:] = tile.of(self._arrays.rounding.theta_of(tile.block))
         self.mark()
 
     def add(self, direction: Direction, decay: float) -> None:
         """θ ← (1 − decay)·θ + direction; called for every update, whether it is performed now or later."""
-        tiles = [tile for tile, _ in self.shadows.values()]
-        for (tile, shadow), entries in zip(self.shadows.values(), self._entries(direction, tiles), strict=True):
-            if tile.block.decays and decay:
-                shadow *= 1 - decay
-            shadow += entries
-            self._is_touched = self._is_touched or direction.touches(tile.block)
+        self._pending.append((direction, decay))
+        self._is_touched = self._is_touched or any(direction.touches(tile.block) for tile in self._tiles)
+
+    def catch_up(self) -> None:
+        """Perform the updates so far on the sample, before the weights follow them; in the queue where there is one."""
+        pending, self._pending = self._pending, []
+        may_wait = not any(decay for _, decay in pending)
+        for direction, decay in pending:
+            if decay:
+                self._whole *= 1 - decay * self._decays
+            entries = self._arrays.gathered(direction, self._tiles, may_wait)
+            if may_wait:
+                self._arrays.then("drift", partial(_accumulate, self._whole, entries))
+            else:
+                _accumulate(self._whole, entries)
 
     def rows(self, block: Block) -> int:
         """How many rows of a block are sampled, from the first on."""
@@ -77,10 +107,11 @@ class DriftMeter:
 
         Updates that a rule performs in a sweep are not known here, and do not count.
         """
+        self.catch_up()
         if not self._is_touched:
             return False
         for name, (tile, shadow) in self.shadows.items():
-            now, before = (self._empty(tile.shape, dtype or tile.block.dtype) for _ in range(2))
+            now, before = (self._arrays.empty(tile.shape, dtype or tile.block.dtype) for _ in range(2))
             now[:], before[:] = shadow, self.marks[name]
             if bool((now != before).any()):
                 return False
@@ -88,9 +119,10 @@ class DriftMeter:
 
     def measure(self) -> float:
         """‖W − θ‖ / ‖θ‖ on the sample, W the stored weights."""
+        self.catch_up()
         off = norm = 0.0
         for tile, shadow in self.shadows.values():
-            difference = (tile.of(self._theta_of(tile.block)) - shadow).reshape(-1)
+            difference = (tile.of(self._arrays.rounding.theta_of(tile.block)) - shadow).reshape(-1)
             off += float(difference @ difference)
             norm += float(shadow.reshape(-1) @ shadow.reshape(-1))
         return math.sqrt(off / norm) if norm else 0.0
@@ -106,3 +138,7 @@ class DriftMeter:
             int((tile.of(tile.block.array) != self.marks[name]).sum()) for name, (tile, _) in self.shadows.items()
         )
         return differing / sum(tile.size for tile, _ in self.shadows.values())
+
+
+def _accumulate(whole: Array, entries: Array) -> None:
+    whole += entries

@@ -31,6 +31,7 @@ class LazyWeights:
         backend: performs updates.
         buffers: of the space; their rows are released along with a block.
         in_files: whether the arrays are mapped from files that do not all fit in memory.
+        before_pass: is called before `pending` is performed.
 
     Attributes:
         blocks: as given.
@@ -39,12 +40,20 @@ class LazyWeights:
         phase: is entered for "move" (writing weights) and "rule" (sweeps and reductions).
     """
 
-    def __init__(self, blocks: Sequence[Block], backend: Backend, buffers: Buffers, in_files: bool) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        backend: Backend,
+        buffers: Buffers,
+        in_files: bool,
+        before_pass: Callable[[], None],
+    ) -> None:
         self.pending = NO_UPDATE
         self.passes = 0.0
         self.phase: Phase = lambda name: nullcontext()
         self.blocks = blocks
         self._backend, self._buffers, self._in_files = backend, buffers, in_files
+        self._before_pass = before_pass
         self._size = sum(block.size for block in blocks)
         self._settled: set[str] = set()
 
@@ -100,6 +109,7 @@ class LazyWeights:
         """The blocks of a part, one pass; the caller performs `pending` on each before it takes the next."""
         if on is not None or self._settled:
             self.move_to(ZERO)
+        self._before_pass()
         with self.phase("rule"):
             self.passes += self._share([block for block in self.blocks if on is None or block in on])
             self._backend.rounding.begin_pass()
@@ -132,6 +142,7 @@ class LazyWeights:
 
     def _begin_pass(self, blocks: Sequence[Block]) -> None:
         """Count a pass that writes θ on some blocks, and advance the stream of stochastic rounding."""
+        self._before_pass()
         self.passes += self._share(blocks)
         self._backend.rounding.begin_pass()
 

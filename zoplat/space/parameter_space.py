@@ -73,7 +73,8 @@ class ParameterSpace:
         backend.attach(
             self.blocks, rounding_named(rounding, self.blocks, backend.noise, self._buffers, backend.empty, seed)
         )
-        self._weights = LazyWeights(self.blocks, backend, self._buffers, weights_in_files)
+        self._drift = DriftMeter(self.blocks, backend)
+        self._weights = LazyWeights(self.blocks, backend, self._buffers, weights_in_files, self._drift.catch_up)
         self._reductions = Reductions(backend)
         self._side_terms = SideTerms(backend, self._weights)
         self.reset()
@@ -144,7 +145,7 @@ class ParameterSpace:
         self.perturbation = ZERO
         self._weights.stands_at(ZERO)
         self._backend.rounding.resynchronise()
-        self._drift = DriftMeter(self.blocks, self._weights.theta_of, self._backend.entries_of, self._backend.empty)
+        self._drift.restart()
 
     def add(self, direction: Direction, decay: float = 0.0) -> None:
         """θ ← (1 − decay)·θ + direction, with decay on the blocks that decay; performed by the next pass."""
@@ -402,6 +403,10 @@ class ParameterSpace:
     def form(self, block: Block, direction: Direction, target: Array) -> None:
         """Write θ + direction on one block to `target`, of its shape and dtype; the arrays hold θ and stay."""
         self._backend.form(block, direction, target)
+
+    def prepare_perturbation(self) -> bool:
+        """Queue what `form` needs of the host at the perturbation; whether that is all it needs."""
+        return self._backend.prepare(self.perturbation)
 
     def points(self, directions: Sequence[Direction]) -> Points:
         """What the arrays hold + d for each direction d, to be formed a few tiles at a time."""

@@ -168,8 +168,10 @@ class SideTerms:
         own = [self._factors(group[0][0]).vt if group else None for group in groups]
         some = next(vt for vt in own if vt)
         is_common = all(vt is None or vt is some for vt in own)
-        vt = some if is_common else self._room(f"V {slot}", law.vt, len(groups), law.dtype)
-        for i, each in enumerate([] if is_common else own):
+        copies = [some] if is_common else own
+        is_copied = self._backend.keeps_places or not is_common
+        vt = self._room(f"V {slot}", law.vt, len(copies), law.dtype) if is_copied else some
+        for i, each in enumerate(copies if is_copied else []):
             vt.whole[i : i + 1] = (each or some).whole
         if (dtype := law.matrices[0].dtype) != law.dtype:
             u, vt = self._converted(f"U {slot}", u, law.u, dtype), self._converted(f"V {slot}", vt, law.vt, dtype)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Part
@@ -39,6 +41,10 @@ class LiveLosses(LossBackend):
     rows: Sequence[Row]
     strategy: str
 
+    def together(self) -> AbstractContextManager[None]:
+        is_plain = self.objective.is_plain(self.rows)
+        return self.session.together(partial(self.profiler.phase, "forward")) if is_plain else nullcontext()
+
     def forward(self) -> Number:
         with self.profiler.phase("forward"):
             return self.objective.loss(self.session, self.rows)
@@ -49,7 +55,7 @@ class LiveLosses(LossBackend):
         with self.profiler.phase("forward"):
             return super().as_floats(answers)
 
-    def losses_at(self, directions: Sequence[Direction]) -> list[float]:
+    def losses_at(self, directions: Sequence[Direction]) -> list[Number]:
         with self.profiler.phase("forward"):
             return self.objective.losses(self.session, self.rows, directions)
 

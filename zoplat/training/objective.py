@@ -29,6 +29,10 @@ class Objective:
     metric: Metric | None = None
     micro_batch: int | None = None
 
+    def is_plain(self, rows: Sequence[Row]) -> bool:
+        """Whether the loss of a batch is the session's own, by one forward pass."""
+        return self.metric is None and (self.micro_batch is None or self.micro_batch >= len(rows))
+
     def loss(self, session: Session, rows: Sequence[Row]) -> Number:
         """Loss of a batch at the weights that the arrays hold now, as `Session.forward` gives it."""
         if self.metric:
@@ -39,7 +43,7 @@ class Objective:
         [loss] = self._mean(rows, lambda some: [session.forward(some)])
         return loss
 
-    def losses(self, session: Session, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+    def losses(self, session: Session, rows: Sequence[Row], directions: Sequence[Direction]) -> list[Number]:
         """L(θ + d) for each direction d, by the batched or the streaming strategy."""
         return self._mean(rows, lambda some: session.losses_at(some, directions))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -43,10 +45,14 @@ class Link:
 
     Args:
         device: torch device.
+
+    Attributes:
+        is_closed: whether a recording is being made.
     """
 
     def __init__(self, device: Any) -> None:
         self.device = device
+        self.is_closed = False
         self._rooms: list[weakref.ref[Any]] = []
 
     def room(self, count: int) -> Any:
@@ -67,8 +73,15 @@ class Link:
         return sum(int(room.nbytes) for held in self._rooms if (room := held()) is not None)
 
     def send(self, words: np.ndarray, room: Any) -> None:
-        """Copy words to a room; from pinned memory, which its allocator keeps until the copy is done."""
+        """Copy words to a room; from pinned memory, which its allocator keeps until the copy is done.
+
+        Raises:
+            RuntimeError: a recording is being made.
+        """
         import torch
+
+        if self.is_closed:
+            raise RuntimeError("numbers of terms are sent in the middle of it")
 
         host = torch.empty(len(words), dtype=torch.int64, pin_memory=torch.device(self.device).type == "cuda")
         host.numpy()[:] = words
@@ -90,6 +103,14 @@ class _Launch(NamedTuple):
     tables: tuple[Any, Any]
     constants: dict[str, Any]
 
+    def start(self, structure: Structure, origin: int) -> None:
+        """Launch it on the numbers that the room of a structure has; targets are relative to `origin`."""
+        self.program[self.grid](*self.tables, structure.room, origin, structure.stride, **self.constants)
+
+    def on(self, structure: Structure) -> Callable[[Any], None]:
+        """As a step of a queue, in place."""
+        return lambda words: self.start(structure, 0)
+
 
 class TritonKernels(Kernels):
     """Kernels in Triton, launched on the current stream of a device.
@@ -102,7 +123,7 @@ class TritonKernels(Kernels):
         link: the way of tables to the device.
     """
 
-    runs_rules = prefers_few_calls = True
+    runs_rules = prefers_few_calls = queues = True
 
     def __init__(self, device: Any, programs: ModuleType) -> None:
         self.device = device
@@ -128,13 +149,29 @@ class TritonKernels(Kernels):
         if not len(rows):
             return
         structure = self._sent(sums, factor)
-        known = _known(jobs, structure)
         name = (is_stochastic, origin % 16, subset and (subset.start, subset.stop))
-        if name not in known:
-            known[name] = self._launches(rows, structure, is_stochastic, origin % 16)
-        for launch in known[name]:
-            given = (*launch.tables, structure.room, origin, structure.stride)
-            launch.program[launch.grid](*given, **launch.constants)
+        for launch in self._launches(jobs, rows, structure, name):
+            launch.start(structure, origin)
+
+    def move(self, jobs: Jobs, sums: Sums, factor: float = 1.0, is_stochastic: bool = False) -> None:
+        queue = self.queue
+        if queue is None:
+            self.run(jobs, sums, factor, is_stochastic=is_stochastic)
+        elif len(jobs.rows):
+            structure = self.send_queued(sums, factor)
+            for launch in self._launches(jobs, jobs.rows, structure, (is_stochastic, 0, None)):
+                queue.add(("launch", id(launch)), launch.on(structure), keeps=launch)
+
+    def send_queued(self, sums: Sums, factor: float = 1.0, then: Callable[[], None] = lambda: None) -> Structure:
+        structure = sums.uploaded = sums.uploaded or self._structure(sums, "update")
+
+        def note() -> None:
+            structure.note(sums, factor)
+            then()
+
+        assert self.queue is not None
+        self.queue.send(structure, words_of(sums, factor), note)
+        return structure
 
     def rule(
         self,
@@ -167,6 +204,14 @@ class TritonKernels(Kernels):
             given = (*launch.tables, moved.room, entries.room, made.room, moved.stride, entries.stride)
             launch.program[launch.grid](*given, **launch.constants)
 
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        self.link.is_closed = True
+        try:
+            yield
+        finally:
+            self.link.is_closed = False
+
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
         groups = -(-(first + count) // GROUP) - first // GROUP
         grid = (-(-groups * GROUP // TILE),)
@@ -193,7 +238,24 @@ class TritonKernels(Kernels):
         self._structures.move_to_end(name)
         return self._structures[name]
 
-    def _launches(self, rows: np.ndarray, structure: Structure, is_stochastic: bool, origin: int) -> list[_Launch]:
+    def _launches(
+        self, jobs: Jobs, rows: np.ndarray, structure: Structure, name: tuple[bool, int, Any]
+    ) -> list[_Launch]:
+        """The launches of some jobs, made once.
+
+        Args:
+            jobs: the table that they are kept with.
+            rows: those of its rows that are done.
+            structure: of the sums.
+            name: whether rounding is stochastic, the origin modulo 16, and which rows.
+        """
+        known = _known(jobs, structure)
+        if name not in known:
+            known[name] = self._cut(rows, structure, *name[:2])
+        launches: list[_Launch] = known[name]
+        return launches
+
+    def _cut(self, rows: np.ndarray, structure: Structure, is_stochastic: bool, origin: int) -> list[_Launch]:
         """Cut jobs into pieces, and send the tables of these."""
         made = []
         for batch in batches(rows, structure.lines, not is_stochastic, origin):

@@ -67,6 +67,10 @@ class Structure:
         """Remember whose numbers the room has."""
         self._held = weakref.ref(sums), factor
 
+    def forget(self) -> None:
+        """Remember that the room may have any numbers."""
+        self._held = None
+
 
 def lines_of(sums: Sums) -> tuple[np.ndarray, tuple[int, ...]]:
     """What programs must know of each line, and the laws that terms compute with."""

@@ -107,16 +107,16 @@ class Gathered:
 
     Attributes:
         jobs: that write them.
-        arrays: what is written, an array of the shape of each tile.
+        whole: what is written, tile after tile.
         bytes: of the array.
     """
 
     def __init__(self, tiles: Sequence[Tile], empty: Callable[[tuple[int, ...], str], Any]) -> None:
         ends = np.cumsum([0, *(tile.size for tile in tiles)]).tolist()
-        whole = empty((ends[-1],), "float32")
-        self.bytes = int(whole.nbytes)
-        self.arrays = [whole[a:b].reshape(t.shape) for a, b, t in zip(ends, ends[1:], tiles, strict=False)]
-        rows = [scratch_jobs(tile, out, out, SUM).rows for tile, out in zip(tiles, self.arrays, strict=True)]
+        self.whole = empty((ends[-1],), "float32")
+        self.bytes = int(self.whole.nbytes)
+        arrays = [self.whole[a:b].reshape(t.shape) for a, b, t in zip(ends, ends[1:], tiles, strict=False)]
+        rows = [scratch_jobs(tile, out, out, SUM).rows for tile, out in zip(tiles, arrays, strict=True)]
         for line, some in enumerate(rows):
             some["line"] = line
         self.jobs = Jobs(np.concatenate(rows) if rows else np.zeros(0, JOB))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoplat.core.noise import Stream
 from zoplat_devices.kernels.traced import Program
+
+if TYPE_CHECKING:
+    from zoplat_devices.kernels.queue import Queue
 
 DRAWS = 4
 """Streams that one term has room for."""
@@ -136,10 +140,14 @@ class Kernels(ABC):
     Attributes:
         runs_rules: whether they can also run a traced rule.
         prefers_few_calls: whether rules and factors are to be done for all blocks at once, as launches are dear.
+        queues: whether moves can be queued.
+        queue: takes moves in place of performing them; None where they are performed at once.
     """
 
     runs_rules: bool = False
     prefers_few_calls: bool = False
+    queues: bool = False
+    queue: Queue | None = None
 
     @property
     def table_bytes(self) -> int:
@@ -167,6 +175,18 @@ class Kernels(ABC):
                 last one in use of a line names.
             subset: a range of jobs of one dtype; all jobs when None.
         """
+
+    def move(self, jobs: Jobs, sums: Sums, factor: float = 1.0, is_stochastic: bool = False) -> None:
+        """`run` on weights in place; may be queued."""
+        self.run(jobs, sums, factor, is_stochastic=is_stochastic)
+
+    def send_queued(self, sums: Sums, factor: float = 1.0, then: Callable[[], None] = lambda: None) -> Any:
+        """Queue the sending of some sums for what follows; `then` is called when they are there; where it `queues`."""
+        raise NotImplementedError
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Around work that is being recorded: nothing may be sent then, as a replay would send the same again."""
+        return nullcontext()
 
     def rule(
         self,

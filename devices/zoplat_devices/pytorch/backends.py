@@ -12,8 +12,8 @@ from zoplat.core.blocks import Block
 from zoplat.core.noise import Noise, Stream
 from zoplat.space.backend import Backend
 from zoplat_devices.kernels import gpu, native
-from zoplat_devices.kernels.fused import FusedBackend, FusedNoise
-from zoplat_devices.kernels.noise import ReferenceNoise
+from zoplat_devices.kernels.fused import FusedBackend
+from zoplat_devices.kernels.noise import FusedNoise, ReferenceNoise
 from zoplat_devices.kernels.tables import Kernels
 from zoplat_devices.pytorch.mapped import evict, mapped
 from zoplat_devices.pytorch.quiet import notice

@@ -46,7 +46,7 @@ class TextGenerator:
         prompts = self.encoder.prompts(rows, tokens)
         if not all(prompts):
             raise ZoplatError("A prompt is empty, and the tokenizer has no mark to begin with.")
-        inputs = self.scorer.padded(prompts)
+        inputs = self.scorer.builder.padded(prompts)
         inputs.setdefault("attention_mask", self.torch.ones_like(inputs["input_ids"]))
         for name in ("position_ids", "use_cache"):
             inputs.pop(name, None)
@@ -61,8 +61,8 @@ class TextGenerator:
         """
         scorer, torch = self.scorer, self.torch
         prompts = [row.tokens.inputs[0] for row in rows] if self.head == "masked" else self.encoder.prompts(rows, 0)
-        inputs = {**scorer.padded(prompts), "output_hidden_states": True}
-        if "logits_to_keep" in scorer.accepts and self.head == "causal":
+        inputs = {**scorer.builder.padded(prompts), "output_hidden_states": True}
+        if "logits_to_keep" in scorer.builder.accepts and self.head == "causal":
             inputs["logits_to_keep"] = 1
         if self.head == "seq2seq":
             inputs["decoder_input_ids"] = torch.full((len(rows), 1), self.encoder.start, device=scorer.device)
@@ -122,7 +122,7 @@ class TextGenerator:
             num_beams=1,
             bos_token_id=before.bos_token_id,
             eos_token_id=self._end_tokens() or None,
-            pad_token_id=self.scorer.pad,
+            pad_token_id=self.scorer.builder.pad,
             decoder_start_token_id=self.encoder.start,
         )
         try:

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Block
-from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Head, ModelSpec
+from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.kernels.tables import Kernels
 from zoplat_devices.pytorch import virtual
-from zoplat_devices.pytorch.backends import backend_for
 from zoplat_devices.pytorch.heads import is_autoregressive
 from zoplat_devices.pytorch.loaded import Loaded, embeddings, padding_token, token_limit
 from zoplat_devices.pytorch.mapped import move_to_files
 from zoplat_devices.pytorch.pages import onto_large_pages
 from zoplat_devices.pytorch.precision import base_dtype, choose_restore, choose_rounding
 from zoplat_devices.pytorch.quiet import notice
+from zoplat_devices.pytorch.recordings import CudaRecorder, Recordings
 from zoplat_devices.pytorch.scoring import Scorer
 from zoplat_devices.pytorch.settings import PyTorchSettings
 from zoplat_devices.pytorch.tuning import tuned
@@ -51,13 +52,15 @@ def open_model(settings: PyTorchSettings, spec: ModelSpec, load: Callable[..., L
     return loaded, model
 
 
-def build_space(settings: PyTorchSettings, spec: ModelSpec, blocks: Sequence[Block]) -> ParameterSpace:
+def build_space(
+    settings: PyTorchSettings, spec: ModelSpec, blocks: Sequence[Block], backend: Backend
+) -> ParameterSpace:
     """The space of the trained weights, on the kernels of the device."""
     restore = choose_restore(settings, blocks)
     rounding = choose_rounding(settings, blocks, restore)
     return ParameterSpace(
         blocks,
-        backend_for(blocks, settings.kind),
+        backend,
         restore,
         rounding,
         spec.seed,
@@ -76,19 +79,21 @@ def build_encoder(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Enco
 
 
 def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Scorer:
-    """The forward pass, compiled or recorded where the settings say so."""
+    """The forward pass, compiled where the settings say so."""
     head = loaded.head
     left = head == "causal" or (head == "classifier" and is_autoregressive(loaded.model.config))
-    scorer = Scorer(model, torch.device(settings.kind), head, padding_token(loaded), left, loaded.order)
+    most = token_limit(loaded, virtual.count(model), settings.max_tokens)
+    scorer = Scorer(model, torch.device(settings.kind), head, padding_token(loaded), left, loaded.order, most)
     if settings.compile:
         scorer.run = torch.compile(scorer.run, backend=COMPILER)
-    if settings.graphs:
-        if scorer.sees_padding:
-            raise ZoplatError(
-                f"{loaded.name} sees padding, so its rows are read without any, one length after the other, which "
-                "can't be recorded. Leave -o device.graphs=true out."
-            )
-        from zoplat_devices.pytorch.cuda_graphs import CudaRecorder, Graphs
-
-        scorer.recordings = Graphs(CudaRecorder())
     return scorer
+
+
+def build_recordings(settings: PyTorchSettings, scorer: Scorer, kernels: Kernels | None) -> Recordings | None:
+    """What records steps; None where the settings or the device leave nothing to record."""
+    if settings.kind != "cuda" or not settings.record or settings.compile:
+        return None
+    if scorer.sees_padding:
+        notice("the model sees padding, so its rows are read one length after the other, and steps are not recorded")
+        return None
+    return Recordings(CudaRecorder(), scorer.device, notice, kernels)

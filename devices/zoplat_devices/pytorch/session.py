@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from hashlib import sha256
 from math import hypot
@@ -17,16 +17,26 @@ from zoplat.core.device import MemoryReading, Session
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
-from zoplat.core.losses import SIDE_TERMS
+from zoplat.core.losses import SIDE_TERMS, Number
 from zoplat.core.model_spec import ModelSpec
 from zoplat.core.sampler import Sampler
+from zoplat_devices.kernels.fused import FusedBackend
+from zoplat_devices.kernels.queue import Promise, Queue
 from zoplat_devices.memory import HostMemory
 from zoplat_devices.pytorch import about, chat
+from zoplat_devices.pytorch.backends import backend_for
 from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.generation import TextGenerator
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.models import load
-from zoplat_devices.pytorch.opening import build_encoder, build_scorer, build_space, configure_torch, open_model
+from zoplat_devices.pytorch.opening import (
+    build_encoder,
+    build_recordings,
+    build_scorer,
+    build_space,
+    configure_torch,
+    open_model,
+)
 from zoplat_devices.pytorch.parameters import tensor_of
 from zoplat_devices.pytorch.precision import base_dtype, dtypes_of
 from zoplat_devices.pytorch.settings import PyTorchSettings
@@ -51,6 +61,7 @@ class PyTorchSession(Session):
         loaded: the model and its tokenizer as they were loaded.
         model: the one that runs, inside its adapter where it has one.
         target: the device of torch.
+        recordings: of its steps; None where none are made.
         encoder: text to tokens.
         scorer: runs the model on a batch.
         exact_restore: forms perturbed weights while a layer runs; None under in-place restore.
@@ -68,6 +79,7 @@ class PyTorchSession(Session):
         self._open_space(settings, spec)
         self.encoder = build_encoder(settings, self.loaded, self.model)
         self.scorer = build_scorer(settings, self.loaded, self.model)
+        self.recordings = build_recordings(settings, self.scorer, self._kernels)
         self.generator = TextGenerator(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self._open_strategies(settings, spec)
@@ -77,7 +89,9 @@ class PyTorchSession(Session):
         """The trained weights as a space, and exact restore's hooks on the model."""
         trained = blocks(settings, self.model)
         before = self._host.now()
-        self.space = build_space(settings, spec, trained)
+        backend = backend_for(trained, settings.kind)
+        self._kernels = backend.kernels if isinstance(backend, FusedBackend) else None
+        self.space = build_space(settings, spec, trained, backend)
         self._kernel_bytes = self._host.now() - before
         if settings.kind != "cuda":
             self._kernel_bytes -= sum(buffer.bytes for buffer in self.space.buffers)
@@ -85,7 +99,7 @@ class PyTorchSession(Session):
 
     def _open_strategies(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
         """The evaluators, and the strategy that is usual for this model."""
-        self.batched = BatchedEvaluator(self.model, self.space, self.scorer)
+        self.batched = BatchedEvaluator(self.model, self.space, self.scorer, self.recordings)
         self.streaming: StreamingEvaluator | None = None
         if settings.is_streaming and self.exact_restore:
             self.streaming = StreamingEvaluator(self.model, self.space, self.scorer, self.exact_restore)
@@ -109,7 +123,7 @@ class PyTorchSession(Session):
             "restore": self.space.restore,
             "rounding": self.space.rounding,
             "compile": settings.compile,
-            "graphs": settings.graphs,
+            "records": self.recordings is not None,
             "trainable_parameters": self.space.size,
             "model_bytes": about.size(self.model),
             "threads": torch.get_num_threads(),
@@ -146,11 +160,42 @@ class PyTorchSession(Session):
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         return self.encoder.encode(examples)
 
-    def forward(self, rows: Sequence[Row]) -> float:
+    @contextmanager
+    def together(self, phase: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        kernels = self._kernels
+        if self.recordings is None or kernels is None or not kernels.queues:
+            yield
+            return
+        queue = kernels.queue = Queue(self.recordings.perform)
+        try:
+            yield
+        finally:
+            kernels.queue = None
+            if not queue.is_empty:
+                with phase():
+                    queue.finish()
+
+    def forward(self, rows: Sequence[Row]) -> Number:
+        if self._kernels and self._kernels.queue:
+            return self._queue_forward(self._kernels.queue, rows)
         with self._perturbed():
             return self.scorer.loss(rows)
 
-    def losses_at(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+    def _queue_forward(self, queue: Queue, rows: Sequence[Row]) -> Promise:
+        """Queue a forward pass at the weights as they will be then."""
+        perturbation, batch = self.space.perturbation, self.scorer.packed(rows)
+        if perturbation and not self.space.prepare_perturbation():
+            queue.obstacle = "a law is formed tile by tile, with numbers that are sent while the model runs"
+
+        def run(words: Any) -> Any:
+            self.space.perturb(perturbation)
+            with self._formed():
+                return self.scorer.mean(batch.on(words))
+
+        queue.add(("forward", batch.form, bool(perturbation)), run, batch.words.numpy())
+        return queue.promise()
+
+    def losses_at(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[Number]:
         if self.scorer.sees_padding:
             raise ZoplatError(
                 f"{self.loaded.name} sees padding, so its rows are read without any, which goes with the sequential "
@@ -164,12 +209,15 @@ class PyTorchSession(Session):
 
     def jvp(self, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:
         _ = self.scorer.sees_padding  # its trial can't be made inside
+        self._release_recordings()
         return self.derivatives.jvp(direction, lambda: self.scorer.mean_loss(rows))
 
     def gradient(self, rows: Sequence[Row], part: Part, recompute: bool) -> tuple[float, dict[str, Any]]:
+        self._release_recordings()
         return self.derivatives.gradient(part, recompute, lambda: self.scorer.mean_loss(rows))
 
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
+        self._release_recordings()
         with self.scorer.eager():
             return self._input_norms(rows)
 
@@ -202,7 +250,8 @@ class PyTorchSession(Session):
         host = self._host.read()
         if self.target.type != "cuda":
             return MemoryReading(*host)
-        return MemoryReading(*host, torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated())
+        now = torch.cuda.memory_allocated() + (self.recordings.bytes if self.recordings else 0)
+        return MemoryReading(*host, now, max(now, torch.cuda.max_memory_allocated()))
 
     def reset_peak(self) -> None:
         self._host.reset()
@@ -221,6 +270,7 @@ class PyTorchSession(Session):
             "noise kernels": max(0, self._kernel_bytes),
             **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
             "factors": self.space.factor_bytes,
+            **({"recordings": self.recordings.bytes} if self.recordings else {}),
             "scratch": self.space.scratch_bytes + formed + self.batched.bytes,
         }
 
@@ -260,6 +310,17 @@ class PyTorchSession(Session):
 
     @contextmanager
     def _perturbed(self) -> Iterator[None]:
+        """The same, unrecorded."""
+        self._release_recordings()
+        with self._formed():
+            yield
+
+    def _release_recordings(self) -> None:
+        if self.recordings:
+            self.recordings.release()
+
+    @contextmanager
+    def _formed(self) -> Iterator[None]:
         """Run the model at θ + the perturbation of the space, where exact restore has one."""
         if self.exact_restore is None or not self.space.perturbation:
             yield

@@ -32,7 +32,8 @@ class PyTorchSettings(Checked, Device):
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
         compile: whether torch.compile makes the forward pass; for in-place restore and the sequential strategy.
-        graphs: whether CUDA records the forward pass of each shape of batch and replays it; likewise.
+        record: whether CUDA records the moves and forward passes of a step, and replays them, where the model allows it
+            and nothing is compiled.
     """
 
     kind: Literal["cpu", "cuda", "mps"] = field(default="cpu", metadata={"setting": False})
@@ -44,7 +45,7 @@ class PyTorchSettings(Checked, Device):
     threads: int = 0
     tf32: bool = False
     compile: bool = False
-    graphs: bool = False
+    record: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,20 +69,11 @@ class PyTorchSettings(Checked, Device):
 
     @property
     def static_forward(self) -> str:
-        """The option that compiles or records the forward pass; empty where the model runs eagerly."""
-        return "-o device.compile=true" if self.compile else "-o device.graphs=true" if self.graphs else ""
+        """The option that compiles the forward pass; empty where the model runs eagerly."""
+        return "-o device.compile=true" if self.compile else ""
 
     def check_forward(self) -> None:
         """Raise ZoplatError where these settings exclude each other in a forward pass."""
-        if self.graphs and self.kind != "cuda":
-            raise ZoplatError(
-                f"-o device.graphs=true records CUDA graphs, and device '{self.kind}' has none. Leave it out, or use "
-                "--device cuda."
-            )
-        if self.graphs and self.compile:
-            raise ZoplatError(
-                "-o device.graphs=true and -o device.compile=true don't go together. Leave one of them out."
-            )
         if self.static_forward and self.strategy in ("batched", "streaming"):
             raise ZoplatError(
                 f"{self.static_forward} can't follow strategy={self.strategy}, which changes what layers do. "

@@ -7,7 +7,7 @@ never used, before a loss is computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,11 @@ import torch
 from zoplat.core.direction import ZERO, Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
+from zoplat.core.losses import Number
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.kernels.queue import Losses, Promise, Step
 from zoplat_devices.pytorch.parameters import by_address, replaced, slots
+from zoplat_devices.pytorch.recordings import Recordings
 from zoplat_devices.pytorch.scoring import Scorer
 from zoplat_devices.pytorch.strategies.branch_weights import BranchWeights, Scratch
 from zoplat_devices.pytorch.strategies.stand_ins import Dispatcher
@@ -30,10 +33,11 @@ class BatchedEvaluator:
         model: whose parameters the blocks are.
         space: its arrays hold θ whenever losses are computed.
         scorer: runs the model on a batch.
+        recordings: of forward passes; None where none are made.
     """
 
-    def __init__(self, model: Any, space: ParameterSpace, scorer: Scorer) -> None:
-        self._space, self._scorer = space, scorer
+    def __init__(self, model: Any, space: ParameterSpace, scorer: Scorer, recordings: Recordings | None = None) -> None:
+        self._space, self._scorer, self._recordings = space, scorer, recordings
         self._is_checked = False
         self._scratch = Scratch()
         self._dispatcher = Dispatcher()
@@ -49,7 +53,7 @@ class BatchedEvaluator:
         self._forward(rows, [ZERO, ZERO], checks=True)
         self._is_checked = True
 
-    def losses(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[float]:
+    def losses(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[Number]:
         """L(θ + d) for each d, in as few forward passes as `layout.TOKENS` allows.
 
         Raises:
@@ -60,18 +64,40 @@ class BatchedEvaluator:
         tokens = self._scorer.sequences(rows) * max(row.length for row in rows)
         return [loss for some in cut(directions, tokens) for loss in self._forward(rows, some, checks=False)]
 
-    def _forward(self, rows: Sequence[Row], directions: Sequence[Direction], checks: bool) -> list[float]:
+    def _forward(self, rows: Sequence[Row], directions: Sequence[Direction], checks: bool) -> list[Number]:
         with torch.inference_mode():
-            weights = BranchWeights(self._space, directions, self._scratch)
-            dispatcher = self._dispatcher
-            dispatcher.begin(weights, len(directions) * self._scorer.sequences(rows), checks)
-            chosen = [slot for slot in self._slots if slot.block.name in dispatcher.expected]
-            with replaced(chosen, lambda slot: dispatcher.stand_in(slot.parameter, slot.block)):
-                losses = self._scorer.losses(rows, len(directions))
+            weights, copies = BranchWeights(self._space, directions, self._scratch), len(directions)
+            recordings, places = self._recordings, weights.places
+            if recordings is None or checks or places is None:
+                if recordings:
+                    recordings.release()
+                losses = self._run(weights, rows, checks, lambda: self._scorer.losses(rows, copies))
+            else:
+                batch = self._scorer.packed([*rows] * copies)
+
+                def run(words: Any) -> Any:
+                    return self._run(weights, rows, False, lambda: self._scorer.means(batch.on(words), copies))
+
+                step = Step(("points", batch.form, places), batch.words.numpy(), run, weights.arrays)
+                losses = recordings.perform([step]).clone()
+            source = Losses(losses)
+            return [Promise(source, index) for index in range(copies)] if losses.is_cuda else [*source.floats()]
+
+    def _run(self, weights: BranchWeights, rows: Sequence[Row], checks: bool, compute: Callable[[], Any]) -> Any:
+        """What is computed while stand-ins have the place of the parameters that some branch probes.
+
+        Raises:
+            ZoplatError: one of them was not used.
+        """
+        dispatcher = self._dispatcher
+        dispatcher.begin(weights, weights.count * self._scorer.sequences(rows), checks)
+        chosen = [slot for slot in self._slots if slot.block.name in dispatcher.expected]
+        with replaced(chosen, lambda slot: dispatcher.stand_in(slot.parameter, slot.block)):
+            found = compute()
         missed = dispatcher.expected - dispatcher.seen
         if missed:
             raise ZoplatError(
                 f"{min(missed)} has no part in the forward pass that could be seen, so the batched strategy can't "
                 "probe it. Use -o device.strategy=sequential, or leave it out of --tune."
             )
-        return losses
+        return found

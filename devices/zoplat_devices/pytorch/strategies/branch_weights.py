@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -134,6 +134,19 @@ class BranchWeights:
         terms = [] if is_little else space.side_terms(directions) or []
         self._side_terms = scratch.views(terms) if terms else {}
         self._formed = self._form_ahead(blocks if is_little else [b for b in blocks if len(b.shape) == 1])
+
+    @property
+    def places(self) -> Hashable | None:
+        """All that a forward pass depends on besides what the arrays hold; None where it forms weights itself."""
+        formed, terms = self._formed, self._side_terms
+        if any(branches and name not in formed and name not in terms for name, branches in self.probed.items()):
+            return None
+        return id(formed) * bool(formed), id(terms) * bool(terms), self.count, tuple(map(tuple, self.probed.values()))
+
+    @property
+    def arrays(self) -> Any:
+        """What a forward pass reads besides what the arrays of the space hold."""
+        return self._formed, self._side_terms
 
     def formed(self, block: Block) -> Any:
         """(n, size of the block) where the weights of all branches are formed already, else None."""
