@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from zoplat_devices.kernels.gpu_tables import Structure
-
 NO_WORDS = np.zeros(0, np.int64)
+
+
+class Place(Protocol):
+    """A place on the device for the numbers of terms.
+
+    Attributes:
+        room: words.
+    """
+
+    room: Any
+
+    def forget(self) -> None:
+        """Remember that the room may have any numbers."""
 
 
 class Step(NamedTuple):
@@ -48,7 +59,7 @@ class Queue:
         self.obstacle = ""
         self._perform = perform
         self._steps: list[Step] = []
-        self._structures: dict[int, Structure] = {}
+        self._places: dict[int, Place] = {}
         self._losses: list[Losses] = []
         self._promised = 0
 
@@ -56,15 +67,15 @@ class Queue:
         """Append a step."""
         self._steps.append(Step(name, words, run, keeps))
 
-    def send(self, structure: Structure, words: np.ndarray, note: Callable[[], None]) -> None:
-        """Append the sending of the numbers of terms; `note` is called when they are in the room of the structure."""
-        self._structures[id(structure)] = structure
+    def send(self, place: Place, words: np.ndarray, note: Callable[[], None]) -> None:
+        """Append the sending of the numbers of terms; `note` is called when they are in the room of the place."""
+        self._places[id(place)] = place
 
         def copied(section: Any) -> None:
-            structure.room.copy_(section)
+            place.room.copy_(section)
             note()
 
-        self.add(("send", id(structure)), copied, words, structure)
+        self.add(("send", id(place)), copied, words, place)
 
     def promise(self) -> Promise:
         """The next loss of the steps so far."""
@@ -88,8 +99,8 @@ class Queue:
             if steps and (losses := self._perform(steps, self.obstacle)) is not None:
                 self._losses.append(Losses(losses))
         finally:
-            for structure in self._structures.values():
-                structure.forget()  # a replay fills rooms without telling
+            for place in self._places.values():
+                place.forget()  # a replay fills rooms and notes nothing
 
     def floats(self) -> list[float]:
         """All losses of the steps; NaN for those of work that failed, whose error is on its way to the caller."""
