@@ -170,10 +170,34 @@ class TestAgreement:
         whole = session.losses_at(rows, [ZERO, *directions])
         width = max(row.length for row in rows)
         for branches, passes in ((6, 1), (4, 2), (1, 6)):
-            monkeypatch.setattr("zoplat_devices.text.layout.TOKENS", branches * len(rows) * width)
+            monkeypatch.setattr("zoplat_devices.pytorch.strategies.batched.TOKENS", branches * len(rows) * width)
             with counted(session) as calls:
                 assert session.losses_at(rows, [ZERO, *directions]) == pytest.approx(whole, abs=1e-5)
             assert calls == [1] * passes
+
+    def test_points_that_memory_does_not_suffice_for_are_split_and_stay_split(
+        self, checkpoint: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        session = opened(checkpoint())
+        rows, directions = session.encode(EXAMPLES), [drawn(session, Rademacher(), i) for i in range(5)]
+        whole = session.losses_at(rows, directions)
+        asked, means = list[int](), session.scorer.means
+
+        def little_memory(batch: Any, copies: int) -> Any:
+            asked.append(copies)
+            if copies > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return means(batch, copies)
+
+        monkeypatch.setattr(session.scorer, "means", little_memory)
+        assert session.losses_at(rows, directions) == pytest.approx(whole, abs=1e-5)
+        assert asked == [5, 2, 3, 1, 2]
+        asked.clear()
+        assert session.losses_at(rows, directions) == pytest.approx(whole, abs=1e-5)
+        assert max(asked) <= 2
+        monkeypatch.setattr(session.scorer, "means", lambda batch, copies: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.losses_at(rows, directions)
 
 
 class counted:  # noqa: N801  # used as a context manager

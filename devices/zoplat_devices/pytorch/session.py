@@ -44,9 +44,10 @@ from zoplat_devices.pytorch.strategies.batched import BatchedEvaluator
 from zoplat_devices.pytorch.strategies.sequential import ExactRestore
 from zoplat_devices.pytorch.strategies.streaming import StreamingEvaluator
 from zoplat_devices.pytorch.tuning import blocks
+from zoplat_devices.text.layout import GPU_TOKENS
 
 FEW_TOKENS = 128
-"""Tokens of a batch up to which low-rank side terms cost less than passes over all weights."""
+"""Tokens of a batch up to which low-rank side terms at all points together cost less than one after the other."""
 
 
 class PyTorchSession(Session):
@@ -147,15 +148,16 @@ class PyTorchSession(Session):
     def strategy_for(self, law: Sampler | None, tokens: float) -> str:
         """The usual strategy; where directions have factors, with side terms.
 
-        Points are batched then where a batch has few tokens; measured in docs/explanation/evaluation-strategies.md.
+        Points are batched then where a batch has few tokens; measured in docs/explanation/evaluation-strategies.md for
+        processors. On a GPU they are where two points fit in one pass.
         """
         if law is None or self.strategy not in SIDE_TERMS or not self.space.is_low_rank(law):
             return self.strategy
         if self.strategy == "sequential" and not (self._is_followed and self._can_batch):
             return self.strategy
         is_wide = any(len(block.shape) == 2 and block.dtype == "float32" for block in self.space.blocks)
-        is_quicker = self._may_choose and self.target.type == "cpu" and is_wide and tokens <= FEW_TOKENS
-        return SIDE_TERMS["batched" if is_quicker else self.strategy]
+        few = {"cpu": FEW_TOKENS * is_wide, "cuda": GPU_TOKENS // 2}.get(self.target.type, 0)
+        return SIDE_TERMS["batched" if self._may_choose and tokens <= few else self.strategy]
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         return self.encoder.encode(examples)

@@ -15,6 +15,8 @@ from zoplat.core.model_spec import Head
 TOKENS = 512
 """Target number of tokens in one forward pass over several copies of a batch: matrix products gain nothing from more
 rows, and activations cost memory. A batch of this many tokens is evaluated at one point at a time."""
+GPU_TOKENS = 2048
+"""The same on a GPU, which takes more rows to be busy."""
 
 
 class Place(NamedTuple):
@@ -87,14 +89,15 @@ def right_only(row: Row) -> bool:
     return row.example.loss == "tokens" and bool(row.tokens.targets)
 
 
-def cut(directions: Sequence[Direction], tokens: int) -> Iterator[Sequence[Direction]]:
-    """Directions in groups of about equal size, one group per forward pass, as few as `TOKENS` allows.
+def cut(directions: Sequence[Direction], tokens: int, most: int | None = None) -> Iterator[Sequence[Direction]]:
+    """Directions in groups of about equal size, one group per forward pass, as few as possible.
 
     Args:
         directions: to evaluate.
         tokens: of the batch.
+        most: target number of tokens in one forward pass; `TOKENS` when None.
     """
-    passes = math.ceil(len(directions) / max(1, TOKENS // tokens))
+    passes = math.ceil(len(directions) / max(1, (most or TOKENS) // tokens))
     ends = [len(directions) * i // passes for i in range(passes + 1)]
     for begin, end in pairwise(ends):
         yield directions[begin:end]

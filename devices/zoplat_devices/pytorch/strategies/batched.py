@@ -7,6 +7,7 @@ never used, before a loss is computed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from zoplat_devices.pytorch.recordings import Recordings
 from zoplat_devices.pytorch.scoring import Scorer
 from zoplat_devices.pytorch.strategies.branch_weights import BranchWeights, Scratch
 from zoplat_devices.pytorch.strategies.stand_ins import Dispatcher
-from zoplat_devices.text.layout import cut
+from zoplat_devices.text.layout import GPU_TOKENS, TOKENS, cut
 
 
 class BatchedEvaluator:
@@ -39,6 +40,7 @@ class BatchedEvaluator:
     def __init__(self, model: Any, space: ParameterSpace, scorer: Scorer, recordings: Recordings | None = None) -> None:
         self._space, self._scorer, self._recordings = space, scorer, recordings
         self._is_checked = False
+        self._fitting = sys.maxsize
         self._scratch = Scratch()
         self._dispatcher = Dispatcher()
         self._slots = slots(model, by_address(space.blocks))
@@ -54,7 +56,7 @@ class BatchedEvaluator:
         self._is_checked = True
 
     def losses(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[Number]:
-        """L(θ + d) for each d, in as few forward passes as `layout.TOKENS` allows.
+        """L(θ + d) for each d, in as few forward passes as the number of tokens and the memory allow.
 
         Raises:
             ZoplatError: a trainable parameter is used in a way that can't be followed.
@@ -62,7 +64,21 @@ class BatchedEvaluator:
         if not self._is_checked:
             self.check(rows[:2])  # two are enough to see an order, and take little memory
         tokens = self._scorer.sequences(rows) * max(row.length for row in rows)
-        return [loss for some in cut(directions, tokens) for loss in self._forward(rows, some, checks=False)]
+        most = GPU_TOKENS if self._scorer.builder.device.type == "cuda" else TOKENS
+        groups = cut(directions, tokens, min(most, self._fitting))
+        return [loss for some in groups for loss in self._split_to_fit(rows, some, tokens)]
+
+    def _split_to_fit(self, rows: Sequence[Row], directions: Sequence[Direction], tokens: int) -> list[Number]:
+        """The losses of one forward pass; of several with fewer points where memory does not suffice."""
+        try:
+            return self._forward(rows, directions, checks=False)
+        except torch.OutOfMemoryError:
+            if len(directions) == 1:
+                raise
+        half = len(directions) // 2
+        self._fitting = (len(directions) - 1) * tokens
+        parts = directions[:half], directions[half:]
+        return [loss for some in parts for loss in self._split_to_fit(rows, some, tokens)]
 
     def _forward(self, rows: Sequence[Row], directions: Sequence[Direction], checks: bool) -> list[Number]:
         with torch.inference_mode():
