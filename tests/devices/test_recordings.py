@@ -1,5 +1,7 @@
 """Recorded steps: a run whose steps are replayed ends in the digest of one whose steps are performed one by one."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from zoplat_devices.pytorch import recordings
 from zoplat_devices.pytorch.device import PyTorch
 from zoplat_devices.pytorch.recordings import MOST, Recordings
 from zoplat_devices.pytorch.scoring import Scorer
+from zoplat_devices.pytorch.session import PyTorchSession
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -231,3 +234,27 @@ def test_work_with_an_obstacle_is_performed_and_nothing_is_recorded_from_then_on
     assert kept.count == 0
     assert len(said) == 1
     assert said[0].endswith("a reason")
+
+
+@pytest.mark.slow
+def test_the_model_of_a_recorded_run_is_freed_when_it_returns(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[weakref.ref[Any]] = []
+    begin = PyTorchSession.__init__
+
+    def noted(self: Any, *given: Any, **named: Any) -> None:
+        begin(self, *given, **named)
+        models.append(weakref.ref(self.model))
+
+    monkeypatch.setattr(PyTorchSession, "__init__", noted)
+    gc.disable()
+    try:
+        for number, settings in enumerate([METHODS["in place"], METHODS["exact"], METHODS["side terms"]]):
+            recorder = StandInRecorder()
+            run(f"run {number}", recorder, **settings)
+            assert recorder.replays
+            del recorder  # which has the tensors of what it replays
+        assert [model() for model in models] == [None] * 3
+    finally:
+        gc.enable()
