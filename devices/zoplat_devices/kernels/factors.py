@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from zoplat_devices.kernels.laws import Fill
 from zoplat_devices.kernels.tables import JOB, SUM, TURNED, Jobs, Kernels, Sums, address, term
 
-KEPT = 4
-"""Tables of jobs that are kept, for as many sets of shapes."""
+KEPT = 8
+"""Tables of jobs that are kept, for as many sets of shapes or places."""
 
 Shaped = tuple[tuple[int, int], Fill]
 """Shape of a factor, and what filling it takes."""
@@ -22,13 +22,13 @@ class Factors:
     """Draws factors of many matrices at once.
 
     Args:
-        kernels: that prefer few calls.
+        kernels: of the device.
         empty: (shape, dtype) → a new array of the device.
     """
 
     def __init__(self, kernels: Kernels, empty: Callable[[tuple[int, ...], str], Any]) -> None:
         self._kernels, self._empty = kernels, empty
-        self._jobs: dict[tuple[tuple[int, int], ...], tuple[Jobs, list[int]]] = {}
+        self._jobs: dict[Hashable, Any] = {}
 
     def drawn(self, wanted: Sequence[tuple[Shaped, Shaped]]) -> tuple[Any, list[tuple[Any, Any]]]:
         """Draw U and V for each matrix.
@@ -40,11 +40,7 @@ class Factors:
             (all numbers in one array, for each matrix U and Vᵀ as contiguous views of it).
         """
         shapes = tuple(shape for pair in wanted for shape, _ in pair)
-        if shapes not in self._jobs:
-            if len(self._jobs) == KEPT:
-                self._jobs.pop(next(iter(self._jobs)))
-            self._jobs[shapes] = _jobs(shapes)
-        jobs, begins = self._jobs[shapes]
+        jobs, begins = self._once(shapes, lambda: _jobs(shapes))
         sums = Sums(len(shapes), 1)
         for line, ((length, rank), fill) in enumerate(part for pair in wanted for part in pair):
             sums.add([line], filling(fill, v=rank, inverse_root=length), True, 1.0)
@@ -57,15 +53,21 @@ class Factors:
             pairs.append((parts[k].reshape(shapes[k]), parts[k + 1].reshape(rank, columns)))
         return whole, pairs
 
+    def fill(self, asked: Sequence[tuple[Fill, Any]]) -> None:
+        """Fill float32 arrays, each with random numbers and what is computed with them."""
+        places = tuple((address(array), math.prod(array.shape)) for _, array in asked)
+        sums = Sums(len(asked), 1)
+        for line, (fill, _) in enumerate(asked):
+            sums.add([line], filling(fill), True, 1.0)
+        self._kernels.run(self._once(places, lambda: _jobs_at(places)), sums)
 
-def fill_arrays(kernels: Kernels, asked: Sequence[tuple[Fill, Any]]) -> None:
-    """Fill float32 arrays, each with random numbers and what is computed with them, by one call."""
-    rows, sums = np.zeros(len(asked), JOB), Sums(len(asked), 1)
-    for line, (fill, array) in enumerate(asked):
-        sums.add([line], filling(fill), True, 1.0)
-        rows["target"][line], rows["stop"][line] = address(array), math.prod(array.shape)
-    rows["line"], rows["dtype"] = np.arange(len(asked)), SUM
-    kernels.run(Jobs(rows), sums)
+    def _once(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        """Jobs of a name, kept from draw to draw."""
+        if name not in self._jobs:
+            if len(self._jobs) == KEPT:
+                self._jobs.pop(next(iter(self._jobs)))
+            self._jobs[name] = make()
+        return self._jobs[name]
 
 
 def filling(fill: Fill, **fields: Any) -> np.ndarray:
@@ -83,3 +85,11 @@ def _jobs(shapes: Sequence[tuple[int, int]]) -> tuple[Jobs, list[int]]:
     rows["target"], rows["stop"], rows["line"] = 4 * begins[:-1], sizes, np.arange(len(shapes))
     rows["dtype"][0::2], rows["dtype"][1::2] = SUM, TURNED
     return Jobs(rows), begins.tolist()
+
+
+def _jobs_at(places: Sequence[tuple[int, int]]) -> Jobs:
+    """Jobs that fill arrays: the address and the size of each."""
+    rows = np.zeros(len(places), JOB)
+    rows["target"], rows["stop"] = np.array(places, np.int64).reshape(-1, 2).T
+    rows["line"], rows["dtype"] = np.arange(len(places)), SUM
+    return Jobs(rows)

@@ -18,7 +18,7 @@ from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
 from zoplat_devices.kernels.drawn import Drawn
-from zoplat_devices.kernels.factors import Factors, fill_arrays
+from zoplat_devices.kernels.factors import Factors
 from zoplat_devices.kernels.laws import traced_factors
 from zoplat_devices.kernels.noise import FusedNoise
 from zoplat_devices.kernels.plans import ENTRIES, Cut, Gathered, Plan, conversion, has_master, jobs_on, scratch_jobs
@@ -52,7 +52,7 @@ class FusedBackend(Backend):
     ) -> None:
         super().__init__(FusedNoise(kernels, empty), empty, mapped, release)
         self.kernels = kernels
-        self._together = Factors(kernels, empty) if kernels.prefers_few_calls else None
+        self._factors = Factors(kernels, empty)
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()
         self._plans: dict[bytes, Plan] = {}
         self._cuts: dict[tuple[tuple[int, int, int], ...], Cut] = {}
@@ -110,7 +110,7 @@ class FusedBackend(Backend):
             for block, (_, (shape, fill)) in zip(blocks, pairs, strict=True):
                 turned.append((vt[block.name], self.empty(shape, "float32")))
                 asked.append((fill, turned[-1][1]))
-        fill_arrays(self.kernels, asked)
+        self._factors.fill(asked)
         for array, v in turned:
             array[:] = v.T
 
@@ -301,7 +301,8 @@ class FusedBackend(Backend):
             return Drawn(self.blocks, self.noise, draw)
         if draw not in self._drawn:
             self._evict()
-            self._drawn[draw] = Drawn(self.blocks, self.noise, draw, self._together)
+            together = self._factors if self.kernels.prefers_few_calls else None
+            self._drawn[draw] = Drawn(self.blocks, self.noise, draw, together)
         self._drawn.move_to_end(draw)
         return self._drawn[draw]
 
