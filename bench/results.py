@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+import subprocess
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from datetime import date
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ Row = dict[str, Any]
 FOLDER = Path(__file__).parent / "results"
 IDENTITY = ("kind", "model", "setup", "pair", "step", "shape", "dtype")
 """Fields that identify the case of a row."""
+UNRECORDED = ("out", "cpu", "list", "until", "left")
+"""Options of programs that change no figure."""
 
 
 def read(path: Path) -> dict[str, list[Row]]:
@@ -46,11 +50,11 @@ def merge(path: Path, run: Row, rows: Iterable[Row]) -> None:
 
 
 def command_of(program: str, parser: ArgumentParser, arguments: Namespace) -> str:
-    """The command that repeats a measurement, without --out and flags that only print."""
+    """The command that repeats a measurement, without options that change no figure."""
     for name, value in vars(arguments).items():
-        if name not in ("out", "cpu", "list") and value != parser.get_default(name):
+        if name not in UNRECORDED and value != parser.get_default(name):
             values = [] if value is True else value if isinstance(value, list) else [value]
-            program += " " + shlex.join([f"--{name}", *map(str, values)])
+            program += " " + shlex.join([f"--{name.replace('_', '-')}", *map(str, values)])
     return program
 
 
@@ -60,8 +64,19 @@ def run_of(command: str, accelerator: Row | None = None) -> Row:
 
     versions = {name: metadata.version(name) for name in ("zoplat", "torch", "transformers")}
     versions["python"] = platform.python_version()
+    if triton := find_spec("triton"):
+        versions["triton"] = metadata.version(triton.name)
     hardware = {"processor": processor(), "threads": torch.get_num_threads(), "accelerator": accelerator}
-    return {"command": command, "date": date.today().isoformat(), **hardware, "versions": versions}
+    return {"command": command, "date": date.today().isoformat(), "commit": commit(), **hardware, "versions": versions}
+
+
+def commit() -> str | None:
+    """The commit of the working tree; None where git does not know."""
+    command = ["git", "-C", str(FOLDER.parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def processor() -> str:

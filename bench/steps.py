@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,9 +15,10 @@ from bench.cases import Setup, Variant
 from bench.models import SameBatch
 from zoplat import ZERO, Row, ZoplatError
 from zoplat.config.layers import resolve
-from zoplat.core.device import Session
+from zoplat.core.device import MemoryReading, Session
 from zoplat.training.profiler import Profiler
 from zoplat.training.step import Learner
+from zoplat_devices.pytorch.parameters import by_address
 from zoplat_devices.pytorch.session import PyTorchSession
 
 
@@ -24,9 +27,11 @@ class Step(Protocol):
 
     Attributes:
         passes: forward passes of one call.
+        moves: passes over the weights in one call; None where they are not counted.
     """
 
     passes: int
+    moves: float | None
 
     def before(self) -> None:
         """Bring the session into the state that it has in the middle of a run."""
@@ -53,6 +58,7 @@ class ZoplatStep:
         config = resolve({**settings, **variant.settings, "evaluate_every": 10**9})
         session.space.settle()
         self.session, self.variant, self.batches, self.passes = session, variant, SameBatch(rows), 0
+        self.moves: float | None = None
         self.learner = Learner(config, session, strategy=variant.strategy)
         self.profiler = Profiler(session.memory, session.reset_peak)
 
@@ -61,9 +67,10 @@ class ZoplatStep:
         self()
 
     def __call__(self) -> None:
-        before = self.learner.progress.passes
+        passes, moves = self.learner.progress.passes, self.session.space.passes_over_weights
         self.learner.advance(self.batches, self.profiler)
-        self.passes = self.learner.progress.passes - before
+        self.passes = self.learner.progress.passes - passes
+        self.moves = round(self.session.space.passes_over_weights - moves, 3)
         if self.learner.progress.skipped:
             raise ZoplatError(
                 f"{self.variant.name}: a step was skipped, which would make it look cheap: {self.learner.skip_reason}"
@@ -72,32 +79,35 @@ class ZoplatStep:
     def after(self) -> None:
         pass
 
-    def peak(self) -> int:
-        """Peak bytes in use during two steps."""
+    def profiled(self, times: int) -> MemoryReading:
+        """The peak of so many steps, by a new profiler."""
         self.session.reset_peak()
         self.profiler = Profiler(self.session.memory, self.session.reset_peak)
         self.before()
-        self()
-        reading = self.profiler.peak
-        return reading.host_peak if reading.device_peak is None else reading.device_peak
+        for _ in range(times - 1):
+            self()
+        return self.profiler.peak
 
 
 class PublishedStep:
     """A published step on a session's model; `after` moves the result into the session's own arrays.
 
     Args:
-        session: an opened model, all of whose weights are trained.
+        session: an opened model; a method without backpropagation needs one all of whose weights are trained.
         variant: names the published step.
         rows: the batch.
     """
 
     def __init__(self, session: PyTorchSession, variant: Variant, rows: Sequence[Row]) -> None:
         self.session = session
-        problem = published.Problem(session.model, partial(session.scorer.mean_loss, rows))
+        trained = by_address(session.space.blocks)
+        weights = [w for w in session.model.parameters() if w.data_ptr() in trained]
+        problem = published.Problem(session.model, partial(session.scorer.mean_loss, rows), weights)
         self.step = published.STEPS[variant.published](problem)
         self.passes = self.step.passes
         self.arrays = [w.data for w in problem.weights]
         self.is_warm = False
+        self.moves: float | None = None
 
     def before(self) -> None:
         self.session.space.settle()
@@ -116,29 +126,73 @@ class PublishedStep:
                 w.data = array
 
 
+class BareStep:
+    """Inference: one forward pass.
+
+    Args:
+        forward: makes it.
+    """
+
+    def __init__(self, forward: Callable[[], None]) -> None:
+        self.forward, self.passes = forward, 1
+        self.moves: float | None = None
+
+    def before(self) -> None:
+        self()  # other work may have given the memory of a recording back
+
+    def __call__(self) -> None:
+        self.forward()
+
+    def after(self) -> None:
+        pass
+
+
 def step_of(session: PyTorchSession, setup: Setup, variant: Variant, rows: Sequence[Row]) -> Step:
     """The step of a variant, ready to be measured."""
-    return PublishedStep(session, variant, rows) if variant.published else ZoplatStep(session, setup, variant, rows)
+    if variant.published:
+        return PublishedStep(session, variant, rows)
+    if variant.settings:
+        return ZoplatStep(session, setup, variant, rows)
+    return BareStep(bare(session, rows, variant.eager))
 
 
-def bare(session: Session, rows: Sequence[Row]) -> Callable[[], None]:
-    """A forward pass with the weights as they are in the arrays, without any perturbation."""
+def bare(session: Any, rows: Sequence[Row], eager: bool = False) -> Callable[[], None]:
+    """A forward pass with the weights as they are in the arrays, without any perturbation.
+
+    Args:
+        session: an opened model.
+        rows: the batch.
+        eager: whether a PyTorch session runs the model eagerly where it would replay a recording.
+    """
 
     def forward() -> None:
         perturbation = session.space.perturbation
         session.space.perturb(ZERO)
-        session.forward(rows)
+        with nullcontext() if eager else session.together(nullcontext):
+            session.forward(rows)
         session.space.perturb(perturbation)
 
     return forward
 
 
-def peak(session: PyTorchSession, work: Callable[[], None]) -> int:
-    """Peak bytes in use during some work, on the accelerator if there is one, else of the process."""
-    session.reset_peak()
-    work()
-    reading = session.memory()
-    return reading.host_peak if reading.device_peak is None else reading.device_peak
+def peaks(session: PyTorchSession, work: Callable[[], None] | ZoplatStep, times: int = 3) -> tuple[int, int]:
+    """(Peak bytes in use, bytes that the allocator holds in the end) after some work was done so many times.
+
+    Both on the accelerator if there is one; else both are the peak of the process.
+    """
+    gc.collect()
+    if session.target.type == "cuda":
+        torch.cuda.empty_cache()
+    if isinstance(work, ZoplatStep):
+        reading = work.profiled(times)
+    else:
+        session.reset_peak()
+        for _ in range(times):
+            work()
+        reading = session.memory()
+    if reading.device_peak is None:
+        return reading.host_peak, reading.host_peak
+    return reading.device_peak, torch.cuda.memory_reserved()
 
 
 def vocabulary(model: Any) -> int:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 
 from bench.cases import Pair, Shape
 from bench.models import batch, opened
 from bench.results import Row, run_of
-from bench.steps import Step, ZoplatStep, bare, peak, step_of, synchronize, vocabulary
-from bench.timing import OutOfTime, Timings, interleaved
+from bench.steps import Step, ZoplatStep, bare, peaks, step_of, synchronize, vocabulary
+from bench.timing import OutOfTime, Timings, clocked, interleaved
+from zoplat import Row as ModelRow
 from zoplat_devices.pytorch.session import PyTorchSession
 
 SMALL = 256
 """Batches of fewer tokens have forward passes too short to be timed once."""
+WARM = 2
+"""Forward passes before those that are timed; a recording is made at the second of a shape."""
+PEAKS = ("peak", "held", "inference", "inference_held")
+"""Fields of a row: peak bytes in use and bytes held by the allocator, of a step and of inference."""
 Task = tuple[Pair, Shape]
 
 
@@ -30,13 +34,14 @@ class Bench:
         kind: registered name of the device.
         rounds: the least number of rounds of a pair.
         seconds: the least time for a pair.
-        peaks: whether the peak memory of each step is measured too.
+        as_on_gpu: whether the peak memory of each step is measured too, and the faster of eager and recorded inference
+            is the bare forward pass.
     """
 
     kind: str
     rounds: int
     seconds: float
-    peaks: bool = False
+    as_on_gpu: bool = False
 
     def run(self, tasks: Sequence[Task], command: str) -> Iterator[tuple[Row, list[Row]]]:
         """(run, rows) after each pair; tasks of one setup have to be adjacent."""
@@ -44,36 +49,81 @@ class Bench:
             pairs = list(group)
             session = opened(pairs[0][0].setup, self.kind)
             run = run_of(command, session.facts["accelerator"])
+            inference: dict[Shape, tuple[int, int]] = {}  # before anything is recorded
+            if self.as_on_gpu:
+                for shape in dict.fromkeys(shape for _, shape in pairs):
+                    inference[shape] = peaks(session, bare(session, rows_of(session, shape), eager=True))
             for pair, shape in pairs:
-                yield run, self.measured(session, pair, shape)
+                yield run, self.measured(session, pair, shape, inference.get(shape))
             del session
             gc.collect()
 
-    def measured(self, session: PyTorchSession, pair: Pair, shape: Shape) -> list[Row]:
-        """Rows of a pair, for those variants that were measured before time ran out."""
-        rows = batch(vocabulary(session.model), shape)
-        forward, count = bare(session, rows), len(session.space.buffers)
-        steps: dict[str, Step] = {
-            variant.name: step_of(session, pair.setup, variant, rows) for variant in pair.variants
-        }
+    def measured(
+        self, session: PyTorchSession, pair: Pair, shape: Shape, inference: tuple[int, int] | None = None
+    ) -> list[Row]:
+        """Rows of a pair, for those variants that were measured before time ran out.
+
+        Args:
+            session: an opened model.
+            pair: what is measured.
+            shape: of the batch.
+            inference: peak and held bytes of inference, beside which the peaks of steps are put; None for no peaks.
+        """
+        rows, count = rows_of(session, shape), len(session.space.buffers)
         timings: dict[str, Timings] = {}
-        peaks: dict[str, int] = {}
+        memory: dict[str, Row] = {}
+        steps: dict[str, Step] = {}
+        way, forward = "", bare(session, rows)
         with suppress(OutOfTime):
+            if inference:
+                way, forward = self.fastest(session, rows)
+                self.measure_peaks(session, pair, rows, inference, memory)
+            steps |= {variant.name: step_of(session, pair.setup, variant, rows) for variant in pair.variants}
             passes = 3 if shape[0] * shape[1] < SMALL else 1
-            interleaved(steps, forward, partial(synchronize, self.kind), self.rounds, self.seconds, passes, timings)
-            if self.peaks:
-                peaks[""] = peak(session, forward)
-                peaks |= {name: step.peak() for name, step in steps.items() if isinstance(step, ZoplatStep)}
+            interleaved(steps, forward, self.wait, self.rounds, self.seconds, passes, timings)
         session.space.settle()
         del session.space.buffers[count:]  # state of these steps
         identity = {"kind": "step", "model": pair.setup.model, "setup": pair.setup.name, "pair": pair.name}
-        weights = session.facts["model_bytes"]
+        common = {"weights": session.facts["model_bytes"], "bare": way} if inference else {}
         return [
             {**identity, "step": name, "shape": list(shape), "passes": steps[name].passes}
-            | timings[name].row()
-            | ({"peak": peaks[name], "inference": peaks[""], "weights": weights} if name in peaks else {})
+            | ({"moves": moves} if inference and (moves := steps[name].moves) is not None else {})
+            | {**timings[name].row(), **common, **memory.get(name, {})}
             for name in timings
         ]
+
+    def wait(self) -> None:
+        """Wait until the device has finished its work."""
+        synchronize(self.kind)
+
+    def fastest(self, session: PyTorchSession, rows: Sequence[ModelRow]) -> tuple[str, Callable[[], None]]:
+        """The fastest inference that the session makes, and what it is called: eager, or as the settings have it."""
+        ways = {"as set": bare(session, rows), "eager": bare(session, rows, eager=True)}
+        seconds = {name: [clocked(work, self.wait)[0] for _ in range(WARM + 3)][WARM:] for name, work in ways.items()}
+        best = min(ways, key=lambda name: min(seconds[name]))
+        return best, ways[best]
+
+    def measure_peaks(
+        self,
+        session: PyTorchSession,
+        pair: Pair,
+        rows: Sequence[ModelRow],
+        inference: tuple[int, int],
+        found: dict[str, Row],
+    ) -> None:
+        """Enter the peak memory of each step of zoplat, alone with the model, beside that of eager inference."""
+        count = len(session.space.buffers)
+        for variant in pair.variants:
+            if variant.settings:
+                peak = peaks(session, ZoplatStep(session, pair.setup, variant, rows))
+                found[variant.name] = dict(zip(PEAKS, (*peak, *inference), strict=True))
+                session.space.settle()
+                del session.space.buffers[count:]
+
+
+def rows_of(session: PyTorchSession, shape: Shape) -> list[ModelRow]:
+    """A batch of a shape for a session's model."""
+    return batch(vocabulary(session.model), shape)
 
 
 def tasks_of(pairs: Iterable[Pair], only: str, shapes: Sequence[Shape] = ()) -> list[Task]:

@@ -40,11 +40,16 @@ class Figure:
         """The bar in symbols."""
         return f"{'≥' if self.at_least else '≤'} {self.bar:.3g}{self.unit}"
 
+    @property
+    def mark(self) -> str:
+        """Whether the bar is met, in words."""
+        return "met" if self.is_met else "**not met**"
+
     def cell(self, shown: str) -> str:
         """The text of a table's cell: the figure as shown, its bar, and whether that is met."""
         if self.bar is None:
             return shown
-        return f"{shown} ({self.sign}: met)" if self.is_met else f"**{shown}** ({self.sign}: **not met**)"
+        return f"{shown if self.is_met else f'**{shown}**'} ({self.sign}: {self.mark})"
 
 
 def by_case(rows: Iterable[Row]) -> dict[Any, Row]:
@@ -69,8 +74,11 @@ def speed_up(rows: dict[Any, Row], pair: Pair, shape: Shape, row: Row) -> float 
     """Time of the published step divided by that of a row; None where the former was not measured."""
     published = published_variant(pair)
     other = rows.get((pair.key, published.name, shape)) if published else None
-    if other is None:
-        return None
+    return None if other is None else times_as_fast(row, other)
+
+
+def times_as_fast(row: Row, other: Row) -> float:
+    """Time of the step of another row, measured beside it, divided by that of a row."""
     return float(other["wall"]["median"] * other["passes"] / (row["wall"]["median"] * row["passes"]))
 
 

@@ -17,8 +17,8 @@ Seconds = tuple[float, float]
 CLOCKS = ("wall", "cpu")
 
 
-class OutOfTime(Exception):
-    """The time limit of a program is reached."""
+class OutOfTime(BaseException):
+    """The time limit is reached. No Exception, so that what goes on after any failure does not after this."""
 
 
 @dataclass
@@ -94,7 +94,13 @@ def clocked(work: Callable[[], Any], synchronize: Callable[[], None] = lambda: N
 
 @contextmanager
 def frozen_heap() -> Iterator[None]:
-    """A context in which the garbage collector ignores all objects that exist before it, so that it is quick."""
+    """A context in which the garbage collector ignores all objects that exist before it, so that it is quick.
+
+    Within another one it does nothing: what lives shorter than the outer one must stay collectable.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:

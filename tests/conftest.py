@@ -134,7 +134,7 @@ def board_kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def gpu_kernels() -> Any:
     """`gpu_kernels.py` on a GPU."""
-    torch, _ = pytest.importorskip("torch"), pytest.importorskip("triton")
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("triton", minversion="3.6")
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
     from zoplat_devices.kernels.gpu import kernels
@@ -149,6 +149,7 @@ def interpreted_kernels() -> Iterator[Any]:
     Its `fma` rounds twice and its bfloat16 not to even, so both are replaced; and integers wrap around, as in a launch.
     """
     pytest.importorskip("torch")
+    pytest.importorskip("triton", minversion="3.6")
     triton_interpreter = pytest.importorskip("triton.runtime.interpreter")
     from zoplat_devices.kernels import gpu, noise
 

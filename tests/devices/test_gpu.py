@@ -24,7 +24,7 @@ from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.uniform import Uniform
 
 torch = pytest.importorskip("torch")
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton", minversion="3.6")
 gpu_kernels = pytest.importorskip("zoplat_devices.kernels.gpu_kernels")
 
 Make = Callable[..., Path]
@@ -157,6 +157,14 @@ def test_kernels_are_used_only_if_their_random_numbers_are_those_of_the_definiti
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_triton_without_a_gpu_fails_the_trial_run() -> None:
     with pytest.raises(gpu.Broken, match="Triton is installed but makes no kernels here: "):
+        gpu.kernels("cuda")
+
+
+def test_a_triton_that_is_too_old_is_refused_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("3.6.0", "3.7.1+git1234", "4.0.0"):
+        gpu.check_version(version)
+    monkeypatch.setattr(triton, "__version__", "3.5.1")
+    with pytest.raises(gpu.Broken, match=r"Triton 3\.5\.1 is too old for the kernels, which need 3\.6 or newer"):
         gpu.kernels("cuda")
 
 

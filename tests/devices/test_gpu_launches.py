@@ -13,7 +13,7 @@ from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.uniform import Uniform
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 
 class Driver:

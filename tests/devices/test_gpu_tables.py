@@ -20,7 +20,7 @@ from zoplat_plugins.rademacher import Rademacher
 from zoplat_plugins.uniform import Uniform
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 
 SHAPES = [(700, 40), (3000,), (64, 128), (5,), (1, 4096)] * 8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -34,6 +35,9 @@ PINNED = {"enable_fp_fusion": False, "sanitize_overflow": False, "num_warps": 4}
 
 NARROW = (DTYPES["bfloat16"], DTYPES["float16"])
 RULE_CONSTANTS = ("kind", "count", "has_scales", "other_kind", "other_count", "other_scales")
+OLDEST = (3, 6)
+"""Oldest version of Triton whose kernels have the right bits. In divisions and roots 3.4 and 3.5 take subnormal
+numbers for zero, and 3.2 and 3.3 can't compile the kernels (docs/how-to/gpu.md)."""
 LISTED = 1024
 """Rooms that are listed before those that are gone are struck off."""
 STRUCTURES = 64
@@ -308,22 +312,38 @@ def kernels(device: Any) -> TritonKernels | None:
     """Kernels for a torch device, once a trial run has shown the right bits; None where Triton is not installed.
 
     Raises:
-        Broken: Triton can't compile a kernel, for which it needs a C compiler and the headers of Python, or its random
-            numbers differ from the definition.
+        Broken: Triton is too old; or it can't compile a kernel, for which it needs a C compiler and the headers of
+            Python; or its random numbers differ from the definition.
     """
     if importlib.util.find_spec("triton") is None:
         return None
     try:
+        import triton
+
+        check_version(triton.__version__)
         from zoplat_devices.kernels import gpu_kernels
 
         made = TritonKernels(device, gpu_kernels)
         is_right = _matches_definition(made)
+    except Broken:
+        raise
     except Exception as problem:  # whatever Triton, its compiler or its driver may throw
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[-1]
         raise Broken(f"Triton is installed but makes no kernels here: {reason}") from problem
     if not is_right:
         raise Broken("Triton's kernels make other numbers here than the definition.")
     return made
+
+
+def check_version(version: str) -> None:
+    """Raise Broken where a version of Triton is older than `OLDEST`."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        raise Broken(
+            f"Triton {version} is too old for the kernels, which need {needed} or newer. PyTorch 2.11 and newer bring "
+            "it along: pip install --upgrade torch."
+        )
 
 
 def _matches_definition(made: TritonKernels) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,9 @@ from zoplat.core.example import Row
 from zoplat_devices.pytorch import virtual
 from zoplat_devices.pytorch.scoring import Scorer, inner_model
 from zoplat_devices.text.encoding import Encoder
+
+PREFIX_WRITES = (5, 23)
+"""Oldest version of transformers with which a seq2seq model was seen to write text with its prefix; 5.0 was not."""
 
 
 class TextGenerator:
@@ -93,15 +97,19 @@ class TextGenerator:
         if kind == "prompt":
             stopping.skip = stopping.skip if self.head == "seq2seq" else 0
             return self.inner.generate(**virtual.with_prompt(self.model, inputs), **more)[:, stopping.skip :]
+        cache = virtual.cache_argument(self.inner)
         if kind == "prefix" and self.head == "causal":
             placeholders = self.torch.zeros_like(ids[:, :1]).expand(-1, virtual.count(self.model))
             ones = self.torch.ones_like(placeholders)
             inputs["input_ids"] = self.torch.cat([placeholders, ids], dim=1)
             inputs["attention_mask"] = self.torch.cat([ones, inputs["attention_mask"]], dim=1)
             stopping.skip = inputs["input_ids"].shape[1]
-            more["past_key_values"] = self.model.get_prompt(len(ids))
-            return self.inner.generate(**inputs, **more)[:, stopping.skip :]
-        model = self.model if kind else self.inner
+        if kind == "prefix" and self.head == "seq2seq":
+            _check_prefix()
+        is_given = self.head == "causal" or cache == "cache"  # which peft does not know yet
+        if kind == "prefix" and is_given:
+            more[cache] = self.model.get_prompt(len(ids))
+        model = self.model if kind and not is_given else self.inner
         return model.generate(**inputs, **more)[:, stopping.skip :]
 
     def _end_tokens(self) -> list[int]:
@@ -153,3 +161,16 @@ class _Stopping:
         end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))  # padding follows
         text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
         return str(text.partition(self.stop)[0].strip())
+
+
+def _check_prefix() -> None:
+    """Raise ZoplatError where transformers leaves out the prefix of a decoder that writes text."""
+    import transformers
+
+    found = transformers.__version__
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < PREFIX_WRITES:
+        needed = ".".join(map(str, PREFIX_WRITES))
+        raise ZoplatError(
+            f"--tune prefix: with transformers {found} a seq2seq model may write text without its prefix; {needed} and "
+            "newer were seen to use it. pip install --upgrade transformers, or use --tune prompt."
+        )

@@ -7,6 +7,7 @@ made here; the outputs equal those of peft for a single sequence.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
@@ -55,7 +56,7 @@ def _run_shared_encoder(model: Any, inputs: dict[str, Any], owner: Any) -> Any:
     reads: dict[str, Any] = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
     reads = with_prompt(model, reads) if own == "prompt" else reads
     hidden = inner.get_encoder()(**reads).last_hidden_state
-    more: dict[str, Any] = {"past_key_values": model.get_prompt(len(owner))} if own == "prefix" else {}
+    more: dict[str, Any] = {cache_argument(inner): model.get_prompt(len(owner))} if own == "prefix" else {}
     if "attention_mask" in reads:
         more["attention_mask"] = reads["attention_mask"][owner]
     return inner(
@@ -84,7 +85,7 @@ def with_prompt(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 def with_prefix(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """Inputs with the keys and values of the prefix; a seq2seq model has them in its decoder."""
     tokens = count(model)
-    made = {**inputs, "past_key_values": model.get_prompt(inputs["input_ids"].shape[0])}
+    made = {**inputs, cache_argument(model.get_base_model()): model.get_prompt(inputs["input_ids"].shape[0])}
     if "position_ids" in inputs:
         made["position_ids"] = inputs["position_ids"] + tokens
     return made if "decoder_input_ids" in inputs else _extend_mask(made, tokens)
@@ -97,6 +98,13 @@ def _extend_mask(inputs: dict[str, Any], tokens: int) -> dict[str, Any]:
         inputs["attention_mask"] = mask.new_ones(mask.shape[0], tokens + mask.shape[1])
         inputs["attention_mask"][:, tokens:] = mask
     return inputs
+
+
+def cache_argument(model: Any) -> str:
+    """Name of the argument of a model of transformers that takes keys and values; 5.24 has renamed it."""
+    backbone = getattr(model, model.base_model_prefix, model)  # which a classifier hands its other arguments
+    names = {name for part in (model, backbone) for name in inspect.signature(part.forward).parameters}
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def cache_shape(loaded: Loaded) -> tuple[int, int, int]:
@@ -142,12 +150,13 @@ def _cached(loaded: Loaded, tokens: int) -> list[tuple[Any, Any]]:
     from transformers import DynamicCache, EncoderDecoderCache
 
     ids, cache = _text_ids(loaded, tokens), DynamicCache()
-    inputs: dict[str, Any] = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
+    backbone = getattr(loaded.model, loaded.model.base_model_prefix, loaded.model)
+    given = cache_argument(backbone)
+    inputs: dict[str, Any] = {"input_ids": ids, given: cache, "use_cache": True}
     if loaded.head == "seq2seq":
         start = torch.full_like(ids[:, :1], loaded.model.config.decoder_start_token_id)
         inputs["decoder_input_ids"] = torch.cat([start, ids[:, :-1]], dim=1)
-        inputs["past_key_values"] = EncoderDecoderCache(cache, DynamicCache())
-    backbone = getattr(loaded.model, loaded.model.base_model_prefix, loaded.model)
+        inputs[given] = EncoderDecoderCache(cache, DynamicCache())
     try:
         with torch.inference_mode():
             backbone(**inputs)
