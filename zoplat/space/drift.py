@@ -24,6 +24,7 @@ class DriftMeter:
     Attributes:
         shadows: name of a block → the sampled rows, and their θ in float64.
         marks: name of a block → its sampled rows as they were stored at the last mark.
+        pins: name of a block → θ of its sampled rows when `pin` was called last.
     """
 
     BLOCKS, ENTRIES = 8, 2048
@@ -39,6 +40,7 @@ class DriftMeter:
         self._entries = entries
         self.shadows: dict[str, tuple[Tile, Array]] = {}
         self.marks: dict[str, Array] = {}
+        self.pins: dict[str, Array] = {}
         self._empty, self._is_touched = empty, False
         for block in blocks[:: max(1, len(blocks) // self.BLOCKS)]:
             tile = next(block.tiles(self.ENTRIES))
@@ -94,6 +96,20 @@ class DriftMeter:
             off += float(difference @ difference)
             norm += float(shadow.reshape(-1) @ shadow.reshape(-1))
         return math.sqrt(off / norm) if norm else 0.0
+
+    def pin(self) -> None:
+        """Remember θ of the sample as it is now, for `moved`; no weight is read or written."""
+        self.pins = {name: 1.0 * shadow for name, (_, shadow) in self.shadows.items()}
+
+    def moved(self) -> dict[str, tuple[float, float]]:
+        """By block, the root mean square of how far θ of the sample moved since `pin`, and that of θ itself."""
+        found = {}
+        for name, pinned in self.pins.items():
+            now = self.shadows[name][1]
+            flat = [(now - pinned).reshape(-1), now.reshape(-1)]
+            far, theta = (math.sqrt(float(array @ array) / len(array)) for array in flat)
+            found[name] = (far, theta)
+        return found
 
     def mark(self) -> None:
         """Remember the stored weights of the sample, for `changed`."""

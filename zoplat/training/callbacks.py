@@ -7,6 +7,7 @@ from typing import Any
 
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import MemoryReading, Session
+from zoplat.training.outlook import Outlook
 from zoplat.training.progress import Progress
 
 
@@ -27,6 +28,9 @@ class Callback:
 
     def evaluated(self, record: dict[str, Any]) -> None:
         """A split was scored; the record is a line of metrics.jsonl."""
+
+    def judged(self, progress: Progress, outlook: Outlook) -> None:
+        """There is an outlook: at certain numbers of passes, and where an evaluation changed it."""
 
     def warned(self, text: str) -> None:
         """Something the user should know, which does not stop the run."""

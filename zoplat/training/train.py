@@ -26,7 +26,8 @@ from zoplat.training.result import Result
 from zoplat.training.setup import check, check_out
 from zoplat.training.step import Learner
 from zoplat.training.summarise import summarise
-from zoplat.training.summary import Summary, verdict
+from zoplat.training.summary import Summary
+from zoplat.training.watch import Watch
 from zoplat.training.yardstick import Yardstick
 
 SPLITS = ("dev", "test")
@@ -94,6 +95,7 @@ class _Run:
         self.losses: list[float] = []
         self.evaluations = Evaluations(self.opened, directory, callback, self.losses)
         self.yardstick = Yardstick(config.steps)
+        self.watch = Watch(config, self.session, directory, callback)
         self.skipped_in_a_row = 0
         self.costs_before, self.passes_before = Costs.read(directory), 0.0
         self.costs_written = time.monotonic()
@@ -152,6 +154,7 @@ class _Run:
         for record in recorded.steps:
             self._keep_loss(record)
         progress = self.learner.progress
+        self.watch.resume(recorded.steps, progress)
         progress.seconds = max(progress.seconds, self.costs_before.seconds_training)
         self.passes_before = self.session.space.passes_over_weights
         self.callback.resumed(progress.step)
@@ -172,17 +175,18 @@ class _Run:
         self._save()
         self._write_costs()
         self.evaluations.score("dev", self.learner.progress)
-        if verdict(self.losses) == "rising":
-            self.callback.warned("the loss is rising, not falling; a lower --lr or a decaying rule may help")
+        self.watch.evaluated(self.learner.progress)
 
     def _step(self) -> None:
         learner, progress = self.learner, self.learner.progress
         rows = self.opened.batches.at(progress.step)
         bare = self._bare_forward(rows) if self.yardstick.is_due(progress.step) else None
         skipped, passes, began = progress.skipped, progress.passes, time.perf_counter()
+        self.watch.before(progress.step)
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
         self.journal.append(record)
+        self.watch.after(record, learner.slopes, progress)
         if record.step == 0:
             for note in filter(
                 None, (unseen_radius(self.config, self.session, record), lost_step(self.session, record))
@@ -232,6 +236,7 @@ class _Run:
     def _summary(self, before: dict[str, float], after: dict[str, float]) -> Summary:
         """The summary, which is written down."""
         progress, overhead, costs = self.learner.progress, self.yardstick.overhead, self._write_costs()
-        summary = summarise(self.opened, self.directory, progress, self.losses, before, after, overhead, costs)
+        outlook = self.watch.outlook(progress)
+        summary = summarise(self.opened, self.directory, progress, self.losses, before, after, overhead, costs, outlook)
         self.directory.write_summary(summary.to_json())
         return summary
