@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from zoplat.compare.terms import terms_of
+from zoplat.training.binding import BUDGET
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal, StepRecord
 
@@ -20,8 +21,11 @@ RESULTS = (
     *("peak_bytes", "inference_peak_bytes", "weights_digest"),
 )
 """Numbers of a summary that are shown side by side."""
-COSTS = ("seconds", "seconds_training", "overhead_ratio", "peak_bytes", "inference_peak_bytes")
-"""Those of them that differ from day to day."""
+NOT_COUNTED = (
+    *("evaluation_passes", "seconds", "seconds_training", "overhead_ratio", "drift"),
+    *("peak_bytes", "inference_peak_bytes"),
+)
+"""Those of them that differ from day to day, or by how often a run was stopped: drift is measured from then on."""
 
 Pair = tuple[Any, Any]
 
@@ -84,7 +88,7 @@ class Difference:
     @property
     def are_equal(self) -> bool:
         """Whether the runs are the same in all that matters: time, memory, place and versions of packages do not."""
-        results = {name: pair for name, pair in self.results.items() if name not in COSTS}
+        results = {name: pair for name, pair in self.results.items() if name not in NOT_COUNTED}
         ends = all(_same(*pair) for pair in results.values())
         return not (self.settings or self.data or self.model) and (self.steps is None or self.steps.are_equal) and ends
 
@@ -105,6 +109,8 @@ def difference(one: RunDirectory, other: RunDirectory) -> Difference:
     for known, directory, header in zip(terms, (one, other), headers, strict=True):
         settings = header.get("settings") or directory.read_settings()
         known["seed"] = str(settings.get("seed"))
+        last = directory.read_settings()  # a run may have gone on with a larger budget than it began with
+        known.update({name: str(last[name]) for name in BUDGET if name in last})
     differing = _of_shared_parts(_pairs(*terms))
     rows = [header.get("rows") or {} for header in headers]
     apart = (*SPLITS, *(f"version of {name}" for header in headers for name in _versions(header)), "model")

@@ -27,6 +27,7 @@ from zoplat.training.setup import check, check_out
 from zoplat.training.step import Learner
 from zoplat.training.summarise import summarise
 from zoplat.training.summary import Summary
+from zoplat.training.tracking import tracked, trackers_named
 from zoplat.training.watch import Watch
 from zoplat.training.yardstick import Yardstick
 
@@ -38,7 +39,13 @@ MAX_SKIPPED = 20
 """Steps that may be skipped one after the other before the run is given up."""
 
 
-def train(config: RunConfig, out: Path | None = None, resume: bool = False, callback: Callback | None = None) -> Result:
+def train(
+    config: RunConfig,
+    out: Path | None = None,
+    resume: bool = False,
+    callback: Callback | None = None,
+    report_to: str | Sequence[str] | None = None,
+) -> Result:
     """Train until the budget is spent.
 
     Args:
@@ -46,6 +53,7 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
         out: the run directory; None for a new one under runs/.
         resume: continue the run in `out` if there is one.
         callback: is notified of the events of the run.
+        report_to: names of trackers; None for those that the run in `out` was begun with.
 
     Raises:
         ZoplatError: its exit_status says whether the settings were wrong (2) or the run failed (1).
@@ -53,7 +61,7 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
         KeyboardInterrupt: before anything was.
     """
     check(config, out, resume)
-    callback = callback or Callback()
+    trackers = trackers_named(report_to, out if resume else None)
     if out and (summary := _finished(RunDirectory(out), config)):
         return Result(summary, out)
     name = f"{Path(config.task).stem}-{config.estimator_name}-{config.seed}"
@@ -63,7 +71,8 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
         if summary := _finished(directory, config):
             return Result(summary, folder)
         try:
-            return _Run(config, directory, callback).to_the_end()
+            with tracked(callback or Callback(), trackers) as watcher:
+                return _Run(config, directory, watcher).to_the_end()
         except OSError as problem:
             if failure := directory.failure(problem):
                 raise failure from problem
@@ -122,6 +131,7 @@ class _Run:
             raise
         finally:
             self.journal.close()
+        self.callback.finished(summary)
         return Result(summary, self.directory.path)
 
     def _strategy(self) -> str:
