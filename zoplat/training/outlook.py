@@ -175,7 +175,7 @@ def outlook(course: Course) -> Outlook:
     between = f"the loss went from {seen.start:.3g} to {seen.now:.3g} (± {seen.error:.2g})"
     gain = _gain(course.scores)
     is_possible = promised is None or seen.fall < IMPOSSIBLE * promised
-    has_fallen = (seen.trend >= FALL and is_possible) or gain >= GAIN
+    has_fallen = (seen.trend >= FALL and seen.fall > 0 and is_possible) or gain >= GAIN
     is_beyond = promised is not None and promised > BEYOND * abs(seen.start)
     if _diverges(seen) or (is_beyond and not has_fallen):
         return Outlook("diverging", between, _smaller(course), **numbers)
