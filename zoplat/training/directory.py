@@ -249,7 +249,8 @@ def resumed_settings(settings: Mapping[str, Any], out: Path | None, resume: bool
     directory = RunDirectory(out) if resume and out else None
     if directory is None or not directory.config.exists() or settings.get("config") or settings.get("preset"):
         return dict(settings)
-    return {**settings, "config": directory.read_settings()}
+    directory.read_settings()  # which says it where they are damaged
+    return {**settings, "config": directory.config}
 
 
 def find_runs(folder: Path) -> list[RunDirectory]:
