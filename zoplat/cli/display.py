@@ -298,3 +298,18 @@ def print_radii(found: Suggestion) -> None:
         table.add_row(f"{eps:.1e}", f"{100 * error:.1f} %{mark}" if math.isfinite(error) else "not finite")
     console.print(table)
     console.print(f"--eps {found.eps:.1e}   noise of a loss {found.noise:.1e}, {found.passes} forward passes")
+
+
+def print_agreement(found: dict[str, Any]) -> None:
+    """Print the cosines of estimates with the gradient, as `training.agreement.agreement` measured them."""
+    console, cosines = plain_console(), found["cosines"]
+    alone = 1 / math.sqrt(found["weights"])
+    console.print(
+        f"{found['estimator']}, {len(cosines)} estimates in {found['steps']} steps: cosine with the gradient of their "
+        f"batch {found['mean']:.4f} on average, {min(cosines):.4f} to {max(cosines):.4f}; one random direction among "
+        f"{found['weights']:,} weights has {alone:.4f}"
+    )
+    table = Table("block", "mean cosine", box=None)
+    for name, cosine in found["blocks"].items():
+        table.add_row(name, f"{cosine:.4f}")
+    console.print(table)
