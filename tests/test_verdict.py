@@ -6,6 +6,8 @@ from pathlib import Path
 
 from zoplat.config.layers import resolve
 from zoplat.training.callbacks import Callback
+from zoplat.training.outlook import Outlook
+from zoplat.training.progress import Progress
 from zoplat.training.summary import UNDECIDED, Summary, verdict
 from zoplat.training.train import train
 from zoplat.training.yardstick import Yardstick
@@ -35,16 +37,16 @@ def test_the_overhead_is_the_median_of_the_sampled_steps() -> None:
 
 
 def test_a_rising_loss_is_noticed_while_the_run_goes_on(tmp_path: Path) -> None:
-    warnings: list[str] = []
+    words: list[str] = []
 
     class Listener(Callback):
-        def warned(self, text: str) -> None:
-            warnings.append(text)
+        def judged(self, progress: Progress, outlook: Outlook) -> None:
+            words.append(outlook.word)
 
     config = resolve({"device": "reference", "estimator": "mezo", "lr": 3.0, "eps": 0.01, "steps": 60})
     result = train(config, tmp_path / "run", callback=Listener())
-    assert result.summary.verdict == "rising"
-    assert "rising" in warnings[0]
+    assert (result.summary.verdict, result.summary.outlook) == ("rising", "diverging")
+    assert words == ["diverging"]
 
 
 def test_a_summary_has_the_keys_of_its_file_in_their_order(tmp_path: Path) -> None:

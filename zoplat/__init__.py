@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zoplat.core.preset import Preset, read_presets
     from zoplat.core.rule import Schedule, Scheduled, StepRule
     from zoplat.core.sampler import Extent, Sampler
+    from zoplat.core.tracker import TrackedNumbers, TrackedRun, Tracker
     from zoplat.hookspecs import hookimpl
     from zoplat.space.parameter_space import ParameterSpace
     from zoplat.training.result import Result
@@ -61,6 +62,9 @@ __all__ = [
     "Slopes",
     "StepRule",
     "Tile",
+    "TrackedNumbers",
+    "TrackedRun",
+    "Tracker",
     "Tuning",
     "ZoplatError",
     "held",
@@ -89,6 +93,7 @@ _WHERE = {
     "zoplat.core.preset": "Preset read_presets",
     "zoplat.core.rule": "Schedule Scheduled StepRule",
     "zoplat.core.sampler": "Extent Sampler",
+    "zoplat.core.tracker": "TrackedNumbers TrackedRun Tracker",
     "zoplat.hookspecs": "hookimpl",
     "zoplat.space.parameter_space": "ParameterSpace",
 }
@@ -100,7 +105,7 @@ def run(**settings: Any) -> "Result":
 
     Args:
         settings: the flags of the command, with underscores. `options={"sampler.rank": 4}` is the same as
-            `-o sampler.rank=4`; a part may be a value as well as a name.
+            `-o sampler.rank=4`; a part may be a value as well as a name. `report_to` is a name or a list of them.
 
     Returns:
         The result, with `.score`, `.passes`, `.directory` and `.summary`.
@@ -114,9 +119,9 @@ def run(**settings: Any) -> "Result":
     from zoplat.training.directory import resumed_settings
     from zoplat.training.train import train
 
-    out, resume = settings.pop("out", None), settings.pop("resume", False)
+    out, resume, trackers = (settings.pop(name, None) for name in ("out", "resume", "report_to"))
     folder = Path(out) if out else None
-    return train(resolve(resumed_settings(settings, folder, resume)), folder, resume)
+    return train(resolve(resumed_settings(settings, folder, bool(resume))), folder, bool(resume), report_to=trackers)
 
 
 def __getattr__(name: str) -> Any:

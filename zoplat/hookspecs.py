@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from zoplat.core.preset import Preset
     from zoplat.core.rule import StepRule
     from zoplat.core.sampler import Sampler
+    from zoplat.core.tracker import Tracker
     from zoplat.tasks.task import Task
 
 hookspec = pluggy.HookspecMarker("zoplat")
@@ -44,3 +45,8 @@ def zoplat_tasks() -> "dict[str, Task]":  # type: ignore[empty-body]
 @hookspec
 def zoplat_presets() -> "dict[str, Preset]":  # type: ignore[empty-body]
     """Settings of published experiments by name, for `--preset`."""
+
+
+@hookspec
+def zoplat_trackers() -> "dict[str, Tracker]":  # type: ignore[empty-body]
+    """Experiment trackers by name, for `--report-to`; their libraries are imported when a run is tracked."""

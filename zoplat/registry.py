@@ -23,6 +23,7 @@ from zoplat.core.estimator import Estimator
 from zoplat.core.preset import Preset
 from zoplat.core.rule import StepRule
 from zoplat.core.sampler import Sampler
+from zoplat.core.tracker import Tracker
 from zoplat.guard import Guard
 from zoplat.tasks.task import Task
 
@@ -34,6 +35,7 @@ KINDS: dict[str, type] = {
     "device": Device,
     "task": Task,
     "preset": Preset,
+    "tracker": Tracker,
 }
 """Kinds of registered parts, and the class of each."""
 NO_PLUGINS = "ZOPLAT_NO_PLUGINS"

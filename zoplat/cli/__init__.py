@@ -102,6 +102,7 @@ class Commands(click.Group):
 COMMANDS = {
     "check": ("zoplat.cli.check:check", "Try whether the parts of a plugin keep the promises of their kinds."),
     "compare": ("zoplat.cli.compare:compare", "One table of runs, or of a matrix of methods, tasks and seeds."),
+    "diff": ("zoplat.cli.diff:diff", "Show what differs between two runs, and the first step that does."),
     "doctor": ("zoplat.cli.doctor:doctor", "Show versions, devices, and plugins that don't load."),
     "eval": ("zoplat.cli.eval:evaluate", "Score a model without training it, or the result of a run."),
     "export": ("zoplat.cli.export:export", "Write the result of a run: an adapter for peft, or a checkpoint."),

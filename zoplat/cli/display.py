@@ -23,6 +23,7 @@ from zoplat.core.device import Session
 from zoplat.registry import catalogue
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
+from zoplat.training.outlook import Outlook
 from zoplat.training.profiling import Suggestion
 from zoplat.training.progress import Progress as RunProgress
 from zoplat.training.result import Result
@@ -121,6 +122,10 @@ class Lines(Callback):
 
     def warned(self, text: str) -> None:
         self.console.print(Text("Warning:", "yellow"), text)
+
+    def judged(self, progress: RunProgress, outlook: Outlook) -> None:
+        style = {"learning": "green", "diverging": "red", "not learning": "yellow"}.get(outlook.word, "")
+        self.console.print(f"after {progress.passes} passes:", Text(f"{outlook}", style))
 
     def note_skipped(self, progress: RunProgress) -> None:
         """Say it when the first step is skipped; the summary has how many were."""
@@ -225,8 +230,8 @@ def print_summary(result: Result) -> None:
     if summary.skipped_steps:
         why = "the losses all being the same, or not finite" if summary.step_rule == "normalized" else ""
         console.print(f"{summary.skipped_steps} of {summary.steps} steps skipped, {why or 'the loss not being finite'}")
-    if summary.verdict == "flat":
-        console.print("A flat loss mostly means steps that are too small: try ten times the --lr, or more steps.")
+    if (summary.outlook and summary.outlook != "learning") or summary.advice:
+        console.print(f"{summary.outlook}".capitalize() + (f". {summary.advice}" if summary.advice else ""))
     console.print()
     console.print(memory_table(result))
     console.print(f"\n{memory_line(result)}")
@@ -293,3 +298,18 @@ def print_radii(found: Suggestion) -> None:
         table.add_row(f"{eps:.1e}", f"{100 * error:.1f} %{mark}" if math.isfinite(error) else "not finite")
     console.print(table)
     console.print(f"--eps {found.eps:.1e}   noise of a loss {found.noise:.1e}, {found.passes} forward passes")
+
+
+def print_agreement(found: dict[str, Any]) -> None:
+    """Print the cosines of estimates with the gradient, as `training.agreement.agreement` measured them."""
+    console, cosines = plain_console(), found["cosines"]
+    alone = 1 / math.sqrt(found["weights"])
+    console.print(
+        f"{found['estimator']}, {len(cosines)} estimates in {found['steps']} steps: cosine with the gradient of their "
+        f"batch {found['mean']:.4f} on average, {min(cosines):.4f} to {max(cosines):.4f}; one random direction among "
+        f"{found['weights']:,} weights has {alone:.4f}"
+    )
+    table = Table("block", "mean cosine", box=None)
+    for name, cosine in found["blocks"].items():
+        table.add_row(name, f"{cosine:.4f}")
+    console.print(table)

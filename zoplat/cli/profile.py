@@ -10,13 +10,15 @@ from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, Sectioned, as_
 @click.command(cls=Sectioned)
 @click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps to measure, after one.")
 @click.option("--suggest-eps", is_flag=True, help="Find a smoothing radius for this model, dtype and batch instead.")
+@click.option("--agreement", is_flag=True, help="Compare each step's estimate with the true gradient instead.")
 @flags(PARTS, WORK, STEP, SETTINGS)
 @JSON
-def profile(steps: int, suggest_eps: bool, as_json: bool, **given: Any) -> None:
+def profile(steps: int, suggest_eps: bool, agreement: bool, as_json: bool, **given: Any) -> None:
     """Make a few steps and show where time and memory go; nothing is written."""
-    from zoplat.cli.display import print_profile, print_radii
+    from zoplat.cli.display import print_agreement, print_profile, print_radii
     from zoplat.config.layers import resolve
     from zoplat.training import profiling
+    from zoplat.training.agreement import agreement as compare
     from zoplat.training.batches import Batches
     from zoplat.training.opening import prepared
     from zoplat.training.setup import objective_of
@@ -27,5 +29,8 @@ def profile(steps: int, suggest_eps: bool, as_json: bool, **given: Any) -> None:
     if suggest_eps:
         found = profiling.suggest_eps(config, session, batches.at(0), objective)
         return echo_json({"status": "done", **vars(found)}) if as_json else print_radii(found)
+    if agreement:
+        compared = compare(config, session, profiler, batches, objective, steps)
+        return echo_json(compared) if as_json else print_agreement(compared)
     measured = profiling.profile(config, session, profiler, batches, objective, steps)
     return echo_json(measured) if as_json else print_profile(measured)

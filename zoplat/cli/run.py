@@ -14,10 +14,13 @@ from zoplat.core.plain_json import to_text
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: a fresh one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one; with a larger budget too.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the settings, without training.")
+@click.option("--report-to", metavar="NAME,…", help="Trackers that get its numbers; `zoplat list trackers`.")
 @click.option("--quiet", is_flag=True, help="Print only errors and the result.")
 @PLUGIN
 @JSON
-def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: bool, **given: Any) -> None:
+def run(
+    out: Path | None, resume: bool, dry_run: bool, report_to: str | None, quiet: bool, as_json: bool, **given: Any
+) -> None:
     """Fine-tune a model by forward passes, and score it before and after training.
 
     Without flags: LOZO on a packaged 135M model and a packaged sentiment task.
@@ -25,17 +28,19 @@ def run(out: Path | None, resume: bool, dry_run: bool, quiet: bool, as_json: boo
     from zoplat.config.layers import resolve
     from zoplat.training.directory import resumed_settings
     from zoplat.training.setup import check
+    from zoplat.training.tracking import trackers_named
     from zoplat.training.train import train
 
     config = resolve(resumed_settings(as_settings(given), out, resume))
     if dry_run:
+        trackers_named(report_to)
         sizes = check(config, out, resume, rehearse=True)
         click.echo(to_text({**config.table(), "rows": sizes}) if as_json else config.toml())
         return
     from zoplat.cli.display import display, print_summary
 
     with display(as_json, quiet) as callback:
-        result = train(config, out, resume, callback)
+        result = train(config, out, resume, callback, report_to)
     if as_json:
         echo_json(result.summary.to_json())
     else:

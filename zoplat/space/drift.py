@@ -65,6 +65,7 @@ class DriftMeter:
         """Take what the arrays hold as θ."""
         self._pending: list[tuple[Direction, float]] = []
         self._is_touched = False
+        self._pinned: Array | None = None
         for tile, shadow in self.shadows.values():
             shadow[:] = tile.of(self._arrays.rounding.theta_of(tile.block))
         self.mark()
@@ -126,6 +127,31 @@ class DriftMeter:
             off += float(difference @ difference)
             norm += float(shadow.reshape(-1) @ shadow.reshape(-1))
         return math.sqrt(off / norm) if norm else 0.0
+
+    def pin(self) -> None:
+        """Remember θ of the sample as it is now, for `moved`; no weight is read or written."""
+        self._pinned = self._theta()
+
+    def moved(self) -> dict[str, tuple[float, float]]:
+        """By block, the root mean square of how far θ of the sample moved since `pin`, and that of θ itself."""
+        if self._pinned is None:
+            return {}
+        now, found, begin = self._theta(), {}, 0
+        far = now - self._pinned
+        for tile in self._tiles:
+            parts = [array[begin : begin + tile.size] for array in (far, now)]
+            one, other = (math.sqrt(float(part @ part) / tile.size) for part in parts)
+            found[tile.block.name], begin = (one, other), begin + tile.size
+        return found
+
+    def _theta(self) -> Array:
+        """θ of the sample with the updates so far, which are left for `catch_up` to perform."""
+        whole = 1.0 * self._whole
+        for direction, decay in self._pending:
+            if decay:
+                whole *= 1 - decay * self._decays
+            whole += self._arrays.gathered(direction, self._tiles, may_wait=False)
+        return whole
 
     def mark(self) -> None:
         """Remember the stored weights of the sample, for `changed`."""

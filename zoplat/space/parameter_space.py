@@ -332,6 +332,15 @@ class ParameterSpace:
         self.settle()
         self._drift.mark()
 
+    def pin(self) -> None:
+        """Remember θ of the sample of the drift meter, for `moved`; settles nothing."""
+        self._drift.pin()
+
+    @property
+    def moved(self) -> dict[str, tuple[float, float]]:
+        """By block, root mean squares on the drift meter's sample: how far θ moved since `pin`, and of θ itself."""
+        return self._drift.moved()
+
     # Buffers
 
     @property

@@ -7,7 +7,9 @@ from typing import Any
 
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import MemoryReading, Session
+from zoplat.training.outlook import Outlook
 from zoplat.training.progress import Progress
+from zoplat.training.summary import Summary
 
 
 class Callback:
@@ -27,6 +29,12 @@ class Callback:
 
     def evaluated(self, record: dict[str, Any]) -> None:
         """A split was scored; the record is a line of metrics.jsonl."""
+
+    def judged(self, progress: Progress, outlook: Outlook) -> None:
+        """There is an outlook: at certain numbers of passes, and where an evaluation changed it."""
+
+    def finished(self, summary: Summary) -> None:
+        """The run is done; the summary is written."""
 
     def warned(self, text: str) -> None:
         """Something the user should know, which does not stop the run."""

@@ -34,6 +34,7 @@ class RunDirectory:
         config: config.toml, the resolved settings.
         journal: journal.jsonl, the answers of every step.
         metrics: metrics.jsonl, one line per evaluation of a split.
+        trace: trace.jsonl, the slopes and moves of the steps; see `trace.TraceRecord`.
         memory: memory.jsonl, seconds and peaks by phase, bytes by owner.
         environment: environment.json, versions and facts about the model and the device.
         summary: summary.json, written when the run is finished.
@@ -44,6 +45,7 @@ class RunDirectory:
         self.path = path
         self.config, self.journal = path / "config.toml", path / "journal.jsonl"
         self.metrics, self.memory = path / "metrics.jsonl", path / "memory.jsonl"
+        self.trace = path / "trace.jsonl"
         self.environment, self.summary = path / "environment.json", path / "summary.json"
         self.checkpoints = Checkpoints(path / "checkpoint")
 
@@ -247,7 +249,8 @@ def resumed_settings(settings: Mapping[str, Any], out: Path | None, resume: bool
     directory = RunDirectory(out) if resume and out else None
     if directory is None or not directory.config.exists() or settings.get("config") or settings.get("preset"):
         return dict(settings)
-    return {**settings, "config": directory.read_settings()}
+    directory.read_settings()  # which says it where they are damaged
+    return {**settings, "config": directory.config}
 
 
 def find_runs(folder: Path) -> list[RunDirectory]:

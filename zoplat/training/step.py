@@ -17,6 +17,7 @@ from zoplat.training.live_losses import LiveLosses
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
 from zoplat.training.progress import Progress
+from zoplat.training.trace import slopes_of
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Learner:
         strategy: how several losses are evaluated: what a journal says, the session's default when empty. An objective
             that is a score is always evaluated sequentially.
         skip_reason: why the newest skipped step was skipped; empty if there is none.
+        slopes: projected gradients of the newest step; see `trace.slopes_of`.
         states: state by name, "estimator" and "rule".
         seed: of the random directions.
     """
@@ -41,6 +43,7 @@ class Learner:
     progress: Progress = field(default_factory=Progress)
     strategy: str = ""
     skip_reason: str = field(default="", init=False)
+    slopes: list[float] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         space, estimator = self.session.space, self.config.estimator
@@ -91,8 +94,10 @@ class Learner:
         estimator, space = self.config.estimator, self.session.space
         if self.is_checkpoint_step:
             space.mark_changes()
+        self.slopes = []
         try:
             for estimate in estimator.estimate(oracle, self.states["estimator"]):
+                self.slopes += slopes_of(estimate)
                 estimator.rule.apply(estimate, oracle, self.states["rule"])
         except SkipStep as problem:
             self.progress.skipped += 1

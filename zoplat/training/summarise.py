@@ -12,6 +12,7 @@ from zoplat.tasks import data
 from zoplat.training.costs import Costs
 from zoplat.training.directory import RunDirectory
 from zoplat.training.opening import OpenedRun
+from zoplat.training.outlook import Outlook
 from zoplat.training.profiler import INFERENCE, TRAINING
 from zoplat.training.progress import Progress
 from zoplat.training.summary import Peak, Summary, verdict
@@ -26,6 +27,7 @@ def summarise(
     after: dict[str, float],
     overhead: float | None,
     costs: Costs,
+    outlook: Outlook,
 ) -> Summary:
     """The summary of a run, read from its model and its files.
 
@@ -38,6 +40,7 @@ def summarise(
         after: scores by split after training.
         overhead: the overhead ratio; None if it was not sampled.
         costs: of the run, in all of its processes.
+        outlook: whether it learned.
     """
     config, profiler, space = run.config, costs.profiler(run.profiler), run.session.space
     facts = run.session.facts
@@ -68,6 +71,8 @@ def summarise(
         dev_after=after["dev"],
         test_after=after["test"],
         verdict=verdict(losses),
+        outlook=outlook.word,
+        advice=outlook.advice,
         trainable_parameters=space.size,
         model_bytes=facts.get("model_bytes"),
         peak_bytes=_peak(profiler.peak),

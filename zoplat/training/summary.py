@@ -47,6 +47,9 @@ class Summary:
         dev_before, test_before: scores before training.
         dev_after, test_after: scores after it.
         verdict: "falling", "flat" or "rising", see `verdict`; `UNDECIDED` after a short run.
+        outlook: "learning", "can't tell yet", "not learning" or "diverging", see `outlook.outlook`; None in those of
+            earlier versions.
+        advice: what to try where it is not learning; empty where nothing is to be changed.
         trainable_parameters: number of trained scalars.
         model_bytes: bytes of all weights.
         peak_bytes: of the whole run.
@@ -84,6 +87,8 @@ class Summary:
     dev_after: float
     test_after: float
     verdict: str
+    outlook: str | None
+    advice: str | None
     trainable_parameters: int
     model_bytes: int | None
     peak_bytes: Peak

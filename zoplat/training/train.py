@@ -26,7 +26,9 @@ from zoplat.training.result import Result
 from zoplat.training.setup import check, check_out
 from zoplat.training.step import Learner
 from zoplat.training.summarise import summarise
-from zoplat.training.summary import Summary, verdict
+from zoplat.training.summary import Summary
+from zoplat.training.tracking import tracked, trackers_named
+from zoplat.training.watch import Watch
 from zoplat.training.yardstick import Yardstick
 
 SPLITS = ("dev", "test")
@@ -37,7 +39,13 @@ MAX_SKIPPED = 20
 """Steps that may be skipped one after the other before the run is given up."""
 
 
-def train(config: RunConfig, out: Path | None = None, resume: bool = False, callback: Callback | None = None) -> Result:
+def train(
+    config: RunConfig,
+    out: Path | None = None,
+    resume: bool = False,
+    callback: Callback | None = None,
+    report_to: str | Sequence[str] | None = None,
+) -> Result:
     """Train until the budget is spent.
 
     Args:
@@ -45,6 +53,7 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
         out: the run directory; None for a new one under runs/.
         resume: continue the run in `out` if there is one.
         callback: is notified of the events of the run.
+        report_to: names of trackers; None for those that the run in `out` was begun with.
 
     Raises:
         ZoplatError: its exit_status says whether the settings were wrong (2) or the run failed (1).
@@ -52,7 +61,7 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
         KeyboardInterrupt: before anything was.
     """
     check(config, out, resume)
-    callback = callback or Callback()
+    trackers = trackers_named(report_to, out if resume else None)
     if out and (summary := _finished(RunDirectory(out), config)):
         return Result(summary, out)
     name = f"{Path(config.task).stem}-{config.estimator_name}-{config.seed}"
@@ -62,7 +71,8 @@ def train(config: RunConfig, out: Path | None = None, resume: bool = False, call
         if summary := _finished(directory, config):
             return Result(summary, folder)
         try:
-            return _Run(config, directory, callback).to_the_end()
+            with tracked(callback or Callback(), trackers) as watcher:
+                return _Run(config, directory, watcher).to_the_end()
         except OSError as problem:
             if failure := directory.failure(problem):
                 raise failure from problem
@@ -94,6 +104,7 @@ class _Run:
         self.losses: list[float] = []
         self.evaluations = Evaluations(self.opened, directory, callback, self.losses)
         self.yardstick = Yardstick(config.steps)
+        self.watch = Watch(config, self.session, directory, callback)
         self.skipped_in_a_row = 0
         self.costs_before, self.passes_before = Costs.read(directory), 0.0
         self.costs_written = time.monotonic()
@@ -120,6 +131,7 @@ class _Run:
             raise
         finally:
             self.journal.close()
+        self.callback.finished(summary)
         return Result(summary, self.directory.path)
 
     def _strategy(self) -> str:
@@ -152,6 +164,7 @@ class _Run:
         for record in recorded.steps:
             self._keep_loss(record)
         progress = self.learner.progress
+        self.watch.resume(recorded.steps, progress)
         progress.seconds = max(progress.seconds, self.costs_before.seconds_training)
         self.passes_before = self.session.space.passes_over_weights
         self.callback.resumed(progress.step)
@@ -172,17 +185,18 @@ class _Run:
         self._save()
         self._write_costs()
         self.evaluations.score("dev", self.learner.progress)
-        if verdict(self.losses) == "rising":
-            self.callback.warned("the loss is rising, not falling; a lower --lr or a decaying rule may help")
+        self.watch.evaluated(self.learner.progress)
 
     def _step(self) -> None:
         learner, progress = self.learner, self.learner.progress
         rows = self.opened.batches.at(progress.step)
         bare = self._bare_forward(rows) if self.yardstick.is_due(progress.step) else None
         skipped, passes, began = progress.skipped, progress.passes, time.perf_counter()
+        self.watch.before(progress.step)
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
         self.journal.append(record)
+        self.watch.after(record, learner.slopes, progress)
         if record.step == 0:
             for note in filter(
                 None, (unseen_radius(self.config, self.session, record), lost_step(self.session, record))
@@ -232,6 +246,7 @@ class _Run:
     def _summary(self, before: dict[str, float], after: dict[str, float]) -> Summary:
         """The summary, which is written down."""
         progress, overhead, costs = self.learner.progress, self.yardstick.overhead, self._write_costs()
-        summary = summarise(self.opened, self.directory, progress, self.losses, before, after, overhead, costs)
+        outlook = self.watch.outlook(progress)
+        summary = summarise(self.opened, self.directory, progress, self.losses, before, after, overhead, costs, outlook)
         self.directory.write_summary(summary.to_json())
         return summary

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zoplat.core.noise import Stream
+from zoplat_devices.kernels.gpu_link import Link
 from zoplat_devices.kernels.gpu_source import Sources, words_of_constants
 from zoplat_devices.kernels.gpu_tables import (
     GROUP,
@@ -38,58 +39,8 @@ RULE_CONSTANTS = ("kind", "count", "has_scales", "other_kind", "other_count", "o
 OLDEST = (3, 6)
 """Oldest version of Triton whose kernels have the right bits. In divisions and roots 3.4 and 3.5 take subnormal
 numbers for zero, and 3.2 and 3.3 can't compile the kernels (docs/how-to/gpu.md)."""
-LISTED = 1024
-"""Rooms that are listed before those that are gone are struck off."""
 STRUCTURES = 64
 """Structures that are kept, with their rooms on the device."""
-
-
-class Link:
-    """The way of tables to a device: copies that nothing waits for.
-
-    Args:
-        device: torch device.
-
-    Attributes:
-        is_closed: whether a recording is being made.
-    """
-
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        self.is_closed = False
-        self._rooms: list[weakref.ref[Any]] = []
-
-    def room(self, count: int) -> Any:
-        """A tensor of words on the device."""
-        import torch
-
-        with torch.inference_mode(False):
-            room = torch.empty(count, dtype=torch.int64, device=self.device)
-        if len(self._rooms) > LISTED:
-            self._rooms = [held for held in self._rooms if held() is not None]
-        self._rooms.append(weakref.ref(room))
-        return room
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the rooms that are still held."""
-        self._rooms = [held for held in self._rooms if held() is not None]
-        return sum(int(room.nbytes) for held in self._rooms if (room := held()) is not None)
-
-    def send(self, words: np.ndarray, room: Any) -> None:
-        """Copy words to a room; from pinned memory, which its allocator keeps until the copy is done.
-
-        Raises:
-            RuntimeError: a recording is being made.
-        """
-        import torch
-
-        if self.is_closed:
-            raise RuntimeError("numbers of terms are sent in the middle of it")
-
-        host = torch.empty(len(words), dtype=torch.int64, pin_memory=torch.device(self.device).type == "cuda")
-        host.numpy()[:] = words
-        room.copy_(host, non_blocking=True)
 
 
 class _RuleLaunches(NamedTuple):

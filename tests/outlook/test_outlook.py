@@ -1,0 +1,184 @@
+"""What is said of a run while it goes on: the trace, and the outlook on prepared runs and on runs left aside."""
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoplat.config.layers import resolve
+from zoplat.core.direction import Direction
+from zoplat.core.estimate import Estimate
+from zoplat.core.noise import Key
+from zoplat.registry import catalogue
+from zoplat.training.callbacks import Callback
+from zoplat.training.journal import Journal, StepRecord
+from zoplat.training.outlook import Course, Outlook, courses, is_due, outlook
+from zoplat.training.progress import Progress
+from zoplat.training.trace import EVERY, TraceRecord, read_trace, slopes_of
+from zoplat.training.train import train
+
+PREPARED: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("prepared.json").read_text())
+TOY = {"device": "reference", "limit": 32, "batch_size": 4, "eps": 0.01}
+
+
+def course(row: dict[str, Any]) -> Course:
+    """A prepared run as its outlook reads it."""
+    steps = [StepRecord(i, [], lr, loss) for i, (lr, loss) in enumerate(zip(row["lrs"], row["losses"], strict=True))]
+    moves = {step: (moved, reach) for step, moved, reach in row["moves"]}
+    trace = [
+        TraceRecord(step, passes, [] if slope is None else [slope] * count, *moves.get(step, (None, None)))
+        for step, (passes, (count, slope)) in enumerate(zip(row["passes"], row["slopes"], strict=True))
+    ]
+    scores = [(float(score), int(rows)) for score, rows in row["scores"]]
+    return Course(steps, trace, scores, row["share"], row["lr"], row["eps"])
+
+
+@pytest.mark.parametrize("is_held_out", [False, True], ids=["chosen on", "left aside"])
+def test_the_outlook_is_right_on_nine_of_ten_runs(is_held_out: bool) -> None:
+    runs = {name: row for name, row in PREPARED.items() if row["is_held_out"] == is_held_out}
+    assert {row["word"] for row in runs.values()} == {"learning", "not learning", "diverging"}
+    assert len(runs) >= 10
+    wrong = {name: str(found) for name, row in runs.items() if (found := outlook(course(row))).word != row["word"]}
+    assert len(wrong) <= len(runs) / 10, wrong
+
+
+def test_what_is_said_on_the_way_is_right_or_that_it_is_too_early() -> None:
+    on_the_way = [(row["word"], outlook(part).word) for row in PREPARED.values() for part in courses(course(row))]
+    said = [(meant, word) for meant, word in on_the_way if word != "can't tell yet"]
+    assert len(said) > len(on_the_way) / 3, "it is not always too early"
+    assert sum(meant != word for meant, word in said) <= len(said) / 10
+
+
+def test_a_run_whose_steps_are_too_small_is_given_an_lr_that_worked() -> None:
+    """Ten times the advice of the small bag of words diverges, and a tenth of it is slow; see `make.RUNS`."""
+    small, packaged = (outlook(course(PREPARED[name])) for name in ("mezo-small", "packaged-mezo-small"))
+    assert "Try --lr 0.01 (100 times as much)" in small.advice
+    assert "Try --lr 0.002 (100 times as much)" in packaged.advice, "the recipe has 2e-3"
+    assert 0 < (small.promised or 0) < 0.01
+
+
+def test_steps_that_are_too_large_are_said_to_go_further_than_eps_looks() -> None:
+    found = outlook(course(PREPARED["lozo-large"]))
+    assert found.word == "diverging"
+    assert "39 times as far as --eps looks. Try --lr 0.003" in found.advice
+
+
+def losses(*values: float, lr: float = 0.1) -> list[StepRecord]:
+    return [StepRecord(step, [], lr, value) for step, value in enumerate(values)]
+
+
+def wave(n: int, slope: float = 0.0) -> list[float]:
+    return [1 + slope * i + 0.05 * math.sin(2.4 * i) for i in range(n)]
+
+
+def test_nothing_is_said_about_few_losses() -> None:
+    assert outlook(Course(losses(*wave(19)))).word == "can't tell yet"
+
+
+def test_without_slopes_a_flat_loss_is_judged_by_how_far_it_can_still_fall() -> None:
+    assert outlook(Course(losses(*wave(40)), share=0.1)).word == "can't tell yet"
+    flat = outlook(Course(losses(*wave(400)), share=0.9))
+    assert (flat.word, flat.advice) == ("not learning", "Try ten times the --lr")
+    assert outlook(Course(losses(*wave(100, -0.002)))).word == "learning"
+    assert outlook(Course(losses(*wave(100, 0.01)))).word == "diverging"
+
+
+def test_a_loss_that_comes_back_up_diverges() -> None:
+    assert outlook(Course(losses(*wave(80, -0.005), *(x - 0.4 + 0.02 * i for i, x in enumerate(wave(40)))))).word == (
+        "diverging"
+    )
+
+
+def test_a_dev_score_that_falls_with_the_loss_is_said() -> None:
+    found = outlook(Course(losses(*wave(100, -0.002)), scores=[(0.8, 400), (0.6, 400)]))
+    assert found.word == "learning"
+    assert "The dev score falls while the loss does" in found.advice
+
+
+def test_slopes_that_are_zero_and_updates_that_are_rounded_off_are_named() -> None:
+    trace = [TraceRecord(i, 2 * i + 2, [0.0 if i % 2 else 3.0], 0.003, 0.5) for i in range(100)]
+    ties = outlook(Course(losses(*wave(100)), trace, share=1.0, eps=1e-4))
+    assert "50% of the slopes are 0" in ties.advice
+    rounded = outlook(Course(losses(*wave(100)), trace, share=1.0, eps=1e-4, changed=1e-5))
+    assert "rounding drops the updates" in rounded.advice
+
+
+def test_an_outlook_is_due_at_a_hundred_passes_and_at_every_doubling() -> None:
+    passes = range(0, 1000, 7)
+    due = [after for before, after in pairwise(passes) if is_due(before, after)]
+    assert due == [105, 203, 406, 805]
+    assert is_due(0, 900)
+
+
+def estimate(slopes: list[float], values: list[float], eps: float = 0.5) -> Estimate:
+    law = catalogue().entry("sampler", "gaussian").value
+    drawn = [Direction.of(law, Key(0, 0, i)) for i in range(len(slopes))]
+    return Estimate(Direction.mean(slopes, drawn), values, eps)
+
+
+def test_slopes_are_read_from_pairs_one_sided_losses_members_and_exact_derivatives() -> None:
+    assert slopes_of(estimate([1.0], [2.0, 1.0])) == [1.0]
+    assert slopes_of(estimate([1.0, -1.0], [2.0, 1.0, 1.0, 2.0])) == [1.0, -1.0]
+    assert slopes_of(estimate([2.0], [1.0, 2.0])) == [2.0], "one-sided: the coefficient says so"
+    assert slopes_of(estimate([2.0, -2.0], [1.0, 2.0, 0.0])) == [2.0, -2.0]
+    assert slopes_of(estimate([1.0, 0.1, -1.0], [2.0, 1.0, 0.0])) == [2.0, 0.0, -2.0]
+    assert slopes_of(estimate([3.0, -1.0], [1.0], eps=0.0)) == [3.0, -1.0]
+    assert slopes_of(estimate([3.0], [1.0])) == []
+
+
+def test_what_a_run_promises_is_the_sum_of_lr_times_slope_squared_under_plain_descent() -> None:
+    trace = [TraceRecord(i, 2 * i, [float(i)], 0.1 * i if i % 10 == 0 else None, None) for i in range(1, 51)]
+    found = Course(losses(*wave(51)), trace).promised
+    assert found == pytest.approx(0.1 * sum(i * i for i in range(51)))
+
+
+def test_a_run_leaves_its_trace_with_what_the_journal_and_the_rule_say(tmp_path: Path) -> None:
+    result = train(resolve({**TOY, "estimator": "mezo", "lr": 0.02, "steps": 2 * EVERY + 1}), tmp_path / "run")
+    trace, steps = read_trace(tmp_path / "run" / "trace.jsonl"), Journal.read(tmp_path / "run" / "journal.jsonl").steps
+    assert [record.step for record in trace] == [step.step for step in steps]
+    assert trace[-1].passes == result.passes
+    for record, step in zip(trace, steps, strict=True):
+        up, down = step.answers
+        assert record.slopes == [pytest.approx((up - down) / 0.02, rel=1e-5)]
+        if record.step % EVERY == 0:
+            assert record.moved == pytest.approx(0.02 * abs(record.slopes[0]), rel=0.05), "η·|g|, on a sample of z"
+            assert record.reach == pytest.approx((record.moved or 0) / 0.01, rel=1e-4)
+            assert record.updates.keys() == {"words", "hidden", "hidden_bias", "options"}
+        else:
+            assert (record.moved, record.updates) == (None, {})
+
+
+def test_the_trace_of_a_run_in_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    settings = {**TOY, "estimator": "lozo", "step_rule": "constant", "lr": 0.02, "evaluate_every": 5}
+    train(resolve({**settings, "steps": 25}), tmp_path / "whole")
+    train(resolve({**settings, "steps": 15}), tmp_path / "two")
+    with (tmp_path / "two" / "trace.jsonl").open("a") as file:
+        file.write('{"step": 15, "passes": 32, "slopes": [7.0]}\n{"step": 16, "pass')
+    train(resolve({**settings, "steps": 25}), tmp_path / "two", resume=True)
+    assert (tmp_path / "two" / "trace.jsonl").read_text() == (tmp_path / "whole" / "trace.jsonl").read_text()
+
+
+def test_the_trace_changes_no_weight_and_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**TOY, "estimator": "zo-adam", "lr": 0.02, "steps": 12, "dtype": "float16"}
+    traced = train(resolve(settings), tmp_path / "traced").summary
+    monkeypatch.setattr("zoplat.training.trace.Trace.before", lambda self, step: None)
+    plain = train(resolve(settings), tmp_path / "plain").summary
+    assert traced.weights_digest == plain.weights_digest
+    assert read_trace(tmp_path / "plain" / "trace.jsonl")[0].moved == 0.0, "nothing was measured there"
+
+
+def test_an_outlook_is_given_on_the_way_and_stands_in_the_summary(tmp_path: Path) -> None:
+    heard: list[tuple[int, Outlook]] = []
+
+    class Listener(Callback):
+        def judged(self, progress: Progress, outlook: Outlook) -> None:
+            heard.append((progress.passes, outlook))
+
+    config = resolve({**TOY, "estimator": "mezo", "lr": 1e-6, "steps": 110})
+    summary = train(config, tmp_path / "run", callback=Listener()).summary
+    assert [passes for passes, _ in heard] == [100, 200]
+    assert {found.word for _, found in heard} == {"not learning"} == {summary.outlook}
+    assert "The steps are too small" in (summary.advice or "")
