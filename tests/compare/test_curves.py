@@ -37,6 +37,13 @@ def test_a_band_is_mean_and_range_where_all_curves_are_known() -> None:
     assert band([RUN]).middle == [score for _, score in RUN]
 
 
+def test_runs_with_as_many_evaluations_are_taken_evaluation_by_evaluation() -> None:
+    found = band([[(0, 0.5), (1.0, 0.6), (2.0, 0.7)], [(0, 0.5), (3.0, 0.8), (4.0, 0.7)]])
+    assert found.x == [0, 2.0, 3.0]
+    assert (found.low, found.high) == ([0.5, 0.6, 0.7], [0.5, 0.8, 0.7])
+    assert found.middle == pytest.approx([0.5, 0.7, 0.7])
+
+
 def test_the_front_has_whoever_is_not_beaten() -> None:
     points = {
         "a": (0.7, 10.0),

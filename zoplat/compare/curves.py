@@ -46,10 +46,22 @@ def reached(points: Curve, target: float) -> float | None:
 
 
 def band(curves: Sequence[Curve]) -> Band:
-    """Mean and range of several curves, at all places where one of them was evaluated and all of them are known."""
+    """Mean and range of several curves.
+
+    Where all have as many evaluations, the first of each are one place, the second ones another, at the mean of their
+    passes or seconds. Otherwise the places are all those where one was evaluated and all are known.
+    """
+    if len({len(points) for points in curves}) == 1:
+        pairs = [*zip(*curves, strict=True)]
+        columns = [[score for _, score in pair] for pair in pairs]
+        return _band([fmean(x for x, _ in pair) for pair in pairs], columns)
     first, last = max(points[0][0] for points in curves), min(points[-1][0] for points in curves)
     places = sorted({x for points in curves for x, _ in points if first <= x <= last})
     columns = [[score for points in curves if (score := score_at(points, x)) is not None] for x in places]
+    return _band(places, columns)
+
+
+def _band(places: list[float], columns: list[list[float]]) -> Band:
     return Band(places, [fmean(c) for c in columns], [min(c) for c in columns], [max(c) for c in columns])
 
 

@@ -219,7 +219,7 @@ def _improvement(*strata: Any) -> Any:
 
 def _sign_flips(apart: Any) -> float:
     """P of a mean of differences, two-sided, under flips of their signs."""
-    if not apart.size:
+    if apart.size < 2:
         return 1.0
     test = _scipy().permutation_test(
         (apart,),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -55,31 +56,61 @@ def read_runs(paths: Iterable[Path]) -> list[FinishedRun]:
     return runs
 
 
-def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:
-    """One row for each method, task and terms, task by task, best test score first.
+@dataclass(frozen=True)
+class Group:
+    """Runs that may share a mean.
 
-    Scores are means over seeds in [0, 1], `score_sd` their standard deviation; of several runs with one seed the first
-    counts. Runs of a method whose terms differ are rows of their own, whose labels say in what.
+    Attributes:
+        label: the method, and in what its terms differ from those of other groups of it.
+        estimator, task: of all of them.
+        terms: what their numbers depend on, see `compare.terms`.
+        runs: one a seed.
     """
+
+    label: str
+    estimator: str
+    task: str
+    terms: Mapping[str, str]
+    runs: tuple[FinishedRun, ...]
+
+
+def groups(runs: Iterable[FinishedRun]) -> list[Group]:
+    """Runs of one method on one task under the same terms, task by task; of several with one seed the first counts."""
     methods: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
         methods.setdefault((run.summary.estimator, run.summary.task), []).append(run)
     tasks = list(dict.fromkeys(task for _, task in methods))
-    rows = [row for (name, task), own in methods.items() for row in _rows(name, task, own)]
-    return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
+    found = [group for (name, task), own in methods.items() for group in _groups(name, task, own)]
+    return sorted(found, key=lambda group: tasks.index(group.task))
 
 
-def _rows(name: str, task: str, runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
-    """The rows of one method on one task."""
+def _groups(name: str, task: str, runs: Sequence[FinishedRun]) -> Iterator[Group]:
+    """The groups of one method on one task."""
     terms: list[Mapping[str, str]] = []
     for run in runs:
         if run.terms not in terms:
             terms.append(run.terms)
     for label, some in zip(labels(name, terms), terms, strict=True):
-        by_seed: dict[Any, Summary] = {}
-        for summary in (run.summary for run in runs if run.terms == some):
-            by_seed.setdefault(summary.seed, summary)
-        yield {"label": label, **_row(name, task, [*by_seed.values()])}
+        by_seed: dict[Any, FinishedRun] = {}
+        for run in runs:
+            if run.terms == some:
+                by_seed.setdefault(run.summary.seed, run)
+        yield Group(label, name, task, some, tuple(by_seed.values()))
+
+
+def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:
+    """One row for each group, task by task, best test score first.
+
+    Scores are means over seeds in [0, 1], `score_sd` their standard deviation. Runs of a method whose terms differ are
+    rows of their own, whose labels say in what.
+    """
+    made = groups(runs)
+    tasks = list(dict.fromkeys(group.task for group in made))
+    rows = [
+        {"label": group.label, **_row(group.estimator, group.task, [run.summary for run in group.runs])}
+        for group in made
+    ]
+    return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
 
 
 def _row(name: str, task: str, group: Sequence[Summary]) -> dict[str, Any]:
