@@ -70,6 +70,8 @@ def test_every_section_is_there_and_says_what_it_shows(page: Path) -> None:
     assert "zoplat compare …" in text
     assert text.count("zoplat run --config") == len(METHODS) * len(TASKS) * len(SEEDS)
     assert "| es | sst2 | 0 | it &lt;b&gt;broke&lt;/b&gt; |" in text
+    assert "Failed, and in no mean: 1 run." in text
+    assert "Not finished" not in text
 
 
 def test_chosen_settings_and_all_trials_are_shown(page: Path) -> None:
@@ -152,6 +154,38 @@ def test_one_run_directory_in_a_list_form_is_the_report_of_a_run(study: Path, tm
     write([study / "sst2" / "mezo-0"], tmp_path, ("md", "csv"))
     assert "# mezo on sst2" in (tmp_path / "report.md").read_text()
     assert len((tmp_path / "report.csv").read_text().splitlines()) == 2
+
+
+def test_a_study_says_which_runs_count_what_they_are_called_and_which_broke_its_terms(
+    study: Path, tmp_path: Path
+) -> None:
+    """As `comparison.json` of a study has it; what else is in the folder does not count."""
+    copytree(study / "sst2", folder := tmp_path / "study")
+    (begun := folder / "lozo-3").mkdir()
+    (begun / "config.toml").write_text("")
+    runs = [{"directory": f"mezo-{seed}", "label": "mezo+gaussian"} for seed in SEEDS]
+    runs += [{"directory": f"lozo-{seed}", "label": "lozo"} for seed in SEEDS[:2]]
+    broke = {"estimator": "lozo", "task": "sst2", "seed": 2, "directory": "lozo-2", "reason": "looked at test rows"}
+    (folder / "comparison.json").write_text(json.dumps({"runs": runs, "violations": [broke]}))
+    write([folder], tmp_path / "p.md")
+    text = (tmp_path / "p.md").read_text()
+    assert {cells[0]: cells[8] for cells in table(text, "method | test accuracy, %") if cells[0] != "method"} == {
+        "mezo+gaussian": "3",
+        "lozo": "2",
+    }
+    assert "## Against mezo+gaussian" in text
+    assert "Broke the terms of the comparison, and in no mean: 1 run." in text
+    assert "| lozo | sst2 | 2 | looked at test rows |" in text
+    assert "Not finished, and in no mean: 1 run." in text
+
+
+def test_several_tasks_begin_with_a_grid(study: Path, page: Path) -> None:
+    lines = table(page.with_suffix(".md").read_text(), "method | rte, % | sst2, % | mean, %")[1:]
+    assert len(lines) == len(METHODS)
+    for label, *scores in lines:
+        means = [fmean(one["test_after"] for one in summaries(study, task, label)) for task in ("rte", "sst2")]
+        assert scores == [f"{100 * value:.1f}" for value in (*means, fmean(means))]
+    assert [float(cells[3]) for cells in lines] == sorted((float(cells[3]) for cells in lines), reverse=True)
 
 
 def test_another_baseline_and_target(study: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def groups(runs: Iterable[FinishedRun]) -> list[Group]:
     """Runs of one method on one task under the same terms, task by task; of several with one seed the first counts."""
     methods: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
-        methods.setdefault((run.summary.estimator, run.summary.task), []).append(run)
+        methods.setdefault((run.method or run.summary.estimator, run.summary.task), []).append(run)
     tasks = list(dict.fromkeys(task for _, task in methods))
     found = [group for (name, task), own in methods.items() for group in _groups(name, task, own)]
     return sorted(found, key=lambda group: tasks.index(group.task))
@@ -95,7 +95,8 @@ def _groups(name: str, task: str, runs: Sequence[FinishedRun]) -> Iterator[Group
         for run in runs:
             if run.terms == some:
                 by_seed.setdefault(run.summary.seed, run)
-        yield Group(label, name, task, some, tuple(by_seed.values()))
+        own = tuple(by_seed.values())
+        yield Group(label, own[0].summary.estimator, task, some, own)
 
 
 def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:

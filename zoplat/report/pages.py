@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 from zoplat.report.figures import DARK, LIGHT
 
+LONG = 24
+"""Letters of a cell that, on a telephone, does not stand on one line with its heading."""
 INCLUDED = ("style.css", "sort.js")
 POLICY = "default-src 'none'; style-src 'unsafe-inline';"
 """What a page may load: nothing; its own styles and its own script are in it."""
@@ -226,7 +228,9 @@ def _table(rows: Rows) -> str:
             f"<tr><th scope=row>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows.body
         )
         return f"<table class=facts><tbody>\n{lines}\n</tbody></table>"
+    longest = [max((len(row[i]) for row in rows.body), default=0) for i in range(len(rows.head))]
     kinds = ["" if i < rows.words else " class=number" for i in range(len(rows.head))]
+    kinds = [" class=long" if not kind and most > LONG else kind for kind, most in zip(kinds, longest, strict=True)]
     names = [html.escape(name) for name in rows.head]
     head = "".join(f"<th scope=col{kind}>{name}</th>" for kind, name in zip(kinds, names, strict=True))
     body = "\n".join(

@@ -39,11 +39,12 @@ def draw_curves(
             if label in bands:
                 found, (colour, mark) = bands[label], known[label]
                 low, middle, high = ([100 * y for y in ys] for ys in (found.low, found.middle, found.high))
-                ax.fill_between(found.x, low, high, color=colour, alpha=0.15, linewidth=0)
+                ax.fill_between(found.x, low, high, color=colour, alpha=0.15 if len(bands) < 5 else 0.08, linewidth=0)
                 ax.plot(found.x, middle, color=colour, marker=mark, markersize=4, linewidth=1.6)
         ax.set_xlabel(title)
         ax.set_ylabel(f"dev {plain(metric)}, %")
-        whole_numbers(ax.xaxis)
+        if max(found.x[-1] for found in bands.values()) > 4:
+            whole_numbers(ax.xaxis)
     _legend(figure, labels, known, width)
     return as_svg(figure, f"{name}{width:g}")
 
@@ -142,11 +143,13 @@ def _columns(labels: Sequence[str], width: float) -> int:
 
 def _legend_height(labels: Sequence[str], width: float) -> float:
     """Inches."""
+    labels = labels[: len(COLOURS)]
     return 0.22 * -(-len(labels) // _columns(labels, width)) + 0.15
 
 
 def _legend(figure: Any, labels: Sequence[str], known: Mapping[str, Look], width: float, marked: bool = True) -> None:
-    """The methods below a figure."""
+    """The methods below a figure, those in grey left out."""
+    labels = labels[: len(COLOURS)]
     from matplotlib.lines import Line2D
 
     handles = [

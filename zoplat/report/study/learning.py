@@ -8,10 +8,11 @@ from statistics import fmean
 from zoplat.compare.curves import AXES, Band, Curve, band, reached, score_at
 from zoplat.report.figures import NARROW
 from zoplat.report.pages import Part, Picture, Rows
-from zoplat.report.study.figures import Look, draw_curves
+from zoplat.report.study.figures import COLOURS, Look, draw_curves
 from zoplat.report.study.reading import Method, Study
-from zoplat.report.study.scores import percent
+from zoplat.report.study.scores import amount, percent
 
+GREY = f" The best {len(COLOURS)} methods have colours, the others are grey."
 TITLES = {"passes": "forward passes of training", "seconds": "seconds of training"}
 
 
@@ -51,7 +52,7 @@ def _picture(task: str, number: int, methods: Sequence[Method], known: dict[str,
         draw_curves(over, metric, known, name, NARROW),
         f"{metric.capitalize()} on the {f'{rows:,} ' if rows else ''}dev rows of {task}. Lines are means over {count} "
         "seeds, and bands go from the lowest to the highest seed. A mark is an evaluation; what those cost is not "
-        "counted." + missing,
+        "counted." + missing + GREY * (len(methods) > len(COLOURS)),
         f"Learning curves on {task}: "
         + ", ".join(f"{method.label} ends at {_final(method)} %" for method in methods)
         + " on dev.",
@@ -75,7 +76,7 @@ def _budgets(methods: Sequence[Method], target: float | None) -> list[Part]:
         for label, own in curves.items()
     ]
     shown = percent(goal)
-    passes, seconds = (f"{spent[axis]:,.0f}" if spent[axis] is not None else "–" for axis in AXES)
+    passes, seconds = ("–" if (least := spent[axis]) is None else amount(least) for axis in AXES)
     head = ("method", f"passes to {shown} %", f"seconds to {shown} %", f"dev at {passes} passes", f"dev at {seconds} s")
     why = (
         "the target that was asked for"
@@ -106,7 +107,7 @@ def _until(curves: Sequence[Curve], goal: float) -> str:
     found = [x for points in curves if (x := reached(points, goal)) is not None]
     if not found:
         return "–" if not curves else "not reached"
-    return f"{fmean(found):,.0f}" + ("" if len(found) == len(curves) else f" ({len(found)} of {len(curves)})")
+    return amount(fmean(found)) + ("" if len(found) == len(curves) else f" ({len(found)} of {len(curves)})")
 
 
 def _bought(curves: Sequence[Curve], budget: float | None) -> str:

@@ -9,7 +9,8 @@ from zoplat.compare.curves import pareto
 from zoplat.report.account import MEANING
 from zoplat.report.figures import NARROW, readable
 from zoplat.report.pages import Part, Picture, Rows
-from zoplat.report.study.figures import Look, draw_front, draw_peaks
+from zoplat.report.study.figures import COLOURS, Look, draw_front, draw_peaks
+from zoplat.report.study.learning import GREY
 from zoplat.report.study.reading import Method, Study
 from zoplat.report.study.scores import percent
 
@@ -41,7 +42,9 @@ def front_parts(study: Study, known: dict[str, Look]) -> list[Part]:
                 draw_front(*drawn),
                 draw_front(*drawn, NARROW),
                 "Mean test score against the most memory of a step; vertical lines go from the lowest to the highest "
-                "seed. The broken line joins the methods that no other beats in both.",
+                "seed. The broken line joins the methods that no other beats in both."
+                + GREY
+                * (len(points) > len(COLOURS)),
                 f"Score against memory on {task}: " + line + ".",
             ),
             f"Best for the memory: {line}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -18,8 +18,11 @@ from zoplat.compare.terms import FinishedRun
 from zoplat.core.errors import ZoplatError
 from zoplat.training.directory import RunDirectory
 from zoplat.training.predicted import Predicted, read_predictions
+from zoplat.training.summary import Summary
 
 COMPARISON = "comparison.json"
+FAILURE = "failure.json"
+"""In place of summary.json in the directory of a run that failed."""
 TRIALS = "trials"
 """Folder, inside that of a comparison, of the runs by which settings were searched; they are no results."""
 RECOMPUTE = "estimator.recompute"
@@ -113,16 +116,18 @@ class Study:
     """A comparison.
 
     Attributes:
-        name: what it is called.
         methods: task by task.
         failed: runs that failed: estimator, task, seed and reason.
+        violations: runs that broke the terms of the comparison and are left out: the same.
+        unfinished: how many runs were begun and are neither finished nor failed.
         chosen: what a search has chosen: label, task, settings, dev and trials.
         command: that made it; empty where it is not on record.
     """
 
-    name: str
     methods: tuple[Method, ...]
     failed: list[dict[str, Any]] = field(default_factory=list)
+    violations: list[dict[str, Any]] = field(default_factory=list)
+    unfinished: int = 0
     chosen: list[dict[str, Any]] = field(default_factory=list)
     command: str = ""
 
@@ -133,15 +138,20 @@ class Study:
         Raises:
             ZoplatError: a path is neither, or a run that was named is not finished.
         """
-        directories = list(dict.fromkeys(run for path in paths for run in runs_in(path)))
-        runs = [FinishedRun.of(summary, RunDirectory(path)) for path, summary in map(_finished, directories)]
-        records = [_record(path / COMPARISON) for path in paths]
+        records = {path: _record(path / COMPARISON) for path in paths}
+        named = {run: name for path, record in records.items() for run, name in _named(path, record).items()}
+        runs = [FinishedRun.of(_finished(path), RunDirectory(path), name) for path, name in named.items()]
+
+        def all_of(key: str) -> list[dict[str, Any]]:
+            return [row for record in records.values() for row in record.get(key) or []]
+
         return cls(
-            paths[0].resolve().name if len(paths) == 1 else f"{len(runs)} runs",
             tuple(Method.read(group) for group in groups(runs)),
-            [row for record in records for row in record.get("failed") or []],
-            [row for record in records for row in record.get("chosen") or []],
-            next((str(record["command"]) for record in records if record.get("command")), ""),
+            failed=all_of("failed"),
+            violations=all_of("violations"),
+            unfinished=sum(map(_unfinished, paths)),
+            chosen=all_of("chosen"),
+            command=next((str(one["command"]) for one in records.values() if one.get("command")), ""),
         )
 
     @cached_property
@@ -204,11 +214,29 @@ def runs_in(path: Path) -> list[Path]:
     return runs
 
 
-def _finished(path: Path) -> tuple[Path, Any]:
+def _named(path: Path, record: Mapping[str, Any]) -> dict[Path, str]:
+    """The runs of a folder that count, with their names in the table; empty for that of the estimator."""
+    if record.get("runs"):
+        return {path / run["directory"]: str(run.get("label") or "") for run in record["runs"]}
+    return dict.fromkeys(runs_in(path), "")
+
+
+def _unfinished(path: Path) -> int:
+    """Runs in the folder of a comparison that were begun, and neither ended nor failed."""
+    begun = {file.parent for file in path.rglob("config.toml")} - {path}
+    return sum(
+        TRIALS not in run.relative_to(path).parts
+        and not (run / "summary.json").exists()
+        and not (run / FAILURE).exists()
+        for run in begun
+    )
+
+
+def _finished(path: Path) -> Summary:
     summary = RunDirectory.existing(path).read_summary()
     if summary is None or summary.status != "done" or summary.test_after is None:
         raise ZoplatError(f"{path} is not finished; `zoplat run --resume --out {path}` goes on with it.")
-    return path, summary
+    return summary
 
 
 def _record(path: Path) -> dict[str, Any]:

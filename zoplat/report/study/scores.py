@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from zoplat.compare import statistics
 from zoplat.compare.statistics import COVERAGE, LEVEL, Interval, PairedTest, Scores
@@ -19,7 +20,7 @@ RATE = f"{100 * LEVEL:.0f} %"
 
 def score_parts(study: Study) -> list[Part]:
     """What is best, and a table for each task."""
-    parts: list[Part] = [_lead(study)]
+    parts: list[Part] = [_lead(study), *([_grid(study)] if len(study.tasks) > 1 else [])]
     for task in study.tasks:
         parts += [f"Task `{task}`:"] if len(study.tasks) > 1 else []
         parts.append(score_table(study.on(task)))
@@ -31,22 +32,44 @@ def score_parts(study: Study) -> list[Part]:
     )
     if apart:
         parts.append(f"Not the same for all methods of a task, beside their own settings: {', '.join(apart)}.")
-    if study.failed:
-        body = [[str(run.get(key, "")) for key in ("estimator", "task", "seed", "reason")] for run in study.failed]
-        parts += [
-            f"{len(body)} runs failed and are in no mean:",
-            Rows(("method", "task", "seed", "reason"), body, words=4),
-        ]
-    return parts
+    if study.unfinished:
+        parts.append(f"Not finished, and in no mean: {_count(study.unfinished, 'run')}.")
+    return parts + _left_out("Failed", study.failed) + _left_out("Broke the terms of the comparison", study.violations)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def _left_out(why: str, runs: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """A table of runs that are in no mean; nothing where there are none."""
+    keys = ("estimator", "task", "seed", "reason")
+    body = [["" if run.get(key) is None else str(run[key]) for key in keys] for run in runs]
+    if not body:
+        return []
+    return [f"{why}, and in no mean: {_count(len(body), 'run')}.", Rows(("method", *keys[1:]), body, words=4)]
+
+
+def _grid(study: Study) -> Rows:
+    """Mean test scores of all methods on all tasks."""
+    body = []
+    for label in study.labels:
+        means = {task: fmean(scores) for task, scores in study.scores(label).items()}
+        shown = [percent(means[task]) if task in means else "–" for task in study.tasks]
+        body.append([label, *shown, percent(fmean(means.values())) if label in study.everywhere else "–"])
+    return Rows(("method", *(f"{task}, %" for task in study.tasks), "mean, %"), body)
 
 
 def _lead(study: Study) -> str:
     best = [study.on(task)[0] for task in study.tasks]
-    lines = ", ".join(f"{method.label} with {_metric(method)} {100 * fmean(method.scores):.1f} %" for method in best)
-    where = "Best on test" if len(best) == 1 else f"Best on {', '.join(study.tasks)}"
+    names = [method.task for method in best] if len(best) > 1 else ["test"]
+    lines = "; ".join(
+        f"on {name}, {method.label} with {_metric(method)} {percent(fmean(method.scores))} %"
+        for name, method in zip(names, best, strict=True)
+    )
     seeds = sorted({method.seeds for method in study.methods})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"{where}: {lines}. Each method ran with {count} seed{'' if seeds == [1] else 's'}."
+    return f"Best {lines}. Each method ran with {count} seed{'' if seeds == [1] else 's'}."
 
 
 def _metric(method: Method) -> str:
@@ -71,7 +94,7 @@ def _line(method: Method) -> list[str]:
         f"{fmean(gains):+.1f}" if method.is_trained else "–",
         "–" if dev is None else percent(dev),
         f"{passes:,.0f}" if passes is not None else "–",
-        f"{seconds:,.0f}" if seconds is not None and method.is_trained else "–",
+        amount(seconds) if seconds is not None and method.is_trained else "–",
         f"{peak / 2**20:,.0f}" if peak else "–",
         str(method.seeds),
     ]
@@ -93,6 +116,11 @@ def _differences(study: Study) -> list[str]:
 def percent(share: float) -> str:
     """A share in [0, 1] as per cent."""
     return f"{100 * share:.1f}"
+
+
+def amount(value: float) -> str:
+    """Seconds, passes or steps: a decimal below ten where it is no whole number."""
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
 def between(interval: Interval | None, scale: float = 100, lowest: float = 0.0) -> str:
@@ -140,16 +168,15 @@ def comparison_parts(study: Study, baseline: str) -> list[Part]:
 def _on_aggregates(study: Study) -> str:
     seeds = min(method.seeds for method in study.methods if method.label in study.everywhere)
     known = [n for n in COVERAGE if n <= seeds]
-    rate = (
-        f" {100 * COVERAGE[max(known)]:.0f} % of those of {max(known)} seeds of one task hold the mean."
-        if known
-        else ""
-    )
+    narrow = ""
+    if known:
+        rate = 100 * COVERAGE[max(known)]
+        narrow = f" In simulations, {rate:.0f} % of those from {_count(max(known), 'seed')} of one task hold the mean."
     return (
         "IQM is the interquartile mean, that of the middle half of all scores. P(better) is how likely a run of the "
         "method beats one of the baseline on a task, ties counted half. Intervals are stratified bootstraps, which "
         f"draw seeds anew within each task: {statistics.RESAMPLES:,} resamples, percentiles, generator seed "
-        f"{statistics.SEED}; of few seeds they are too narrow.{rate} Definitions: arXiv:2108.13264."
+        f"{statistics.SEED}; of few seeds they are too narrow.{narrow} Definitions: arXiv:2108.13264."
     )
 
 

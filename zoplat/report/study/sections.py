@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from zoplat.core.errors import unknown
@@ -14,7 +15,7 @@ from zoplat.report.study.figures import looks
 from zoplat.report.study.learning import learning_parts
 from zoplat.report.study.memory import front_parts, memory_parts
 from zoplat.report.study.reading import Method, Study
-from zoplat.report.study.scores import comparison_parts, percent, profile_parts, score_parts
+from zoplat.report.study.scores import amount, comparison_parts, percent, profile_parts, score_parts
 from zoplat.training.predicted import read_predictions
 
 MOST = 4
@@ -79,7 +80,7 @@ def _cost(method: Method) -> list[str]:
     steps, skipped, passes, scoring, training, seconds = (method.mean(name) for name in names)
     pace = 1000 * training / passes if training is not None and passes else None
     values = (steps, skipped, passes, scoring, training, pace, seconds)
-    return [method.label, method.task, *("–" if value is None else f"{value:,.0f}" for value in values)]
+    return [method.label, method.task, *("–" if value is None else amount(value) for value in values)]
 
 
 def _settings(study: Study) -> list[Part]:
@@ -88,7 +89,7 @@ def _settings(study: Study) -> list[Part]:
         body = [
             [
                 str(cell.get("label") or cell.get("estimator")),
-                str(cell.get("task", "")),
+                Path(str(cell.get("task", ""))).stem,
                 _pairs(cell.get("settings") or {}),
                 "–" if cell.get("dev") is None else percent(cell["dev"]),
                 f"{len(cell.get('trials') or [])}",
@@ -105,7 +106,10 @@ def _settings(study: Study) -> list[Part]:
         ]
     else:
         parts.append("No search for settings is on record here: these were given, or are the usual ones.")
-    own = [[method.label, method.task, _pairs(_own(method)) or "–"] for method in study.methods]
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for method in study.methods:
+        tasks.setdefault((method.label, _pairs(_own(method)) or "–"), []).append(method.task)
+    own = [[label, ", ".join(names), settings] for (label, settings), names in tasks.items()]
     parts.append(Rows(("method", "task", "settings of the method"), own, words=3).without_constant("task"))
     common = _common([_others(method) for method in study.methods if method.is_trained])
     if common:
@@ -117,7 +121,7 @@ def _trials(chosen: Sequence[dict[str, Any]]) -> Rows:
     body = [
         [
             str(cell.get("label") or cell.get("estimator")),
-            str(cell.get("task", "")),
+            Path(str(cell.get("task", ""))).stem,
             _pairs(trial.get("settings") or {}),
             "–" if trial.get("dev") is None else percent(trial["dev"]),
             str(trial.get("state") or trial.get("reason") or "done"),
