@@ -108,5 +108,5 @@ def _peaks(method: Method) -> dict[str, int]:
     found: dict[str, int] = {}
     for rows in method.phases:
         for row in rows:
-            found[row["phase"]] = max(found.get(row["phase"], 0), row["device_peak"] or row["host_peak"] or 0)
+            found[row["phase"]] = max(found.get(row["phase"], 0), row.get("device_peak") or row.get("host_peak") or 0)
     return found
