@@ -62,12 +62,14 @@ class Group:
 
     Attributes:
         label: the method, and in what its terms differ from those of other groups of it.
+        method: its name in the table.
         estimator, task: of all of them.
         terms: what their numbers depend on, see `compare.terms`.
         runs: one a seed.
     """
 
     label: str
+    method: str
     estimator: str
     task: str
     terms: Mapping[str, str]
@@ -96,7 +98,7 @@ def _groups(name: str, task: str, runs: Sequence[FinishedRun]) -> Iterator[Group
             if run.terms == some:
                 by_seed.setdefault(run.summary.seed, run)
         own = tuple(by_seed.values())
-        yield Group(label, own[0].summary.estimator, task, some, own)
+        yield Group(label, name, own[0].summary.estimator, task, some, own)
 
 
 def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:
