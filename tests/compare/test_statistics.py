@@ -5,6 +5,7 @@ The references know nothing of scipy: they are the published definitions, term b
 
 import math
 import random
+import sys
 from fractions import Fraction
 from itertools import product
 from typing import Any
@@ -154,6 +155,12 @@ def test_bootstrap_intervals_of_many_seeds_cover_at_the_stated_rate(interval: An
         found = interval({str(task): generator.normal(size=40).tolist() for task in range(4)}, resamples=1000)
         held += found.low <= 0 <= found.high
     assert held / 600 == pytest.approx(0.95, abs=0.027)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ZoplatError, match=r"pip install 'zoplat\[eval\]'"):
+        statistics.interquartile_mean(OURS)
 
 
 # --- paired tests

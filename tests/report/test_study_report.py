@@ -167,8 +167,10 @@ def test_a_study_says_which_runs_count_what_they_are_called_and_which_broke_its_
     runs += [{"directory": f"lozo-{seed}", "label": "lozo"} for seed in SEEDS[:2]]
     broke = {"estimator": "lozo", "task": "sst2", "seed": 2, "directory": "lozo-2", "reason": "looked at test rows"}
     (folder / "comparison.json").write_text(json.dumps({"runs": runs, "violations": [broke]}))
+    (folder / "study.toml").write_text("")
     write([folder], tmp_path / "p.md")
     text = (tmp_path / "p.md").read_text()
+    assert f"zoplat compare --config {folder}/study.toml --out {folder}-again" in text
     assert {cells[0]: cells[8] for cells in table(text, "method | test accuracy, %") if cells[0] != "method"} == {
         "mezo+gaussian": "3",
         "lozo": "2",
@@ -186,6 +188,16 @@ def test_several_tasks_begin_with_a_grid(study: Path, page: Path) -> None:
         means = [fmean(one["test_after"] for one in summaries(study, task, label)) for task in ("rte", "sst2")]
         assert scores == [f"{100 * value:.1f}" for value in (*means, fmean(means))]
     assert [float(cells[3]) for cells in lines] == sorted((float(cells[3]) for cells in lines), reverse=True)
+
+
+def test_without_a_gain_there_is_no_target(study: Path, tmp_path: Path) -> None:
+    copytree(study / "sst2" / "mezo-0", run := tmp_path / "runs" / "mezo-0")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps({**line, "score": 0.5}) + "\n" for line in lines))
+    write([tmp_path / "runs"], tmp_path / "p.md")
+    text = (tmp_path / "p.md").read_text()
+    assert "No method gained on dev" in text
+    assert "| method | dev at 12 passes |" in text
 
 
 def test_another_baseline_and_target(study: Path, tmp_path: Path) -> None:

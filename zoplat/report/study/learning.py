@@ -13,6 +13,7 @@ from zoplat.report.study.reading import Method, Study
 from zoplat.report.study.scores import amount, percent
 
 GREY = f" The best {len(COLOURS)} methods have colours, the others are grey."
+EQUAL = "Equal budgets are the least that any method here spent; a run has the score of its newest evaluation before."
 TITLES = {"passes": "forward passes of training", "seconds": "seconds of training"}
 
 
@@ -70,32 +71,32 @@ def _budgets(methods: Sequence[Method], target: float | None) -> list[Part]:
     body = [
         [
             label,
-            *(_until(own[axis], goal) for axis in AXES),
+            *([] if goal is None else [_until(own[axis], goal) for axis in AXES]),
             *(_bought(own[axis], spent[axis]) for axis in AXES),
         ]
         for label, own in curves.items()
     ]
-    shown = percent(goal)
     passes, seconds = ("–" if (least := spent[axis]) is None else amount(least) for axis in AXES)
-    head = ("method", f"passes to {shown} %", f"seconds to {shown} %", f"dev at {passes} passes", f"dev at {seconds} s")
+    equal = (f"dev at {passes} passes", f"dev at {seconds} s")
+    if goal is None:
+        return [Rows(("method", *equal), body), f"No method gained on dev, so there is no target to reach. {EQUAL}"]
+    shown = percent(goal)
     why = (
-        "the target that was asked for"
-        if target is not None
-        else "the score before training and half of the best mean gain on dev"
+        "the target that was asked for" if target is not None else "the score before training and half of the best gain"
     )
     return [
-        Rows(head, body),
+        Rows(("method", f"passes to {shown} %", f"seconds to {shown} %", *equal), body),
         f"{shown} % is {why}. A target counts as reached at the first evaluation that has it, mean over the seeds that "
-        "reach it; in brackets, how many did where not all. Equal budgets are the least that any method here spent; a "
-        "run has the score of its newest evaluation before.",
+        f"reach it; in brackets, how many did where not all. {EQUAL}",
     ]
 
 
-def _halfway(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> float:
-    """Dev score between the mean before training and the best mean after it."""
+def _halfway(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> float | None:
+    """Dev score between the mean before training and the best mean after it; None where the latter is no better."""
     own = [runs["passes"] for runs in curves.values()]
     before = fmean(points[0][1] for runs in own for points in runs)
-    return (before + max(fmean(points[-1][1] for points in runs) for runs in own)) / 2
+    best = max(fmean(points[-1][1] for points in runs) for runs in own)
+    return (before + best) / 2 if best > before else None
 
 
 def _least(curves: Mapping[str, Mapping[str, Sequence[Curve]]], axis: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,8 @@ from zoplat.training.predicted import Predicted, read_predictions
 from zoplat.training.summary import Summary
 
 COMPARISON = "comparison.json"
+STUDY = "study.toml"
+"""The settings of a comparison, with which `zoplat compare` makes it again."""
 FAILURE = "failure.json"
 """In place of summary.json in the directory of a run that failed."""
 TRIALS = "trials"
@@ -151,7 +154,7 @@ class Study:
             violations=all_of("violations"),
             unfinished=sum(map(_unfinished, paths)),
             chosen=all_of("chosen"),
-            command=next((str(one["command"]) for one in records.values() if one.get("command")), ""),
+            command=next(filter(None, (_command(path, record) for path, record in records.items())), ""),
         )
 
     @cached_property
@@ -219,6 +222,14 @@ def _named(path: Path, record: Mapping[str, Any]) -> dict[Path, str]:
     if record.get("runs"):
         return {path / run["directory"]: str(run.get("label") or "") for run in record["runs"]}
     return dict.fromkeys(runs_in(path), "")
+
+
+def _command(path: Path, record: Mapping[str, Any]) -> str:
+    """What makes a comparison again; empty where that is not on record."""
+    if (path / STUDY).exists():
+        config, out = (shlex.quote(str(place)) for place in (path / STUDY, f"{path}-again"))
+        return f"zoplat compare --config {config} --out {out}"
+    return str(record.get("command") or "")
 
 
 def _unfinished(path: Path) -> int:

@@ -166,8 +166,8 @@ def comparison_parts(study: Study, baseline: str) -> list[Part]:
 
 
 def _on_aggregates(study: Study) -> str:
-    seeds = min(method.seeds for method in study.methods if method.label in study.everywhere)
-    known = [n for n in COVERAGE if n <= seeds]
+    several = [method.seeds for method in study.methods if method.label in study.everywhere and method.seeds > 1]
+    known = [n for n in COVERAGE if n <= min(several, default=0)]
     narrow = ""
     if known:
         rate = 100 * COVERAGE[max(known)]
@@ -206,10 +206,11 @@ def _paired(study: Study, baseline: str) -> list[Part]:
     head = ("method", "task", "test rows", "won", "lost", "points", f"{RATE} interval", "p")
     names = " and ".join(dict.fromkeys(test.name for _, test in found))
     return [
-        f"On the same test rows as {baseline}: a row is won by the method that is right on it with more seeds.",
+        f"On the same test rows as {baseline}: a row is won by the method that is right on it in more of its runs.",
         Rows(head, body, words=2).without_constant("task"),
-        f"p is that of a two-sided paired test ({names}), adjusted for {len(found)} tests by Holm's procedure; "
-        "intervals draw rows anew. Both are about other test rows for these trained models, not about other seeds.",
+        f"p is that of a two-sided paired test ({names}), adjusted for {_count(len(found), 'test')} by Holm's "
+        "procedure; intervals draw rows anew. Both are about other test rows for these trained models, not about "
+        "other seeds.",
     ]
 
 

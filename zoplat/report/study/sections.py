@@ -188,7 +188,7 @@ def _commands(study: Study) -> list[Part]:
     ]
     parts: list[Part] = []
     if study.command:
-        parts += ["The whole comparison, into another folder so that its runs are made anew:"]
+        parts += ["The whole comparison; into another folder, or its runs are not made anew:"]
         parts.append(Listing(study.command, "sh"))
     if lines:
         single = Listing("\n".join(lines), "sh")
