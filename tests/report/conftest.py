@@ -8,7 +8,7 @@ import pytest
 
 import zoplat
 
-METHODS = ("mezo", "lozo", "hizoo", "fzoo", "zo-sgd", "zo-adam", "conmezo")
+METHODS = ("mezo", "lozo", "hizoo", "fzoo", "zo-sgd", "zo-adam", "zo-sgd-sign")
 TASKS = ("sst2", "rte")
 SEEDS = (0, 1, 2)
 SHORT = {"device": "reference", "steps": 6, "evaluate_every": 2, "batch_size": 4, "lr": 0.02, "eps": 0.01}

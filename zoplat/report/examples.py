@@ -11,6 +11,7 @@ from zoplat.training.predicted import Predicted
 PROMPT = 220
 """Characters of the end of a prompt that are shown."""
 ANSWER = 120
+SPACE = "\N{NO-BREAK SPACE}"
 NOT_KEPT = (
     "Not kept: these runs were made by a version of zoplat that wrote no predictions.jsonl, or without training. Later "
     "runs have it."
@@ -54,8 +55,8 @@ def _share(predicted: Predicted) -> str:
 def _marked(predicted: Predicted, row: int) -> str:
     text = predicted.texts[row]
     if text is None:
-        return "no answer ✗"
-    return f"{shorten(text, ANSWER, placeholder='…') or '(empty)'} {'✓' if predicted.right[row] else '✗'}"
+        return f"no answer{SPACE}✗"
+    return f"{shorten(text, ANSWER, placeholder='…') or '(empty)'}{SPACE}{'✓' if predicted.right[row] else '✗'}"
 
 
 def _end(prompt: str) -> str:

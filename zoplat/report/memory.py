@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from zoplat.report.account import LIBRARIES, Account
-from zoplat.report.figures import NARROW, draw_memory, readable
+from zoplat.report.figures import draw_memory, readable
 from zoplat.report.pages import Picture
 from zoplat.training.profiler import INFERENCE
 
@@ -32,8 +33,7 @@ def memory_picture(account: Account, place: str) -> Picture:
     inference = account.inference(place)
     return Picture(
         "memory" if place == account.places[0] else f"memory-{place}",
-        draw_memory(place, phases, at, owners, inference),
-        draw_memory(place, phases, at, owners, inference, NARROW),
+        partial(draw_memory, place, phases, at, owners, inference),
         "The broken line is the peak of inference. Owners are what the ledger has booked, read when the run "
         f"ended; '{UNBOOKED}' is that peak less their sum.",
         f"Bars of {place} memory. Inference peaks at {readable(inference)}, training at {readable(peak)} in the phase "

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
 from typing import TypeAlias
 
-from zoplat.report.figures import DARK, LIGHT
+from zoplat.report.figures import DARK, LIGHT, NARROW, WIDE
 
 LONG = 24
 """Letters of a cell that, on a telephone, does not stand on one line with its heading."""
@@ -52,19 +52,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as SVG in the light colours.
+    """A figure, drawn when it is asked for.
 
     Attributes:
         name: of its file.
-        svg: for a page.
-        narrow: the same for a telephone.
+        draw: gives the figure as SVG in the light colours, so many inches wide.
         caption: what is measured, on how much, and what bands and lines are.
         alt: what it shows, in words, for who can't see it.
     """
 
     name: str
-    svg: str
-    narrow: str
+    draw: Callable[[float], str]
     caption: str
     alt: str
 
@@ -206,7 +204,8 @@ def _as_html(part: Part) -> str:
         case Rows():
             return _table(part)
         case Picture():
-            drawn = _inline(part.svg, part.alt, "wide") + _inline(part.narrow, part.alt, "narrow")
+            widths = {"wide": WIDE, "narrow": NARROW}
+            drawn = "".join(_inline(part.draw(width), part.alt, kind) for kind, width in widths.items())
             return f'<figure role="group">{drawn}<figcaption>{_prose(part.caption)}</figcaption></figure>'
         case Listing():
             return f"<pre><code>{html.escape(part.text)}</code></pre>"

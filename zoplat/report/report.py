@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.paths import check_writable, replace_bytes
 from zoplat.report.account import MEANING, Account
 from zoplat.report.examples import predictions_of
-from zoplat.report.figures import NARROW, draw_learning, readable
+from zoplat.report.figures import WIDE, draw_learning, readable
 from zoplat.report.formats import FORMATS, as_csv, as_latex, as_parquet, run_rows
 from zoplat.report.memory import memory_picture, training_beyond_inference
 from zoplat.report.pages import Listing, Part, Picture, Rows, Scores, Section, markdown, page
@@ -72,7 +73,7 @@ def _files(paths: Sequence[Path], formats: Sequence[str], choices: dict[str, Any
             files["html"] = page(title, sections)
         if "md" in formats:
             files["md"] = markdown(title, sections)
-            files |= {picture.file: picture.svg for section in sections for picture in section.pictures}
+            files |= {picture.file: picture.draw(WIDE) for section in sections for picture in section.pictures}
     if {"csv", "parquet", "tex"} & {*formats}:
         study = Study.read(paths)
         rows = run_rows(study)
@@ -207,11 +208,9 @@ def _learning(account: Account) -> Picture:
     stride = -(-len(losses) // POINTS) or 1
     scores = [(record["step"], record["score"]) for record in account.metrics if record["split"] == "dev"]
     thinned = f", one in {stride} of them drawn" if stride > 1 else ""
-    drawn = (losses, stride, width, scores, metric)
     return Picture(
         "learning",
-        draw_learning(*drawn),
-        draw_learning(*drawn, NARROW),
+        partial(draw_learning, losses, stride, width, scores, metric),
         f"Above: the mean of the losses that each step saw, on its own batch of training rows{thinned}; the line is "
         f"a running mean over {width} steps. Below: {metric} on the dev split.",
         f"Two curves over {account.summary.steps:,} steps: the training loss, and {metric} on the dev split, from "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import fmean
 
 from zoplat.compare.curves import AXES, Band, Curve, band, reached, score_at
-from zoplat.report.figures import NARROW
 from zoplat.report.pages import Part, Picture, Rows
 from zoplat.report.study.figures import COLOURS, Look, draw_curves
 from zoplat.report.study.reading import Method, Study
@@ -49,8 +49,7 @@ def _picture(task: str, number: int, methods: Sequence[Method], known: dict[str,
     rows = methods[0].metrics[0][0].get("rows") if methods[0].metrics[0] else None
     return Picture(
         name,
-        draw_curves(over, metric, known, name),
-        draw_curves(over, metric, known, name, NARROW),
+        partial(draw_curves, over, metric, known, name),
         f"{metric.capitalize()} on the {f'{rows:,} ' if rows else ''}dev rows of {task}. Lines are means over {count} "
         "seeds, and bands go from the lowest to the highest seed. A mark is an evaluation; what those cost is not "
         "counted." + missing + GREY * (len(methods) > len(COLOURS)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 
 from zoplat.compare.curves import pareto
 from zoplat.report.account import MEANING
-from zoplat.report.figures import NARROW, readable
+from zoplat.report.figures import readable
 from zoplat.report.pages import Part, Picture, Rows
 from zoplat.report.study.figures import COLOURS, Look, draw_front, draw_peaks
 from zoplat.report.study.learning import GREY
@@ -33,14 +34,13 @@ def front_parts(study: Study, known: dict[str, Look]) -> list[Part]:
             parts.append(f"No step of a method was measured on {task}.")
             continue
         front = pareto({label: (point[0], point[3]) for label, point in points.items()})
-        drawn = (points, front, str(measured[0][0].group.runs[0].summary.metric), known, f"front-{number}")
+        metric = str(measured[0][0].group.runs[0].summary.metric)
         line = "; ".join(f"within {readable(points[one][3])}, {one} ({percent(points[one][0])} %)" for one in front)
         parts += [f"Task `{task}`:"] if len(study.tasks) > 1 else []
         parts += [
             Picture(
                 f"front-{number}",
-                draw_front(*drawn),
-                draw_front(*drawn, NARROW),
+                partial(draw_front, points, front, metric, known, f"front-{number}"),
                 "Mean test score against the most memory of a step; vertical lines go from the lowest to the highest "
                 "seed. The broken line joins the methods that no other beats in both."
                 + GREY
@@ -84,8 +84,7 @@ def _picture(number: int, task: str, methods: Sequence[Method]) -> Picture:
     by_bp = any(method.backpropagates for method in methods)
     return Picture(
         f"peaks-{number}",
-        draw_peaks(rows, least, f"peaks-{number}"),
-        draw_peaks(rows, least, f"peaks-{number}", NARROW),
+        partial(draw_peaks, rows, least, f"peaks-{number}"),
         "Most memory of a step, the highest of all seeds. The first part of a bar is inference in the same process; "
         "its end, and the number in brackets, what training takes above that. The broken line is the lowest inference "
         "of all." + (" Orange is backpropagation." if by_bp else ""),

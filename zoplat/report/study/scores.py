@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 from zoplat.compare import statistics
 from zoplat.compare.statistics import COVERAGE, LEVEL, Interval, PairedTest, Scores
-from zoplat.report.figures import NARROW
 from zoplat.report.pages import Part, Picture, Rows
 from zoplat.report.study.figures import Look, draw_profiles
 from zoplat.report.study.reading import Method, Study
@@ -251,14 +251,12 @@ def profile_parts(study: Study, known: dict[str, Look]) -> list[Part]:
     }
     metrics = dict.fromkeys(_metric(method) for method in study.methods)
     metric = next(iter(metrics)) if len(metrics) == 1 else "score"
-    drawn = (levels, profiles, metric, known)
     banded = any(band for _, band in profiles.values())
     few = len(study.labels) - len(labels)
     return [
         Picture(
             "profiles",
-            draw_profiles(*drawn),
-            draw_profiles(*drawn, NARROW),
+            partial(draw_profiles, levels, profiles, metric, known),
             "For each score, the share of a method's runs that are above it: mean over tasks of the share over seeds. "
             "The further to the right a line falls, the better."
             + (
