@@ -1,14 +1,15 @@
-"""A comparison of toy runs: seven methods, two tasks, three seeds, with what a search leaves beside them."""
+"""A comparison of toy runs: three methods, two tasks, three seeds, with what a search leaves beside them."""
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import zoplat
 
-METHODS = ("mezo", "lozo", "hizoo", "fzoo", "zo-sgd", "zo-adam", "zo-sgd-sign")
+METHODS = ("mezo", "lozo", "fzoo")
 TASKS = ("sst2", "rte")
 SEEDS = (0, 1, 2)
 SHORT = {"device": "reference", "steps": 6, "evaluate_every": 2, "batch_size": 4, "lr": 0.02, "eps": 0.01}
@@ -30,17 +31,22 @@ def write_rows(folder: Path, task: str) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def make_runs(folder: Path, data: Path, methods: Sequence[str]) -> None:
+    """Run every method on every task with every seed."""
+    for task in TASKS:
+        write_rows(data, task)
+        for method in methods:
+            for seed in SEEDS:
+                out = folder / task / f"{method}-{seed}"
+                zoplat.run(estimator=method, task=task, data=data / task, seed=seed, out=out, **SHORT)
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the comparison."""
     folder: Path = tmp_path_factory.mktemp("studies") / "study"
     data = folder.parent / "data"
-    for task in TASKS:
-        write_rows(data, task)
-        for method in METHODS:
-            for seed in SEEDS:
-                out = folder / task / f"{method}-{seed}"
-                zoplat.run(estimator=method, task=task, data=data / task, seed=seed, out=out, **SHORT)
+    make_runs(folder, data, METHODS)
     zoplat.run(estimator="mezo", task="sst2", data=data / "sst2", seed=9, out=folder / "trials" / "mezo-1", **SHORT)
     trials = [
         {"number": 0, "settings": {"estimator.rule.lr": 0.02}, "dev": 0.75, "passes": 12, "state": "COMPLETE"},

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import make_runs
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 DARK = "--blink-settings=preferredColorScheme=0"
@@ -125,6 +127,18 @@ def test_nothing_overflows_on_a_desk_and_figures_are_the_wide_ones(pages: dict[s
     assert found["scroll"] <= found["width"] == 1200
     assert found["wide"] == []
     assert all(shown == [True, False] for shown in found["figures"])
+
+
+@pytest.mark.slow
+def test_seven_methods_on_two_tasks_are_a_small_page_that_fits_a_telephone(tmp_path: Path) -> None:
+    from zoplat.report.report import write
+
+    methods = ("mezo", "lozo", "hizoo", "fzoo", "dizo", "zo-adam", "zo-sgd-sign")
+    make_runs(tmp_path / "study", tmp_path / "data", methods)
+    [page] = write([tmp_path / "study"], tmp_path / "page.html")
+    assert page.stat().st_size < 2_000_000
+    found = measured(page, tmp_path, width=400)
+    assert (found["scroll"], found["wide"]) == (400, [])
 
 
 def test_dark_mode_is_followed(pages: dict[str, Path], tmp_path: Path) -> None:
