@@ -81,7 +81,9 @@ def _budgets(methods: Sequence[Method], target: float | None) -> list[Part]:
         return [Rows(("method", *equal), body), f"No method gained on dev, so there is no target to reach. {EQUAL}"]
     shown = percent(goal)
     why = (
-        "the target that was asked for" if target is not None else "the score before training and half of the best gain"
+        "the target that was asked for"
+        if target is not None
+        else "half way from the score before training to the best mean after it"
     )
     return [
         Rows(("method", f"passes to {shown} %", f"seconds to {shown} %", *equal), body),
