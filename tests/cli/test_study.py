@@ -2,11 +2,13 @@
 
 import json
 import signal
+import subprocess
 import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from zoplat.compare.claims import claimed
@@ -109,11 +111,16 @@ class TestMatrix:
             ({"estimators": ("mezo",), "seeds": (0, 1000), "tune_trials": 2}, "is that of the trials"),
             ({"estimators": ("mezo",), "tunes": ("a(", "a)")}, "would have the same folder"),
             ({"estimators": ()}, "Give run directories, or --estimators"),
+            ({"estimators": ("mezo",), "seeds": (0.5,)}, "a list of whole numbers"),
         ],
     )
     def test_what_can_not_be_compared_is_refused(self, given: dict[str, Any], words: str) -> None:
         with pytest.raises(ZoplatError, match=words.replace("(", r"\(")):
             matrix(**given).cells()
+
+    def test_a_budget_that_nobody_counts_is_refused_by_name(self) -> None:
+        with pytest.raises(ZoplatError, match="no budget in joules"):
+            Matrix.of({"config": {"max_joules": 5}}, {"estimators": ("mezo",)})
 
 
 class TestRanges:
@@ -377,6 +384,37 @@ class TestWorkers:
         assert [job.cell.method for job in workers.jobs if not job.is_over] == ["mezo"]
         assert not Path("all/mezo-0").exists()
 
+    def test_a_claim_is_held_as_long_as_the_run_lives_that_inherited_it(self) -> None:
+        path = Path("a.lock")
+        with claimed(path) as claim:
+            assert claim is not None
+            run = subprocess.Popen(["sleep", "60"], pass_fds=(claim,))
+        with claimed(path) as other:
+            assert other is None, "its worker is gone, the run goes on"
+        run.kill()
+        run.wait()
+        with claimed(path) as other:
+            assert other is not None
+
+    @pytest.mark.slow
+    def test_an_interrupted_worker_stops_its_run_which_is_gone_on_with(self, zoplat: Any) -> None:
+        toy = (*TOY[:-2], "--max-passes", 3000, "--evaluate-every", 1000)
+        arguments = ("compare", "--estimators", "mezo", *toy, "--out", "all", "--json")
+        worker, journal = zoplat.start(*arguments), Path("all/mezo-0/journal.jsonl")
+        while worker.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 20):
+            time.sleep(0.01)
+        [run] = psutil.Process(worker.pid).children()
+        worker.send_signal(signal.SIGTERM)
+        _, errors = worker.communicate()
+        assert worker.returncode == 130
+        assert "the same command goes on" in errors
+        assert not run.is_running()
+        kept = journal.read_bytes()
+        assert 20 < kept.count(b"\n") < 1500
+        done = zoplat.start(*arguments)
+        assert json.loads(done.communicate()[0])["rows"][0]["forward_passes"] == 3000
+        assert journal.read_bytes().startswith(kept)
+
     def test_a_killed_worker_s_run_is_gone_on_with_by_two_others_and_nothing_is_made_twice(self, zoplat: Any) -> None:
         pytest.importorskip("optuna")
         steps = 120
@@ -402,8 +440,6 @@ class TestWorkers:
 
 def killed_run(worker: Any) -> None:
     """Kill a worker, and the run that it has begun."""
-    import psutil
-
     processes = psutil.Process(worker.pid).children(recursive=True)
     worker.send_signal(signal.SIGKILL)
     for process in processes:

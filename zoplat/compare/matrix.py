@@ -21,6 +21,8 @@ from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.registry import catalogue
 from zoplat.training.binding import BUDGET
 
+UNMEASURED = {"max_tokens", "max_joules"}
+"""Budgets that somebody may look for and that are not counted."""
 PASSES = 2000
 """Forward passes of each run where no budget is given: 1000 steps of MeZO."""
 STEPS = 1000
@@ -166,6 +168,14 @@ class Matrix:
         values |= {name: file.pop(name) for name in NUMBERS if name in file}
         values |= {name: value for name, value in given.items() if value is not None}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        if isinstance(values.get("seeds"), tuple):
+            values["seeds"] = tuple(dict.fromkeys(values["seeds"]))
+        if asked := sorted(UNMEASURED & {*file, *shared}):
+            raise ZoplatError(
+                f"There is no budget in {asked[0].removeprefix('max_')}. Give max_passes, max_seconds or steps: all "
+                "methods read batches of the same rows, so that equal passes are nearly equal tokens; energy is not "
+                "measured."
+            )
         matrix = cls(shared, file, **values, own=own, search=file.pop("search", {}))
         matrix._check()
         return matrix
@@ -261,8 +271,8 @@ class Matrix:
     def _check(self) -> None:
         if not self.estimators:
             raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
-        if not self.seeds or not all(type(seed) is int for seed in self.seeds):
-            raise ZoplatError(f"seeds must be whole numbers, got {list(self.seeds)!r}  (--seeds)")
+        if not isinstance(self.seeds, tuple) or not self.seeds or not all(type(seed) is int for seed in self.seeds):
+            raise ZoplatError(f"seeds must be a list of whole numbers, got {self.seeds!r}  (--seeds)")
         for name, flag in (("tune_trials", "--tune-trials"), ("tune_seed", "--tune-seed")):
             value = getattr(self, name)
             if type(value) is not int or value < 0:

@@ -184,18 +184,39 @@ class Study:
         chosen = self.chosen(cell) if cell.key in self.ranges else None
         if cell.key in self.ranges and not chosen:
             return None
-        config = cell.config(seed, chosen.settings if chosen else None)
         directory = self.folder / cell.folder / f"{cell.method}-{seed}"
-        return PlannedRun(config, cell.protocol, directory, cell.label, home=self.folder)
+        if directory not in self._runs:
+            config = cell.config(seed, chosen.settings if chosen else None)
+            self._runs[directory] = PlannedRun(config, cell.protocol, directory, cell.label, home=self.folder)
+        return self._runs[directory]
+
+    @cached_property
+    def _runs(self) -> dict[Path, PlannedRun]:
+        """The runs whose settings are known, by directory."""
+        return {}
 
     def point(self, cell: Cell, number: int) -> dict[str, Any]:
         """The settings that a trial of a cell tries."""
-        return point(self.ranges[cell.key], cell.usual(), number)
+        return self._points[cell.key][number]
+
+    @cached_property
+    def _points(self) -> dict[str, list[dict[str, Any]]]:
+        """The points of each cell that is searched."""
+        searched = [(cell, cell.usual()) for cell in self.cells if cell.key in self.ranges]
+        numbers = range(self.matrix.tune_trials)
+        return {
+            cell.key: [point(self.ranges[cell.key], usual, number) for number in numbers] for cell, usual in searched
+        }
 
     def trials_of(self, cell: Cell) -> list[PlannedRun]:
         """The trials of a cell; none where nothing is searched."""
-        count = self.matrix.tune_trials if cell.key in self.ranges else 0
-        return [self._trial(cell, number) for number in range(count)]
+        return self._trials.get(cell.key, [])
+
+    @cached_property
+    def _trials(self) -> dict[str, list[PlannedRun]]:
+        """The trials of each cell that is searched."""
+        searched, numbers = [cell for cell in self.cells if cell.key in self.ranges], range(self.matrix.tune_trials)
+        return {cell.key: [self._trial(cell, number) for number in numbers] for cell in searched}
 
     def _trial(self, cell: Cell, number: int) -> PlannedRun:
         config = cell.config(self.matrix.tune_seed, self.point(cell, number))

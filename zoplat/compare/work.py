@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from zoplat.compare.claims import claimed
@@ -46,21 +45,20 @@ class Job:
         """What it is called among the claims."""
         return f"{self.cell.key}-{self.seed}" if self.trial is None else f"trials/{self.cell.key}-{self.trial}"
 
-    @cached_property
-    def _trial(self) -> PlannedRun:
-        return self.study.trials_of(self.cell)[self.trial or 0]
-
     @property
     def planned(self) -> PlannedRun | None:
         """The run itself; None while the settings are not chosen, or where there were none to choose."""
-        return self.study.run_of(self.cell, self.seed) if self.trial is None else self._trial
+        if self.trial is not None:
+            return self.study.trials_of(self.cell)[self.trial]
+        return self.study.run_of(self.cell, self.seed)
 
     @property
     def expected(self) -> RunConfig | None:
         """Its settings, those that a search will choose aside; None where it does not train."""
         if self.cell.protocol:
             return None
-        return self._trial.config if self.trial is not None else self.cell.config(self.seed)
+        planned = self.planned
+        return planned.config if planned else self.cell.config(self.seed)
 
     @property
     def is_over(self) -> bool:
