@@ -112,11 +112,26 @@ class TestMatrix:
             ({"estimators": ("mezo",), "tunes": ("a(", "a)")}, "would have the same folder"),
             ({"estimators": ()}, "Give run directories, or --estimators"),
             ({"estimators": ("mezo",), "seeds": (0.5,)}, "a list of whole numbers"),
+            ({"estimators": ("mezo",), "trial_passes": 0}, "a whole number above 0"),
         ],
     )
     def test_what_can_not_be_compared_is_refused(self, given: dict[str, Any], words: str) -> None:
         with pytest.raises(ZoplatError, match=words.replace("(", r"\(")):
             matrix(**given).cells()
+
+    @pytest.mark.parametrize(
+        "text", ["estimators = 'mezo,lozo'", "estimators = [1]", "search = 3", "[search]\nmezo = 2"]
+    )
+    def test_a_file_that_is_no_matrix_is_refused(self, text: str) -> None:
+        Path("study.toml").write_text(f"{text}\n")
+        with pytest.raises(ZoplatError, match=r"estimators must be a list|\[search\] must have a table"):
+            Matrix.of({"config": Path("study.toml")}, {"estimators": None if "est" in text else ("mezo",)})
+
+    def test_laws_may_have_settings_of_their_own(self) -> None:
+        Path("study.toml").write_text('device = "reference"\n[samplers]\nlow-rank = { rank = 3 }\ngaussian = {}\n')
+        made = Matrix.of({"config": Path("study.toml")}, {"estimators": ("mezo",)})
+        assert made.cells()[0].config(0).estimator.sampler.rank == 3
+        assert keys(Matrix.of({"config": made.table()}, {})) == keys(made) == ["mezo+low-rank", "mezo+gaussian"]
 
     def test_a_budget_that_nobody_counts_is_refused_by_name(self) -> None:
         with pytest.raises(ZoplatError, match="no budget in joules"):

@@ -164,7 +164,7 @@ class Matrix:
         for axis in AXES:
             names = file.pop(axis, ())
             own[axis] = names if isinstance(names, Mapping) else {}
-            values[axis] = _names(axis, list(names))
+            values[axis] = _names(axis, names)
         values |= {name: file.pop(name) for name in NUMBERS if name in file}
         values |= {name: value for name, value in given.items() if value is not None}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -226,8 +226,14 @@ class Matrix:
             has_law = law_of(catalogue().entry("estimator", name).value) is not None
             for sampler, rule in product(parts["samplers"] if has_law else ("",), parts["step_rules"]):
                 label = "+".join(filter(None, (name, sampler, rule)))
-                chosen = {"sampler": sampler, "step_rule": rule, **({"tune": tune} if tune else {})}
-                yield self._cell(label, task, model, tune, {key: x for key, x in chosen.items() if x}, None, name)
+                chosen = {"sampler": ("samplers", sampler), "step_rule": ("step_rules", rule)}
+                own = {flag: self._part(axis, part) for flag, (axis, part) in chosen.items() if part}
+                yield self._cell(label, task, model, tune, own, None, name)
+
+    def _part(self, axis: str, name: str) -> str | dict[str, Any]:
+        """A law or a step rule, with its own settings where the file has some."""
+        own = self.own.get(axis, {}).get(name)
+        return {"name": name, **own} if own else name
 
     def _cell(
         self,
@@ -282,9 +288,14 @@ class Matrix:
                 f"Seed {self.tune_seed} is that of the trials, whose scores choose the settings; give the runs others, "
                 "or the trials another --tune-seed."
             )
-        wrong = [name for name, own in self.search.items() if not isinstance(own, Mapping)]
-        if not isinstance(self.search, Mapping) or wrong:
-            raise ZoplatError(f"[search] must have a table for each method, such as [search.mezo]; got {wrong}.")
+        passes = self.trial_passes
+        if passes is not None and (type(passes) is not int or passes < 1):
+            raise ZoplatError(f"trial_passes must be a whole number above 0, got {passes!r}  (--trial-passes)")
+        tables = self.search.values() if isinstance(self.search, Mapping) else [self.search]
+        if not all(isinstance(own, Mapping) for own in tables):
+            raise ZoplatError(
+                f"[search] must have a table for each method: [search.mezo], …; got {self.search!r}."
+            )
 
 
 AXES = ("estimators", "samplers", "step_rules", "tasks", "models", "tunes")
@@ -336,7 +347,9 @@ def _check_folders(axis: str, names: Sequence[str]) -> None:
             raise ZoplatError(f"{axis}: the runs of '{other}' and '{name}' would have the same folder; rename one.")
 
 
-def _names(axis: str, names: list[Any]) -> tuple[str, ...]:
-    if not all(isinstance(name, str) and name for name in names):
+def _names(axis: str, names: Any) -> tuple[str, ...]:
+    is_table = isinstance(names, Mapping) and all(isinstance(own, Mapping) for own in names.values())
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names)
+    if not (is_table or is_list):
         raise ZoplatError(f"{axis} must be a list of names, or a table of settings by name; got {names!r}")
     return tuple(dict.fromkeys(names))

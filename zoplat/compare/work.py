@@ -181,7 +181,12 @@ class Workers:
         self.study.record.ended(job.cell.key, int(planned.trial or 0), score, notes)
 
     def settle(self) -> None:
-        """Bring the database to what the run directories say, where a worker was killed before it could."""
+        """Bring the database to what the run directories say, where a worker was killed before it could.
+
+        Raises:
+            ZoplatError: a run has other settings than those that were chosen, because failed trials were tried again.
+        """
+        self.study.check()
         for job in self.jobs:
             if job.trial is not None and (planned := job.planned) and (result := planned.outcome):
                 ranges, point = self.study.ranges[job.cell.key], self.study.point(job.cell, job.trial)
