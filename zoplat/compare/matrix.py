@@ -293,9 +293,7 @@ class Matrix:
             raise ZoplatError(f"trial_passes must be a whole number above 0, got {passes!r}  (--trial-passes)")
         tables = self.search.values() if isinstance(self.search, Mapping) else [self.search]
         if not all(isinstance(own, Mapping) for own in tables):
-            raise ZoplatError(
-                f"[search] must have a table for each method: [search.mezo], …; got {self.search!r}."
-            )
+            raise ZoplatError(f"[search] must have a table for each method: [search.mezo], …; got {self.search!r}.")
 
 
 AXES = ("estimators", "samplers", "step_rules", "tasks", "models", "tunes")
