@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat.compare.matrix import Cell
+from zoplat.compare.cell import Cell
 from zoplat.compare.planned import PlannedRun
 from zoplat.compare.study import Chosen
 from zoplat.compare.terms import DIGITS

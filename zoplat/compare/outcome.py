@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.compare.audit import Ended, Violation, innocent, selection, violations
+from zoplat.compare.cell import Cell
 from zoplat.compare.claims import claimed
-from zoplat.compare.matrix import Cell
 from zoplat.compare.planned import FailedRun
 from zoplat.compare.published import Published
 from zoplat.compare.study import Chosen, Study

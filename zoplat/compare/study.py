@@ -28,8 +28,9 @@ from typing import Any
 
 import tomli_w
 
+from zoplat.compare.cell import Cell
 from zoplat.compare.claims import claimed
-from zoplat.compare.matrix import Cell, Matrix
+from zoplat.compare.matrix import Matrix
 from zoplat.compare.planned import FailedRun, PlannedRun
 from zoplat.compare.trials import Record, point
 from zoplat.config.layers import read_toml

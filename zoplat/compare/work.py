@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoplat.compare.cell import Cell
 from zoplat.compare.claims import claimed
 from zoplat.compare.forecast import Paces, forecast
-from zoplat.compare.matrix import Cell
 from zoplat.compare.planned import FAILURE, FailedRun, PlannedRun
 from zoplat.compare.study import Study
 from zoplat.config.run_config import RunConfig
