@@ -239,6 +239,7 @@ class TestSearch:
         assert in_process[-1] == "mezo, sentiment, seed 0"
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of a radius near the largest float
 class TestFailures:
     def test_failures_are_rows_and_are_tried_again_when_asked_for(self, zoplat: Any, in_process: list[str]) -> None:
         pytest.importorskip("optuna")
