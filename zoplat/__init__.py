@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zoplat.core.preset import Preset, read_presets
     from zoplat.core.rule import Schedule, Scheduled, StepRule
     from zoplat.core.sampler import Extent, Sampler
+    from zoplat.core.search import Around, Between, OneOf
     from zoplat.hookspecs import hookimpl
     from zoplat.space.parameter_space import ParameterSpace
     from zoplat.training.result import Result
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "ZERO",
+    "Around",
     "Array",
+    "Between",
     "Block",
     "Buffer",
     "Device",
@@ -48,6 +51,7 @@ __all__ = [
     "ModelSpec",
     "Noise",
     "Number",
+    "OneOf",
     "Oracle",
     "ParameterSpace",
     "Part",
@@ -89,6 +93,7 @@ _WHERE = {
     "zoplat.core.preset": "Preset read_presets",
     "zoplat.core.rule": "Schedule Scheduled StepRule",
     "zoplat.core.sampler": "Extent Sampler",
+    "zoplat.core.search": "Around Between OneOf",
     "zoplat.hookspecs": "hookimpl",
     "zoplat.space.parameter_space": "ParameterSpace",
 }

@@ -1,4 +1,4 @@
-"""The table of a comparison: one row per method and task, as records, Markdown and JSON."""
+"""The table of a comparison: one row per method and task, as records and as Markdown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from zoplat.compare.planned import FailedRun
 from zoplat.compare.published import Published
 from zoplat.compare.terms import FinishedRun, labels
 from zoplat.core.errors import ZoplatError
-from zoplat.core.plain_json import to_text
-from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
 from zoplat.training.summary import Peak, Summary
 
@@ -110,16 +107,16 @@ def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:
     made = groups(runs)
     tasks = list(dict.fromkeys(group.task for group in made))
     rows = [
-        {"label": group.label, **_row(group.estimator, group.task, [run.summary for run in group.runs])}
+        {"label": group.label, "method": group.method, **_row(group.task, [run.summary for run in group.runs])}
         for group in made
     ]
     return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
 
 
-def _row(name: str, task: str, group: Sequence[Summary]) -> dict[str, Any]:
+def _row(task: str, group: Sequence[Summary]) -> dict[str, Any]:
     scores = [summary.test_after for summary in group]
     row = {
-        "estimator": name,
+        **{name: getattr(group[0], name) for name in ("estimator", "sampler", "step_rule", "model", "tune")},
         "task": task,
         "score": mean(scores),
         "score_sd": stdev(scores) if len(scores) > 1 else None,
@@ -157,7 +154,7 @@ def markdown(rows: Sequence[dict[str, Any]], published: Published | None = None)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     if len(tasks) > 1:
         return _grid(rows, tasks, published)
-    return _markdown_table(list(COLUMNS.values()), [cells(row) for row in rows])
+    return markdown_table(list(COLUMNS.values()), [cells(row) for row in rows])
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -187,18 +184,10 @@ def _grid(rows: Sequence[dict[str, Any]], tasks: Sequence[str], published: Publi
         body.append([*line, str(max(row["runs"] for row in own.values()))])
     estimators = dict.fromkeys(row["estimator"] for row in rows)
     sources = ["", *(f"- {published.model}, {line}" for line in published.sources(estimators))] if published else []
-    return _markdown_table([*head, "runs"], body) + "".join(f"{line}\n" for line in sources)
+    return markdown_table([*head, "runs"], body) + "".join(f"{line}\n" for line in sources)
 
 
-def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown: a heading for each column, the first one to the left, and lines of cells."""
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(line) + " |" for line in body)]) + "\n"
-
-
-def write(
-    out: Path, rows: Sequence[dict[str, Any]], failed: Sequence[FailedRun], published: Published | None = None
-) -> None:
-    """Write comparison.md and comparison.json to a folder."""
-    content = {"rows": list(rows), "failed": [vars(run) for run in failed]}
-    replace_text(out / "comparison.json", to_text(content, indent=1) + "\n")
-    replace_text(out / "comparison.md", markdown(rows, published))
