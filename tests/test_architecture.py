@@ -37,7 +37,7 @@ ENGINE: dict[str, set[str]] = {
     "evaluation": VOCABULARY | SERVICES | {"tasks", "config"},
     "training": BELOW_TRAINING,
     "compare": BELOW_TRAINING | {"training"},
-    "report": BELOW_TRAINING | {"training"},
+    "report": BELOW_TRAINING | {"training", "compare"},
     "bundle": BELOW_TRAINING | {"training"},
     "testing": VOCABULARY | SERVICES | {"tasks", "config", "training"},
     "cli": BELOW_TRAINING | {"training", "compare", "report", "bundle", "testing"},

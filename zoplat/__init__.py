@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zoplat.core.preset import Preset, read_presets
     from zoplat.core.rule import Schedule, Scheduled, StepRule
     from zoplat.core.sampler import Extent, Sampler
+    from zoplat.core.search import Around, Between, OneOf
     from zoplat.core.tracker import TrackedNumbers, TrackedRun, Tracker
     from zoplat.hookspecs import hookimpl
     from zoplat.space.parameter_space import ParameterSpace
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "ZERO",
+    "Around",
     "Array",
+    "Between",
     "Block",
     "Buffer",
     "Device",
@@ -49,6 +52,7 @@ __all__ = [
     "ModelSpec",
     "Noise",
     "Number",
+    "OneOf",
     "Oracle",
     "ParameterSpace",
     "Part",
@@ -94,6 +98,7 @@ _WHERE = {
     "zoplat.core.rule": "Schedule Scheduled StepRule",
     "zoplat.core.sampler": "Extent Sampler",
     "zoplat.core.tracker": "TrackedNumbers TrackedRun Tracker",
+    "zoplat.core.search": "Around Between OneOf",
     "zoplat.hookspecs": "hookimpl",
     "zoplat.space.parameter_space": "ParameterSpace",
 }

@@ -86,10 +86,15 @@ def _temporary(instead_of: Path | None) -> Path:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file atomically: readers see the old text or the new one, never a part."""
+    """Write a text file atomically: readers see the old text or the new one, never a part."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: readers see the old content or the new one, never a part."""
     beside = path.with_name(path.name + ".new")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content)
         beside.replace(path)
     except OSError:
         with suppress(OSError):

@@ -21,7 +21,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from zoplat import Block, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number, pattern
+from zoplat import (
+    Around,
+    Block,
+    Estimate,
+    Estimator,
+    Oracle,
+    ParameterSpace,
+    Sampler,
+    StepRule,
+    hookimpl,
+    number,
+    pattern,
+)
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -39,7 +51,7 @@ class BlockZO(Estimator[None]):
             former the rule acts P times a step, its weight decay on all weights each time.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     by: str = pattern("layer", "block", "module", "layer")
     order: Literal["jacobi", "gauss-seidel"] = "gauss-seidel"
     sampler: Sampler = Gaussian()

@@ -22,7 +22,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Array, Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, held, hookimpl, number
+from zoplat import (
+    Around,
+    Array,
+    Buffer,
+    Estimate,
+    Estimator,
+    Oracle,
+    ParameterSpace,
+    Sampler,
+    StepRule,
+    held,
+    hookimpl,
+    number,
+)
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -47,7 +60,7 @@ class ConMeZO(Estimator[State]):
         sampler: law of u.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     angle: float = number(1.35, above=0, at_most=math.pi / 2)
     beta: float = number(0.99, at_least=0, below=1)
     beta_warmup: int = number(0, at_least=0)

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from zoplat import Direction, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl, number
+from zoplat import Around, Direction, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -46,7 +46,7 @@ class ES(Estimator[None]):
         floor: κ, added to the variance of the losses under "z-scores"; not negative.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     queries: int = number(30, at_least=1)
     is_antithetic: bool = False
     shaping: Literal["z-scores", "ranks", "none"] = "z-scores"

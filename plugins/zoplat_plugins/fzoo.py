@@ -23,6 +23,7 @@ from typing import Literal
 
 from zoplat import (
     ZERO,
+    Around,
     Estimate,
     Estimator,
     Oracle,
@@ -80,7 +81,7 @@ class FZOO(Estimator[State]):
         sampler: law of u.
     """
 
-    eps: float = number(1e-4, above=0)
+    eps: float = number(1e-4, above=0, search=Around(3))
     queries: int = number(8, at_least=2)
     reuse: bool = False
     sampler: Sampler = Rademacher()

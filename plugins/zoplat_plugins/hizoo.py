@@ -31,7 +31,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from zoplat import ZERO, Array, Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
+from zoplat import (
+    ZERO,
+    Around,
+    Array,
+    Buffer,
+    Estimate,
+    Estimator,
+    Oracle,
+    ParameterSpace,
+    Sampler,
+    StepRule,
+    hookimpl,
+    number,
+)
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -60,7 +73,7 @@ class HiZOO(Estimator[State]):
         highest: largest entry of h; at least 1.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     smooth: float = number(1e-6, at_least=0, below=1)
     fade: float = number(1.0, at_least=0)
     fade_at: float = number(0.5, at_least=0, at_most=1)

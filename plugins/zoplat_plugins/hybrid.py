@@ -22,7 +22,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Part, Sampler, StepRule, ZoplatError, hookimpl, number
+from zoplat import (
+    Around,
+    Estimate,
+    Estimator,
+    Oracle,
+    ParameterSpace,
+    Part,
+    Sampler,
+    StepRule,
+    ZoplatError,
+    hookimpl,
+    number,
+)
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -75,7 +87,7 @@ class Hybrid(Estimator[None]):
         rule: how the estimates become steps; mostly `routed`.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     last: int = number(1, at_least=1)
     sampler: Sampler = Gaussian()
     rule: StepRule = Routed()

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from zoplat import Direction, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl, number
+from zoplat import Around, Direction, Estimate, Estimator, Oracle, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -38,7 +38,7 @@ class MeZO(Estimator[None]):
         batches: "shared" by the directions of a step, or a "fresh" one for each direction after the first.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     queries: int = number(1, at_least=1)
     schedule: Literal["constant", "linear"] = "constant"
     side: Literal["two", "one"] = "two"

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zoplat import ZERO, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
+from zoplat import ZERO, Around, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -52,7 +52,7 @@ class Layerwise(Estimator[State]):
         single: whether a step probes and moves one group alone, in turn.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     norm: Literal["parameters", "gradient"] = "parameters"
     form: Literal["variance", "expectation"] = "variance"
     interval: int = number(0, at_least=0)

@@ -23,7 +23,19 @@ lets the noise of the two estimates cancel.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Direction, Estimate, Estimator, Oracle, ParameterSpace, Sampler, Schedule, StepRule, hookimpl, number
+from zoplat import (
+    Around,
+    Direction,
+    Estimate,
+    Estimator,
+    Oracle,
+    ParameterSpace,
+    Sampler,
+    Schedule,
+    StepRule,
+    hookimpl,
+    number,
+)
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -48,7 +60,7 @@ class MeZOSVRG(Estimator[State]):
         rule: how the estimate becomes a step; a schedule without decay.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     interval: int = number(2, at_least=1)
     anchor_batches: int = number(16, at_least=1)
     ratio: float = number(1e-3, above=0)

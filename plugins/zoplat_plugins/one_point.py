@@ -20,7 +20,7 @@ MeZO's. A step of the past is felt through η‖∇L‖/ε, which must stay well
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
+from zoplat import Around, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -40,7 +40,7 @@ class OnePoint(Estimator[State]):
         eps: smoothing radius ε, in the units of the parameters; positive, and well above η‖∇L‖.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-7)
 

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
+from zoplat import Around, Buffer, Estimate, Estimator, Oracle, ParameterSpace, Sampler, StepRule, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.gaussian import Gaussian
 
@@ -42,7 +42,7 @@ class SparseMeZO(Estimator[State]):
         interval: ν, steps that share a mask; at least 1.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     density: float = number(0.25, above=0, at_most=1)
     interval: int = number(1, at_least=1)
     sampler: Sampler = Gaussian()

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoplat import (
+    Around,
     Array,
     Buffer,
     Direction,
@@ -96,7 +97,7 @@ class SparseZO(Estimator[State | None]):
         keep: the "largest" or the "smallest" scores; random masks have none.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     queries: int = number(1, at_least=1)
     scores: Literal["random", "magnitude", "wanda"] = "random"
     density: float = number(0.5, above=0, at_most=1)

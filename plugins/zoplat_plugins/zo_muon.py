@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoplat import (
+    Around,
     Array,
     Direction,
     Estimate,
@@ -107,7 +108,7 @@ class ZOMuon(Estimator[None]):
         sampler: law of Z; "projected", of any rank and interval.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     queries: int = number(4, at_least=1)
     vector_ratio: float = number(1e-5, at_least=0)
     sampler: Projected = Projected()

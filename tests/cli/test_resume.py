@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import zoplat as package
+from zoplat.training.predicted import read_predictions
 
 MOMENTUM = '''"""Momentum with bias correction: state is a buffer, a list of buffers, a number and a list of numbers."""
 
@@ -112,6 +113,8 @@ def the_same(one: Path, other: Path) -> None:
     for name in ("journal.jsonl", "config.toml", "environment.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert _scores(one) == _scores(other)
+    after = [max(read_predictions(path / "predictions.jsonl").items()) for path in (one, other)]
+    assert after[0] == after[1]
     first, second = (json.loads((path / "summary.json").read_text()) for path in (one, other))
     free = {"seconds", "seconds_training", "overhead_ratio", "peak_bytes", "inference_peak_bytes", "run_dir"}
     free |= {"passes_over_weights", "drift", "step_peak_bytes", "forward_peak_bytes"}  # of the process, not of the run
@@ -120,7 +123,7 @@ def the_same(one: Path, other: Path) -> None:
 
 def _scores(run: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    free = {"seconds", "changed", "drift"}  # of the process: what it saw since it opened the model
+    free = {"seconds", "seconds_training", "changed", "drift"}  # of the process: what it saw since it opened the model
     return [{name: value for name, value in record.items() if name not in free} for record in records]
 
 

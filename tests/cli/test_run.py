@@ -50,7 +50,7 @@ def test_the_run_directory_has_the_documented_files(zoplat: Any) -> None:
     out = Path(zoplat.run("--steps", 6, "--evaluate-every", 2)["run_dir"])
     names = {path.name for path in out.iterdir()}
     expected = {"config.toml", "environment.json", "journal.jsonl", "metrics.jsonl", "memory.jsonl", "checkpoint"}
-    expected.add("trace.jsonl")
+    expected |= {"trace.jsonl", "predictions.jsonl"}
     assert names == {*expected, "summary.json"}
     header, *steps = lines(out / "journal.jsonl")
     assert header.keys() >= {"seed", "noise", "strategy", "dtype", "versions", "start_digest", "estimator", "checksum"}

@@ -34,6 +34,7 @@ NOT_FINITE = "a loss that is not finite skips the step"
 FROZEN = "the part is a frozen dataclass"
 DOCUMENTED = "every field is documented"
 TOML = "every field survives a trip through toml"
+SEARCH = "what it declares for a search lies in what its fields accept"
 TILES = "the numbers do not depend on how a block is cut or visited"
 KEY = "another seed step or draw gives other numbers"
 BLOCKS = "two blocks of one shape get different numbers"
@@ -102,6 +103,7 @@ FOUND_OUT = [
     ("reseeds", "estimator", GLOBAL_RANDOM, "Python's `random` has changed"),
     ("same_for_all_seeds", "sampler", KEY, "Another seed gives the same 20 numbers"),
     ("same_noise", "sampler", BLOCKS, "the same 20 numbers"),
+    ("searches_too_far", "step-rule", SEARCH, "damping is searched at 5.0, which its field refuses"),
     ("sign_of_the_slope", "step-rule", ALIKE, "87 of 87 entries moved by something else: from 0.005"),
     ("spread_of_zero", "step-rule", EQUAL, "ZeroDivisionError: float division by zero  (spread_of_zero.py, line"),
     ("stale_copy", "device", EDITS, "to the bit: the forward pass reads other weights"),

@@ -76,6 +76,7 @@ def test_the_wheel_holds_code_kernels_data_and_licence_and_nothing_else(wheels: 
         "zoplat/compare/published.toml",
         "zoplat/config/recipe.toml",
         "zoplat/py.typed",
+        "zoplat/report/sort.js",
         "zoplat/report/style.css",
         "zoplat/tasks/data/sentiment.jsonl.gz",
         "zoplat/tasks/data/README.md",

@@ -1,7 +1,7 @@
 """zoplat compare: a matrix of runs, in one table."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,75 +20,153 @@ from zoplat.cli.options import (
 )
 from zoplat.core.errors import ZoplatError
 
+if TYPE_CHECKING:
+    from zoplat.compare.outcome import Outcome
+    from zoplat.compare.published import Published
+    from zoplat.compare.study import Study
+
+NAMES = {
+    "estimators": click.option("--estimators", metavar="NAME,…|all", help="Methods; also zero-shot, icl-32, …"),
+    "samplers": click.option("--samplers", metavar="NAME,…", help="Each method with each of these laws."),
+    "step_rules": click.option("--step-rules", metavar="NAME,…", help="Each method with each of these rules."),
+    "tasks": click.option("--tasks", metavar="NAME,…", help="Each method is run on each of these."),
+    "models": click.option("--models", metavar="ID,…", help="Each method is run on each of these."),
+    "tunes": click.option("--tunes", metavar="NAME,…", help="Each method trains each of these weights."),
+}
+"""Axes of the matrix, as names with commas between them."""
+MATRIX = [
+    *NAMES.values(),
+    click.option("--seeds", metavar="N,…", help="Each method is run with each of these.  [default: 0]"),
+    click.option("--tune-trials", type=click.IntRange(0), help="Search settings of each method: so many trials."),
+    click.option("--trial-passes", type=click.IntRange(1), help="Forward passes of a trial.  [default: as a run]"),
+    click.option("--tune-seed", type=int, help="Seed of the trials.  [default: 1000]"),
+]
+STUDY = [
+    click.option("--out", type=click.Path(path_type=Path), help="Folder of the study.  [default: runs/compare]"),
+    click.option("--join", type=click.Path(path_type=Path), help="Work on the study in this folder too."),
+    click.option("--storage", metavar="URL", help="Database of the trials.  [default: study.db in the folder]"),
+    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time."),
+    click.option("--retry-failed", is_flag=True, help="Try again what failed."),
+    click.option("--dry-run", is_flag=True, help="Say how many runs, passes and hours, and run nothing."),
+]
+
 
 @click.command(cls=Sectioned)
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--estimators", metavar="NAME,…|all", help="Methods; also zero-shot, icl-32 and linear-probe.")
-@click.option("--tasks", metavar="NAME,…", default="", help="Each method is run on each of these.")
-@click.option("--seeds", metavar="N,…", default="0", show_default=True, help="Each method is run with each of these.")
-@flags([flag for group in (PARTS, WORK, BUDGET, SETTINGS) for flag in group if flag not in (ESTIMATOR, SEED)])
+@flags(MATRIX, [flag for group in (PARTS, WORK, BUDGET, SETTINGS) for flag in group if flag not in (ESTIMATOR, SEED)])
 @click.option("--published", metavar="MODEL", help="Show published scores of this model beside: opt-13b, …")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compare"), help="Folder of the runs.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.")
+@flags(STUDY)
 @JSON
 def compare(
     runs: tuple[Path, ...],
-    estimators: str | None,
-    tasks: str,
-    seeds: str,
     published: str | None,
-    out: Path,
+    out: Path | None,
+    join: Path | None,
+    storage: str | None,
     jobs: int,
+    retry_failed: bool,
+    dry_run: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
     """One table of existing RUNS, or of a matrix of methods, tasks and seeds under the same settings.
 
-    A run that is already in --out is not repeated, so an interrupted comparison continues where it stopped.
+    What is already in --out is not repeated, so an interrupted comparison continues where it stopped. The same command
+    in another process, or --join FOLDER on another machine that sees the folder, takes a share of what is left.
     """
-    from zoplat.compare.matrix import matrix
-    from zoplat.compare.planned import FailedRun
     from zoplat.compare.published import Published
-    from zoplat.compare.table import markdown, read_runs, table, write
+    from zoplat.compare.table import markdown, read_runs, table
 
     beside = Published.of(published) if published else None
-    if bool(runs) == bool(estimators):
-        raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
-    failed: list[FailedRun] = []
+    axes = _axes(given)
     if runs:
-        finished = read_runs(runs)
-    else:
-        settings = {name: value for name, value in as_settings(given).items() if value is not None}
-        chosen, on = _names(str(estimators)), _names(tasks)
-        try:
-            finished, failed = matrix(settings, chosen, _numbers(seeds), out, _report, jobs, on)
-        except KeyboardInterrupt:
-            _report("Runs that are over are kept, and so is what the others did: the same command goes on.")
-            raise
-    rows = table(finished)
-    if not runs:
-        out.mkdir(parents=True, exist_ok=True)
-        write(out, rows, failed, beside)
+        if any(axes.values()) or join:
+            raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
+        rows = table(read_runs(runs))
+        if as_json:
+            echo_json({"rows": rows, "failed": []})
+        else:
+            click.echo(markdown(rows, beside), nl=False)
+        return
+    study = _study(given, axes, out, join, storage or "")
+    if dry_run:
+        _forecast(study, jobs, as_json)
+        return
+    outcome = _made(study, jobs, retry_failed, beside)
     if as_json:
-        echo_json({"rows": rows, "failed": [vars(run) for run in failed]})
+        echo_json(outcome.to_json())
     else:
-        click.echo(markdown(rows, beside), nl=False)
-        for run in failed:
-            click.echo(f"{run.estimator}, {run.task}, seed {run.seed}: {run.reason}", err=True)
-    if failed:
+        click.echo(outcome.markdown(beside), nl=False)
+        for line in (*outcome.failed, *outcome.violations):
+            _report(str(line))
+    if outcome.failed or outcome.violations:
         raise SystemExit(1)
+
+
+def _study(given: dict[str, Any], axes: dict[str, Any], out: Path | None, join: Path | None, storage: str) -> "Study":
+    """What flags and settings file ask for."""
+    from zoplat.compare.matrix import Matrix
+    from zoplat.compare.study import Study
+
+    settings = {name: value for name, value in as_settings(given).items() if value not in (None, {})}
+    if join:
+        if settings or any(value is not None for value in axes.values()) or out:
+            raise ZoplatError("--join takes all from the study in its folder; only --jobs and --storage go with it.")
+        return Study.joined(join, storage)
+    return Study(out or Path("runs/compare"), Matrix.of(settings, axes), storage)
+
+
+def _made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | None") -> "Outcome":
+    """The outcome of a study, once all of it is over."""
+    from zoplat.compare.outcome import Outcome
+    from zoplat.compare.work import Workers
+
+    study.prepare()
+    workers = Workers(study, jobs, _report)
+    if retry_failed:
+        workers.retry()
+    for line in study.remarks():
+        _report(line)
+    try:
+        workers.work()
+    except KeyboardInterrupt:
+        _report("Runs that are over are kept, and so is what the others did: the same command goes on.")
+        raise
+    workers.settle()
+    outcome = Outcome.of(study)
+    outcome.write(study, beside)
+    return outcome
+
+
+def _forecast(study: "Study", jobs: int, as_json: bool) -> None:
+    """Print what a study will take."""
+    from zoplat.compare.dry_run import dry_run
+
+    found = dry_run(study, jobs)
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo("".join(f"{name}: {value}\n" for name, value in found.items()), nl=False)
+
+
+def _axes(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags of the matrix, taken out of all that were given; None where they were not."""
+    axes = {name: _names(text) if (text := given.pop(name)) is not None else None for name in NAMES}
+    seeds = given.pop("seeds")
+    numbers = {name: given.pop(name) for name in ("tune_trials", "trial_passes", "tune_seed")}
+    return {**axes, "seeds": None if seeds is None else _numbers(seeds), **numbers}
 
 
 def _report(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return [int(part) for part in text.split(",")]
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ZoplatError(f"--seeds takes whole numbers with commas between them, got '{text}'.") from None

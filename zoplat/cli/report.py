@@ -1,17 +1,36 @@
-"""zoplat report: a finished run as a page."""
+"""zoplat report: finished runs as a page."""
 
 from pathlib import Path
 
 import click
 
+from zoplat.core.errors import ZoplatError
+
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Path(path_type=Path), help="Folder for the pages.  [default: the run directory]")
-def report(run: Path, to: Path | None) -> None:
-    """Write a report of RUN: report.html, a single file, and report.md with its figures."""
-    from zoplat.report.report import write
-    from zoplat.training.directory import RunDirectory
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    help="Folder, or one file whose ending names the format.  [default: that of the run or comparison; else report/]",
+)
+@click.option("--format", "formats", metavar="NAME,…", default="html,md", show_default=True)
+@click.option("--baseline", metavar="METHOD", default="", help="What others are compared with.  [default: mezo]")
+@click.option(
+    "--target", metavar="SCORE", type=click.FloatRange(0, 1), help="Dev score to count passes and seconds to."
+)
+def report(runs: tuple[Path, ...], to: Path | None, formats: str, baseline: str, target: float | None) -> None:
+    """Write a report of a run, or of several RUNS and folders of `zoplat compare` as one comparison.
 
-    for path in write(RunDirectory.existing(run), to or run):
+    Formats: html, a single file that needs no network; md, with its figures; csv and parquet, with one row a run; tex,
+    with the table of scores for booktabs.
+    """
+    from zoplat.report.formats import FORMATS
+    from zoplat.report.report import write
+
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in FORMATS] or not names:
+        raise ZoplatError(f"--format {formats}: {unknown} is none of {', '.join(FORMATS)}.")
+    folder = to or (runs[0] if len(runs) == 1 else Path("report"))
+    for path in write(runs, folder, names, baseline=baseline, target=target):
         click.echo(path)

@@ -10,6 +10,7 @@ import click
 
 from zoplat.cli.options import JSON, PLUGIN, echo_json
 from zoplat.config.parts import field_meanings, setting_fields
+from zoplat.config.search import declarations, declared
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.registry import KINDS, Entry, catalogue
 
@@ -18,6 +19,7 @@ MATRIX, VECTOR = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_
 SIZES = (2, 4)
 """Layers of the stand-in models that a method is measured on: figures that differ depend on the model."""
 NOT_MEASURED = "not measured"
+SEARCHED = "ranges of a search, `zoplat compare --tune-trials`"
 
 
 @click.command()
@@ -47,7 +49,8 @@ def show(name: str, bibtex: bool, as_json: bool) -> None:
         click.echo(entry["box"])
         if NOT_MEASURED in entry["cost"]:
             click.echo(f"\n{entry['cost'].pop(NOT_MEASURED)}")
-        for title, rows in (("cost of a step", entry["cost"]), ("fields and defaults", entry["fields"])):
+        titled = {"cost of a step": entry["cost"], "fields and defaults": entry["fields"], SEARCHED: entry["search"]}
+        for title, rows in titled.items():
             if rows:
                 click.echo(f"\n{title}")
             for path, value in rows.items():
@@ -66,7 +69,16 @@ def _described(entry: Entry) -> dict[str, Any]:
         "box": about if preset else f"{about}\n\n{_documentation(entry.value)}",
         "cost": cost(entry),
         "fields": _preset(entry.value) if preset else dict(_fields(entry.value)),
+        "search": _search(entry),
     }
+
+
+def _search(entry: Entry) -> dict[str, str]:
+    """Where `zoplat compare --tune-trials` looks for settings of a part, by dotted path, in words."""
+    if entry.kind not in ("estimator", "sampler", "step-rule"):
+        return {}
+    found = declared(entry.value) if entry.kind == "estimator" else declarations(entry.value)
+    return {path: str(search) for path, (search, _, _) in found.items()}
 
 
 def _documentation(part: Any) -> str:

@@ -1,103 +1,224 @@
-"""A matrix of runs: every method with every seed on every task, under the same settings."""
+"""The matrix of a comparison: methods, tasks, models, tunings and seeds, and the cells that they make."""
 
 from __future__ import annotations
 
 import copy
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zoplat.compare.planned import FailedRun, PlannedRun
-from zoplat.compare.terms import FinishedRun
+from zoplat.compare.cell import Cell
 from zoplat.config.layers import read_toml, resolve
+from zoplat.config.parts import law_of
+from zoplat.core.errors import ZoplatError
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.registry import catalogue
-from zoplat.training.directory import RunDirectory
-from zoplat.training.summary import Summary
+
+UNMEASURED = {"max_tokens", "max_joules"}
+"""Budgets that somebody may look for and that are not counted."""
+TUNE_SEED = 1000
+"""Seed of the trials of a search: none of those that are reported, unless somebody asks for so many."""
+GIVEN = "given"
+"""Table of a study's file for what flags said; it wins over the rest of the file."""
 
 
-def matrix(
-    settings: dict[str, Any],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    out: Path,
-    say: Callable[[str], None],
-    jobs: int = 1,
-    tasks: Sequence[str] = (),
-) -> tuple[list[FinishedRun], list[FailedRun]]:
-    """Run every method with every seed on every task under the same settings; finished runs are not repeated.
+@dataclass(frozen=True)
+class Matrix:
+    """What is compared.
 
-    Args:
-        settings: as `config.layers.resolve` takes them, without estimator and seed; the settings file may have tables
-            `estimators` and `tasks` with settings of single methods and tasks, by name.
-        methods: registered estimators; "all" for all that ship with zoplat. "zero-shot", "icl-N" and "linear-probe"
-            evaluate the model without training it, and only once where the result does not depend on the seed.
+    Attributes:
+        settings: as `resolve` takes them, without the settings file.
+        file: the settings file as a table, without what belongs to the matrix.
+        estimators: registered names; "all" for those that ship with zoplat and that the device supports. "zero-shot",
+            "icl-N" and "linear-probe" evaluate the model without training it.
+        samplers, step_rules: registered names; those of the method where there are none.
+        tasks: registered names or files. With several, --data is a folder of folders with their names.
+        models: as `--model` takes them.
+        tunes: as `--tune` takes them.
         seeds: of the runs.
-        out: folder of the run directories: METHOD-SEED, in a folder for each task where there are several.
-        say: called with a line of progress when a run begins and when one fails.
-        jobs: runs at a time; seconds of concurrent runs are comparable with each other only.
-        tasks: registered names or files; the task of the settings when empty. With several, --data is a folder of
-            folders with their names.
-
-    Returns:
-        The runs that ended, and those that failed.
-
-    Raises:
-        ZoplatError: settings that no run could have, or a run in `out` that was begun with other settings.
+        tune_trials: trials of each search; 0 for none.
+        trial_passes: budget of a trial in forward passes; that of a run when None.
+        tune_seed: seed of the trials.
+        own: settings of single estimators, tasks, models and tunings, by axis and name.
+        search: ranges of single estimators by name; those under "all" are for every method that has such a setting.
     """
-    runs = plan(settings, methods, seeds, out, tasks)
-    for run in runs:
-        if (run.directory / "config.toml").exists():
-            RunDirectory(run.directory).check_unchanged(run.config)
 
-    def result_of(run: PlannedRun) -> Summary | FailedRun:
-        result: Summary | FailedRun | None = RunDirectory(run.directory).read_summary()
-        if not result:
-            say(str(run))
-            result = run.execute()
-        if isinstance(result, FailedRun):
-            say(f"{run}: {result.reason}")
-        return result
+    settings: dict[str, Any]
+    file: dict[str, Any]
+    estimators: tuple[str, ...]
+    samplers: tuple[str, ...] = ()
+    step_rules: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    tunes: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    tune_trials: int = 0
+    trial_passes: int | None = None
+    tune_seed: int = TUNE_SEED
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    search: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(result_of, runs))
-    ended = [
-        FinishedRun.of(result, RunDirectory(run.directory))
-        for run, result in zip(runs, results, strict=True)
-        if not isinstance(result, FailedRun)
-    ]
-    return ended, [result for result in results if isinstance(result, FailedRun)]
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Matrix:
+        """The matrix of flags and a settings file, in which each axis is a list, or a table of settings by name.
+
+        Args:
+            settings: as `resolve` takes them, `config` included.
+            given: axes and numbers by the names of this class's attributes; None for what is not given.
+
+        Raises:
+            ZoplatError: something has a type that it can't have, or there is no estimator.
+        """
+        shared = {name: value for name, value in settings.items() if value is not None}
+        source = shared.pop("config", {})
+        file = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
+        file.pop("study", None)
+        shared = {**file.pop(GIVEN, {}), **shared}
+        values: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        for axis in AXES:
+            names = file.pop(axis, ())
+            own[axis] = names if isinstance(names, Mapping) else {}
+            values[axis] = _names(axis, names)
+        values |= {name: file.pop(name) for name in NUMBERS if name in file}
+        values |= {name: value for name, value in given.items() if value is not None}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        if isinstance(values.get("seeds"), tuple):
+            values["seeds"] = tuple(dict.fromkeys(values["seeds"]))
+        if asked := sorted(UNMEASURED & {*file, *shared}):
+            raise ZoplatError(
+                f"There is no budget in {asked[0].removeprefix('max_')}. Give max_passes, max_seconds or steps: all "
+                "methods read batches of the same rows, so that equal passes are nearly equal tokens; energy is not "
+                "measured."
+            )
+        matrix = cls(shared, file, **values, own=own, search=file.pop("search", {}))
+        matrix._check()
+        return matrix
+
+    def table(self) -> dict[str, Any]:
+        """The matrix as a settings file that gives the same one again."""
+        table: dict[str, Any] = {}
+        for axis in AXES:
+            names, own = getattr(self, axis), self.own.get(axis, {})
+            if names:
+                places = [whole(axis, name) for name in names]
+                table[axis] = {place: own.get(n, {}) for place, n in zip(places, names, strict=True)} if own else places
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value is not None:
+                table[name] = list(value) if isinstance(value, tuple) else value
+        given = {
+            name: os.path.abspath(value) if isinstance(value, Path) else value for name, value in self.settings.items()
+        }
+        tables = {"search": dict(self.search), GIVEN: given}
+        return {**table, **self.file, **{name: part for name, part in tables.items() if part}}
+
+    def cells(self) -> list[Cell]:
+        """All cells: task by task, method by method.
+
+        Raises:
+            ZoplatError: a name that is not registered, settings that no run could have, or two of one axis whose
+                folders would have the same name.
+        """
+        for axis, kind in (("estimators", "estimator"), ("tasks", "task")):
+            for name in self.own.get(axis, {}):
+                if not (protocol_of(name) or name.endswith(".toml")):
+                    catalogue().entry(kind, name)
+        for axis in ("tasks", "models", "tunes"):
+            _check_folders(axis, getattr(self, axis))
+        places = product(self.tasks or ("",), self.models or ("",), self.tunes or ("",))
+        cells = [cell for place in places for cell in self._methods(*place)]
+        return list({cell.key: cell for cell in cells}.values())
+
+    def _methods(self, task: str, model: str, tune: str) -> Iterator[Cell]:
+        """The cells of one place."""
+        parts = {axis: getattr(self, axis) or ("",) for axis in ("samplers", "step_rules")}
+        for name in self._estimators(task, model, tune):
+            if protocol := protocol_of(name):
+                if tune in ("", *self.tunes[:1]):
+                    yield self._cell(name, task, model, "", {"tune": "full"}, protocol)
+                continue
+            has_law = law_of(catalogue().entry("estimator", name).value) is not None
+            for sampler, rule in product(parts["samplers"] if has_law else ("",), parts["step_rules"]):
+                label = "+".join(filter(None, (name, sampler, rule)))
+                chosen = {"sampler": ("samplers", sampler), "step_rule": ("step_rules", rule)}
+                own = {flag: self._part(axis, part) for flag, (axis, part) in chosen.items() if part}
+                yield self._cell(label, task, model, tune, own, None, name)
+
+    def _part(self, axis: str, name: str) -> str | dict[str, Any]:
+        """A law or a step rule, with its own settings where the file has some."""
+        own = self.own.get(axis, {}).get(name)
+        return {"name": name, **own} if own else name
+
+    def _cell(
+        self,
+        label: str,
+        task: str,
+        model: str,
+        tune: str,
+        chosen: Mapping[str, Any],
+        protocol: EvaluationProtocol | None,
+        estimator: str = "",
+    ) -> Cell:
+        settings = {**self._place(task, model, tune), **chosen}
+        if estimator:
+            settings["config"]["estimator"] = {"name": estimator, **self.own.get("estimators", {}).get(estimator, {})}
+        names = (("tasks", task), ("models", model), ("tunes", tune))
+        folder = Path(*(folder_name(name, axis) for axis, name in names if name and len(getattr(self, axis)) > 1))
+        shown = [Path(model).name] if len(self.models) > 1 else []
+        shown += [tune] if len(self.tunes) > 1 and tune else []
+        asked, of_all = self.search.get(estimator, {}), self.search.get("all", {})
+        suffix = "".join(f", {x}" for x in shown)
+        return Cell(label, task, model, tune, settings, protocol, folder, asked, of_all, suffix)
+
+    def _place(self, task: str, model: str, tune: str) -> dict[str, Any]:
+        """The settings that all methods have on one task with one model and one tuning."""
+        config = copy.deepcopy(self.file)
+        for axis, name in (("tasks", task), ("models", model), ("tunes", tune)):
+            config |= copy.deepcopy(dict(self.own.get(axis, {}).get(name, {})))
+        own = {**copy.deepcopy(self.settings), "config": config}
+        own |= {key: name for key, name in (("task", task), ("model", model), ("tune", tune)) if name}
+        data = own.get("data") or config.get("data")
+        if task and data and len(self.tasks) > 1:
+            own["data"] = Path(data) / Path(task).stem
+        return own
+
+    def _estimators(self, task: str, model: str, tune: str) -> list[str]:
+        names: list[str] = []
+        for name in self.estimators:
+            names += zoplat_estimators(self._place(task, model, tune)) if name == "all" else [name]
+        return list(dict.fromkeys(names))
+
+    def _check(self) -> None:
+        if not self.estimators:
+            raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
+        if not isinstance(self.seeds, tuple) or not self.seeds or not all(type(seed) is int for seed in self.seeds):
+            raise ZoplatError(f"seeds must be a list of whole numbers, got {self.seeds!r}  (--seeds)")
+        for name, flag in (("tune_trials", "--tune-trials"), ("tune_seed", "--tune-seed")):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ZoplatError(f"{name} must be a whole number of 0 or more, got {value!r}  ({flag})")
+        if self.tune_trials and self.tune_seed in self.seeds:
+            raise ZoplatError(
+                f"Seed {self.tune_seed} is that of the trials, whose scores choose the settings; give the runs others, "
+                "or the trials another --tune-seed."
+            )
+        passes = self.trial_passes
+        if passes is not None and (type(passes) is not int or passes < 1):
+            raise ZoplatError(f"trial_passes must be a whole number above 0, got {passes!r}  (--trial-passes)")
+        tables = self.search.values() if isinstance(self.search, Mapping) else [self.search]
+        if not all(isinstance(own, Mapping) for own in tables):
+            raise ZoplatError(f"[search] must have a table for each method: [search.mezo], …; got {self.search!r}.")
 
 
-def plan(
-    settings: dict[str, Any], methods: Sequence[str], seeds: Sequence[int], out: Path, tasks: Sequence[str]
-) -> list[PlannedRun]:
-    """The runs of a matrix, seed by seed and task by task; arguments and errors as for `matrix`."""
-    shared, by_method, by_task = _split(settings)
-    names = [n for name in methods for n in (zoplat_estimators(shared) if name == "all" else [name])]
-    for name in by_method:
-        catalogue().entry("estimator", name)
-    runs = []
-    for seed in seeds:
-        for task in tasks or [""]:
-            for name in dict.fromkeys(names):
-                protocol = protocol_of(name)
-                own = {**shared, "seed": seed, "config": {**shared["config"], **by_task.get(task, {})}}
-                if task:
-                    own |= {"task": task}
-                    if own.get("data") and len(tasks) > 1:
-                        own["data"] = Path(own["data"]) / Path(task).stem
-                if protocol is None:
-                    own["config"]["estimator"] = {"name": name, **by_method.get(name, {})}
-                elif seed != seeds[0] and not protocol.shots:
-                    continue  # the result does not depend on the seed
-                else:
-                    own["tune"] = "full"
-                folder = out / Path(task).stem if task and len(tasks) > 1 else out
-                runs.append(PlannedRun(resolve(copy.deepcopy(own)), protocol, folder / f"{name}-{seed}"))
-    return runs
+AXES = ("estimators", "samplers", "step_rules", "tasks", "models", "tunes")
+NUMBERS = ("seeds", "tune_trials", "trial_passes", "tune_seed")
+KEYS = tuple(entry.name for entry in fields(Matrix) if entry.name in (*AXES, *NUMBERS))
+"""What of a matrix flags and files may give."""
 
 
 def protocol_of(name: str) -> EvaluationProtocol | None:
@@ -117,9 +238,35 @@ def zoplat_estimators(settings: dict[str, Any]) -> list[str]:
     return sorted(entry.name for entry in own if entry.value.asks <= device.answers)
 
 
-def _split(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Settings with their file as a table, and the tables of single methods and tasks that were in it."""
-    source = settings.get("config") or {}
-    table = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
-    by_method, by_task = table.pop("estimators", {}), table.pop("tasks", {})
-    return {**settings, "config": table}, by_method, by_task
+def folder_name(name: str, axis: str) -> str:
+    """The folder of a task, a model or a tuning.
+
+    >>> folder_name("data/own.toml", "tasks"), folder_name("facebook/opt-125m", "models")
+    ('own', 'facebook_opt-125m')
+    """
+    if axis == "tasks":
+        return Path(name).stem
+    short = Path(name).name if axis == "models" and os.path.isdir(name) else name
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", short).strip("_.") or "other"
+
+
+def whole(axis: str, name: str) -> str:
+    """The name of a task's file or a model's folder with its whole path, so that it is found from any folder."""
+    is_place = (axis == "tasks" and name.endswith(".toml")) or (axis == "models" and os.path.isdir(name))
+    return os.path.abspath(name) if is_place else name
+
+
+def _check_folders(axis: str, names: Sequence[str]) -> None:
+    by_folder: dict[str, str] = {}
+    for name in names:
+        other = by_folder.setdefault(folder_name(name, axis), name)
+        if other != name:
+            raise ZoplatError(f"{axis}: the runs of '{other}' and '{name}' would have the same folder; rename one.")
+
+
+def _names(axis: str, names: Any) -> tuple[str, ...]:
+    is_table = isinstance(names, Mapping) and all(isinstance(own, Mapping) for own in names.values())
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names)
+    if not (is_table or is_list):
+        raise ZoplatError(f"{axis} must be a list of names, or a table of settings by name; got {names!r}")
+    return tuple(dict.fromkeys(names))

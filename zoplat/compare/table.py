@@ -1,18 +1,16 @@
-"""The table of a comparison: one row per method and task, as records, Markdown and JSON."""
+"""The table of a comparison: one row per method and task, as records and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from zoplat.compare.planned import FailedRun
 from zoplat.compare.published import Published
 from zoplat.compare.terms import FinishedRun, labels
 from zoplat.core.errors import ZoplatError
-from zoplat.core.plain_json import to_text
-from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
 from zoplat.training.summary import Peak, Summary
 
@@ -55,37 +53,70 @@ def read_runs(paths: Iterable[Path]) -> list[FinishedRun]:
     return runs
 
 
-def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:
-    """One row for each method, task and terms, task by task, best test score first.
+@dataclass(frozen=True)
+class Group:
+    """Runs that may share a mean.
 
-    Scores are means over seeds in [0, 1], `score_sd` their standard deviation; of several runs with one seed the first
-    counts. Runs of a method whose terms differ are rows of their own, whose labels say in what.
+    Attributes:
+        label: the method, and in what its terms differ from those of other groups of it.
+        method: its name in the table.
+        estimator, task: of all of them.
+        terms: what their numbers depend on, see `compare.terms`.
+        runs: one a seed.
     """
+
+    label: str
+    method: str
+    estimator: str
+    task: str
+    terms: Mapping[str, str]
+    runs: tuple[FinishedRun, ...]
+
+
+def groups(runs: Iterable[FinishedRun]) -> list[Group]:
+    """Runs of one method on one task under the same terms, task by task; of several with one seed the first counts."""
     methods: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
-        methods.setdefault((run.summary.estimator, run.summary.task), []).append(run)
+        methods.setdefault((run.method or run.summary.estimator, run.summary.task), []).append(run)
     tasks = list(dict.fromkeys(task for _, task in methods))
-    rows = [row for (name, task), own in methods.items() for row in _rows(name, task, own)]
-    return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
+    found = [group for (name, task), own in methods.items() for group in _groups(name, task, own)]
+    return sorted(found, key=lambda group: tasks.index(group.task))
 
 
-def _rows(name: str, task: str, runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
-    """The rows of one method on one task."""
+def _groups(name: str, task: str, runs: Sequence[FinishedRun]) -> Iterator[Group]:
+    """The groups of one method on one task."""
     terms: list[Mapping[str, str]] = []
     for run in runs:
         if run.terms not in terms:
             terms.append(run.terms)
     for label, some in zip(labels(name, terms), terms, strict=True):
-        by_seed: dict[Any, Summary] = {}
-        for summary in (run.summary for run in runs if run.terms == some):
-            by_seed.setdefault(summary.seed, summary)
-        yield {"label": label, **_row(name, task, [*by_seed.values()])}
+        by_seed: dict[Any, FinishedRun] = {}
+        for run in runs:
+            if run.terms == some:
+                by_seed.setdefault(run.summary.seed, run)
+        own = tuple(by_seed.values())
+        yield Group(label, name, own[0].summary.estimator, task, some, own)
 
 
-def _row(name: str, task: str, group: Sequence[Summary]) -> dict[str, Any]:
+def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:
+    """One row for each group, task by task, best test score first.
+
+    Scores are means over seeds in [0, 1], `score_sd` their standard deviation. Runs of a method whose terms differ are
+    rows of their own, whose labels say in what.
+    """
+    made = groups(runs)
+    tasks = list(dict.fromkeys(group.task for group in made))
+    rows = [
+        {"label": group.label, "method": group.method, **_row(group.task, [run.summary for run in group.runs])}
+        for group in made
+    ]
+    return sorted(rows, key=lambda row: (tasks.index(row["task"]), -row["score"]))
+
+
+def _row(task: str, group: Sequence[Summary]) -> dict[str, Any]:
     scores = [summary.test_after for summary in group]
     row = {
-        "estimator": name,
+        **{name: getattr(group[0], name) for name in ("estimator", "sampler", "step_rule", "model", "tune")},
         "task": task,
         "score": mean(scores),
         "score_sd": stdev(scores) if len(scores) > 1 else None,
@@ -123,7 +154,7 @@ def markdown(rows: Sequence[dict[str, Any]], published: Published | None = None)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     if len(tasks) > 1:
         return _grid(rows, tasks, published)
-    return _markdown_table(list(COLUMNS.values()), [cells(row) for row in rows])
+    return markdown_table(list(COLUMNS.values()), [cells(row) for row in rows])
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -153,18 +184,10 @@ def _grid(rows: Sequence[dict[str, Any]], tasks: Sequence[str], published: Publi
         body.append([*line, str(max(row["runs"] for row in own.values()))])
     estimators = dict.fromkeys(row["estimator"] for row in rows)
     sources = ["", *(f"- {published.model}, {line}" for line in published.sources(estimators))] if published else []
-    return _markdown_table([*head, "runs"], body) + "".join(f"{line}\n" for line in sources)
+    return markdown_table([*head, "runs"], body) + "".join(f"{line}\n" for line in sources)
 
 
-def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown: a heading for each column, the first one to the left, and lines of cells."""
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(line) + " |" for line in body)]) + "\n"
-
-
-def write(
-    out: Path, rows: Sequence[dict[str, Any]], failed: Sequence[FailedRun], published: Published | None = None
-) -> None:
-    """Write comparison.md and comparison.json to a folder."""
-    content = {"rows": list(rows), "failed": [vars(run) for run in failed]}
-    replace_text(out / "comparison.json", to_text(content, indent=1) + "\n")
-    replace_text(out / "comparison.md", markdown(rows, published))

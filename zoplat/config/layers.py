@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -50,6 +50,26 @@ def resolve(settings: Mapping[str, Any]) -> RunConfig:
     origin = [(where, copy.deepcopy(layer)) for where, layer in zip(sources, layers, strict=True)]
     config = build(layers)
     return replace(config, origins=origins(config.estimator, estimator, origin))
+
+
+def chosen_paths(settings: Mapping[str, Any]) -> set[str]:
+    """Dotted paths of the estimator's settings that flags, file or preset give, as `-o` takes them.
+
+    Args:
+        settings: as for `resolve`.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    source, preset = given.pop("config", {}), given.pop("preset", None)
+    file = dict(source) if isinstance(source, Mapping) else read_toml(Path(source))
+    layers = [catalogue().entry("preset", preset).value.settings] if preset else []
+    tables = [as_table(layer.get("estimator", {}), "estimator") for layer in (*layers, file, _flags(given))]
+    return {path.replace("schedule.", "") for table in tables for path in _paths(table)}
+
+
+def _paths(table: Table, path: str = "") -> Iterator[str]:
+    """Dotted paths of the plain values in nested tables."""
+    for name, value in table.items():
+        yield from _paths(value, f"{path}{name}.") if isinstance(value, dict) else [path + name]
 
 
 def build(layers: Iterable[Table]) -> RunConfig:

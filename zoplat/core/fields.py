@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from zoplat.core.errors import ZoplatError
+from zoplat.core.search import Search
 
 T = TypeVar("T", int, float, int | None, float | None)
 V = TypeVar("V")
@@ -101,9 +102,19 @@ def number(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    search: Search | None = None,
 ) -> T:
-    """A field of a part with the numbers that it may have; NaN is none of them. None, where it is allowed, is valid."""
-    return _checked_by(Range(above, at_least, below, at_most), default)
+    """A field of a part with the numbers that it may have; NaN is none of them. None, where it is allowed, is valid.
+
+    Args:
+        default: its value.
+        above: lower bound, left out.
+        at_least: lower bound, included.
+        below: upper bound, left out.
+        at_most: upper bound, included.
+        search: where `zoplat compare --tune-trials` looks for a better value; it doesn't where this is None.
+    """
+    return _checked_by(Range(above, at_least, below, at_most), default, search)
 
 
 def pattern(default: str, *names: str) -> str:
@@ -136,6 +147,6 @@ class Checked:
             raise FieldError(field, problem)
 
 
-def _checked_by(allowed: Allowed, default: V) -> V:
-    field: Any = dataclasses.field(default=default, metadata={"allowed": allowed})
+def _checked_by(allowed: Allowed, default: V, search: Search | None = None) -> V:
+    field: Any = dataclasses.field(default=default, metadata={"allowed": allowed, "search": search})
     return field  # type: ignore[no-any-return]  # the default, once the class is made

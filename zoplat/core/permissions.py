@@ -27,4 +27,10 @@ def withdraw(permission: str) -> None:
 
 def is_granted(permission: str) -> bool:
     """Whether the user gave a permission."""
-    return permission in _granted or permission in os.environ.get(VARIABLE, "").replace(" ", "").split(",")
+    return permission in granted()
+
+
+def granted() -> set[str]:
+    """All permissions that the user gave, here or in the environment."""
+    named = os.environ.get(VARIABLE, "").replace(" ", "").split(",")
+    return _granted.union(name for name in named if name)

@@ -10,6 +10,7 @@ from zoplat.core.estimate import Estimate
 from zoplat.core.fields import Checked, number
 from zoplat.core.oracle import Oracle
 from zoplat.core.sampler import Sampler
+from zoplat.core.search import Around
 from zoplat.space.parameter_space import ParameterSpace
 
 State = TypeVar("State")
@@ -59,7 +60,7 @@ class Schedule(StepRule[None]):
         decay: weight decay λ, on matrices only; not negative.
     """
 
-    lr: float = number(1e-6, at_least=0)
+    lr: float = number(1e-6, at_least=0, search=Around(10))
     warmup: int = number(0, at_least=0)
     decay: float = number(0.0, at_least=0)
 

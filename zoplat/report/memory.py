@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from zoplat.report.account import LIBRARIES, Account
 from zoplat.report.figures import draw_memory, readable
@@ -29,11 +30,14 @@ def memory_picture(account: Account, place: str) -> Picture:
     rest = peak - sum(size for _, size, _ in owners)
     if rest > 0:
         owners.append((UNBOOKED, rest, "pale"))
+    inference = account.inference(place)
     return Picture(
         "memory" if place == account.places[0] else f"memory-{place}",
-        draw_memory(place, phases, at, owners, account.inference(place)),
+        partial(draw_memory, place, phases, at, owners, inference),
         "The broken line is the peak of inference. Owners are what the ledger has booked, read when the run "
         f"ended; '{UNBOOKED}' is that peak less their sum.",
+        f"Bars of {place} memory. Inference peaks at {readable(inference)}, training at {readable(peak)} in the phase "
+        f"'{at}'.",
     )
 
 

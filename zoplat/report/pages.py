@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import resources
 from typing import TypeAlias
 
-from zoplat.report.figures import DARK, LIGHT
+from zoplat.report.figures import DARK, LIGHT, NARROW, WIDE
+
+LONG = 24
+"""Letters of a cell that, on a telephone, does not stand on one line with its heading."""
+INCLUDED = ("style.css", "sort.js")
+POLICY = "default-src 'none'; style-src 'unsafe-inline';"
+"""What a page may load: nothing; its own styles and its own script are in it."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +41,30 @@ class Rows:
     body: Sequence[Sequence[str]]
     words: int = 1
 
+    def without_constant(self, name: str) -> Rows:
+        """The table without a column of words that has one and the same value throughout."""
+        place = self.head.index(name)
+        if len({row[place] for row in self.body}) > 1:
+            return self
+        rows = [[*row[:place], *row[place + 1 :]] for row in (self.head, *self.body)]
+        return Rows(rows[0], rows[1:], self.words - 1)
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as SVG in the light colours, with its caption."""
+    """A figure, drawn when it is asked for.
+
+    Attributes:
+        name: of its file.
+        draw: gives the figure as SVG in the light colours, so many inches wide.
+        caption: what is measured, on how much, and what bands and lines are.
+        alt: what it shows, in words, for who can't see it.
+    """
 
     name: str
-    svg: str
+    draw: Callable[[float], str]
     caption: str
+    alt: str
 
     @property
     def file(self) -> str:
@@ -56,7 +80,15 @@ class Listing:
     language: str
 
 
-Part: TypeAlias = "str | Scores | Rows | Picture | Listing"
+@dataclass(frozen=True)
+class Folded:
+    """Parts that are shown on demand, below a line that says what they are."""
+
+    title: str
+    parts: list[Part]
+
+
+Part: TypeAlias = "str | Scores | Rows | Picture | Listing | Folded"
 
 
 @dataclass(frozen=True)
@@ -66,12 +98,17 @@ class Section:
     title: str
     parts: list[Part]
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """Its figures."""
+        return [part for part in self.parts if isinstance(part, Picture)]
 
-def markdown(title: str, sections: Iterable[Section]) -> str:
+
+def markdown(title: str, sections: Sequence[Section]) -> str:
     """The text of report.md."""
     lines = [f"# {_literal(title)}"]
     for section in sections:
-        lines += [f"## {section.title}", *(_as_markdown(part) for part in section.parts)]
+        lines += [f"## {_literal(section.title)}", *map(_as_markdown, section.parts)]
     return "\n\n".join(lines) + "\n"
 
 
@@ -88,10 +125,12 @@ def _as_markdown(part: Part) -> str:
             cells = [part.head, marks, *part.body]
             return "\n".join(f"| {' | '.join(map(_as_cell, row))} |" for row in cells)
         case Picture():
-            return f"![{part.name}]({part.file})\n\n*{_literal(part.caption)}*"
+            return f"![{_literal(part.alt)}]({part.file})\n\n*{_literal(part.caption)}*"
         case Listing():
             fence = "`" * (1 + max([2, *map(len, re.findall("`+", part.text))]))
             return f"{fence}{part.language}\n{part.text}\n{fence}"
+        case Folded():
+            return "\n\n".join([f"### {_literal(part.title)}", *map(_as_markdown, part.parts)])
         case _:
             return html.escape(part, quote=False)
 
@@ -107,14 +146,12 @@ def _literal(text: str) -> str:
     return html.escape(escaped, quote=False)
 
 
-def page(title: str, sections: Iterable[Section]) -> str:
-    """The text of report.html."""
-    body = "\n".join(
-        f"<section>\n<h2>{html.escape(section.title)}</h2>\n{chr(10).join(_as_html(part) for part in section.parts)}"
-        "\n</section>"
-        for section in sections
-    )
-    style = resources.files("zoplat.report").joinpath("style.css").read_text(encoding="utf-8")
+def page(title: str, sections: Sequence[Section]) -> str:
+    """The text of report.html: no network, light and dark, and tables that can be sorted where scripts run."""
+    body = "\n".join(map(_section, sections))
+    links = "".join(f'<a href="#{_anchor(one)}">{html.escape(one.title)}</a>' for one in sections)
+    style, script = (resources.files("zoplat.report").joinpath(n).read_text(encoding="utf-8") for n in INCLUDED)
+    allowed = base64.b64encode(sha256(script.encode()).digest()).decode()
     heading, _, rest = title.partition(" · ")
     return f"""<!doctype html>
 <html lang="en">
@@ -122,6 +159,7 @@ def page(title: str, sections: Iterable[Section]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{POLICY} script-src 'sha256-{allowed}'">
 <title>{html.escape(title)}</title>
 <style>
 :root {{ {_variables(LIGHT)} }}
@@ -135,11 +173,22 @@ def page(title: str, sections: Iterable[Section]) -> str:
 <h1>{html.escape(heading)}</h1>
 <p>{html.escape(rest)}</p>
 </header>
+<nav aria-label="Sections">{links}</nav>
 {body}
 </main>
+<script>{script}</script>
 </body>
 </html>
 """
+
+
+def _section(section: Section) -> str:
+    parts = "\n".join(map(_as_html, section.parts))
+    return f'<section id="{_anchor(section)}">\n<h2>{html.escape(section.title)}</h2>\n{parts}\n</section>'
+
+
+def _anchor(section: Section) -> str:
+    return "section-" + re.sub(r"\W+", "-", section.title.lower()).strip("-")
 
 
 def _as_html(part: Part) -> str:
@@ -153,35 +202,55 @@ def _as_html(part: Part) -> str:
             )
             return f'<dl class="scores">{cards}</dl>'
         case Rows():
-            table_class = "" if any(part.head) else " class=facts"
-            head = f"<thead>{_row(part.head, 'th', part.words)}</thead>" if any(part.head) else ""
-            body = "\n".join(_row(row, "td", part.words) for row in part.body)
-            return f'<div class="wide"><table{table_class}>{head}<tbody>\n{body}\n</tbody></table></div>'
+            return _table(part)
         case Picture():
-            return (
-                f'<figure role="group">{_inline(part.svg, part.name)}'
-                f"<figcaption>{html.escape(part.caption)}</figcaption></figure>"
-            )
+            widths = {"wide": WIDE, "narrow": NARROW}
+            drawn = "".join(_inline(part.draw(width), part.alt, kind) for kind, width in widths.items())
+            return f'<figure role="group">{drawn}<figcaption>{_prose(part.caption)}</figcaption></figure>'
         case Listing():
             return f"<pre><code>{html.escape(part.text)}</code></pre>"
+        case Folded():
+            inner = "\n".join(map(_as_html, part.parts))
+            return f"<details><summary>{html.escape(part.title)}</summary>\n{inner}\n</details>"
         case _:
-            text = re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(part))
-            return f"<p>{text}</p>"
+            return f"<p>{_prose(part)}</p>"
 
 
-def _row(cells: Sequence[str], tag: str, words: int) -> str:
-    html_cells = "".join(
-        f"<{tag}{'' if i < words else ' class=number'}>{html.escape(cell)}</{tag}>" for i, cell in enumerate(cells)
+def _prose(text: str) -> str:
+    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
+def _table(rows: Rows) -> str:
+    """A table; every cell has its heading with it, for telephones, where a row is a block of lines."""
+    if not any(rows.head):
+        lines = "\n".join(
+            f"<tr><th scope=row>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows.body
+        )
+        return f"<table class=facts><tbody>\n{lines}\n</tbody></table>"
+    longest = [max((len(row[i]) for row in rows.body), default=0) for i in range(len(rows.head))]
+    kinds = ["" if i < rows.words else " class=number" for i in range(len(rows.head))]
+    kinds = [" class=long" if not kind and most > LONG else kind for kind, most in zip(kinds, longest, strict=True)]
+    names = [html.escape(name) for name in rows.head]
+    head = "".join(f"<th scope=col{kind}>{name}</th>" for kind, name in zip(kinds, names, strict=True))
+    body = "\n".join(
+        "<tr>"
+        + "".join(
+            f'<td{kind} data-label="{name}">{html.escape(cell)}</td>'
+            for kind, name, cell in zip(kinds, names, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows.body
     )
-    return f"<tr>{html_cells}</tr>"
+    table = f"<table class=rows><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+    return f'<div class="wide-table">{table}</div>'
 
 
-def _inline(svg: str, name: str) -> str:
+def _inline(svg: str, alt: str, kind: str) -> str:
     """The SVG with the page's colour variables in place of colours, so that it follows light and dark mode."""
     svg = re.sub(r'\s(?:xmlns(?::\w+)?|width|height)="[^"]*"', "", svg[svg.index("<svg") :], count=4)
     for colour, value in LIGHT.items():
         svg = svg.replace(value, f"var(--{colour})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(name)}"', 1)
+    return svg.replace("<svg", f'<svg class="{kind}" role="img" aria-label="{html.escape(alt)}"', 1)
 
 
 def _variables(colours: dict[str, str]) -> str:

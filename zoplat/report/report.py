@@ -1,48 +1,99 @@
-"""A run as two pages: report.html, which is self-contained, and report.md with its figures as files.
+"""Reports of runs and comparisons: report.html, which is self-contained, report.md with its figures as files, and data.
 
-Everything on them is read from the run directory, so a report can be made again at any time and anywhere. This module
-has the sections; `account` reads the files, `memory` has the section on memory, `figures` draws, `pages` lays out.
+Everything in them is read from run directories, so a report can be made again at any time and anywhere. This module
+has the sections of a run; `account` reads its files, `memory` has the section on memory. `study` has those of a
+comparison. `figures` draws, `pages` lays out, `formats` writes data.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from zoplat.core.errors import ZoplatError
-from zoplat.paths import check_writable, replace_text
+from zoplat.paths import check_writable, replace_bytes
 from zoplat.report.account import MEANING, Account
-from zoplat.report.figures import draw_learning, readable
+from zoplat.report.examples import predictions_of
+from zoplat.report.figures import WIDE, draw_learning, readable
+from zoplat.report.formats import FORMATS, as_csv, as_latex, as_parquet, run_rows
 from zoplat.report.memory import memory_picture, training_beyond_inference
 from zoplat.report.pages import Listing, Part, Picture, Rows, Scores, Section, markdown, page
+from zoplat.report.study.reading import Study, runs_in
+from zoplat.report.study.scores import score_table
+from zoplat.report.study.sections import study_sections
 from zoplat.training.directory import RunDirectory
+from zoplat.training.predicted import read_predictions
 
 POINTS = 1000  # losses drawn as dots; longer runs are thinned
 
 
-def write(directory: RunDirectory, to: Path) -> list[Path]:
-    """Write report.html, report.md and the figures of the latter to a folder; returns the files.
+def write(paths: Sequence[Path], to: Path, formats: Sequence[str] = ("html", "md"), **choices: Any) -> list[Path]:
+    """Write the report of a run, or of several as a comparison.
+
+    Args:
+        paths: run directories, and folders of comparisons. One run directory by itself gets the report of a run.
+        to: a folder, for files named report; or one file, whose ending is one of `FORMATS`.
+        formats: some of `FORMATS`; figures are written beside report.md.
+        choices: of a comparison, see `study.sections.study_sections`.
+
+    Returns:
+        The files.
 
     Raises:
-        ZoplatError: the run is not finished, its files are damaged, matplotlib is missing, or `to` can't be written.
+        ZoplatError: a run is not finished, files are damaged, a package is missing, or `to` can't be written.
     """
-    check_writable(to, "--to")
+    name, folder = "report", to
+    if to.suffix[1:] in FORMATS and not to.is_dir():
+        formats, name, folder = (to.suffix[1:],), to.stem, to.parent
+    check_writable(folder, "--to")
     try:
-        account = Account.read(directory)
-        sections = _sections(account)
-        files = {"report.html": page(account.title, sections), "report.md": markdown(account.title, sections)}
+        made = _files(paths, formats, choices)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as problem:
         raise ZoplatError(
-            f"{directory.path}: its files don't have what a report needs ({type(problem).__name__}: {problem}). "
-            "They were changed or are damaged; `zoplat replay` checks the journal."
+            f"{', '.join(map(str, paths))}: its files don't have what a report needs ({type(problem).__name__}: "
+            f"{problem}). They were changed or are damaged; `zoplat replay` checks the journal."
         ) from problem
-    pictures = [part for section in sections for part in section.parts if isinstance(part, Picture)]
-    files |= {picture.file: picture.svg for picture in pictures}
-    to.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        replace_text(to / name, text)
-    return [to / name for name in files]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {folder / (f"{name}.{kind}" if kind in FORMATS else kind): content for kind, content in made.items()}
+    for path, content in written.items():
+        replace_bytes(path, content.encode() if isinstance(content, str) else content)
+    return [*written]
+
+
+def _files(paths: Sequence[Path], formats: Sequence[str], choices: dict[str, Any]) -> dict[str, str | bytes]:
+    """The content of each format, and of the figures of a Markdown page by the names of their files."""
+    files: dict[str, str | bytes] = {}
+    if {"html", "md"} & {*formats}:
+        title, sections = _document(paths, choices)
+        if "html" in formats:
+            files["html"] = page(title, sections)
+        if "md" in formats:
+            files["md"] = markdown(title, sections)
+            files |= {picture.file: picture.draw(WIDE) for section in sections for picture in section.pictures}
+    if {"csv", "parquet", "tex"} & {*formats}:
+        study = Study.read(paths)
+        rows = run_rows(study)
+        tables = [(f"{task}: {study.title}", score_table(study.on(task))) for task in study.tasks]
+        makers: dict[str, Callable[[], str | bytes]] = {
+            "csv": lambda: as_csv(rows),
+            "parquet": lambda: as_parquet(rows),
+            "tex": lambda: as_latex(tables),
+        }
+        files |= {kind: make() for kind, make in makers.items() if kind in formats}
+    return files
+
+
+def _document(paths: Sequence[Path], choices: dict[str, Any]) -> tuple[str, list[Section]]:
+    """The title and the sections of a page."""
+    if len(paths) == 1 and runs_in(paths[0]) == [paths[0]]:
+        account = Account.read(RunDirectory.existing(paths[0]))
+        return account.title, _sections(account)
+    study = Study.read(paths)
+    return study.title, study_sections(study, **choices)
 
 
 def _sections(account: Account) -> list[Section]:
@@ -54,6 +105,10 @@ def _sections(account: Account) -> list[Section]:
             [make(account, place) for place in account.places for make in (memory_picture, training_beyond_inference)],
         ),
         Section("Cost", [_cost(account), _overhead(account), _by_phase(account)]),
+        Section(
+            "Predictions",
+            predictions_of([(account.summary.estimator, read_predictions(account.directory.predictions))]),
+        ),
         Section("Doing it again", _reproduction(account)),
         Section("Settings", [Listing(account.settings.strip(), "toml")]),
         Section("Environment", [_environment(account)]),
@@ -155,7 +210,9 @@ def _learning(account: Account) -> Picture:
     thinned = f", one in {stride} of them drawn" if stride > 1 else ""
     return Picture(
         "learning",
-        draw_learning(losses, stride, width, scores, metric),
+        partial(draw_learning, losses, stride, width, scores, metric),
         f"Above: the mean of the losses that each step saw, on its own batch of training rows{thinned}; the line is "
         f"a running mean over {width} steps. Below: {metric} on the dev split.",
+        f"Two curves over {account.summary.steps:,} steps: the training loss, and {metric} on the dev split, from "
+        f"{scores[0][1]:.1%} to {scores[-1][1]:.1%}.",
     )

@@ -15,10 +15,12 @@ from unittest import SkipTest
 
 import numpy as np
 
+from zoplat.config.search import declarations
 from zoplat.core.errors import ZoplatError
 from zoplat.core.estimator import Estimator
 from zoplat.core.rule import Schedule, StepRule
 from zoplat.core.sampler import Sampler
+from zoplat.core.search import Around, Between, OneOf
 
 PARTS = (Estimator, Sampler, StepRule)
 
@@ -56,6 +58,23 @@ class PartContract(Contract):
             back = tomllib.loads(f"value = {text}")["value"]
             same = type(back) is type(value) and back == value
             assert same, f"{path} is {value!r}, back from TOML {back!r}."
+
+    def test_what_it_declares_for_a_search_lies_in_what_its_fields_accept(self) -> None:
+        """Ranges for `zoplat compare --tune-trials`: low below high, positive where the scale is logarithmic."""
+        found = declarations(self.part())
+        if not found:
+            raise SkipTest("No field of it has a range.")
+        for path, (search, value, allowed) in found.items():
+            assert isinstance(search, Around | Between | OneOf), (
+                f"{path} declares search={search!r}; it must be Around(…), Between(…) or OneOf(…)."
+            )
+            try:
+                where = search.at(value)
+            except ValueError as problem:
+                raise AssertionError(f"{path}: {problem}.") from None
+            for end in where.values if isinstance(where, OneOf) else (where.low, where.high):
+                refusal = allowed.problem(end) if allowed else ""
+                assert not refusal, f"{path} is searched at {end}, which its field refuses: it {refusal}."
 
 
 def settings_of(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Scores before training, kept between runs: they depend on the model and the rows alone."""
+"""Scores and predictions before training, kept between runs: they depend on the model and the rows alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoplat.paths import cache_folder, replace_text
 
 
 class KeptScore:
-    """The score of one split before training, in the cache folder.
+    """The score of one split before training and the predictions behind it, in the cache folder.
 
     Args:
         facts: everything that the score depends on, the rows aside.
@@ -24,11 +24,12 @@ class KeptScore:
         key = json.dumps([*facts, [vars(row.example) for row in rows]], default=str)
         self.path: Path = cache_folder() / "baselines" / f"{sha256(key.encode()).hexdigest()[:32]}.json"
 
-    def read(self) -> float | None:
-        """The score; None when no run wrote it yet."""
-        return float(json.loads(self.path.read_text())["score"]) if self.path.exists() else None
+    def read(self) -> tuple[float, list[str | None]] | None:
+        """(score, prediction of each row); None when no run of this version wrote them yet."""
+        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return (float(kept["score"]), list(kept["predicted"])) if "predicted" in kept else None
 
-    def write(self, score: float) -> None:
-        """Keep a score for later runs."""
+    def write(self, score: float, predicted: Sequence[str | None]) -> None:
+        """Keep a score and its predictions for later runs."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self.path, json.dumps({"score": score}))
+        replace_text(self.path, json.dumps({"score": score, "predicted": list(predicted)}))

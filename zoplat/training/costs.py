@@ -8,6 +8,7 @@ from typing import Any
 
 from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
+from zoplat.training.meter import Meter
 from zoplat.training.profiler import Phase, Profiler
 
 FILE = "costs.json"
@@ -22,12 +23,16 @@ class Costs:
         seconds: of the whole run.
         seconds_training: of its steps.
         passes_over_weights: how many times all trained weights were written in steps; restoring a run is left out.
+        outside: forward passes that model and oracle did not count alike; see `Meter`.
+        foreign: rows that the model read in steps and that are no training rows.
         phases: time and memory by phase.
     """
 
     seconds: float = 0.0
     seconds_training: float = 0.0
     passes_over_weights: float = 0.0
+    outside: float = 0.0
+    foreign: int = 0
     phases: dict[str, Phase] = field(default_factory=dict)
 
     @classmethod
@@ -37,11 +42,14 @@ class Costs:
             table = json.loads((directory.checkpoints.folder / FILE).read_text(encoding="utf-8"))
             phases = {str(name): _phase(row) for name, row in table["phases"].items()}
             seconds, training, passes = (float(table[name]) for name in TOTALS)
-            return cls(seconds, training, passes, phases)
+            outside, foreign = float(table.get("outside", 0.0)), int(table.get("foreign", 0))
+            return cls(seconds, training, passes, outside, foreign, phases)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls()
 
-    def after(self, profiler: Profiler, seconds: float, seconds_training: float, passes_over_weights: float) -> Costs:
+    def after(
+        self, profiler: Profiler, seconds: float, seconds_training: float, passes_over_weights: float, meter: Meter
+    ) -> Costs:
         """These and those of this process; `seconds_training` counts from the start of the run already."""
         merged = {**self.phases}
         for name, phase in profiler.phases.items():
@@ -53,7 +61,9 @@ class Costs:
                 max(before.host_peak, phase.host_peak),
                 max(peaks, default=None),
             )
-        return Costs(self.seconds + seconds, seconds_training, self.passes_over_weights + passes_over_weights, merged)
+        moves = self.passes_over_weights + passes_over_weights
+        outside, foreign = self.outside + meter.outside, self.foreign + meter.foreign
+        return Costs(self.seconds + seconds, seconds_training, moves, outside, foreign, merged)
 
     def profiler(self, profiler: Profiler) -> Profiler:
         """A profiler that has these phases in place of its own."""

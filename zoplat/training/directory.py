@@ -35,6 +35,7 @@ class RunDirectory:
         journal: journal.jsonl, the answers of every step.
         metrics: metrics.jsonl, one line per evaluation of a split.
         trace: trace.jsonl, the slopes and moves of the steps; see `trace.TraceRecord`.
+        predictions: predictions.jsonl, what was predicted for each test row before and after training.
         memory: memory.jsonl, seconds and peaks by phase, bytes by owner.
         environment: environment.json, versions and facts about the model and the device.
         summary: summary.json, written when the run is finished.
@@ -46,6 +47,7 @@ class RunDirectory:
         self.config, self.journal = path / "config.toml", path / "journal.jsonl"
         self.metrics, self.memory = path / "metrics.jsonl", path / "memory.jsonl"
         self.trace = path / "trace.jsonl"
+        self.predictions = path / "predictions.jsonl"
         self.environment, self.summary = path / "environment.json", path / "summary.json"
         self.checkpoints = Checkpoints(path / "checkpoint")
 

@@ -1,8 +1,9 @@
-"""The evaluations of a run: scores of its dev and test split at θ, written to metrics.jsonl."""
+"""The evaluations of a run: scores of its dev and test split at θ, written to metrics.jsonl and predictions.jsonl."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from zoplat.training.baseline import KeptScore
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
 from zoplat.training.opening import OpenedRun
+from zoplat.training.predicted import add_predictions
 from zoplat.training.progress import Progress
 
 RECENT = 20
@@ -35,6 +37,7 @@ class Evaluations:
         self.task = data.find(run.config.task)
         self.metric = metric_of(self.task)
         self.unanswered = 0
+        self.predicted: Sequence[str | None] = ()
 
     def baseline(self, split: str, progress: Progress, strategy: str) -> float:
         """The score before training: of this run, or kept from one that began with the same model and rows."""
@@ -45,13 +48,14 @@ class Evaluations:
             identity = None
         facts = [identity, self.run.identity(strategy), self.run.config.table()["tune"], self.task.metric]
         kept = KeptScore(facts, self.run.rows[split])
-        if identity and (score := kept.read()) is not None:
-            return self._record(split, replace(progress, step=0), score, 0.0, kept=True)
+        if identity and (before := kept.read()):
+            self._keep_predictions(split, 0, before[1])
+            return self._record(split, replace(progress, step=0, seconds=0.0), before[0], 0.0, kept=True)
         if progress.step:
             raise ZoplatError(f"{self.directory.metrics} has lost its first scores; start the run afresh.")
         score = self.score(split, progress, "baseline")
         if identity and not self.unanswered:
-            kept.write(score)
+            kept.write(score, self.predicted)
         return score
 
     def score(self, split: str, progress: Progress, phase: str = "evaluate") -> float:
@@ -73,6 +77,8 @@ class Evaluations:
         self.unanswered += unanswered
         if unanswered:
             self.callback.warned(f"{split}: {unanswered_note(unanswered, len(rows))}")
+        self.predicted = predicted
+        self._keep_predictions(split, progress.step, predicted)
         return self._record(split, progress, score, time.perf_counter() - began, unanswered=unanswered)
 
     def _written(self, split: str, step: int) -> float | None:
@@ -82,12 +88,17 @@ class Evaluations:
                 return float(record["score"])
         return None
 
+    def _keep_predictions(self, split: str, step: int, predicted: Sequence[str | None]) -> None:
+        """Write down what was predicted for the test rows; of the dev split the score is enough."""
+        if split == "test":
+            add_predictions(self.directory.predictions, step, predicted, [row.example for row in self.run.rows[split]])
+
     def _record(
         self, split: str, progress: Progress, score: float, seconds: float, kept: bool = False, unanswered: int = 0
     ) -> float:
         record: dict[str, Any] = {"step": progress.step, "passes": progress.passes, "split": split}
         record |= {"metric": self.task.metric, "score": score, "rows": len(self.run.rows[split])}
-        record |= {"seconds": round(seconds, 3), "kept": kept}
+        record |= {"seconds": round(seconds, 3), "seconds_training": round(progress.seconds, 3), "kept": kept}
         record |= {"unanswered": unanswered} if unanswered else {}
         if progress.step:
             space = self.run.session.space

@@ -85,6 +85,8 @@ def summarise(
         start_digest=run.start_digest,
         weights_digest=run.session.digest(),
         run_dir=str(directory.path),
+        passes_outside=costs.outside,
+        foreign_rows=costs.foreign,
     )
 
 

@@ -40,6 +40,9 @@ class Summary:
         task, tune, seed: settings of the run.
         steps: steps made, skipped ones included.
         forward_passes: evaluations of a batch loss in training; a batched one of n points counts n.
+        passes_outside: forward passes of steps that the model made and the oracle did not count, or the other way
+            round; 0 for every method that keeps to the oracle. None in summaries of earlier versions.
+        foreign_rows: rows that the model read in steps and that are no training rows; None in earlier summaries.
         evaluation_passes: forward passes of the evaluations of this run, in batches of the batch size.
         skipped_steps: steps that were skipped, for example because a loss was not finite.
         seconds, seconds_training: of the whole run, and of its steps alone.
@@ -101,6 +104,8 @@ class Summary:
     start_digest: str
     weights_digest: str
     run_dir: str
+    passes_outside: float | None = None
+    foreign_rows: int | None = None
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Summary:

@@ -20,6 +20,7 @@ from zoplat.training.effects import lost_step, unseen_radius
 from zoplat.training.evaluations import Evaluations
 from zoplat.training.journal import Journal, JournalWriter, StepRecord
 from zoplat.training.lock import locked, locked_unused
+from zoplat.training.meter import Meter
 from zoplat.training.opening import open_run
 from zoplat.training.replay import catch_up, check_start
 from zoplat.training.result import Result
@@ -106,6 +107,7 @@ class _Run:
         self.yardstick = Yardstick(config.steps)
         self.watch = Watch(config, self.session, directory, callback)
         self.skipped_in_a_row = 0
+        self.meter = Meter()
         self.costs_before, self.passes_before = Costs.read(directory), 0.0
         self.costs_written = time.monotonic()
 
@@ -114,7 +116,8 @@ class _Run:
         self.callback.opened(self.config, self.session, self.directory.path)
         self.opened.measure_inference()
         self.callback.measured(self.profiler.so_far)
-        self.learner = Learner(self.config, self.session, self.opened.objective, strategy=self._strategy())
+        watched = self.meter.watching(self.session, self.opened.rows["train"])
+        self.learner = Learner(self.config, watched, self.opened.objective, strategy=self._strategy())
         recorded, start = self._recorded(), self.learner.progress
         before = {split: self.evaluations.baseline(split, start, self.learner.strategy) for split in SPLITS}
         self.journal = self._journal(recorded)
@@ -195,6 +198,7 @@ class _Run:
         self.watch.before(progress.step)
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
+        is_counted = self.meter.step(progress.passes - passes, self.config.batch_size)
         self.journal.append(record)
         self.watch.after(record, learner.slopes, progress)
         if record.step == 0:
@@ -214,7 +218,7 @@ class _Run:
         self.callback.measured(self.profiler.so_far)
         self._keep_loss(record)
         self.callback.stepped(progress, record.loss)
-        if time.monotonic() - self.costs_written > COSTS_EVERY:
+        if not is_counted or time.monotonic() - self.costs_written > COSTS_EVERY:
             self._write_costs()
 
     def _bare_forward(self, rows: Sequence[Row]) -> float:
@@ -238,7 +242,7 @@ class _Run:
         """Write down what the run has cost so far, in all of its processes."""
         passes = self.session.space.passes_over_weights - self.passes_before
         seconds = time.time() - self.began
-        costs = self.costs_before.after(self.profiler, seconds, self.learner.progress.seconds, passes)
+        costs = self.costs_before.after(self.profiler, seconds, self.learner.progress.seconds, passes, self.meter)
         costs.write(self.directory, self.session.ledger())
         self.costs_written = time.monotonic()
         return costs

@@ -14,7 +14,21 @@ Estimation of the Maximum of a Regression Function", Ann. Math. Statist. 23, 195
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoplat import Array, Direction, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepRule, Tile, hookimpl, number
+from zoplat import (
+    Around,
+    Array,
+    Direction,
+    Estimate,
+    Estimator,
+    Key,
+    Noise,
+    Oracle,
+    Sampler,
+    StepRule,
+    Tile,
+    hookimpl,
+    number,
+)
 from zoplat_plugins.constant import Constant
 
 
@@ -37,7 +51,7 @@ class ForwardDifference(Estimator[None]):
         queries: directions n averaged in one step; at least 1.
     """
 
-    eps: float = number(1e-3, above=0)
+    eps: float = number(1e-3, above=0, search=Around(3))
     queries: int = number(4, at_least=1)
     sampler: Sampler = Triangular()
     rule: StepRule = Constant(lr=1e-6)

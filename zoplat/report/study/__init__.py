@@ -1,0 +1,1 @@
+"""The report of a comparison: what its runs say, figures, and sections."""
