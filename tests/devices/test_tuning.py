@@ -289,7 +289,7 @@ class TestVirtualTokens:
                 block.array.mul_(scale)
             expected = []
             for ids in prompts:
-                inputs = session.scorer.padded([ids])
+                inputs = session.scorer.builder.padded([ids])
                 inputs["decoder_input_ids"] = torch.tensor([[session.encoder.start]])
                 with torch.inference_mode():
                     logits = virtual_tokens.run(session.model, inputs).logits
