@@ -219,7 +219,7 @@ def test_recordings_are_few_and_go_before_the_model_runs_otherwise() -> None:
             counts.append(kept.count)
     assert max(counts) == MOST
     assert len(said) == 1
-    assert f"only {MOST} shapes" in said[0]
+    assert f"only {MOST} recordings" in said[0]
     kept.release()
     assert (kept.count, kept.bytes) == (0, 0)
     kept.perform(plain_steps(1))

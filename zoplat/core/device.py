@@ -57,6 +57,7 @@ class Session(ABC):
     Attributes:
         space: its trainable weights θ.
         strategy: the default evaluation strategy: "sequential", "batched" or "streaming"; see `LossBackend`.
+        records: whether passes inside `together` are recorded when a shape of batch occurs for the second time.
         head: what the model predicts.
         facts: what was opened, as plain values by name: model, dtype, restore, rounding, device, threads, versions,
             trainable_parameters, model_bytes, …
@@ -64,6 +65,7 @@ class Session(ABC):
 
     space: ParameterSpace
     strategy: str = "sequential"
+    records: bool = False
     head: Head = "causal"
     facts: dict[str, Any]
 

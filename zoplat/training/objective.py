@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import nan, sqrt
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Part
 from zoplat.core.device import Session
-from zoplat.core.direction import Direction
+from zoplat.core.direction import ZERO, Direction
 from zoplat.core.example import Row
 from zoplat.core.losses import Number
 from zoplat.evaluation.predictions import predict
@@ -42,6 +43,15 @@ class Objective:
             return 1.0 - self.metric([text or "" for text in predictions], [row.example.right for row in rows])
         [loss] = self._mean(rows, lambda some: [session.forward(some)])
         return loss
+
+    def bare_loss(self, session: Session, rows: Sequence[Row]) -> float:
+        """Loss of a batch at what the arrays hold, no perturbation added; recorded where the passes of a step are."""
+        perturbation = session.space.perturbation
+        session.space.perturb(ZERO)
+        with session.together(nullcontext) if self.is_plain(rows) else nullcontext():
+            loss = self.loss(session, rows)
+        session.space.perturb(perturbation)
+        return float(loss)
 
     def losses(self, session: Session, rows: Sequence[Row], directions: Sequence[Direction]) -> list[Number]:
         """L(θ + d) for each direction d, by the batched or the streaming strategy."""

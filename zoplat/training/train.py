@@ -36,6 +36,8 @@ SPLITS = ("dev", "test")
 """Splits that are scored before and after training."""
 COSTS_EVERY = 30.0
 """Seconds after which the costs so far are written down, checkpoints aside; a killed process loses no more."""
+RECORDED_AFTER = 2
+"""Passes of one shape after which a session that records them replays them."""
 MAX_SKIPPED = 20
 """Steps that may be skipped one after the other before the run is given up."""
 
@@ -224,8 +226,10 @@ class _Run:
     def _bare_forward(self, rows: Sequence[Row]) -> float:
         """Seconds of one forward pass, as inference makes it, on the batch of the step that follows."""
         with self.profiler.phase("yardstick"):
+            for _ in range(RECORDED_AFTER if self.session.records else 0):
+                self.opened.objective.bare_loss(self.session, rows)
             began = time.perf_counter()
-            self.opened.objective.loss(self.session, rows)
+            self.opened.objective.bare_loss(self.session, rows)
             return time.perf_counter() - began
 
     def _keep_loss(self, record: StepRecord) -> None:

@@ -17,8 +17,9 @@ import torch
 from zoplat_devices.kernels.queue import Step
 from zoplat_devices.kernels.tables import Kernels
 
-MOST = 8
-"""Recordings of one run."""
+MOST = 24
+"""Recordings of one run: enough for eight shapes, as the first step after an evaluation, any other step and a bare
+forward pass are recorded apart."""
 SEEN = 1024
 """Names of work that are remembered."""
 
@@ -169,7 +170,9 @@ class Recordings:
             return None
         if len(self._made) == MOST:
             if not self._is_full:
-                self._say(f"only {MOST} shapes of batches are recorded; others run step by step, some 2 times as long")
+                self._say(
+                    f"only {MOST} recordings of steps are kept; batches of other shapes are trained on step by step"
+                )
             self._is_full = True
             return None
         return self._record(name, steps)

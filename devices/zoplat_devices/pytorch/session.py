@@ -81,6 +81,7 @@ class PyTorchSession(Session):
         self.encoder = build_encoder(settings, self.loaded, self.model)
         self.scorer = build_scorer(settings, self.loaded, self.model)
         self.recordings = build_recordings(settings, self.scorer, self._kernels)
+        self.records = self.recordings is not None
         self.generator = TextGenerator(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space)
         self._open_strategies(settings, spec)
@@ -124,7 +125,7 @@ class PyTorchSession(Session):
             "restore": self.space.restore,
             "rounding": self.space.rounding,
             "compile": settings.compile,
-            "records": self.recordings is not None,
+            "records": self.records,
             "trainable_parameters": self.space.size,
             "model_bytes": about.size(self.model),
             "threads": torch.get_num_threads(),
@@ -186,6 +187,8 @@ class PyTorchSession(Session):
     def _queue_forward(self, queue: Queue, rows: Sequence[Row]) -> Promise:
         """Queue a forward pass at the weights as they will be then."""
         perturbation, batch = self.space.perturbation, self.scorer.packed(rows)
+        if perturbation:
+            self.space.at(perturbation)  # so that nothing is left to be moved while the model runs
         if perturbation and not self.space.prepare_perturbation():
             queue.obstacle = "a law is formed tile by tile, with numbers that are sent while the model runs"
 
