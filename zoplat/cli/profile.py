@@ -13,9 +13,10 @@ from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, Sectioned, as_
 @flags(PARTS, WORK, STEP, SETTINGS)
 @JSON
 def profile(steps: int, suggest_eps: bool, as_json: bool, **given: Any) -> None:
-    """Make a few steps and show where time and memory go; nothing is written."""
+    """Make a few steps and show where time and memory go; only the time is kept, for `zoplat plan`."""
     from zoplat.cli.display import print_profile, print_radii
     from zoplat.config.layers import resolve
+    from zoplat.plan.kept import keep_seconds
     from zoplat.training import profiling
     from zoplat.training.batches import Batches
     from zoplat.training.opening import prepared
@@ -28,4 +29,5 @@ def profile(steps: int, suggest_eps: bool, as_json: bool, **given: Any) -> None:
         found = profiling.suggest_eps(config, session, batches.at(0), objective)
         return echo_json({"status": "done", **vars(found)}) if as_json else print_radii(found)
     measured = profiling.profile(config, session, profiler, batches, objective, steps)
+    keep_seconds(config, measured["seconds_a_step"])
     return echo_json(measured) if as_json else print_profile(measured)
