@@ -87,13 +87,16 @@ class Longest(Batches):
         return [*self.rows]
 
 
-def rehearsed(config: RunConfig, profile: Profile | None = None, tokens: int | None = None) -> Planned:
+def rehearsed(
+    config: RunConfig, profile: Profile | None = None, tokens: int | None = None, steps: int = 2
+) -> Planned:
     """What a run would take.
 
     Args:
         config: its settings.
         profile: the machine that is meant; this one when None.
         tokens: of every row; those of the task's own rows when None.
+        steps: that are made; the second has what the first one left.
 
     Raises:
         ZoplatError: the model, the task or the settings can't be planned.
@@ -104,7 +107,7 @@ def rehearsed(config: RunConfig, profile: Profile | None = None, tokens: int | N
     with session.traced():
         splits = _rows(config, session, tokens)
         batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
-        inference, training, products, owners = _peaks(config, session, splits, batch, strategy)
+        inference, training, products, owners = _peaks(config, session, splits, batch, steps)
     try:
         cost = measure_cost(config.estimator, session.space.blocks, strategy, session.space.restore)
     except CostUnknown:
@@ -145,31 +148,38 @@ def _strategy(config: RunConfig, session: Rehearsal, rows: Sequence[Row]) -> str
 
 
 def _peaks(
-    config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]], batch: Sequence[Row], strategy: str
+    config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]], batch: Sequence[Row], steps: int
 ) -> tuple[int, int, int, dict[str, int]]:
     """(peak of inference, peak of training, products of a step, bytes by owner at the highest peak of the run)."""
     profiler, longest = Profiler(session.memory, lambda: None), Longest(batch)
-    inference = max(_peak(session, lambda some=rows: _infer(config, session, some)) for rows in splits.values())
-    learner = Learner(config, session, objective_of(config), strategy=strategy)
+    before = _now(session)
+    inference = _peak(session, lambda: _infer(config, session, splits))
+    scored = session.owners_at_peak()
+    learner = Learner(config, session, objective_of(config), strategy=_strategy(config, session, splits["train"]))
     training, owners = 0, dict[str, int]()
-    for _ in range(2):  # the second step has what the first one left
+    for _ in range(steps):
         peak = _peak(session, lambda: learner.advance(longest, profiler))
         training, owners = max((training, owners), (peak, session.owners_at_peak()), key=lambda found: found[0])
     products = session.products
-    session.space.settle()
-    highest = training
-    for split, rows in splits.items():
-        if split != "train" and (peak := _peak(session, lambda some=rows: _infer(config, session, some))) > highest:
-            highest, owners = peak, session.owners_at_peak()
+    session.reset_peak()
+    if _now(session) + inference - before > training:  # scoring, with what training keeps
+        owners = session.owners_at_peak() | {owner: scored[owner] for owner in OF_THE_PASS if owner in scored}
     return inference, training, products, owners
 
 
-def _infer(config: RunConfig, session: Rehearsal, rows: Sequence[Row]) -> None:
+def _infer(config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]]) -> None:
     """What a run does with the longest rows of a split: their loss, and their scores."""
-    longest = [rows[i] for i in by_length(rows, config.read_at_once)[0]]
+    batches = [[rows[i] for i in by_length(rows, config.read_at_once)[0]] for rows in splits.values()]
+    longest = max(batches, key=lambda rows: rows[0].length * len(rows))
     session.forward(longest)
     if not longest[0].example.is_open and longest[0].example.loss != "options":
         session.scores(longest)
+
+
+def _now(session: Rehearsal) -> int:
+    """Bytes in use."""
+    reading = session.memory()
+    return reading.host if reading.device is None else reading.device
 
 
 def _peak(session: Rehearsal, run: Callable[[], object]) -> int:

@@ -104,18 +104,29 @@ def plan(
 def _outcomes(
     given: Mapping[str, Any], limit: int | None, profile: Profile | None, tokens: int | None, compares: bool
 ) -> Iterator[Outcome]:
-    yield _outcome(configured(given, ASKED), ASKED, limit, profile, tokens)
+    asked = configured(given, ASKED)
+    yield _outcome(asked, ASKED, limit, profile, tokens)
+    seen = [_same(asked)]
     for mode in COMPARED if compares else ():
         try:
-            yield _outcome(configured(given, mode), mode, limit, profile, tokens)
+            config = configured(given, mode)
+            if _same(config) not in seen:
+                seen.append(_same(config))
+                yield _outcome(config, mode, limit, profile, tokens)
         except ZoplatError as problem:
             yield Outcome(mode, None, str(problem).partition("\n")[0], "can't say")
+
+
+def _same(config: RunConfig) -> tuple[Any, ...]:
+    """What two modes that take the same have in common."""
+    recompute = getattr(config.estimator, "recompute", False)
+    return config.estimator_name, config.tune, config.dtype, config.base, recompute
 
 
 def _outcome(
     config: RunConfig, mode: Mode, limit: int | None, profile: Profile | None, tokens: int | None
 ) -> Outcome:
-    planned = rehearsed(config, profile, tokens)
+    planned = rehearsed(config, profile, tokens, steps=2 if mode is ASKED else 1)
     steps = config.steps
     if steps is None and config.max_passes and planned.forward_passes:
         steps = int(config.max_passes / planned.forward_passes)

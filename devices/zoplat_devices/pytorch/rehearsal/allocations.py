@@ -54,6 +54,8 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         self._alive: Counter[str] = Counter()
         self._known: dict[int, Any] = {}
         self._owner = ""
+        self._forms: dict[Any, tuple[list[Any], bool]] = {}
+        self._aliasing: set[Any] = set()
         self._random = Random(0)
 
     def reset(self) -> None:
@@ -94,13 +96,40 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
                 return self._answer(args[0])
             if func is ATEN._to_copy.default and torch.device(kwargs.get("device") or "meta").type == "cpu":
                 return self._entries(args[0])
-        found = func(*args, **kwargs)
-        if (count := PRODUCTS.get(func.name().partition(".")[0])) is not None:
+        found = self._made(func, args, kwargs)
+        if (count := PRODUCTS.get(func.name().partition(".")[0].rstrip("_"))) is not None:
             self.products += count(*args, **kwargs, out_val=found)
         for tensor in _pytree.tree_leaves(found):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor)
         return found
+
+    def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operation; on shapes, made from those that it had before with arguments like these."""
+        given = [one for one in _pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        if not given or not all(one.is_meta for one in given) or func in self._aliasing:
+            return func(*args, **kwargs)
+        try:
+            name = (func, torch.is_inference_mode_enabled(), *map(_like, args), *map(_like, kwargs.items()))
+            known = self._forms.get(name)
+        except TypeError:  # an argument that can't be a key
+            return func(*args, **kwargs)
+        if known is None:
+            found = func(*args, **kwargs)
+            made = found if isinstance(found, tuple) else (found,)
+            if not all(isinstance(one, torch.Tensor) for one in made):
+                return found
+            before = {id(one.untyped_storage()) for one in given}
+            if any(id(one.untyped_storage()) in before for one in made):
+                self._aliasing.add(func)
+            else:
+                self._forms[name] = [(one.shape, one.stride(), one.dtype) for one in made], isinstance(found, tuple)
+            return found
+        forms, is_several = known
+        again = tuple(
+            torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in forms
+        )
+        return again if is_several else again[0]
 
     def _note(self, tensor: Any) -> None:
         storage = tensor.untyped_storage()
@@ -130,6 +159,13 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         """Numbers in place of those of a small tensor that has to be read."""
         made = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
         return made.normal_(2, 1, generator=torch.Generator().manual_seed(0)) if made.is_floating_point() else made
+
+
+def _like(value: Any) -> Any:
+    """All that the form of a result depends on, of an argument."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype
+    return tuple(map(_like, value)) if isinstance(value, list | tuple) else (type(value), value)
 
 
 @cache
