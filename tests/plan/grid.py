@@ -2,8 +2,8 @@
 
     python tests/plan/grid.py
 
-Both numbers are bytes of live tensors at the highest moment of a step. The planned one comes from shapes alone; the other
-from the same step on real weights, each operation's results counted while they live. It prints one line for each
+Both numbers are bytes of live tensors at the highest moment of a step. The planned one comes from shapes alone; the
+other from the same step on real weights, each operation's results counted while they live. It prints one line for each
 combination and the errors over all of them.
 """
 
@@ -36,7 +36,12 @@ SIZES = {
         for family in ("llama", "gpt_neox", "phi")
     },
     **{
-        family: {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_key_value_heads": 2}
+        family: {
+            "hidden_size": WIDTH,
+            "intermediate_size": INNER,
+            "num_hidden_layers": LAYERS,
+            "num_key_value_heads": 2,
+        }
         for family in ("qwen2", "mistral")
     },
 }
@@ -68,9 +73,11 @@ class Line(NamedTuple):
         return self.planned / self.traced - 1
 
 
-def lines(folder: Path, families: tuple[str, ...] = tuple(SIZES), shapes: Any = SHAPES) -> Iterator[Line]:
+def lines(
+    folder: Path, families: tuple[str, ...] = tuple(SIZES), shapes: Any = SHAPES, methods: Any = METHODS
+) -> Iterator[Line]:
     """The grid."""
-    for family, shape, (estimator, tune, dtype) in product(families, shapes, METHODS):
+    for family, shape, (estimator, tune, dtype) in product(families, shapes, methods):
         place = saved(family, folder)
         rows, tokens = shape
         flags = {"estimator": estimator, "tune": tune, "dtype": dtype, "model": str(place), "device": "cpu"}

@@ -10,7 +10,9 @@ from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sect
 @click.command(cls=Sectioned)
 @flags(PARTS, WORK, BUDGET, SETTINGS)
 @click.option("--memory", metavar="SIZE", help="What the run may take, such as 8GiB.  [default: the profile's]")
-@click.option("--profile", metavar="NAME|FILE.toml", help="The machine that is meant; without a name of one, a list.")
+@click.option(
+    "--profile", metavar="NAME|FILE.toml", help="The machine that is meant, such as rtx-3060, h100 or a file."
+)
 @click.option("--tokens", type=click.IntRange(1), help="Rows of this many tokens, in place of those of the task.")
 @click.option("--alone", is_flag=True, help="Only the mode that the flags ask for, beside no other.")
 @PLUGIN
@@ -18,6 +20,7 @@ from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sect
 @click.pass_context
 def plan(
     context: click.Context,
+    /,
     memory: str | None,
     profile: str | None,
     tokens: int | None,

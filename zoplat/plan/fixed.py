@@ -58,7 +58,7 @@ def fixed_costs(kind: str, libraries: int, profile: Profile | None = None) -> tu
 
 CONTEXT = (250 * MIB, 450 * MIB, 900 * MIB)
 """Of a process with torch: from what smaller cards load lazily to what large ones do with all kernels in use."""
-WORKSPACE: Mapping[int, int] = {9: 32 * MIB, **{major: 8519680 for major in (6, 7, 8)}}
+WORKSPACE: Mapping[int, int] = {9: 32 * MIB, **dict.fromkeys((6, 7, 8), 8519680)}
 """Major compute capability → bytes that torch lets cuBLAS use for products: CUBLAS_WORKSPACE_CONFIG's defaults."""
 SMALL_OR_LARGE = (8519680, 8519680, 32 * MIB)
 

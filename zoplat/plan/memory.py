@@ -87,9 +87,7 @@ class Longest(Batches):
         return [*self.rows]
 
 
-def rehearsed(
-    config: RunConfig, profile: Profile | None = None, tokens: int | None = None, steps: int = 2
-) -> Planned:
+def rehearsed(config: RunConfig, profile: Profile | None = None, tokens: int | None = None, steps: int = 2) -> Planned:
     """What a run would take.
 
     Args:

@@ -1,4 +1,4 @@
-"""The plan of a run: its memory and time beside those of other modes, what fits, and what to change when it does not."""
+"""The plan of a run: its memory and time beside those of other modes, what fits, and what to change if it does not."""
 
 from __future__ import annotations
 
@@ -123,9 +123,7 @@ def _same(config: RunConfig) -> tuple[Any, ...]:
     return config.estimator_name, config.tune, config.dtype, config.base, recompute
 
 
-def _outcome(
-    config: RunConfig, mode: Mode, limit: int | None, profile: Profile | None, tokens: int | None
-) -> Outcome:
+def _outcome(config: RunConfig, mode: Mode, limit: int | None, profile: Profile | None, tokens: int | None) -> Outcome:
     planned = rehearsed(config, profile, tokens, steps=2 if mode is ASKED else 1)
     steps = config.steps
     if steps is None and config.max_passes and planned.forward_passes:
