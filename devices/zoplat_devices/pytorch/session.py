@@ -44,7 +44,7 @@ from zoplat_devices.pytorch.strategies.batched import BatchedEvaluator
 from zoplat_devices.pytorch.strategies.sequential import ExactRestore
 from zoplat_devices.pytorch.strategies.streaming import StreamingEvaluator
 from zoplat_devices.pytorch.tuning import blocks
-from zoplat_devices.text.layout import GPU_TOKENS, TOKENS
+from zoplat_devices.text.layout import GPU_TOKENS
 
 FEW_TOKENS = 128
 """Tokens of a batch up to which low-rank side terms at all points together cost less than one after the other."""
@@ -104,7 +104,7 @@ class PyTorchSession(Session):
 
     def _open_strategies(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
         """The evaluators, and the strategy that is usual for this model."""
-        most = GPU_TOKENS if settings.kind == "cuda" else TOKENS
+        most = GPU_TOKENS if settings.kind == "cuda" else None
         self.batched = BatchedEvaluator(self.model, self.space, self.scorer, self.recordings, most)
         self.streaming: StreamingEvaluator | None = None
         if settings.is_streaming and self.exact_restore:

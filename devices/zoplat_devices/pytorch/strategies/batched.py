@@ -35,7 +35,7 @@ class BatchedEvaluator:
         space: its arrays hold θ whenever losses are computed.
         scorer: runs the model on a batch.
         recordings: of forward passes; None where none are made.
-        most: target number of tokens in one forward pass.
+        most: target number of tokens in one forward pass; `TOKENS` when None.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class BatchedEvaluator:
         space: ParameterSpace,
         scorer: Scorer,
         recordings: Recordings | None = None,
-        most: int = TOKENS,
+        most: int | None = None,
     ) -> None:
         self._most = most
         self._space, self._scorer, self._recordings = space, scorer, recordings
@@ -73,7 +73,7 @@ class BatchedEvaluator:
         if not self._is_checked:
             self.check(rows[:2])  # two are enough to see an order, and take little memory
         tokens = self._scorer.sequences(rows) * max(row.length for row in rows)
-        groups = cut(directions, tokens, min(self._most, self._fitting))
+        groups = cut(directions, tokens, min(self._most or TOKENS, self._fitting))
         return [loss for some in groups for loss in self._split_to_fit(rows, some, tokens)]
 
     def _split_to_fit(self, rows: Sequence[Row], directions: Sequence[Direction], tokens: int) -> list[Number]:
