@@ -40,7 +40,8 @@ ENGINE: dict[str, set[str]] = {
     "report": BELOW_TRAINING | {"training", "compare"},
     "bundle": BELOW_TRAINING | {"training"},
     "testing": VOCABULARY | SERVICES | {"tasks", "config", "training"},
-    "cli": BELOW_TRAINING | {"training", "compare", "report", "bundle", "testing"},
+    "plan": BELOW_TRAINING | {"training"},
+    "cli": BELOW_TRAINING | {"training", "compare", "report", "bundle", "plan", "testing"},
 }
 """Room of `zoplat` → the other rooms that it may import."""
 DEVICES: dict[str, set[str]] = {

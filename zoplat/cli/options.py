@@ -93,11 +93,13 @@ SETTINGS = [
 ]
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error.")
 SECTIONS = {
-    "Method": ("estimator", "estimators", "sampler", "step_rule", "lr", "eps", "queries", "preset"),
+    "Matrix": ("estimators", "samplers", "step_rules", "tasks", "models", "tunes", "seeds"),
+    "Search": ("tune_trials", "trial_passes", "tune_seed"),
+    "Workers": ("join", "storage", "jobs", "retry_failed"),
+    "Method": ("estimator", "sampler", "step_rule", "lr", "eps", "queries", "preset"),
     "Model": ("model", "base", "head", "tune", "dtype", "device"),
     "Task and rows": (
         "task",
-        "tasks",
         "data",
         "template",
         "limit",
@@ -106,7 +108,7 @@ SECTIONS = {
         "batch_size",
         "micro_batch_size",
     ),
-    "Budget": ("steps", "max_passes", "max_seconds", "evaluate_every", "seed", "seeds"),
+    "Budget": ("steps", "max_passes", "max_seconds", "evaluate_every", "seed"),
     "Any setting": ("options", "config"),
 }
 """Title in the help of a command → the flags below it; a command's own flags come after them."""

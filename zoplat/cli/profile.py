@@ -14,9 +14,10 @@ from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, Sectioned, as_
 @flags(PARTS, WORK, STEP, SETTINGS)
 @JSON
 def profile(steps: int, suggest_eps: bool, agreement: bool, as_json: bool, **given: Any) -> None:
-    """Make a few steps and show where time and memory go; nothing is written."""
+    """Make a few steps and show where time and memory go; only the time is kept, for `zoplat plan`."""
     from zoplat.cli.display import print_agreement, print_profile, print_radii
     from zoplat.config.layers import resolve
+    from zoplat.plan.kept import keep_seconds
     from zoplat.training import profiling
     from zoplat.training.agreement import agreement as compare
     from zoplat.training.batches import Batches
@@ -33,4 +34,5 @@ def profile(steps: int, suggest_eps: bool, agreement: bool, as_json: bool, **giv
         compared = compare(config, session, profiler, batches, objective, steps)
         return echo_json(compared) if as_json else print_agreement(compared)
     measured = profiling.profile(config, session, profiler, batches, objective, steps)
+    keep_seconds(config, measured["seconds_a_step"])
     return echo_json(measured) if as_json else print_profile(measured)

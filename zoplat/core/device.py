@@ -170,6 +170,35 @@ class Session(ABC):
         return {block.name: block.array for block in self.space.blocks}
 
 
+class Rehearsal(Session):
+    """A session without weights, for planning.
+
+    Steps are made on shapes, losses are random, and `memory` is what would be in use on the device that is meant.
+
+    Attributes:
+        libraries: resident bytes of this process once the libraries and the tokenizer were there.
+    """
+
+    libraries: int
+
+    @property
+    @abstractmethod
+    def products(self) -> int:
+        """Multiplications and additions in products of matrices since `reset_peak`, those of attention left out."""
+
+    @abstractmethod
+    def traced(self) -> AbstractContextManager[None]:
+        """What is inside is counted by `memory`."""
+
+    @abstractmethod
+    def owners_at_peak(self) -> dict[str, int]:
+        """Bytes by owner at the peak since `reset_peak`: those of the ledger, and activations and logits."""
+
+    @abstractmethod
+    def blank(self, count: int, tokens: int) -> list[Row]:
+        """Rows of so many tokens each, with two options of one token."""
+
+
 class Device(ABC):
     """A runtime that opens models. A frozen dataclass whose fields are its settings; cheap to construct.
 
@@ -206,6 +235,18 @@ class Device(ABC):
 
         Raises:
             ZoplatError: what `open` would refuse, as far as that shows before weights are read.
+        """
+        return None
+
+    def rehearse(self, spec: ModelSpec, tokenizes: bool = True) -> Rehearsal | None:
+        """A session without weights, to find out what a run would take; None where this device has none.
+
+        Args:
+            spec: as for `open`; only the configuration of the model and its tokenizer are read.
+            tokenizes: whether text is to be encoded; if not, the tokenizer need not be there.
+
+        Raises:
+            ZoplatError: as `open`, as far as that shows before weights are read.
         """
         return None
 

@@ -200,17 +200,25 @@ class CountingSpace(ParameterSpace):
     Args:
         shapes: of the trainable arrays, in registration order.
         restore, rounding: as in `ParameterSpace`.
+        backend: makes the arrays; placeholders when None.
+        state_in_files: as in `ParameterSpace`.
 
     Attributes:
         probe: the direction whose point, θ + direction, was last asked for.
     """
 
     def __init__(
-        self, shapes: Sequence[Shaped], restore: Restore = "in-place", rounding: RoundingName = "nearest"
+        self,
+        shapes: Sequence[Shaped],
+        restore: Restore = "in-place",
+        rounding: RoundingName = "nearest",
+        backend: CountingBackend | None = None,
+        state_in_files: bool = False,
     ) -> None:
         self.probe: Direction = ZERO
         self._random = Random(0)
-        super().__init__([_block(shape) for shape in shapes], CountingBackend(), restore, rounding)
+        blocks = [shape if isinstance(shape, Block) else _block(shape) for shape in shapes]
+        super().__init__(blocks, backend or CountingBackend(), restore, rounding, state_in_files=state_in_files)
 
     def at(self, direction: Direction) -> None:
         """As in a real space; the direction is remembered."""

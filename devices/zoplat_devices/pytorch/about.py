@@ -7,6 +7,8 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from zoplat_devices.pytorch.parameters import address
+
 
 def size(model: Any) -> int:
     """Bytes of all weights; those that several modules share count once."""
@@ -15,7 +17,7 @@ def size(model: Any) -> int:
         held = tensor.data
         # a quantised tensor consists of several: its values and their scales
         names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []
-        tensors |= {part.data_ptr(): int(part.nbytes) for part in [getattr(held, name) for name in names] or [held]}
+        tensors |= {address(part): int(part.nbytes) for part in [getattr(held, name) for name in names] or [held]}
     return sum(tensors.values())
 
 

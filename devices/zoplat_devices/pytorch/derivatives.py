@@ -11,7 +11,7 @@ from zoplat.core.blocks import Block, Part
 from zoplat.core.direction import Direction
 from zoplat.core.errors import NonFinite, ZoplatError
 from zoplat.space.parameter_space import ParameterSpace
-from zoplat_devices.pytorch.parameters import by_address, replaced, slots, tensor_of
+from zoplat_devices.pytorch.parameters import address, by_address, replaced, slots, tensor_of
 
 
 class Derivatives:
@@ -30,9 +30,9 @@ class Derivatives:
         self.space = space
         self._blocks = by_address(space.blocks)
         self._trained: list[tuple[Any, Block]] = [
-            (parameter, self._blocks[parameter.data_ptr()])
+            (parameter, self._blocks[address(parameter)])
             for parameter in model.parameters()
-            if parameter.data_ptr() in self._blocks
+            if address(parameter) in self._blocks
         ]
 
     def jvp(self, direction: Direction, loss: Callable[[], Any]) -> tuple[float, float]:
@@ -62,9 +62,13 @@ class Derivatives:
             value = loss()
             gradients = self.torch.autograd.grad(value, [p for p, _ in wanted], materialize_grads=True)
         found = {block.name: self._as_buffer(g, block) for g, (_, block) in zip(gradients, wanted, strict=True)}
+        self.check_finite(found)
+        return value.item(), found
+
+    def check_finite(self, found: dict[str, Any]) -> None:
+        """Raise NonFinite where a gradient has an entry that is not finite."""
         if not all(bool(g.isfinite().all()) for g in found.values()):
             raise NonFinite("The gradient has entries that are not finite.")
-        return value.item(), found
 
     def input_norms(self, token_mask: Any, forward: Callable[[], Any]) -> dict[str, list[float]]:
         """For the linear layers that hold a block, the norm of each input over all rows and tokens of a batch.
@@ -84,7 +88,7 @@ class Derivatives:
 
         with ExitStack() as stack:
             for module in self.model.modules():
-                block = self._blocks.get(module.weight.data_ptr()) if _is_linear(module) else None
+                block = self._blocks.get(address(module.weight)) if _is_linear(module) else None
                 if block is not None and block.shape[1] == module.in_features:
                     stack.enter_context(_removed(module.register_forward_pre_hook(partial(add_squares, block.name))))
             forward()

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zoplat.core.device import Device, Reader, Session
+from zoplat.core.device import Device, Reader, Rehearsal, Session
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
 from zoplat_devices.pytorch.settings import PyTorchSettings
@@ -51,6 +51,12 @@ class PyTorch(PyTorchSettings):
         from zoplat_devices.pytorch.reader import text_reader
 
         return text_reader(self, spec)
+
+    def rehearse(self, spec: ModelSpec, tokenizes: bool = True) -> Rehearsal | None:
+        self.check_forward()
+        from zoplat_devices.pytorch.rehearsal.session import RehearsalSession
+
+        return RehearsalSession(self, spec, tokenizes)
 
 
 @hookimpl

@@ -78,12 +78,12 @@ def build_encoder(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Enco
     return Encoder(loaded.tokenizer, limit, loaded.head, start, config.num_labels, words)
 
 
-def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any) -> Scorer:
-    """The forward pass, compiled where the settings say so."""
-    head = loaded.head
+def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any, device: Any = None) -> Scorer:
+    """The forward pass, compiled where the settings say so; on a device of torch, that of the settings when None."""
+    head, device = loaded.head, device or torch.device(settings.kind)
     left = head == "causal" or (head == "classifier" and is_autoregressive(loaded.model.config))
     most = token_limit(loaded, virtual.count(model), settings.max_tokens)
-    scorer = Scorer(model, torch.device(settings.kind), head, padding_token(loaded), left, loaded.order, most)
+    scorer = Scorer(model, device, head, padding_token(loaded), left, loaded.order, most)
     if settings.compile:
         scorer.run = torch.compile(scorer.run, backend=COMPILER)
     return scorer

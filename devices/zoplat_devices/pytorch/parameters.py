@@ -15,9 +15,14 @@ def tensor_of(block: Block) -> Any:
     return block.array
 
 
+def address(tensor: Any) -> int:
+    """What tells the memory of a tensor from that of others, also of one on the meta device, which has none."""
+    return id(tensor.untyped_storage()) if tensor.is_meta else tensor.data_ptr()
+
+
 def by_address(blocks: Iterable[Block]) -> dict[int, Block]:
     """Blocks by the address of their weights, which the parameters of a model share."""
-    return {tensor_of(block).data_ptr(): block for block in blocks}
+    return {address(tensor_of(block)): block for block in blocks}
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,10 @@ class Slot:
 def slots(model: Any, blocks: Mapping[int, Block]) -> list[Slot]:
     """Every place that holds one of the blocks, given by address, in the order of the modules."""
     return [
-        Slot(module._parameters, name, parameter, blocks[parameter.data_ptr()])
+        Slot(module._parameters, name, parameter, blocks[address(parameter)])
         for module in model.modules()
         for name, parameter in module._parameters.items()
-        if parameter is not None and parameter.data_ptr() in blocks
+        if parameter is not None and address(parameter) in blocks
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoplat.core.blocks import Block
 from zoplat.core.errors import ZoplatError
+from zoplat_devices.pytorch.parameters import address
 
 CONTAINERS = ("ParameterDict", "ParameterList", "ModuleDict", "ModuleList")
 """Modules that hold others and have no forward pass; what they hold is used by the module around them."""
@@ -37,7 +38,7 @@ def pieces(model: Any, blocks: Mapping[int, Block] = MappingProxyType({})) -> It
                 seen.add(id(module))
                 yield name, module
             return
-        trained = [blocks[p.data_ptr()].name for p in own if p.data_ptr() in blocks]
+        trained = [blocks[address(p)].name for p in own if address(p) in blocks]
         if trained:
             raise ZoplatError(
                 f"The streaming strategy needs every trained weight in a layer or beside the list of layers, and "

@@ -97,11 +97,16 @@ class PyTorchSession(Session):
         self._kernel_bytes = self._host.now() - before
         if settings.kind != "cuda":
             self._kernel_bytes -= sum(buffer.bytes for buffer in self.space.buffers)
+        self._form_when_needed()
+
+    def _form_when_needed(self) -> None:
+        """Exact restore's hooks on the model, where the space asks for it."""
         self.exact_restore = ExactRestore(self.model, self.space) if self.space.restore == "exact" else None
 
     def _open_strategies(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
         """The evaluators, and the strategy that is usual for this model."""
-        self.batched = BatchedEvaluator(self.model, self.space, self.scorer, self.recordings)
+        most = GPU_TOKENS if settings.kind == "cuda" else None
+        self.batched = BatchedEvaluator(self.model, self.space, self.scorer, self.recordings, most)
         self.streaming: StreamingEvaluator | None = None
         if settings.is_streaming and self.exact_restore:
             self.streaming = StreamingEvaluator(self.model, self.space, self.scorer, self.exact_restore)
@@ -157,7 +162,7 @@ class PyTorchSession(Session):
         if self.strategy == "sequential" and not (self._is_followed and self._can_batch):
             return self.strategy
         is_wide = any(len(block.shape) == 2 and block.dtype == "float32" for block in self.space.blocks)
-        few = {"cpu": FEW_TOKENS * is_wide, "cuda": GPU_TOKENS // 2}.get(self.target.type, 0)
+        few = {"cpu": FEW_TOKENS * is_wide, "cuda": GPU_TOKENS // 2}.get(self.facts["device"], 0)
         return SIDE_TERMS["batched" if self._may_choose and tokens <= few else self.strategy]
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:

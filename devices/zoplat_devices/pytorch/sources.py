@@ -92,7 +92,7 @@ def locate(name: str, notice: Callable[[str], None]) -> str:
     if _is_folder(path, name):
         return str(path)
     if not _is_cached(name):
-        _check_online(name)
+        check_online(name)
     return name
 
 
@@ -143,7 +143,7 @@ def _is_cached(name: str) -> bool:
         ) from None
 
 
-def _check_online(name: str) -> None:
+def check_online(name: str) -> None:
     """Raise ZoplatError unless the hub answers within `SECONDS`; transformers would try for half a minute."""
     from huggingface_hub import constants, get_session
 

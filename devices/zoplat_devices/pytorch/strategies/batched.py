@@ -24,7 +24,7 @@ from zoplat_devices.pytorch.recordings import Recordings
 from zoplat_devices.pytorch.scoring import Scorer
 from zoplat_devices.pytorch.strategies.branch_weights import BranchWeights, Scratch
 from zoplat_devices.pytorch.strategies.stand_ins import Dispatcher
-from zoplat_devices.text.layout import GPU_TOKENS, TOKENS, cut
+from zoplat_devices.text.layout import TOKENS, cut
 
 
 class BatchedEvaluator:
@@ -35,9 +35,18 @@ class BatchedEvaluator:
         space: its arrays hold θ whenever losses are computed.
         scorer: runs the model on a batch.
         recordings: of forward passes; None where none are made.
+        most: target number of tokens in one forward pass; `TOKENS` when None.
     """
 
-    def __init__(self, model: Any, space: ParameterSpace, scorer: Scorer, recordings: Recordings | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        space: ParameterSpace,
+        scorer: Scorer,
+        recordings: Recordings | None = None,
+        most: int | None = None,
+    ) -> None:
+        self._most = most
         self._space, self._scorer, self._recordings = space, scorer, recordings
         self._is_checked = False
         self._fitting = sys.maxsize
@@ -64,8 +73,7 @@ class BatchedEvaluator:
         if not self._is_checked:
             self.check(rows[:2])  # two are enough to see an order, and take little memory
         tokens = self._scorer.sequences(rows) * max(row.length for row in rows)
-        most = GPU_TOKENS if self._scorer.builder.device.type == "cuda" else TOKENS
-        groups = cut(directions, tokens, min(most, self._fitting))
+        groups = cut(directions, tokens, min(self._most or TOKENS, self._fitting))
         return [loss for some in groups for loss in self._split_to_fit(rows, some, tokens)]
 
     def _split_to_fit(self, rows: Sequence[Row], directions: Sequence[Direction], tokens: int) -> list[Number]:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from zoplat.core.blocks import Block
 from zoplat.core.errors import ZoplatError
 from zoplat.space.parameter_space import ParameterSpace
-from zoplat_devices.pytorch.parameters import by_address
+from zoplat_devices.pytorch.parameters import address, by_address
 from zoplat_devices.pytorch.pieces import CONTAINERS
 
 
@@ -85,7 +87,8 @@ class ExactRestore:
     def _take_scratch(self, parameter: Any) -> Any:
         free = self._pool.setdefault(_layout(parameter), [])
         if not free:
-            free.append(parameter.data.clone())
+            with torch.inference_mode(False):  # the meta device exchanges data of one kind of tensors only
+                free.append(parameter.data.clone())
             self.bytes += int(parameter.nbytes)
         return free.pop()
 
@@ -95,7 +98,7 @@ def _owners(model: Any, blocks: dict[int, Block]) -> Iterator[tuple[Any, list[tu
     modules = dict(model.named_modules())
     found: dict[str, list[tuple[Any, Block]]] = {}
     for name, module in modules.items():
-        owned = [(p, blocks[p.data_ptr()]) for p in module.parameters(recurse=False) if p.data_ptr() in blocks]
+        owned = [(p, blocks[address(p)]) for p in module.parameters(recurse=False) if address(p) in blocks]
         while type(modules[name]).__name__ in CONTAINERS:
             name = name.rpartition(".")[0]
         if owned:

@@ -1,0 +1,184 @@
+"""What memory tensors take, traced operation by operation: bytes alive now and at peak, by owner.
+
+A tensor that comes out of an operation with memory of its own counts from then on, rounded up as the allocator does,
+until nothing refers to that memory any more. So the peak is that of the very operations of a forward pass, whether its
+tensors have entries or are on the meta device. What an operation takes for itself and gives back before it returns is
+not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from random import Random
+from typing import Any
+
+import torch
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+LINEAR, READ, COPY = (
+    torch.ops.aten.linear.default,
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten._to_copy.default,
+)
+PRODUCTS = {str(operation).replace(".", "::", 1): count for operation, count in flop_registry.items()}
+"""Name of a product of matrices, without its overload → counts its multiplications and additions."""
+ROUNDING = {"cuda": 512, "cpu": 64}
+"""Kind of device → bytes that its allocator rounds up to."""
+FORWARD, LOGITS, ELSEWHERE = "activations", "logits", "elsewhere"
+"""Owners of what a forward pass makes; of what is in files."""
+
+
+class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no types here
+    """A context in which the memory of all new tensors is counted.
+
+    Args:
+        kind: of the device whose allocator rounds.
+        vocabulary: tensors whose last dimension is this long are logits.
+
+    Attributes:
+        now: bytes alive.
+        peak: the most since the last `reset`.
+        at_peak: bytes alive then, by owner.
+        products: multiplications and additions in products of matrices since the last `reset`.
+        truth: what a condition on a tensor without entries gives.
+    """
+
+    def __init__(self, kind: str, vocabulary: int) -> None:
+        super().__init__()
+        self.now = self.peak = self.products = 0
+        self.at_peak: Counter[str] = Counter()
+        self.truth = False
+        self._block, self._vocabulary = ROUNDING.get(kind, 64), vocabulary
+        self._alive: Counter[str] = Counter()
+        self._known: dict[int, Any] = {}
+        self._owner = ""
+        self._forms: dict[Any, tuple[list[Any], bool]] = {}
+        self._aliasing: set[Any] = set()
+        self._random = Random(0)
+
+    def reset(self) -> None:
+        """Begin a new peak from what is alive."""
+        self.peak, self.at_peak, self.products = self.now, Counter(self._alive), 0
+
+    @contextmanager
+    def owned(self, owner: str) -> Iterator[None]:
+        """New tensors inside belong to this owner."""
+        before, self._owner = self._owner, owner
+        try:
+            yield
+        finally:
+            self._owner = before
+
+    def enter(self, tensor: Any, owner: str) -> None:
+        """Count the memory of a tensor that is there already."""
+        with self.owned(owner):
+            for part in parts(tensor):
+                self._note(part)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(kind not in (torch.Tensor, torch.nn.Parameter) for kind in types):
+            return NotImplemented  # a tensor of several parts first says what is to be done with them
+        if func is LINEAR and args[0].is_meta and args[0].is_contiguous():
+            found = args[0].new_empty(*args[0].shape[:-1], args[1].shape[0])  # what it is made of takes no more
+            self._note(found)
+            self.products += 2 * args[0].numel() * args[1].shape[0]
+            return found
+        if _is_composite(func):
+            with self:
+                found = func.decompose(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        if args and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+            if func is READ:
+                return self._answer(args[0])
+            if func is COPY and torch.device(kwargs.get("device") or "meta").type == "cpu":
+                return self._entries(args[0])
+        found = self._made(func, args, kwargs)
+        if (count := PRODUCTS.get(func.name().partition(".")[0].rstrip("_"))) is not None:
+            self.products += count(*args, **kwargs, out_val=found)
+        for tensor in _pytree.tree_leaves(found):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor)
+        return found
+
+    def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operation; on shapes, made from those that it had before with arguments like these."""
+        given = [one for one in _pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        if not given or not all(one.is_meta for one in given) or func in self._aliasing:
+            return func(*args, **kwargs)
+        try:
+            name = (func, torch.is_inference_mode_enabled(), *map(_like, args), *map(_like, kwargs.items()))
+            known = self._forms.get(name)
+        except TypeError:  # an argument that can't be a key
+            return func(*args, **kwargs)
+        if known is None:
+            found = func(*args, **kwargs)
+            made = found if isinstance(found, tuple) else (found,)
+            if not all(isinstance(one, torch.Tensor) for one in made):
+                return found
+            before = {id(one.untyped_storage()) for one in given}
+            if any(id(one.untyped_storage()) in before for one in made):
+                self._aliasing.add(func)
+            else:
+                self._forms[name] = [(one.shape, one.stride(), one.dtype) for one in made], isinstance(found, tuple)
+            return found
+        forms, is_several = known
+        again = tuple(torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in forms)
+        return again if is_several else again[0]
+
+    def _note(self, tensor: Any) -> None:
+        storage = tensor.untyped_storage()
+        if id(storage) in self._known or not storage.nbytes():
+            return
+        size = 0 if self._owner == ELSEWHERE else -(-storage.nbytes() // self._block) * self._block
+        own = LOGITS if tensor.dim() and tensor.shape[-1] == self._vocabulary else FORWARD
+        owner = self._owner or own
+        self._known[id(storage)] = weakref.finalize(storage, self._freed, id(storage), size, owner)
+        self.now += size
+        self._alive[owner] += size
+        if self.now > self.peak:
+            self.peak, self.at_peak = self.now, Counter(self._alive)
+
+    def _freed(self, name: int, size: int, owner: str) -> None:
+        del self._known[name]
+        self.now -= size
+        self._alive[owner] -= size
+
+    def _answer(self, tensor: Any) -> Any:
+        """A number in place of one that has to be read: losses differ, and lengths and counts are 0."""
+        if tensor.dtype is torch.bool:
+            return self.truth
+        return 2 + self._random.gauss(0, 1) if tensor.is_floating_point() else 0
+
+    def _entries(self, tensor: Any) -> Any:
+        """Numbers in place of those of a small tensor that has to be read."""
+        made = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
+        own = torch.Generator().manual_seed(self._random.getrandbits(62))  # two equal losses would be no slope
+        return made.normal_(2, 1, generator=own) if made.is_floating_point() else made
+
+
+def _like(value: Any) -> Any:
+    """All that the form of a result depends on, of an argument."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype
+    return tuple(map(_like, value)) if isinstance(value, list | tuple) else (type(value), value)
+
+
+@cache
+def _is_composite(func: Any) -> bool:
+    """Whether an operation is made of others."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+
+
+def parts(tensor: Any) -> list[Any]:
+    """The plain tensors that a tensor consists of: itself, or the values and scales of a quantised one."""
+    held = tensor.data if isinstance(tensor, torch.nn.Parameter) else tensor
+    names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []
+    return [part for name in names for part in parts(getattr(held, name))] or [held]

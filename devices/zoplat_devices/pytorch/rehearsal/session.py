@@ -1,0 +1,138 @@
+"""A session without weights: what a run would allocate is found by making its steps on the meta device.
+
+Everything above the arrays is the code of `PyTorchSession`: the model's own forward pass, the batches, the evaluation
+strategies, exact restore, backpropagation. What moves weights does nothing, and losses are random numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zoplat.core.device import MemoryReading, Rehearsal
+from zoplat.core.errors import ZoplatError
+from zoplat.core.example import Example, Row
+from zoplat.core.model_spec import ModelSpec
+from zoplat.space.counting import CountingSpace
+from zoplat_devices.memory import HostMemory
+from zoplat_devices.pytorch.derivatives import Derivatives
+from zoplat_devices.pytorch.generation import TextGenerator
+from zoplat_devices.pytorch.loaded import Loaded, embeddings
+from zoplat_devices.pytorch.opening import build_encoder, build_scorer
+from zoplat_devices.pytorch.precision import choose_restore, choose_rounding
+from zoplat_devices.pytorch.rehearsal.allocations import Allocations
+from zoplat_devices.pytorch.rehearsal.attention import fused_attention
+from zoplat_devices.pytorch.rehearsal.models import shaped
+from zoplat_devices.pytorch.rehearsal.space import STATE, ShapedBackend
+from zoplat_devices.pytorch.session import PyTorchSession
+from zoplat_devices.pytorch.settings import PyTorchSettings
+from zoplat_devices.pytorch.tuning import blocks, tuned
+from zoplat_devices.text.encoding import Tokens
+
+META = torch.device("meta")
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class NoTokenizer:
+    """In place of a tokenizer, where rows are made of token ids alone."""
+
+    model_max_length: int = 0
+    pad_token_id: int | None = None
+    eos_token_id: int | None = None
+
+
+class RehearsalSession(PyTorchSession, Rehearsal):
+    """A model of transformers on the meta device.
+
+    Args:
+        settings: of the device that is meant.
+        spec: which model, and what of it is trained.
+        tokenizes: whether text is encoded; else all rows are `blank`.
+
+    Attributes:
+        trace: counts what is allocated.
+    """
+
+    def __init__(self, settings: PyTorchSettings, spec: ModelSpec, tokenizes: bool = True) -> None:
+        self._host, self._libraries, self._kernel_bytes = HostMemory(), 0, 0
+        if settings.is_streaming:
+            raise ZoplatError("The streaming strategy can't be planned yet. Use -o device.strategy=sequential.")
+        self._kernels = self.recordings = None
+        self.target, self._kind, self._tokenizes = META, settings.kind, tokenizes
+        found = shaped(spec, settings.kind, tokenizes)
+        self.loaded = found if tokenizes else Loaded(found.model, NoTokenizer(), found.name, None, found.head)
+        self.trace = Allocations(settings.kind, embeddings(found.model) or 0)
+        with META:
+            self.model = tuned(self.loaded, spec)
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            self.trace.enter(tensor, WEIGHTS)
+        self.head, self.libraries = self.loaded.head, self._host.now()
+        with self.traced():
+            self._open_space(settings, spec)
+            if tokenizes:
+                self.encoder = build_encoder(settings, self.loaded, self.model)
+            self.scorer = build_scorer(settings, self.loaded, self.model, META)
+            self.scorer.sees_padding = False
+            if tokenizes:
+                self.generator = TextGenerator(self.scorer, self.encoder)
+            self.derivatives = _ShapedDerivatives(self.model, self.space)
+            self._open_strategies(settings, spec)
+        self.facts = self._facts(settings, spec)
+
+    def _open_space(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
+        trained = blocks(settings, self.model)
+        restore = choose_restore(settings, trained)
+        rounding = choose_rounding(settings, trained, restore)
+        self.space = CountingSpace(
+            trained, restore, rounding, ShapedBackend(self.trace), settings.is_streaming or settings.state == "disk"
+        )
+        self._form_when_needed()
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        with fused_attention(self._kind), self.trace:
+            yield
+
+    def owners_at_peak(self) -> dict[str, int]:
+        trace, found = self.trace, self.ledger()
+        for name in ("python, torch and transformers", "noise kernels"):
+            found.pop(name, None)
+        forward = Counter({owner: size for owner, size in trace.at_peak.items() if owner not in (WEIGHTS, STATE)})
+        rest = trace.peak - sum(forward.values()) - sum(found.values())
+        forward["activations"] += rest  # scratch that is not made by the space is traced with the forward pass
+        return {name: size for name, size in {**found, **forward}.items() if size > 0}
+
+    def blank(self, count: int, tokens: int) -> list[Row]:
+        example = Example("", (" a", " b"), 0)
+        ids = [3] * tokens
+        targets = [] if self.head == "classifier" else [[3], [4]]
+        decoder = ([3],) if self.head == "seq2seq" else ()
+        return [Row(example, tokens, Tokens([[*ids]], targets, decoder)) for _ in range(count)]
+
+    def encode(self, examples: Sequence[Example]) -> list[Row]:
+        return super().encode(examples) if self._tokenizes else self.blank(len(examples), 8)
+
+    def memory(self) -> MemoryReading:
+        now, peak = self.trace.now, self.trace.peak
+        return MemoryReading(now, peak) if self._kind == "cpu" else MemoryReading(0, 0, now, peak)
+
+    @property
+    def products(self) -> int:
+        return self.trace.products
+
+    def reset_peak(self) -> None:
+        self.trace.reset()
+
+
+class _ShapedDerivatives(Derivatives):
+    """Derivatives whose entries are not looked at."""
+
+    def check_finite(self, found: dict[str, Any]) -> None:
+        for gradient in found.values():
+            gradient.isfinite().all()

@@ -1,0 +1,154 @@
+"""Plans: what is read for them, what they say of published shapes, what fits, and how close they come to real steps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from click.testing import CliRunner
+
+from zoplat.cli import main
+from zoplat.config.layers import resolve
+from zoplat.core.errors import ZoplatError
+from zoplat.plan import plan as planning
+from zoplat.plan import profiles
+from zoplat.plan.kept import keep_seconds, seconds_a_step
+from zoplat.plan.memory import rehearsed
+from zoplat.plan.plan import plan
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import grid
+
+CONFIGS = Path(__file__).parent / "configs"
+FEW = (("mezo", "full", "bfloat16"), ("mezo", "lora", "float32"), ("adamw", "full", "float32"))
+MEASURED = {"opt-13b": 27.00e9, "opt-1.3b": 3.06e9}
+"""Peak of torch's allocator on an H100: mezo, all weights in bfloat16, 16 × 128 tokens."""
+WATCHED = """
+import sys
+opened = []
+sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "open" else None)
+from zoplat.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    status = end.code
+    import json
+    print(json.dumps([status, [path for path in opened if path.endswith((".safetensors", ".bin", ".gguf"))]]))
+"""
+
+
+def settings(model: str, **more: Any) -> dict[str, Any]:
+    return {"model": str(CONFIGS / model), "task": "sst2", "estimator": "mezo", "dtype": "bfloat16", **more}
+
+
+@pytest.mark.parametrize("model", MEASURED)
+def test_the_peaks_measured_on_a_gpu_are_planned(model: str) -> None:
+    h100 = profiles.find("h100")
+    planned = rehearsed(resolve(settings(model, device="cuda")), h100, tokens=128)
+    products = next(share.expected for share in planned.shares if share.owner == "workspace of cuBLAS")
+    assert abs((planned.training + products) / MEASURED[model] - 1) < 0.02
+
+
+def test_no_weights_are_opened(small_model: Any, rows: Any, tmp_path: Path) -> None:
+    given = ["plan", "--model", small_model(), "--data", rows(tmp_path / "rows", varied=True), "--task", "sentiment"]
+    command = [sys.executable, "-c", WATCHED, *map(str, given), "--memory", "4GiB", "--batch-size", "4", "--alone"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    status, weights = json.loads(done.stdout.splitlines()[-1])
+    assert (status, weights) == (0, []), done.stderr
+
+
+@pytest.mark.parametrize(("memory", "status"), [("64GiB", 0), ("64MiB", 1)])
+def test_the_exit_status_says_whether_it_fits(small_model: Any, memory: str, status: int) -> None:
+    given = ["plan", "--model", str(small_model()), "--task", "sst2", "--tokens", "12", "--alone", "--json"]
+    done = CliRunner().invoke(main, [*given, "--memory", memory])
+    found = json.loads(done.stdout)
+    assert done.exit_code == status
+    assert found["verdict"] == ("too large" if status else "fits")
+    owners = sum(owner["expected"] for owner in found["modes"][0]["owners"])
+    assert owners == found["modes"][0]["bytes"]["expected"]
+
+
+def test_without_a_limit_nothing_is_said_to_fit(small_model: Any) -> None:
+    given = ["plan", "--model", str(small_model()), "--task", "sst2", "--tokens", "12", "--alone"]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code == 2
+    assert "no --memory given" in done.stdout
+
+
+def test_modes_differ_as_they_should(small_model: Any) -> None:
+    given = {"model": str(small_model(hidden_size=64)), "task": "sst2", "device": "cpu", "estimator": "mezo"}
+    found = plan({**given, "batch_size": 1}, 1 << 34, None, 12)
+    planned = {outcome.mode.name: outcome.planned for outcome in found.outcomes if outcome.planned}
+    full, adamw = planned["as asked"], planned["backpropagation, AdamW, all weights"]
+    assert adamw.training - full.training > 2.9 * full.facts["model_bytes"]  # a gradient and two moments
+    assert planned["mezo, all weights, bfloat16"].training < full.training
+    assert planned["mezo, LoRA"].facts["trainable_parameters"] < full.facts["trainable_parameters"]
+
+
+def test_what_would_fit_is_named(small_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoplat.plan.memory.fixed_costs", lambda *_: ())
+    given = {"model": str(small_model()), "task": "sst2", "device": "cpu", "estimator": "mezo", "batch_size": 64}
+    whole = rehearsed(resolve({**given, "micro_batch_size": 64}), tokens=500)
+    few = rehearsed(resolve({**given, "micro_batch_size": 1}), tokens=500)
+    assert few.training < whole.training / 4
+    found = plan(given, few.training * 3, None, 500, compares=False)
+    assert found.exit_status == 1
+    assert found.advice[0].startswith("--micro-batch-size 2:")
+
+
+def test_profiles_that_ship_can_be_read_and_own_ones_too(tmp_path: Path) -> None:
+    assert {"raspberry-pi-5", "jetson-orin-nano", "rtx-3060", "h100"} <= set(profiles.names())
+    assert all(profiles.find(name).usable > 0 for name in profiles.names())
+    own = tmp_path / "mine.toml"
+    own.write_text('title = "mine"\ndevice = "cpu"\nmemory = "2GiB"\nsystem = "1GiB"\n')
+    assert profiles.find(str(own)).usable == 1 << 30
+    own.write_text('title = "mine"\ndevice = "cpu"\nmemory = "2 apples"\n')
+    with pytest.raises(ZoplatError, match="apples"):
+        profiles.find(str(own))
+    with pytest.raises(ZoplatError, match="rtx-3060"):
+        profiles.find("rtx-3061")
+
+
+def test_the_time_that_was_profiled_is_found_again() -> None:
+    config = resolve({"task": "sst2", "batch_size": 3})
+    assert seconds_a_step(config) is None
+    keep_seconds(config, 0.25)
+    assert seconds_a_step(resolve({"task": "sst2", "batch_size": 3, "seed": 5, "steps": 7})) == 0.25
+    assert seconds_a_step(resolve({"task": "sst2", "batch_size": 4})) is None
+
+
+def test_streaming_is_refused_with_a_reason(small_model: Any) -> None:
+    given = ["plan", "--model", str(small_model()), "--task", "sst2", "--tokens", "12", "--device", "cpu"]
+    done = CliRunner().invoke(main, [*given, "-o", "device.strategy=streaming"])
+    assert done.exit_code == 2
+    assert "streaming" in done.stderr
+
+
+def test_a_few_planned_peaks_are_those_of_real_steps(tmp_path: Path) -> None:
+    found = [*grid.lines(tmp_path, ("llama",), ((4, 32),), FEW)]
+    assert max(abs(line.error) for line in found) < 0.05, found
+    assert median(abs(line.error) for line in found) < 0.02, found
+
+
+@pytest.mark.slow
+def test_planned_peaks_are_those_of_real_steps(tmp_path: Path) -> None:
+    errors = [line.error for line in grid.lines(tmp_path)]
+    assert median(map(abs, errors)) <= 0.02
+    assert max(map(abs, errors)) <= 0.08
+    assert min(errors) >= -0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize("model", ["opt-13b", "llama-7b"])
+def test_every_profile_has_an_answer_for_large_models(model: str, name: str) -> None:
+    found = plan(settings(model), None, profiles.find(name), 128, compares=False)
+    fits = profiles.find(name).usable > planning.rehearsed(resolve(settings(model)), tokens=128).total.high
+    assert found.exit_status in ((0, 2) if fits else (1, 2))

@@ -1,0 +1,45 @@
+"""zoplat plan: memory and time of a run before it."""
+
+from typing import Any
+
+import click
+
+from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sectioned, as_settings, echo_json, flags
+
+
+@click.command(cls=Sectioned)
+@flags(PARTS, WORK, BUDGET, SETTINGS)
+@click.option("--memory", metavar="SIZE", help="What the run may take, such as 8GiB.  [default: the profile's]")
+@click.option(
+    "--profile", metavar="NAME|FILE.toml", help="The machine that is meant, such as rtx-3060, h100 or a file."
+)
+@click.option("--tokens", type=click.IntRange(1), help="Rows of this many tokens, in place of those of the task.")
+@click.option("--alone", is_flag=True, help="Only the mode that the flags ask for, beside no other.")
+@PLUGIN
+@JSON
+@click.pass_context
+def plan(
+    context: click.Context,
+    /,
+    memory: str | None,
+    profile: str | None,
+    tokens: int | None,
+    alone: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Say what memory and time a run takes and which modes fit, from the model's configuration alone.
+
+    Exit status 0 if the run fits, 1 if it does not, 2 if that can't be said.
+    """
+    from zoplat.cli.plan_display import print_plan
+    from zoplat.plan.plan import plan as planned
+    from zoplat.plan.profiles import byte_count, find
+
+    limit = byte_count(memory, "--memory") if memory else None
+    found = planned(as_settings(given), limit, find(profile) if profile else None, tokens, not alone)
+    if as_json:
+        echo_json(found.table())
+    else:
+        print_plan(found)
+    context.exit(found.exit_status)

@@ -1,0 +1,188 @@
+"""The memory of one mode of a run, by owner: its steps rehearsed on shapes, and what no rehearsal can see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zoplat.config.parts import law_of
+from zoplat.config.run_config import RunConfig
+from zoplat.core.device import Rehearsal
+from zoplat.core.errors import ZoplatError
+from zoplat.core.example import Row
+from zoplat.evaluation.predictions import by_length
+from zoplat.evaluation.prompts import PromptEncoder
+from zoplat.plan.fixed import Share, fixed_costs
+from zoplat.plan.profiles import Profile
+from zoplat.training.batches import Batches
+from zoplat.training.dry_run import CostUnknown, measure_cost
+from zoplat.training.profiler import Profiler
+from zoplat.training.setup import objective_of, rows_of, spec_of
+from zoplat.training.step import Learner
+
+OF_THE_PASS = ("activations", "logits")
+"""Owners of what a forward pass gives back."""
+MOST_STEPS = 2000
+"""Steps whose batches are looked at for the longest one."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a mode of a run would take.
+
+    Attributes:
+        shares: bytes by owner, at the highest peak of training and of scoring.
+        inference: bytes of the same model when it only predicts, fixed costs left out.
+        training: bytes at the peak of the steps, fixed costs left out.
+        forward_passes, passes_over_weights: of a step, on average; None where that can't be counted.
+        facts: of the session: model, dtype, restore, rounding, strategy, trainable_parameters, …
+        rows: (rows, tokens) of the longest training batch.
+        products: multiplications and additions in the products of matrices of a step on it.
+    """
+
+    shares: tuple[Share, ...]
+    inference: int
+    training: int
+    forward_passes: float | None
+    passes_over_weights: float | None
+    facts: Mapping[str, Any]
+    rows: tuple[int, int]
+    products: int
+
+    @property
+    def kept(self) -> int:
+        """Expected bytes of what is there throughout: everything but the forward pass."""
+        return sum(share.expected for share in self.shares if share.owner not in OF_THE_PASS)
+
+    def seconds_at_least(self, profile: Profile) -> float | None:
+        """Seconds of a step that a machine can't beat: its products, and the weights read and written."""
+        speed = {"float32": profile.float32}.get(str(self.facts["dtype"]), profile.bfloat16 or profile.float32)
+        if not (speed and profile.bandwidth and self.forward_passes is not None):
+            return None
+        read = self.forward_passes * float(self.facts["model_bytes"])
+        trained = sum(share.expected for share in self.shares if share.owner.startswith("trainable weights"))
+        moved = 2 * (self.passes_over_weights or 0) * trained
+        return max(self.products / (speed * 1e12), read / (profile.bandwidth * 1e9)) + moved / (profile.bandwidth * 1e9)
+
+    @property
+    def total(self) -> Share:
+        """The sum over all owners."""
+        sums = (sum(getattr(share, name) for share in self.shares) for name in ("low", "expected", "high"))
+        return Share("all", *sums)
+
+
+class Longest(Batches):
+    """The same batch at every step.
+
+    Args:
+        rows: of the batch.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        super().__init__(rows, len(rows), 0)
+
+    def at(self, step: int) -> list[Row]:
+        """All rows."""
+        return [*self.rows]
+
+
+def rehearsed(config: RunConfig, profile: Profile | None = None, tokens: int | None = None, steps: int = 2) -> Planned:
+    """What a run would take.
+
+    Args:
+        config: its settings.
+        profile: the machine that is meant; this one when None.
+        tokens: of every row; those of the task's own rows when None.
+        steps: that are made; the second has what the first one left.
+
+    Raises:
+        ZoplatError: the model, the task or the settings can't be planned.
+    """
+    session = config.device.rehearse(spec_of(config), tokenizes=tokens is None)
+    if session is None:
+        raise ZoplatError(f"Device '{config.device_name}' can't say what a run would take. Use --device cpu or cuda.")
+    with session.traced():
+        splits = _rows(config, session, tokens)
+        batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
+        inference, training, products, owners = _peaks(config, session, splits, batch, steps)
+    try:
+        cost = measure_cost(config.estimator, session.space.blocks, strategy, session.space.restore)
+    except CostUnknown:
+        cost = None
+    shares = [Share.counted(owner, size) for owner, size in owners.items()]
+    fixed = fixed_costs(session.facts["device"], session.libraries, profile)
+    return Planned(
+        (*shares, *fixed),
+        inference,
+        training,
+        cost.forward_passes if cost else None,
+        cost.passes_over_weights if cost else None,
+        {**session.facts, "strategy": strategy},
+        (len(batch), max(row.length for row in batch)),
+        products,
+    )
+
+
+def _rows(config: RunConfig, session: Rehearsal, tokens: int | None) -> dict[str, list[Row]]:
+    """The rows of each split, encoded; or rows of so many tokens."""
+    if tokens is not None:
+        return {split: session.blank(config.batch_size, tokens) for split in ("train", "dev")}
+    return {split: PromptEncoder(config, session).rows(some) for split, some in rows_of(config).items()}
+
+
+def _longest(config: RunConfig, rows: Sequence[Row]) -> list[Row]:
+    """The batch with the longest row among those of the run."""
+    if config.batch_size > len(rows):
+        raise ZoplatError(f"batch_size {config.batch_size} is more than the {len(rows)} training rows.")
+    batches = Batches(rows, config.batch_size, config.seed)
+    steps = min(config.steps or MOST_STEPS, MOST_STEPS, len(rows) // config.batch_size)
+    return max((batches.at(step) for step in range(steps)), key=lambda batch: max(row.length for row in batch))
+
+
+def _strategy(config: RunConfig, session: Rehearsal, rows: Sequence[Row]) -> str:
+    tokens = config.read_at_once * sum(row.length for row in rows) / len(rows)
+    return session.strategy_for(law_of(config.estimator), tokens)
+
+
+def _peaks(
+    config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]], batch: Sequence[Row], steps: int
+) -> tuple[int, int, int, dict[str, int]]:
+    """(peak of inference, peak of training, products of a step, bytes by owner at the highest peak of the run)."""
+    profiler, longest = Profiler(session.memory, lambda: None), Longest(batch)
+    before = _now(session)
+    inference = _peak(session, lambda: _infer(config, session, splits))
+    scored = session.owners_at_peak()
+    learner = Learner(config, session, objective_of(config), strategy=_strategy(config, session, splits["train"]))
+    training, owners = 0, dict[str, int]()
+    for _ in range(steps):
+        peak = _peak(session, lambda: learner.advance(longest, profiler))
+        training, owners = max((training, owners), (peak, session.owners_at_peak()), key=lambda found: found[0])
+    products = session.products
+    session.reset_peak()
+    if _now(session) + inference - before > training:  # scoring, with what training keeps
+        owners = session.owners_at_peak() | {owner: scored[owner] for owner in OF_THE_PASS if owner in scored}
+    return inference, training, products, owners
+
+
+def _infer(config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]]) -> None:
+    """What a run does with the longest rows of a split: their loss, and their scores."""
+    batches = [[rows[i] for i in by_length(rows, config.read_at_once)[0]] for rows in splits.values()]
+    longest = max(batches, key=lambda rows: rows[0].length * len(rows))
+    session.forward(longest)
+    if not longest[0].example.is_open and longest[0].example.loss != "options":
+        session.scores(longest)
+
+
+def _now(session: Rehearsal) -> int:
+    """Bytes in use."""
+    reading = session.memory()
+    return reading.host if reading.device is None else reading.device
+
+
+def _peak(session: Rehearsal, run: Callable[[], object]) -> int:
+    """The peak of memory while something runs."""
+    session.reset_peak()
+    run()
+    reading = session.memory()
+    return reading.host_peak if reading.device_peak is None else reading.device_peak
