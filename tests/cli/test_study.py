@@ -431,6 +431,7 @@ class TestWorkers:
         assert json.loads(done.communicate()[0])["rows"][0]["forward_passes"] == 3000
         assert journal.read_bytes().startswith(kept)
 
+    @pytest.mark.slow
     def test_a_killed_worker_s_run_is_gone_on_with_by_two_others_and_nothing_is_made_twice(self, zoplat: Any) -> None:
         pytest.importorskip("optuna")
         steps = 120
