@@ -72,6 +72,6 @@ def _kept(scorer: Scorer, logs: Any, written: BinaryIO | None, read: BinaryIO | 
     content = bytearray(read.read(size))
     if len(content) != size:
         raise ZoplatError(f"{read.name} is damaged: it ends before the text does. Start the run afresh.")
-    start = torch.frombuffer(content, dtype=torch.float32).view(logs.shape).double()
-    terms = start.exp() * (start - logs.double())
-    return float(torch.where(start == float("-inf"), 0.0, terms).sum())
+    kept = torch.frombuffer(content, dtype=torch.float32).view(logs.shape)
+    start, now = (torch.log_softmax(each.double(), dim=-1) for each in (kept, logs))  # sums to 1, so no sum is below 0
+    return float(torch.where(start == float("-inf"), 0.0, start.exp() * (start - now)).sum())
