@@ -1,6 +1,7 @@
 """zoplat compare: a matrix of runs and one table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,29 @@ def test_runs_that_differ_in_anything_but_the_seed_never_share_a_mean() -> None:
         "a (lr 1)": (2, pytest.approx(0.6)),
         "a (lr 2)": (1, 0.9),
     }
+
+
+def forgets(seed: int, **values: Any) -> FinishedRun:
+    run = ended("a", 0.5, 1.0, seed=seed)
+    known = {"general_loss_before": 3.0, "general_loss_after": 3.25, "general_kl": 0.5, "general_text": "sha256:1"}
+    return replace(run, summary=replace(run.summary, **{**known, **values}))
+
+
+def test_forgetting_has_columns_where_a_run_has_measured_it() -> None:
+    other = ended("b", 0.25, 1.0)
+    rows = table([forgets(0), forgets(1, general_loss_after=3.75), other])
+    assert [rows[0][f"general_{name}"] for name in ("loss_before", "loss_after", "kl")] == [3.0, 3.5, 0.5]
+    lines = markdown(rows).splitlines()
+    assert lines[0].endswith("| general loss, nats | KL to the start, nats |")
+    assert lines[2].endswith("| +0.5000 | 0.5 |")
+    assert lines[3].endswith("| not measured | not measured |")
+    assert "nats" not in markdown(table([other])), "nobody has asked for it"
+
+
+@pytest.mark.parametrize("other", [{"general_text": "sha256:2"}, {"general_kl": None, "general_text": None}])
+def test_forgetting_is_no_mean_over_other_texts_or_some_of_the_seeds(other: dict[str, Any]) -> None:
+    [row] = table([forgets(0), forgets(1, **other)])
+    assert (row["runs"], row["general_loss_after"], row["general_kl"]) == (2, None, None)
 
 
 def test_a_seed_counts_once() -> None:

@@ -8,6 +8,7 @@ import click
 from zoplat.cli.options import (
     BUDGET,
     ESTIMATOR,
+    FORGETTING,
     JSON,
     PARTS,
     SEED,
@@ -53,7 +54,15 @@ STUDY = [
 
 @click.command(cls=Sectioned)
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@flags(MATRIX, [flag for group in (PARTS, WORK, BUDGET, SETTINGS) for flag in group if flag not in (ESTIMATOR, SEED)])
+@flags(
+    MATRIX,
+    [
+        flag
+        for group in (PARTS, WORK, BUDGET, [FORGETTING], SETTINGS)
+        for flag in group
+        if flag not in (ESTIMATOR, SEED)
+    ],
+)
 @click.option("--published", metavar="MODEL", help="Show published scores of this model beside: opt-13b, …")
 @flags(STUDY)
 @JSON

@@ -232,6 +232,11 @@ def print_summary(result: Result) -> None:
         console.print(f"{summary.skipped_steps} of {summary.steps} steps skipped, {why or 'the loss not being finite'}")
     if (summary.outlook and summary.outlook != "learning") or summary.advice:
         console.print(f"{summary.outlook}".capitalize() + (f". {summary.advice}" if summary.advice else ""))
+    if summary.general_kl is not None:
+        console.print(
+            f"general text: loss {summary.general_loss_before:.4f} → {summary.general_loss_after:.4f} nats a token, "
+            f"KL(before ‖ after) {summary.general_kl:.2g}"
+        )
     console.print()
     console.print(memory_table(result))
     console.print(f"\n{memory_line(result)}")

@@ -56,6 +56,10 @@ BUDGET = [
     click.option("--evaluate-every", type=int, help="Steps between evaluations on dev, each with a checkpoint."),
 ]
 
+FORGETTING = click.option(
+    "--forgetting", is_flag=True, default=None, help="Measure too what becomes of general text: loss, and divergence."
+)
+
 
 def _permit(permission: str, warning: str = "") -> Callable[[click.Context, click.Parameter, bool], None]:
     """What a flag does that gives a permission: to this command only."""

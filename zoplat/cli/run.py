@@ -5,12 +5,24 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sectioned, as_settings, echo_json, flags
+from zoplat.cli.options import (
+    BUDGET,
+    FORGETTING,
+    JSON,
+    PARTS,
+    PLUGIN,
+    SETTINGS,
+    WORK,
+    Sectioned,
+    as_settings,
+    echo_json,
+    flags,
+)
 from zoplat.core.plain_json import to_text
 
 
 @click.command(cls=Sectioned)
-@flags(PARTS, WORK, BUDGET, SETTINGS)
+@flags(PARTS, WORK, BUDGET, [FORGETTING], SETTINGS)
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: a fresh one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one; with a larger budget too.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the settings, without training.")

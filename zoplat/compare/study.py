@@ -220,7 +220,7 @@ class Study:
         return {cell.key: [self._trial(cell, number) for number in numbers] for cell in searched}
 
     def _trial(self, cell: Cell, number: int) -> PlannedRun:
-        config = cell.config(self.matrix.tune_seed, self.point(cell, number))
+        config = replace(cell.config(self.matrix.tune_seed, self.point(cell, number)), forgetting=False)
         if self.matrix.trial_passes:
             config = replace(config, max_passes=self.matrix.trial_passes, steps=None, max_seconds=None)
         directory = self.folder / "trials" / cell.folder / f"{cell.method}-{number}"

@@ -27,6 +27,8 @@ COLUMNS = {
     "runs": "runs",
 }
 """Keys of a row → headings of the table."""
+FORGETTING = ("general loss, nats", "KL to the start, nats")
+"""Headings of columns that are there where a run has measured forgetting."""
 FORMATS: dict[str, Callable[[float], str]] = {
     "dev": lambda x: f"{100 * x:.1f}",
     "forward_passes": lambda x: f"{x:,.0f}",
@@ -130,6 +132,9 @@ def _row(task: str, group: Sequence[Summary]) -> dict[str, Any]:
         peaks = [(_bytes(summary.step_peak_bytes), _bytes(summary.forward_peak_bytes)) for summary in group]
         row["peak"] = max(step for step, _ in peaks)
         row["above_inference"] = mean(step - forward for step, forward in peaks)
+    is_measured = len({summary.general_text for summary in group}) == 1
+    for key in ("general_loss_before", "general_loss_after", "general_kl"):
+        row[key] = _mean(group, key) if is_measured else None
     plain = ("forward_passes", "steps", "seconds_training", "skipped_steps")
     return {**row, **{key: _mean(group, key) for key in plain}}
 
@@ -154,7 +159,10 @@ def markdown(rows: Sequence[dict[str, Any]], published: Published | None = None)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     if len(tasks) > 1:
         return _grid(rows, tasks, published)
-    return markdown_table(list(COLUMNS.values()), [cells(row) for row in rows])
+    if all(row.get("general_kl") is None for row in rows):
+        return markdown_table(list(COLUMNS.values()), [cells(row) for row in rows])
+    head = [*COLUMNS.values(), *FORGETTING]
+    return markdown_table(head, [[*cells(row), *forgetting_cells(_change(row), row["general_kl"])] for row in rows])
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -164,6 +172,20 @@ def cells(row: dict[str, Any]) -> list[str]:
     for name, form in FORMATS.items():
         texts[name] = "–" if row[name] is None else form(row[name])
     return [str(texts[name]) for name in COLUMNS]
+
+
+def forgetting_cells(change: float | None, divergence: float | None) -> list[str]:
+    """The change of the loss of general text and the divergence on it, as text."""
+    return [
+        "not measured" if change is None else f"{change:+.4f}",
+        "not measured" if divergence is None else f"{divergence:.2g}",
+    ]
+
+
+def _change(row: dict[str, Any]) -> float | None:
+    """By how much the loss of general text has risen; None where that was not measured."""
+    before, after = row["general_loss_before"], row["general_loss_after"]
+    return None if before is None or after is None else float(after - before)
 
 
 def _grid(rows: Sequence[dict[str, Any]], tasks: Sequence[str], published: Published | None) -> str:

@@ -50,7 +50,7 @@ def terms_of(directory: RunDirectory) -> dict[str, str]:
     header: dict[str, Any] = journal.header if journal else {}
     settings = header.get("settings") or directory.read_settings()
     rows = header.get("rows") or {}
-    apart = ("seed", *(PLACES if rows else ()))
+    apart = ("seed", "forgetting", *(PLACES if rows else ()))
     terms = {path: value for path, value in _flat(settings) if path not in apart}
     terms |= {name: str(header[name]) for name in RESOLVED if header.get(name) is not None}
     if rows:

@@ -48,6 +48,7 @@ class RunConfig(Checked):
             than these. None for at checkpoints only; a killed process loses nothing either way.
         limit: at most this many rows of each split.
         per_class: of train and dev, this many rows of every class, drawn with the seed; all when None.
+        forgetting: whether the loss of general text is measured before and after, and the divergence between the two.
         origins: where "lr" and "eps" come from; no setting itself.
     """
 
@@ -74,6 +75,7 @@ class RunConfig(Checked):
     sync_every: int | None = number(None, above=0)
     limit: int | None = number(None, above=0)
     per_class: int | None = number(None, above=0)
+    forgetting: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False, metadata={"setting": False})
 
     def __post_init__(self) -> None:
@@ -137,6 +139,8 @@ class RunConfig(Checked):
             if f.name not in (*SECTIONS, "estimator_name", "device_name")
         }
         table = {name: value for name, value in plain.items() if value is not None}
+        if not self.forgetting:
+            del table["forgetting"]  # which settings of earlier versions do not have
         for name in ("task", "data"):
             if name in table and (name == "data" or table[name].endswith(".toml")) and os.path.exists(table[name]):
                 table[name] = os.path.abspath(table[name])

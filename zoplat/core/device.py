@@ -35,6 +35,23 @@ class MemoryReading:
     device_peak: int | None = None
 
 
+@dataclass(frozen=True)
+class TextLoss:
+    """What a model makes of plain texts.
+
+    Attributes:
+        loss: mean of −log p over all tokens that follow another, nats a token.
+        tokens: how many these are.
+        divergence: mean of KL(kept ‖ now) over some places, nats a token; None where nothing was kept before.
+        places: how many these are.
+    """
+
+    loss: float
+    tokens: int
+    divergence: float | None
+    places: int
+
+
 class Reader(Protocol):
     """What encodes text for a model, as a session does; it may have no weights.
 
@@ -129,6 +146,22 @@ class Session(ABC):
         """Hidden state of the last layer at the last token of each prompt, by one forward pass."""
         raise NotImplementedError
 
+    def text_loss(
+        self, texts: Sequence[str], places: int, keep: Path | None = None, against: Path | None = None
+    ) -> TextLoss:
+        """Loss of plain texts at the weights that the arrays hold, each text read by itself from its first token on.
+
+        Args:
+            texts: longer ones are cut to what the model reads.
+            places: at so many evenly spaced tokens, or at all if there are fewer, the predictions are kept or compared.
+            keep: a file that is written: the log-probabilities of the whole vocabulary there.
+            against: such a file, of the same texts and places, that the divergence is measured from.
+
+        Raises:
+            ZoplatError: the model does not predict each next token of a text.
+        """
+        raise NotImplementedError
+
     def chat(self, prompts: Sequence[str]) -> list[str]:
         """Prompts as turns of a user, by the chat template of the model; raises ZoplatError if it has none."""
         raise ZoplatError(f"{self.facts['model']} has no chat template. Leave --template out.")
@@ -204,7 +237,7 @@ class Device(ABC):
 
     Attributes:
         answers: what its sessions can compute; a subset of {"losses", "jvp", "gradient", "input norms", "generation",
-            "features"}.
+            "features", "text loss"}.
         takes_models: whether it opens the model that `--model` names; if not, it has one of its own.
         makes_bundles: whether `zoplat pack` can write its sessions into a bundle.
     """

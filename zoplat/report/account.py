@@ -24,6 +24,7 @@ MEANING = {
     "rule": "kernels of step rules that visit every weight",
     "yardstick": "bare forward passes, timed for the overhead ratio",
     "evaluate": "scoring the dev and test splits",
+    "forgetting": "reading general text before and after training",
     "checkpoint": "writing checkpoints and digests",
     "other": "between phases: data, journal, bookkeeping",
 }
@@ -97,7 +98,7 @@ class Account:
 
     def training(self, place: str) -> tuple[str, int]:
         """(phase, bytes) of the highest peak outside of opening the model and of inference."""
-        later = [row for row in self.phases if row["phase"] not in {"open", *INFERENCE}]
+        later = [row for row in self.phases if row["phase"] not in {"open", "forgetting", *INFERENCE}]
         row = max(later, key=lambda row: row[f"{place}_peak"] or 0)
         return row["phase"], row[f"{place}_peak"] or 0
 

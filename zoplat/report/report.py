@@ -149,6 +149,12 @@ def _cost(account: Account) -> Rows:
         ("all weights of the model", readable(s.model_bytes) if s.model_bytes else "–"),
         ("the loss, last fifth against first", s.loss_trend),
     ]
+    if s.general_kl is not None:
+        rows += [
+            ("loss of general text before training, nats a token", f"{s.general_loss_before:.4f}"),
+            ("loss of general text after it", f"{s.general_loss_after:.4f}"),
+            ("KL(before ‖ after) of its next tokens, nats", f"{s.general_kl:.2g}"),
+        ]
     return Rows(("", ""), rows)
 
 

@@ -193,6 +193,8 @@ class DeviceContract(PartContract):
         rows, z = session.encode(EXAMPLES), _draw(session)
         if "features" in self.device.answers:
             assert len({len(each) for each in session.features(rows)}) == 1, "`features` have several lengths."
+        if "text loss" in self.device.answers and session.head == "causal":
+            _check_text_loss(session)
         known = self.device.answers & {"jvp", "gradient"}
         if not known:
             return
@@ -296,6 +298,18 @@ def _loss(session: Session) -> float:
 def _same(one: float, other: float, session: Session, what: str) -> None:
     close = max(CLOSE[block.dtype] for block in session.space.blocks) * max(1.0, abs(other))
     assert abs(one - other) <= close, f"{what} {one:.9g} and {other:.9g}."
+
+
+def _check_text_loss(session: Session) -> None:
+    """The same model again has the same loss and no divergence."""
+    texts = [example.prompt for example in EXAMPLES]
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder, "kept")
+        start = session.text_loss(texts, 4, keep=kept)
+        same = session.text_loss(texts, 4, against=kept)
+    _near(same.loss, start.loss, "The loss of texts, and the same again,")
+    assert same.divergence is not None, "`text_loss` has no divergence from what was kept."
+    assert abs(same.divergence) < 1e-6, f"An unchanged model has a divergence of {same.divergence:.3g} from itself."
 
 
 def _near(one: float, other: float, what: str) -> None:

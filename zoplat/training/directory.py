@@ -39,6 +39,7 @@ class RunDirectory:
         memory: memory.jsonl, seconds and peaks by phase, bytes by owner.
         environment: environment.json, versions and facts about the model and the device.
         summary: summary.json, written when the run is finished.
+        general: general.f32, what the starting model predicts in general text; there while a run measures it.
         checkpoints: θ and the states at the newest evaluation.
     """
 
@@ -49,6 +50,7 @@ class RunDirectory:
         self.trace = path / "trace.jsonl"
         self.predictions = path / "predictions.jsonl"
         self.environment, self.summary = path / "environment.json", path / "summary.json"
+        self.general = path / "general.f32"
         self.checkpoints = Checkpoints(path / "checkpoint")
 
     @classmethod

@@ -106,6 +106,11 @@ def check_device(config: RunConfig) -> None:
     if reason := missing(config.device):
         raise ZoplatError(reason)
     objective_of(config)
+    if config.forgetting and "text loss" not in config.device.answers:
+        raise ZoplatError(
+            f"--forgetting needs the loss of plain text, which '{config.device_name}' does not give. Use --device cpu, "
+            "for example, or leave it out."
+        )
 
 
 def check_commands(config: RunConfig) -> None:

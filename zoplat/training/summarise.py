@@ -11,6 +11,7 @@ from zoplat.registry import catalogue
 from zoplat.tasks import data
 from zoplat.training.costs import Costs
 from zoplat.training.directory import RunDirectory
+from zoplat.training.forgetting import Forgetting
 from zoplat.training.opening import OpenedRun
 from zoplat.training.outlook import Outlook
 from zoplat.training.profiler import INFERENCE, TRAINING
@@ -28,6 +29,7 @@ def summarise(
     overhead: float | None,
     costs: Costs,
     outlook: Outlook,
+    general: Forgetting,
 ) -> Summary:
     """The summary of a run, read from its model and its files.
 
@@ -41,6 +43,7 @@ def summarise(
         overhead: the overhead ratio; None if it was not sampled.
         costs: of the run, in all of its processes.
         outlook: whether it learned.
+        general: what became of general text.
     """
     config, profiler, space = run.config, costs.profiler(run.profiler), run.session.space
     facts = run.session.facts
@@ -87,6 +90,7 @@ def summarise(
         run_dir=str(directory.path),
         passes_outside=costs.outside,
         foreign_rows=costs.foreign,
+        **general.fields(),
     )
 
 

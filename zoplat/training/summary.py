@@ -64,6 +64,11 @@ class Summary:
         drift: relative rounding error of the stored weights at the end, ‖W − θ‖ / ‖θ‖, on a sample.
         start_digest, weights_digest: sha256 of the trained weights before and after, as stored.
         run_dir: the run directory.
+        general_loss_before, general_loss_after: mean loss of general text before and after training, nats a token;
+            None, as what follows, without `--forgetting`.
+        general_kl: mean of KL(before ‖ after) between the predictions of a next token of that text, nats a token.
+        general_tokens, general_positions: tokens in the losses, and places in the divergence.
+        general_text: sha256 of the text.
     """
 
     status: str
@@ -106,6 +111,12 @@ class Summary:
     run_dir: str
     passes_outside: float | None = None
     foreign_rows: int | None = None
+    general_loss_before: float | None = None
+    general_loss_after: float | None = None
+    general_kl: float | None = None
+    general_tokens: int | None = None
+    general_positions: int | None = None
+    general_text: str | None = None
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Summary:

@@ -18,6 +18,7 @@ from zoplat.training.costs import Costs
 from zoplat.training.directory import RunDirectory
 from zoplat.training.effects import lost_step, unseen_radius
 from zoplat.training.evaluations import Evaluations
+from zoplat.training.forgetting import Forgetting
 from zoplat.training.journal import Journal, JournalWriter, StepRecord
 from zoplat.training.lock import locked, locked_unused
 from zoplat.training.meter import Meter
@@ -106,6 +107,7 @@ class _Run:
         self.session, self.profiler = self.opened.session, self.opened.profiler
         self.losses: list[float] = []
         self.evaluations = Evaluations(self.opened, directory, callback, self.losses)
+        self.forgetting = Forgetting(self.opened, directory)
         self.yardstick = Yardstick(config.steps)
         self.watch = Watch(config, self.session, directory, callback)
         self.skipped_in_a_row = 0
@@ -121,6 +123,7 @@ class _Run:
         watched = self.meter.watching(self.session, self.opened.rows["train"])
         self.learner = Learner(self.config, watched, self.opened.objective, strategy=self._strategy())
         recorded, start = self._recorded(), self.learner.progress
+        self.forgetting.before()
         before = {split: self.evaluations.baseline(split, start, self.learner.strategy) for split in SPLITS}
         self.journal = self._journal(recorded)
         try:
@@ -128,6 +131,7 @@ class _Run:
             self.session.space.settle()
             self._save()
             after = {split: self.evaluations.score(split, self.learner.progress) for split in SPLITS}
+            self.forgetting.after()
             self.journal.check_there()
             summary = self._summary(before, after)
         except BaseException:
@@ -255,6 +259,7 @@ class _Run:
         """The summary, which is written down."""
         progress, overhead, costs = self.learner.progress, self.yardstick.overhead, self._write_costs()
         outlook = self.watch.outlook(progress)
-        summary = summarise(self.opened, self.directory, progress, self.losses, before, after, overhead, costs, outlook)
+        facts = (self.losses, before, after, overhead, costs, outlook, self.forgetting)
+        summary = summarise(self.opened, self.directory, progress, *facts)
         self.directory.write_summary(summary.to_json())
         return summary

@@ -17,7 +17,7 @@ class PyTorch(PyTorchSettings):
     """PyTorch, with models of transformers."""
 
     answers: ClassVar[frozenset[str]] = frozenset(
-        {"losses", "jvp", "gradient", "input norms", "generation", "features"}
+        {"losses", "jvp", "gradient", "input norms", "generation", "features", "text loss"}
     )
 
     @property

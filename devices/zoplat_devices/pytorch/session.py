@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Part
-from zoplat.core.device import MemoryReading, Session
+from zoplat.core.device import MemoryReading, Session, TextLoss
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
@@ -43,6 +43,7 @@ from zoplat_devices.pytorch.settings import PyTorchSettings
 from zoplat_devices.pytorch.strategies.batched import BatchedEvaluator
 from zoplat_devices.pytorch.strategies.sequential import ExactRestore
 from zoplat_devices.pytorch.strategies.streaming import StreamingEvaluator
+from zoplat_devices.pytorch.text_loss import text_loss
 from zoplat_devices.pytorch.tuning import blocks
 from zoplat_devices.text.layout import GPU_TOKENS
 
@@ -252,6 +253,12 @@ class PyTorchSession(Session):
     def features(self, rows: Sequence[Row]) -> list[list[float]]:
         with self._perturbed():
             return [line for some in self._unpadded(rows) for line in self.generator.features(some)]
+
+    def text_loss(
+        self, texts: Sequence[str], places: int, keep: Path | None = None, against: Path | None = None
+    ) -> TextLoss:
+        with self._perturbed():
+            return text_loss(self.scorer, self.encoder, texts, places, keep, against)
 
     def chat(self, prompts: Sequence[str]) -> list[str]:
         return chat.turns(self.loaded.tokenizer, prompts, self.loaded.name)

@@ -92,6 +92,11 @@ class Encoder:
             return self._encode_seq2seq(examples)
         return self._encode_classifier(examples)
 
+    def text(self, text: str) -> list[int]:
+        """Token ids of a plain text, no more than the model reads: the first ones, without an end-of-sequence token."""
+        one = self._encoded([text])[0]
+        return one.ids[: len(one.ids) - one.closing][: self.limit]
+
     def prompts(self, rows: Sequence[Row], room: int) -> list[list[int]]:
         """Token ids of the prompts alone, for generation; a causal model's leave room for `room` more tokens.
 

@@ -100,6 +100,11 @@ class Method:
         values = [getattr(run.summary, name) for run in self.group.runs]
         return None if None in values else fmean(values)
 
+    def same(self, name: str) -> Any:
+        """A field of the summary that is the same for all seeds; None where it is not."""
+        values = {getattr(run.summary, name) for run in self.group.runs}
+        return values.pop() if len(values) == 1 else None
+
     def peak(self, name: str) -> int | None:
         """Most bytes over seeds, of the accelerator where it has memory of its own; None where nothing was measured.
 

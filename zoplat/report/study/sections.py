@@ -12,6 +12,7 @@ from zoplat.core.errors import unknown
 from zoplat.report.examples import predictions_of
 from zoplat.report.pages import Folded, Listing, Part, Rows, Section
 from zoplat.report.study.figures import looks
+from zoplat.report.study.forgetting import forgetting_parts
 from zoplat.report.study.learning import learning_parts
 from zoplat.report.study.memory import front_parts, memory_parts
 from zoplat.report.study.reading import Method, Study
@@ -45,6 +46,7 @@ def study_sections(study: Study, baseline: str = "", target: float | None = None
         *([Section("Profiles", profile_parts(study, known))] if study.everywhere else []),
         Section("Score and memory", front_parts(study, known)),
         Section("Memory", memory_parts(study)),
+        Section("Forgetting", forgetting_parts(study)),
         Section("Costs", _costs(study)),
         Section("Settings", _settings(study)),
         Section("Predictions", _predictions(study)),
