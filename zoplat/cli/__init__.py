@@ -112,6 +112,7 @@ COMMANDS = {
         "Write a plugin package that passes its tests and its check.",
     ),
     "pack": ("zoplat.cli.pack:pack", "Write a bundle, to train on a board without torch."),
+    "poc": ("zoplat.cli.poc:poc", "Go or no-go for a model, data and a device, by short runs, on one page."),
     "profile": ("zoplat.cli.profile:profile", "Make a few steps and show where time and memory go."),
     "repair": ("zoplat.cli.repair:repair", "Cut a damaged journal back to its last whole line, and say what was lost."),
     "replay": ("zoplat.cli.replay:replay", "Rebuild the final weights of a run from its journal."),

@@ -91,6 +91,11 @@ SETTINGS = [
     ALLOW,
     TRUST,
 ]
+TUNE_TRIALS = click.option(
+    "--tune-trials", type=click.IntRange(0), help="Search settings of each method: so many trials."
+)
+RETRY = click.option("--retry-failed", is_flag=True, help="Try again what failed.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say how many runs, passes and hours, and run nothing.")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error.")
 SECTIONS = {
     "Method": ("estimator", "estimators", "sampler", "step_rule", "lr", "eps", "queries", "preset"),
