@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.compare.cell import Cell
-from zoplat.compare.decision import ALPHA, GAIN, Decision, Kind, Tried, decide
+from zoplat.compare.decision import ALPHA, GAIN, HOPELESS, Decision, Kind, Tried, decide
 from zoplat.compare.forecast import Paces, forecast, passes_of_a_step
 from zoplat.compare.matrix import Matrix, protocol_of
 from zoplat.compare.outcome import Outcome
@@ -254,7 +254,8 @@ def _commands(
     matrix = studies["method"].matrix
     names = ",".join(one.label for one in tried if one.kind == "method")
     again = f"zoplat poc --config {shlex.quote(str(studies['method'].folder / 'study.toml'))} --estimators {names}"
-    if decision.verdict == "can't tell" and not all(one.reason for one in tried):
+    is_promising = any(one.kind == "method" and not one.reason and one.outlook not in HOPELESS for one in tried)
+    if decision.verdict == "can't tell" and is_promising:
         passes = 4 * (matrix.settings.get("max_passes") or matrix.file["max_passes"])
         out = shlex.quote(f"{folder}-longer")
         yield "The same with four times the passes:", f"{again} --max-passes {passes} --out {out}"
