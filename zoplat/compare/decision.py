@@ -91,6 +91,15 @@ def decide(tried: Sequence[Tried], max_hours: float | None = None) -> Decision:
     return Decision(verdict, (why, *sentences), best)
 
 
+def hours_text(hours: float | None) -> str:
+    """Hours for people.
+
+    >>> hours_text(0.0412), hours_text(12.34), hours_text(None)
+    ('0.04', '12.3', '–')
+    """
+    return "–" if hours is None else f"{hours:,.1f}" if hours >= 1 else f"{hours:.2f}"
+
+
 def _verdict(
     tried: Sequence[Tried], methods: Sequence[Tried], chances: dict[str, float], max_hours: float | None
 ) -> tuple[Verdict, str, str]:
@@ -141,7 +150,11 @@ def _of_helpful(
     best = max(quick or helped, key=lambda one: one.score or 0.0)
     if not quick:
         least = min(one.full_hours or 0.0 for one in helped)
-        return "no-go", f"Training helps, but a full run takes {least:,.1f} h, and {max_hours:g} h are allowed.", ""
+        return (
+            "no-go",
+            f"Training helps, but a full run takes {hours_text(least)} h, and {max_hours:g} h are allowed.",
+            "",
+        )
     for one in tried:
         if one.kind == "backpropagation" and _is_better_in_all(one, best):
             why = f"{one.label} scores no lower than {best.label}, needs no more memory, and takes no longer."
@@ -167,7 +180,7 @@ def _full(one: Tried) -> str:
     if one.full_hours is None:
         return ""
     cost = "" if one.full_cost is None else f" and costs {one.full_cost:,.2f}"
-    return f"A full run of {one.full_passes:,} passes takes about {one.full_hours:,.1f} h{cost}."
+    return f"A full run of {one.full_passes:,} passes takes about {hours_text(one.full_hours)} h{cost}."
 
 
 def _is_better_in_all(other: Tried, best: Tried) -> bool:

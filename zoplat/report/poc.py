@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from zoplat.compare.decision import ALPHA, GAIN, Tried
+from zoplat.compare.decision import ALPHA, GAIN, Tried, hours_text
 from zoplat.compare.poc import ENERGY, Poc
 from zoplat.core.plain_json import to_text
 from zoplat.paths import replace_text
@@ -53,7 +53,7 @@ def as_text(poc: Poc) -> str:
 
 
 def _full_in_words(one: Tried) -> str:
-    hours, cost = _number(one.full_hours, 1), _number(one.full_cost, 2)
+    hours, cost = hours_text(one.full_hours), _number(one.full_cost, 2)
     peak = readable(one.peak) if one.peak else "not measured"
     return f"{one.label}: {one.full_passes:,} passes, hours {hours}, cost {cost}, peak memory {peak}"
 
@@ -84,9 +84,9 @@ def _scores(tried: Sequence[Tried]) -> Rows:
 
 def _on_scores(poc: Poc) -> str:
     rows = max((one.test.rows for one in poc.tried if one.test), default=0)
-    of_rows = f" of {rows:,}" if rows else ""
+    split = f"On the {rows:,} rows of the test split." if rows else "On the test split."
     return (
-        f"On the test split. Rows{of_rows} that are won are right after training and were wrong before, lost ones the "
+        f"{split} A row is won that was wrong before training and is right after it, and lost the "
         "other way round; p is that of McNemar's test on them, before it is adjusted for several methods. Go needs an "
         f"adjusted p below {ALPHA} and a gain of {100 * GAIN:.0f} points. One seed: another one may differ."
     )
@@ -103,7 +103,7 @@ def _full(poc: Poc) -> list[Part]:
             f"{one.passes:,}",
             _number(one.seconds, 1),
             f"{one.full_passes:,}",
-            _number(one.full_hours, 1),
+            hours_text(one.full_hours),
             _number(one.full_cost, 2),
             readable(one.peak) if one.peak else "–",
             readable(max(0, one.peak - one.inference)) if one.peak and one.inference else "–",
