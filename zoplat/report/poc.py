@@ -59,9 +59,8 @@ def _full_in_words(one: Tried) -> str:
 
 
 def _sections(poc: Poc) -> list[Section]:
-    lead, *others = poc.decision.reasons
     return [
-        Section("Verdict", [f"{MEANING[poc.decision.verdict]}.", lead, *others]),
+        Section("Why", [*poc.decision.reasons]),
         Section("Scores", [_scores(poc.tried), _on_scores(poc)]),
         Section("A full run", _full(poc)),
         Section("Memory", _memory(poc)),
