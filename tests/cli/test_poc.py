@@ -10,6 +10,8 @@ import pytest
 
 from zoplat.cli import main
 from zoplat.compare import planned
+from zoplat.compare import poc as proof
+from zoplat.compare.decision import Decision
 from zoplat.compare.poc import backpropagation_study, methods_study
 
 pytest.importorskip("scipy")
@@ -31,7 +33,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def test_it_decides_writes_a_page_and_does_nothing_twice(zoplat: Any, in_process: list[str]) -> None:
+def test_it_decides_writes_a_page_and_does_nothing_twice(
+    zoplat: Any, in_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
     done = zoplat("poc", *TOY, "--price-per-hour", 3, "--json")
     found = json.loads(done.stdout)
@@ -57,6 +61,12 @@ def test_it_decides_writes_a_page_and_does_nothing_twice(zoplat: Any, in_process
     assert again.exit_code == 2
     assert in_process == ["eval", "eval", "run", "run"]
     assert again.stdout.startswith("Can't tell yet")
+    for verdict, status in (("go", 0), ("no-go", 1)):
+        decision = Decision(verdict, ("For the exit status.",), "mezo")
+        monkeypatch.setattr(proof, "decide", lambda *_, decision=decision: decision)
+        done = zoplat("poc", *TOY)
+        assert done.exit_code == status
+        assert "zoplat run --config runs/poc/methods/mezo-0/config.toml --max-passes 40000" in done.stdout
 
 
 def test_the_commands_that_it_gives_are_understood(zoplat: Any, in_process: list[str]) -> None:
