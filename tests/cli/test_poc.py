@@ -136,7 +136,7 @@ class TestBackpropagation:
 @pytest.mark.slow
 def test_on_the_packaged_model_backpropagation_is_measured_beside_the_methods(zoplat: Any) -> None:
     pytest.importorskip("matplotlib")
-    flags = ("--limit", 16, "--batch-size", 4, "--max-passes", 12, "--shots", 1, "--estimators", "lozo", "--json")
+    flags = ("--limit", 8, "--batch-size", 4, "--max-passes", 8, "--shots", 1, "--estimators", "lozo", "--json")
     done = zoplat("poc", *flags)
     assert done.exit_code in (0, 1, 2), (done.stderr, done.exception)
     found = json.loads(done.stdout)
@@ -147,3 +147,11 @@ def test_on_the_packaged_model_backpropagation_is_measured_beside_the_methods(zo
     assert lozo["peak"] > 0
     assert adamw["full_hours"] > 0
     assert "LoRA, checkpointing" in Path("runs/poc/poc.html").read_text()
+
+
+def test_steps_of_a_full_run_are_as_many_passes_as_each_method_takes() -> None:
+    study = methods_study(Path("poc"), {"device": "cpu"}, {"estimators": ("mezo", "adamw")}, 0)
+    [_, mezo, adamw] = (cell.config(0) for cell in study.cells)
+    plan = proof.Plan(full_steps=10)
+    assert (plan.passes(mezo), plan.passes(adamw)) == (20, 30)
+    assert proof.Plan(full_passes=70).passes(mezo) == 70
