@@ -116,6 +116,7 @@ COMMANDS = {
         "zoplat.cli.plan:plan",
         "Say before a run what memory and time it takes, and what fits; no weights are read.",
     ),
+    "poc": ("zoplat.cli.poc:poc", "Go or no-go for a model, data and a device, by short runs, on one page."),
     "profile": ("zoplat.cli.profile:profile", "Make a few steps and show where time and memory go."),
     "repair": ("zoplat.cli.repair:repair", "Cut a damaged journal back to its last whole line, and say what was lost."),
     "replay": ("zoplat.cli.replay:replay", "Rebuild the final weights of a run from its journal."),

@@ -7,12 +7,15 @@ import click
 
 from zoplat.cli.options import (
     BUDGET,
+    DRY_RUN,
     ESTIMATOR,
     FORGETTING,
     JSON,
     PARTS,
+    RETRY,
     SEED,
     SETTINGS,
+    TUNE_TRIALS,
     WORK,
     Sectioned,
     as_settings,
@@ -38,7 +41,7 @@ NAMES = {
 MATRIX = [
     *NAMES.values(),
     click.option("--seeds", metavar="N,…", help="Each method is run with each of these.  [default: 0]"),
-    click.option("--tune-trials", type=click.IntRange(0), help="Search settings of each method: so many trials."),
+    TUNE_TRIALS,
     click.option("--trial-passes", type=click.IntRange(1), help="Forward passes of a trial.  [default: as a run]"),
     click.option("--tune-seed", type=int, help="Seed of the trials.  [default: 1000]"),
 ]
@@ -47,8 +50,8 @@ STUDY = [
     click.option("--join", type=click.Path(path_type=Path), help="Work on the study in this folder too."),
     click.option("--storage", metavar="URL", help="Database of the trials.  [default: study.db in the folder]"),
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time."),
-    click.option("--retry-failed", is_flag=True, help="Try again what failed."),
-    click.option("--dry-run", is_flag=True, help="Say how many runs, passes and hours, and run nothing."),
+    RETRY,
+    DRY_RUN,
 ]
 
 
@@ -101,7 +104,7 @@ def compare(
     if dry_run:
         _forecast(study, jobs, as_json)
         return
-    outcome = _made(study, jobs, retry_failed, beside)
+    outcome = made(study, jobs, retry_failed, beside)
     if as_json:
         echo_json(outcome.to_json())
     else:
@@ -125,7 +128,7 @@ def _study(given: dict[str, Any], axes: dict[str, Any], out: Path | None, join: 
     return Study(out or Path("runs/compare"), Matrix.of(settings, axes), storage)
 
 
-def _made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | None") -> "Outcome":
+def made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | None" = None) -> "Outcome":
     """The outcome of a study, once all of it is over."""
     from zoplat.compare.outcome import Outcome
     from zoplat.compare.work import Workers
@@ -160,7 +163,7 @@ def _forecast(study: "Study", jobs: int, as_json: bool) -> None:
 
 def _axes(given: dict[str, Any]) -> dict[str, Any]:
     """The flags of the matrix, taken out of all that were given; None where they were not."""
-    axes = {name: _names(text) if (text := given.pop(name)) is not None else None for name in NAMES}
+    axes = {name: names_in(text) if (text := given.pop(name)) is not None else None for name in NAMES}
     seeds = given.pop("seeds")
     numbers = {name: given.pop(name) for name in ("tune_trials", "trial_passes", "tune_seed")}
     return {**axes, "seeds": None if seeds is None else _numbers(seeds), **numbers}
@@ -170,7 +173,8 @@ def _report(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 

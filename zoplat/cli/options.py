@@ -95,6 +95,11 @@ SETTINGS = [
     ALLOW,
     TRUST,
 ]
+TUNE_TRIALS = click.option(
+    "--tune-trials", type=click.IntRange(0), help="Search settings of each method: so many trials."
+)
+RETRY = click.option("--retry-failed", is_flag=True, help="Try again what failed.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say how many runs, passes and hours, and run nothing.")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error.")
 SECTIONS = {
     "Matrix": ("estimators", "samplers", "step_rules", "tasks", "models", "tunes", "seeds"),
@@ -113,6 +118,7 @@ SECTIONS = {
         "micro_batch_size",
     ),
     "Budget": ("steps", "max_passes", "max_seconds", "evaluate_every", "seed"),
+    "Measurements": ("forgetting", "report_to"),
     "Any setting": ("options", "config"),
 }
 """Title in the help of a command → the flags below it; a command's own flags come after them."""
