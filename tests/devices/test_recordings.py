@@ -63,7 +63,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "moments": {"estimator": "zo-adam"},
     "adapter, batched": {"estimator": "mezo", "tune": "lora"},
 }
-QUICK = ["in place", "exact", "side terms"]
+QUICK = ["in place", "exact"]
 
 
 @pytest.mark.parametrize(

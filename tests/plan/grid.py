@@ -100,8 +100,6 @@ def saved(family: str, folder: Path) -> Path:
 
 def traced(config: RunConfig, tokens: int, strategy: str) -> int:
     """The peak of two steps on real weights."""
-    import torch
-
     from zoplat_devices.pytorch.rehearsal.allocations import Allocations
     from zoplat_devices.pytorch.session import PyTorchSession
 
@@ -110,17 +108,28 @@ def traced(config: RunConfig, tokens: int, strategy: str) -> int:
     rows = empty.blank(config.batch_size, tokens)
     del empty
     gc.collect()
+    others = {
+        id(tensor): tensor for tensor in _tensors_alive()
+    }  # of whoever else is in this process; held, so not reused
     session = PyTorchSession(config.device, spec_of(config), load=random_weights)
     learner = Learner(config, session, Objective(), strategy=strategy)
     trace = Allocations("cpu", 0)
     gc.collect()
-    for tensor in gc.get_objects():
-        if type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu":
+    for tensor in _tensors_alive():
+        if id(tensor) not in others:
             trace.enter(tensor, "before")
     with trace:
         for _ in range(2):
             learner.advance(Longest(rows), Profiler(session.memory, session.reset_peak))
     return trace.peak
+
+
+def _tensors_alive() -> list[Any]:
+    """All tensors of the host."""
+    import torch
+
+    found = [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
+    return [tensor for tensor in found if tensor.device.type == "cpu"]
 
 
 def random_weights(model: str, dtype: Any, *_: Any) -> Any:

@@ -92,6 +92,7 @@ def test_modes_differ_as_they_should(small_model: Any) -> None:
     assert planned["mezo, LoRA"].facts["trainable_parameters"] < full.facts["trainable_parameters"]
 
 
+@pytest.mark.slow
 def test_what_would_fit_is_named(small_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoplat.plan.memory.fixed_costs", lambda *_: ())
     given = {"model": str(small_model()), "task": "sst2", "device": "cpu", "estimator": "mezo", "batch_size": 64}
@@ -131,6 +132,7 @@ def test_streaming_is_refused_with_a_reason(small_model: Any) -> None:
     assert "streaming" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_few_planned_peaks_are_those_of_real_steps(tmp_path: Path) -> None:
     found = [*grid.lines(tmp_path, ("llama",), ((4, 32),), FEW)]
     assert max(abs(line.error) for line in found) < 0.05, found
