@@ -226,7 +226,7 @@ class TestSearch:
         assert compared(zoplat, "--config", "all/study.toml", "--out", "other")["rows"][0]["search_passes"] == 4
         assert "only --jobs and --storage" in zoplat.refused("compare", "--join", "all", "--estimators", "mezo")
         assert "there is no study" in zoplat.refused("compare", "--join", "nowhere")
-        message = zoplat.refused("compare", "--join", "all", "--storage", "sqlite:///elsewhere.db")
+        message = zoplat.refused("compare", "--join", "all", "--storage", "sqlite:///other.db")
         assert "the trials of all are in study.db" in message
 
     def test_settings_that_are_given_are_not_searched(self, zoplat: Any, in_process: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""General text that ships with zoplat: what a model is read on to see how much training has changed it elsewhere."""
+"""General text that ships with zoplat: what a model is read on to see how much of language training has cost it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ PRODUCTS = {str(operation).replace(".", "::", 1): count for operation, count in 
 """Name of a product of matrices, without its overload → counts its multiplications and additions."""
 ROUNDING = {"cuda": 512, "cpu": 64}
 """Kind of device → bytes that its allocator rounds up to."""
-FORWARD, LOGITS, ELSEWHERE = "activations", "logits", "elsewhere"
+FORWARD, LOGITS, IN_FILES = "activations", "logits", "in files"
 """Owners of what a forward pass makes; of what is in files."""
 
 
@@ -137,7 +137,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         storage = tensor.untyped_storage()
         if id(storage) in self._known or not storage.nbytes():
             return
-        size = 0 if self._owner == ELSEWHERE else -(-storage.nbytes() // self._block) * self._block
+        size = 0 if self._owner == IN_FILES else -(-storage.nbytes() // self._block) * self._block
         own = LOGITS if tensor.dim() and tensor.shape[-1] == self._vocabulary else FORWARD
         owner = self._owner or own
         self._known[id(storage)] = weakref.finalize(storage, self._freed, id(storage), size, owner)
