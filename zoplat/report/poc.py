@@ -13,8 +13,8 @@ from zoplat.paths import replace_text
 from zoplat.report.figures import WIDE, readable
 from zoplat.report.pages import Listing, Part, Rows, Section, markdown, page
 from zoplat.report.study.memory import memory_parts
-from zoplat.report.study.reading import Study
 from zoplat.report.study.scores import percent
+from zoplat.report.study.stored import opened
 
 MEANING = {
     "go": "Go: fine-tuning by forward passes works here",
@@ -122,7 +122,7 @@ def _memory(poc: Poc) -> list[Part]:
     places = sorted({Path(one.directory).parent for one in poc.tried if one.peak})
     if not places or not find_spec("matplotlib"):
         return ["Nothing was measured." if not places else "See the table above; the figure needs matplotlib."]
-    return memory_parts(Study.read(places))
+    return memory_parts(opened(places))
 
 
 def _number(value: float | None, digits: int) -> str:

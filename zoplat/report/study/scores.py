@@ -73,7 +73,7 @@ def _lead(study: Study) -> str:
 
 
 def _metric(method: Method) -> str:
-    return str(method.group.runs[0].summary.metric)
+    return str(method.runs[0].summary.metric)
 
 
 def score_table(methods: Sequence[Method]) -> Rows:
@@ -84,7 +84,7 @@ def score_table(methods: Sequence[Method]) -> Rows:
 
 
 def _line(method: Method) -> list[str]:
-    gains = [100 * (run.summary.test_after - (run.summary.test_before or 0.0)) for run in method.group.runs]
+    gains = [100 * (run.summary.test_after - (run.summary.test_before or 0.0)) for run in method.runs]
     dev, passes, seconds = (method.mean(name) for name in ("dev_after", "forward_passes", "seconds_training"))
     peak = method.peak("step_peak_bytes")
     return [
@@ -228,9 +228,8 @@ def paired_with(study: Study, method: Method, baseline: str) -> PairedTest | Non
 
 def _right(method: Method) -> list[list[float]]:
     """For each seed, whether each test row is right after training; empty where a run kept no predictions."""
-    if not all(method.predictions):
-        return []
-    return [[float(right) for right in kept[max(kept)].right] for kept in method.predictions]
+    kept = [run.predictions for run in method.runs]
+    return [[float(right) for right in one[max(one)].right] for one in kept] if all(kept) else []
 
 
 def _is_many(scores: Scores) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from zoplat.report.study.learning import learning_parts
 from zoplat.report.study.memory import front_parts, memory_parts
 from zoplat.report.study.reading import Method, Study
 from zoplat.report.study.scores import amount, comparison_parts, percent, profile_parts, score_parts
-from zoplat.training.predicted import read_predictions
 
 MOST = 4
 """Methods whose predictions are shown."""
@@ -165,11 +163,7 @@ def _predictions(study: Study) -> list[Part]:
     """The first test rows of each task, with what the first seed of the best methods predicted."""
     parts: list[Part] = []
     for task in study.tasks:
-        runs = [
-            (method.label, read_predictions(run.directory.predictions))
-            for method in study.on(task)
-            if (run := method.group.runs[0]).directory
-        ]
+        runs = [(method.label, method.runs[0].predictions) for method in study.on(task)]
         kept = [one for one in runs if len(one[1]) > 1][:MOST]
         parts += [f"Task `{task}`:"] if len(study.tasks) > 1 else []
         parts += predictions_of(kept)
@@ -177,13 +171,7 @@ def _predictions(study: Study) -> list[Part]:
 
 
 def _commands(study: Study) -> list[Part]:
-    directories = [
-        str(run.directory.path)
-        for method in study.methods
-        if method.is_trained
-        for run in method.group.runs
-        if run.directory
-    ]
+    directories = [run.place for method in study.methods if method.is_trained for run in method.runs]
     lines = [
         f"zoplat run --config {shlex.quote(f'{path}/config.toml')} --out {shlex.quote(f'{path}-again')}"
         for path in directories
@@ -201,12 +189,12 @@ def _commands(study: Study) -> list[Part]:
 
 def _environment(study: Study) -> list[Part]:
     """Facts on record that all runs share, and those that differ."""
-    tables = []
-    for method in study.methods:
-        for run in method.group.runs:
-            if run.directory and run.directory.environment.exists():
-                facts = json.loads(run.directory.environment.read_text(encoding="utf-8"))
-                tables.append({name: _fact(value) for name, value in facts.items() if value is not None})
+    tables = [
+        {name: _fact(value) for name, value in run.environment.items() if value is not None}
+        for method in study.methods
+        for run in method.runs
+        if run.environment
+    ]
     if not tables:
         return ["Not on record."]
     common = _common(tables)
