@@ -4,7 +4,7 @@ Each line is an object with one key, which says what it is:
 
     study       format, ended, unfinished, command, and settings as study.toml has them; the first line
     failed, violation, chosen       an entry of comparison.json
-    base        a table that later ones are told by: of the terms of a run, or of its environment
+    base        a table of which later ones say what they differ in: the terms of a run, or its environment
     shown       (end of the prompt, right answer) of the first test rows
     predicted   step, shown (number of such a line, from 0), the texts that were predicted for those rows, and for all
                 rows whether the prediction is right, as a letter 1 or 0
@@ -56,7 +56,7 @@ def as_lines(study: Study, paths: Iterable[Path] = ()) -> str:
 
     Args:
         study: the comparison.
-        paths: where it was read; places are told relative to the folders that these are in.
+        paths: where it was read; places are relative to the folders that these are in.
     """
     homes = sorted({f"{path.absolute().parent}/" for path in paths}, key=len, reverse=True)
     return "".join(f"{to_text(line, ensure_ascii=False)}\n" for line in _lines(study, homes))
@@ -87,8 +87,8 @@ def _lines(study: Study, homes: Sequence[str]) -> Iterator[dict[str, Any]]:
                 "metrics": [_plain(_some(row, METRICS)) for row in run.metrics],
                 "phases": [_plain(_some(row, PHASES)) for row in run.phases],
                 "predicted": [predictions.number(_predicted(one, texts)) for one in run.predictions.values()],
-                "terms": tables.told(_portable(run.terms, homes)),
-                "environment": tables.told(_portable(run.environment, homes)),
+                "terms": tables.differing(_portable(run.terms, homes)),
+                "environment": tables.differing(_portable(run.environment, homes)),
             }
             for pool in (tables, texts, predictions):
                 yield from pool.fresh()
@@ -128,7 +128,7 @@ class _Bases(_Pool):
         super().__init__("base")
         self._by_keys: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
-    def told(self, table: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    def differing(self, table: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """The number of a table with the same keys, and what differs from it."""
         base = self._by_keys.setdefault((*table,), table)
         return self.number(base), {key: value for key, value in table.items() if value != base[key]}
