@@ -10,6 +10,7 @@ from typing import Any
 from zoplat.core.errors import unknown
 from zoplat.report.examples import predictions_of
 from zoplat.report.pages import Folded, Listing, Part, Rows, Section
+from zoplat.report.study.choice import choice_parts
 from zoplat.report.study.figures import looks
 from zoplat.report.study.forgetting import forgetting_parts
 from zoplat.report.study.learning import learning_parts
@@ -39,6 +40,7 @@ def study_sections(study: Study, baseline: str = "", target: float | None = None
     known = looks(study.labels)
     return [
         Section("Scores", score_parts(study)),
+        Section("Which to take", choice_parts(study)),
         Section(f"Against {baseline}" if baseline else "Against each other", comparison_parts(study, baseline)),
         Section("Learning", learning_parts(study, known, target)),
         *([Section("Profiles", profile_parts(study, known))] if study.everywhere else []),
