@@ -43,7 +43,7 @@ CLEAR = study(
 )
 
 
-def test_the_best_and_what_cannot_be_told_apart_from_it() -> None:
+def test_the_best_and_what_may_be_as_good() -> None:
     found = candidates(CLEAR)
     assert [one.label for one in found] == ["adamw", "mezo", "lozo", "es"], "zero-shot is not trained"
     assert [one.label for one in as_good(found)] == ["mezo", "lozo"]
