@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from zoplat.config import defaults
 from zoplat.core.errors import ZoplatError
 from zoplat.core.permissions import COMMANDS, REMOTE_CODE, grant, withdraw
 from zoplat.core.plain_json import to_text
@@ -14,7 +15,9 @@ WARNING = "--trust-remote-code: Python that comes with the model runs as you, an
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-ESTIMATOR = click.option("--estimator", metavar="NAME", help="Method; `zoplat list estimators`.  [default: lozo]")
+ESTIMATOR = click.option(
+    "--estimator", metavar="NAME", help=f"Method; `zoplat list estimators`.  [default: {defaults.ESTIMATOR}]"
+)
 SEED = click.option("--seed", type=int, help="Seed of the run.  [default: 0]")
 PARTS = [
     ESTIMATOR,

@@ -22,6 +22,7 @@ from zoplat.cli.options import (
     echo_json,
     flags,
 )
+from zoplat.config.defaults import TRIED
 from zoplat.core.errors import ZoplatError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ STATUS = {"go": 0, "no-go": 1, "can't tell": 2}
 """Verdict → exit status."""
 SHORT = [flag for group in (PARTS, WORK, BUDGET[1:2] + BUDGET[3:], SETTINGS) for flag in group if flag is not ESTIMATOR]
 PLAN = [
-    click.option("--estimators", metavar="NAME,…", help="Methods to try.  [default: lozo,mezo]"),
+    click.option("--estimators", metavar="NAME,…", help=f"Methods to try.  [default: {','.join(TRIED)}]"),
     click.option(
         "--shots", type=click.IntRange(0), default=8, show_default=True, help="Examples of few-shot; 0: none."
     ),

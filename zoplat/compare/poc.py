@@ -24,6 +24,7 @@ from zoplat.compare.matrix import Matrix, protocol_of
 from zoplat.compare.outcome import Outcome
 from zoplat.compare.statistics import PairedTest, paired_test
 from zoplat.compare.study import Study
+from zoplat.config.defaults import TRIED
 from zoplat.config.parts import setting_fields
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
@@ -31,8 +32,6 @@ from zoplat.training.directory import RunDirectory
 from zoplat.training.predicted import read_predictions
 from zoplat.training.summary import Peak
 
-METHODS = ("lozo", "mezo")
-"""Methods that are tried where none are named."""
 SHOTS = 8
 """Solved examples in the prompt."""
 PASSES = 600
@@ -128,7 +127,7 @@ def methods_study(folder: Path, settings: Mapping[str, Any], given: Mapping[str,
     Raises:
         ZoplatError: more than one task, model, tuning or seed, or a protocol in place of a method.
     """
-    named = tuple(given.get("estimators") or METHODS)
+    named = tuple(given.get("estimators") or TRIED)
     if unfit := [name for name in named if name == "all" or protocol_of(name)]:
         raise ZoplatError(f"--estimators takes methods to try, such as lozo,mezo, and not '{unfit[0]}'.")
     prompts = ("zero-shot", *([f"icl-{shots}"] if shots else []))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from zoplat.config.defaults import ESTIMATOR
 from zoplat.config.parts import Table, describe, setting_fields
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError, unknown
@@ -17,7 +18,7 @@ from zoplat.core.fields import Checked, number
 from zoplat.core.model_spec import Base, Head, Tuning
 from zoplat.registry import catalogue
 
-SECTIONS = {"estimator": "lozo", "device": "auto", "tune": "full"}
+SECTIONS = {"estimator": ESTIMATOR, "device": "auto", "tune": "full"}
 """Tables of a settings file, and the default name of each part."""
 
 

@@ -170,7 +170,7 @@ def _table(found: Sequence[Candidate]) -> Rows:
             percent(one.score),
             between(one.interval),
             "–" if one.backpropagates or one is best[0] else between(one.beaten, scale=1),
-            "–" if one.backpropagates else "no" if one in best else "yes",
+            "–" if one.backpropagates or one is best[0] else "not shown" if one in best else "yes",
             f"{one.above / 2**20:,.0f}" if one.above is not None else "–",
             amount(one.passes),
             amount(one.seconds),
