@@ -142,6 +142,10 @@ class Sectioned(click.Command):
                     formatter.write_dl(rows)
 
 
+PLUGINS = "zoplat.plugins"
+"""Key of the files among what a command's context knows."""
+
+
 def _register(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> None:
     """Register the parts of some files, before anything else is looked up."""
     if files:
@@ -149,6 +153,13 @@ def _register(context: click.Context, option: click.Parameter, files: tuple[Path
 
         for file in files:
             register(file)
+        context.meta[PLUGINS] = tuple(file.absolute() for file in files)
+
+
+def plugin_files() -> tuple[Path, ...]:
+    """The files that `--plugin` gave to this command, by their whole paths."""
+    files: tuple[Path, ...] = click.get_current_context().meta.get(PLUGINS, ())
+    return files
 
 
 PLUGIN = click.option(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.compare.cell import Cell
+from zoplat.compare.plugins import check_named
 from zoplat.config.layers import read_toml, resolve
 from zoplat.config.parts import law_of
 from zoplat.core.errors import ZoplatError
@@ -76,7 +77,7 @@ class Matrix:
         shared = {name: value for name, value in settings.items() if value is not None}
         source = shared.pop("config", {})
         file = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
-        file.pop("study", None)
+        check_named(file.pop("study", {}).get("plugins", {}), f"--config {source}")
         shared = {**file.pop(GIVEN, {}), **shared}
         values: dict[str, Any] = {}
         own: dict[str, Any] = {}

@@ -22,6 +22,7 @@ from zoplat.compare.decision import ALPHA, GAIN, HOPELESS, Decision, Kind, Tried
 from zoplat.compare.forecast import Paces, forecast, passes_of_a_step
 from zoplat.compare.matrix import Matrix, protocol_of
 from zoplat.compare.outcome import Outcome
+from zoplat.compare.plugins import shown
 from zoplat.compare.statistics import PairedTest, paired_test
 from zoplat.compare.study import Study
 from zoplat.config.defaults import TRIED
@@ -115,7 +116,9 @@ class Poc:
         }
 
 
-def methods_study(folder: Path, settings: Mapping[str, Any], given: Mapping[str, Any], shots: int) -> Study:
+def methods_study(
+    folder: Path, settings: Mapping[str, Any], given: Mapping[str, Any], shots: int, plugins: tuple[Path, ...] = ()
+) -> Study:
     """The study of prompts and methods.
 
     Args:
@@ -123,6 +126,7 @@ def methods_study(folder: Path, settings: Mapping[str, Any], given: Mapping[str,
         settings: flags as `resolve` takes them, a settings file among them.
         given: "estimators", "seeds" and "tune_trials"; None where they were not given.
         shots: solved examples in the prompt; none for zero-shot alone.
+        plugins: files whose parts take part, registered already.
 
     Raises:
         ZoplatError: more than one task, model, tuning or seed, or a protocol in place of a method.
@@ -136,7 +140,7 @@ def methods_study(folder: Path, settings: Mapping[str, Any], given: Mapping[str,
         raise ZoplatError(f"{several[0]}: a proof of concept has one of them. `zoplat compare` takes several.")
     if "max_passes" not in {*matrix.settings, *matrix.file}:
         matrix = replace(matrix, settings={**matrix.settings, "max_passes": PASSES})
-    return Study(folder / "methods", matrix)
+    return Study(folder / "methods", matrix, plugins=plugins)
 
 
 def backpropagation_study(folder: Path, methods: Study) -> Study:
@@ -163,7 +167,7 @@ def backpropagation_study(folder: Path, methods: Study) -> Study:
         tunes=tunes,
         own={**matrix.own, "estimators": {"adamw": {"recompute": True}}},
     )
-    return Study(folder / "backpropagation", changed)
+    return Study(folder / "backpropagation", changed, plugins=methods.plugins)
 
 
 def tried_in(study: Study, kind: Kind, plan: Plan) -> Iterator[Tried]:
@@ -242,17 +246,18 @@ def _commands(
     folder: Path, decision: Decision, tried: Sequence[Tried], studies: Mapping[Kind, Study]
 ) -> Iterator[tuple[str, str]]:
     """What to go on with: what each command does, and the command."""
+    own = shown(studies["method"].plugins)
     best = next((one for one in tried if one.label == decision.best), None)
     if best:
         config = shlex.quote(f"{best.directory}/config.toml")
         out = shlex.quote(f"{folder}-full-{best.label}")
         yield (
             f"The full run with {best.label}:",
-            f"zoplat run --config {config} --max-passes {best.full_passes} --out {out} --resume",
+            f"zoplat run --config {config} --max-passes {best.full_passes} --out {out} --resume{own}",
         )
     matrix = studies["method"].matrix
     names = ",".join(one.label for one in tried if one.kind == "method")
-    again = f"zoplat poc --config {shlex.quote(str(studies['method'].folder / 'study.toml'))} --estimators {names}"
+    again = f"zoplat poc --config {shlex.quote(str(studies['method'].folder / 'study.toml'))} --estimators {names}{own}"
     is_promising = any(one.kind == "method" and not one.reason and one.outlook not in HOPELESS for one in tried)
     if decision.verdict == "can't tell" and is_promising:
         passes = 4 * (matrix.settings.get("max_passes") or matrix.file["max_passes"])

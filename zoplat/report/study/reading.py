@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from zoplat.compare.curves import curve
+from zoplat.compare.plugins import shown
 from zoplat.compare.statistics import Scores
 from zoplat.compare.table import Group, groups
 from zoplat.config.layers import read_toml
@@ -219,7 +220,8 @@ def _command(path: Path, record: Mapping[str, Any]) -> str:
     """What makes a comparison again; empty where that is not on record."""
     if (path / STUDY).exists():
         config, out = (shlex.quote(str(place)) for place in (path / STUDY, f"{path}-again"))
-        return f"zoplat compare --config {config} --out {out}"
+        plugins = read_toml(path / STUDY).get("study", {}).get("plugins", {})
+        return f"zoplat compare --config {config} --out {out}{shown(plugins)}"
     return str(record.get("command") or "")
 
 
