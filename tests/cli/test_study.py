@@ -224,7 +224,7 @@ class TestSearch:
         assert in_process == ["mezo, sentiment, trial 0", "mezo, sentiment, seed 0", "mezo, sentiment, seed 1"]
         assert compared(zoplat, "--join", "all")["rows"][0]["runs"] == 2
         assert compared(zoplat, "--config", "all/study.toml", "--out", "other")["rows"][0]["search_passes"] == 4
-        assert "only --jobs and --storage" in zoplat.refused("compare", "--join", "all", "--estimators", "mezo")
+        assert "only --jobs, --storage and --plugin" in zoplat.refused("compare", "--join", "all", "--estimators", "mezo")
         assert "there is no study" in zoplat.refused("compare", "--join", "nowhere")
         message = zoplat.refused("compare", "--join", "all", "--storage", "sqlite:///other.db")
         assert "the trials of all are in study.db" in message
