@@ -55,6 +55,8 @@ BUDGET = [
     click.option("--steps", type=int, help="End after this many steps."),
     click.option("--max-passes", type=int, help="End after this many forward passes."),
     click.option("--max-seconds", type=float, help="End after this much training time."),
+    click.option("--max-tokens", type=int, help="End after this many tokens, over all forward passes."),
+    click.option("--max-joules", type=float, help="End after this much energy, where the machine tells."),
     *STEP,
     click.option("--evaluate-every", type=int, help="Steps between evaluations on dev, each with a checkpoint."),
 ]
@@ -120,7 +122,7 @@ SECTIONS = {
         "batch_size",
         "micro_batch_size",
     ),
-    "Budget": ("steps", "max_passes", "max_seconds", "evaluate_every", "seed"),
+    "Budget": ("steps", "max_passes", "max_seconds", "max_tokens", "max_joules", "evaluate_every", "seed"),
     "Measurements": ("forgetting", "report_to"),
     "Any setting": ("options", "config"),
 }

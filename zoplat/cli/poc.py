@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 STATUS = {"go": 0, "no-go": 1, "can't tell": 2}
 """Verdict → exit status."""
-SHORT = [flag for group in (PARTS, WORK, BUDGET[1:2] + BUDGET[3:], SETTINGS) for flag in group if flag is not ESTIMATOR]
+SHORT = [flag for group in (PARTS, WORK, BUDGET[1:2] + BUDGET[5:], SETTINGS) for flag in group if flag is not ESTIMATOR]
 PLAN = [
     click.option("--estimators", metavar="NAME,…", help=f"Methods to try.  [default: {','.join(TRIED)}]"),
     click.option(

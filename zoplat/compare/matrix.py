@@ -19,8 +19,6 @@ from zoplat.core.errors import ZoplatError
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.registry import catalogue
 
-UNMEASURED = {"max_tokens", "max_joules"}
-"""Budgets that somebody may look for and that are not counted."""
 TUNE_SEED = 1000
 """Seed of the trials of a search: none of those that are reported, unless somebody asks for so many."""
 GIVEN = "given"
@@ -90,12 +88,6 @@ class Matrix:
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if isinstance(values.get("seeds"), tuple):
             values["seeds"] = tuple(dict.fromkeys(values["seeds"]))
-        if asked := sorted(UNMEASURED & {*file, *shared}):
-            raise ZoplatError(
-                f"There is no budget in {asked[0].removeprefix('max_')}. Give max_passes, max_seconds or steps: all "
-                "methods read batches of the same rows, so that equal passes are nearly equal tokens; energy is not "
-                "measured."
-            )
         matrix = cls(shared, file, **values, own=own, search=file.pop("search", {}))
         matrix._check()
         return matrix

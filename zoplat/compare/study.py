@@ -38,8 +38,12 @@ from zoplat.config.layers import read_toml
 from zoplat.core.errors import ZoplatError
 from zoplat.core.search import Between, OneOf
 from zoplat.paths import replace_text
+from zoplat.training.binding import BUDGET
+from zoplat.training.energy import check_told
 
 FILE = "study.toml"
+WITHOUT: dict[str, Any] = {name: None for name in BUDGET if name != "max_passes"}
+"""The budgets that trials with passes of their own don't have."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ class Study:
         """Raise ZoplatError for settings that no run could have, or for a run that was begun with other ones."""
         check_unchanged(self._known.get("plugins", {}), self.plugins, self.folder)
         for cell in self.cells:
-            cell.config(self.matrix.seeds[0])
+            if cell.config(self.matrix.seeds[0]).max_joules:
+                check_told()
             for run in (*self.trials_of(cell), *(self.run_of(cell, seed) for seed in self.seeds_of(cell))):
                 if run:
                     run.check()
@@ -235,7 +240,7 @@ class Study:
     def _trial(self, cell: Cell, number: int) -> PlannedRun:
         config = replace(cell.config(self.matrix.tune_seed, self.point(cell, number)), forgetting=False)
         if self.matrix.trial_passes:
-            config = replace(config, max_passes=self.matrix.trial_passes, steps=None, max_seconds=None)
+            config = replace(config, max_passes=self.matrix.trial_passes, **WITHOUT)
         directory = self.folder / "trials" / cell.folder / f"{cell.method}-{number}"
         return PlannedRun(config, None, directory, cell.label, number, self.folder, self.plugins)
 

@@ -72,8 +72,32 @@ def _costs(study: Study) -> list[Part]:
     )
     return [
         Rows(head, body, words=2).without_constant("task"),
+        *_tokens_and_joules(study),
         "Means over seeds. Passes are evaluations of a batch loss that training asked for, whoever asked; a forward "
         "and a backward pass count as three. Where several runs went on at a time, their seconds are longer for it.",
+    ]
+
+
+def _tokens_and_joules(study: Study) -> list[Part]:
+    """A table of both, where they are on record."""
+    trained = [method for method in study.methods if method.is_trained]
+    known = [(method, method.mean("tokens"), method.mean("joules")) for method in trained]
+    body = [
+        [method.label, method.task, *("–" if value is None else amount(value) for value in (tokens, joules))]
+        for method, tokens, joules in known
+        if tokens is not None or joules is not None
+    ]
+    if not body:
+        return []
+    is_measured = any(joules is not None for _, _, joules in known)
+    return [
+        Rows(("method", "task", "tokens", "joules"), body, words=2).without_constant("task"),
+        "Tokens are those of the batches, once for each forward pass."
+        + (
+            " Joules are those of the machine's processors and GPUs in steps, other work on them included."
+            if is_measured
+            else " Energy: no counter of this machine could be read."
+        ),
     ]
 
 
