@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from zoplat.compare.poc import full_joules
 from zoplat.training import energy
 from zoplat.training.energy import Energy
+from zoplat.training.summary import Summary
 
 TOY = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--estimator", "mezo")
 
@@ -87,3 +89,12 @@ def test_without_a_counter_a_budget_of_joules_is_refused_before_any_work(zoplat:
     assert ran(zoplat, "--steps", 1, "--out", "one")["joules"] is None
     refused = zoplat.refused("compare", "--estimators", "mezo", "--device", "reference", "--max-joules", 5)
     assert "does not tell its energy" in refused
+
+
+def test_doctor_and_poc_say_what_tells(zoplat: Any, powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "energy no counter can be read" in zoplat("doctor").stdout
+    package(powercap / "intel-rapl:0", "package-0", 0.0)
+    assert "energy processor package-0" in zoplat("doctor").stdout
+    spent = Summary.from_json({"forward_passes": 10, "joules": 5.0})
+    assert full_joules(spent, 40_000) == 20_000
+    assert full_joules(Summary.from_json({"forward_passes": 10}), 40_000) is None

@@ -31,7 +31,7 @@ from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
 from zoplat.training.directory import RunDirectory
 from zoplat.training.predicted import read_predictions
-from zoplat.training.summary import Peak
+from zoplat.training.summary import Peak, Summary
 
 SHOTS = 8
 """Solved examples in the prompt."""
@@ -41,7 +41,8 @@ FULL_PASSES = 40_000
 """Forward passes of a full run: 20,000 steps of MeZO, as in its paper, arXiv:2305.17333."""
 OF_A_METHOD = ("estimator", "sampler", "step_rule", "lr", "eps", "queries")
 """Flags that are meant for the methods, and not for backpropagation."""
-ENERGY = "not measured"
+MEASURED = "that of the machine's processors and GPUs in steps, other work on them included"
+NOT_MEASURED = "not measured: no counter of this machine could be read"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ class Poc:
         facts = next(_facts(study) for study in studies.values())
         return cls(folder, plan, facts, tuple(tried), decision, tuple(_commands(folder, decision, tried, studies)))
 
+    @property
+    def energy(self) -> str:
+        """Where the joules come from, or why there are none."""
+        return MEASURED if any(one.full_joules is not None for one in self.tried) else NOT_MEASURED
+
     def to_json(self) -> dict[str, Any]:
         """Plain values by key."""
         return {
@@ -111,7 +117,7 @@ class Poc:
             "tried": [asdict(one) for one in self.tried],
             "plan": asdict(self.plan),
             "thresholds": {"p": ALPHA, "gain": GAIN},
-            "energy": ENERGY,
+            "energy": self.energy,
             "directory": str(self.folder),
         }
 
@@ -212,9 +218,17 @@ def _tried(study: Study, cell: Cell, kind: Kind, directory: RunDirectory, plan: 
         full_passes=ahead.passes,
         full_hours=hours,
         full_cost=None if hours is None or plan.price is None else hours * plan.price,
+        full_joules=full_joules(summary, ahead.passes),
         trials=len(study.trials_of(cell)),
         directory=place,
     )
+
+
+def full_joules(summary: Summary, passes: int | None) -> float | None:
+    """Energy of so many passes, each at that of a pass of a run."""
+    if summary.joules is None or passes is None or not summary.forward_passes:
+        return None
+    return summary.joules / summary.forward_passes * passes
 
 
 def _bytes(peak: Peak | None) -> int | None:

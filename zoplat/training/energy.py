@@ -43,7 +43,7 @@ class Energy:
         return self._joules
 
 
-def check_told() -> None:
+def check_measured() -> None:
     """Raise ZoplatError where a budget of joules can't be kept."""
     if not Energy().sources:
         raise ZoplatError(
