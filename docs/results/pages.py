@@ -33,6 +33,10 @@ ASIDE = ("Predictions", "Doing it again", "Environment")
 SURVEY = (("opt-13b", "OPT-13B"), ("opt-30b", "OPT-30B"))
 SURVEYED = ("zero-shot", "mezo", "lozo", "hizoo", "adamw")
 SURVEY_TASKS = ("sst2", "rte", "wsc", "wic")
+SHORT = 6
+"""Methods in the table of README.md, beside those that backpropagate or are not trained."""
+ALWAYS = ("mezo", ESTIMATOR)
+"""Methods that are in it in any case."""
 BENCH = ("sgd", "adamw", "forward-grad", "zo-sgd", "zo-sgd-mmt", "zo-sgd-cons", "zo-sgd-sign", "zo-adam")
 BENCH_TUNES = ("full", "lora", "prefix", "prompt")
 BENCH_MODELS = ("RoBERTa-large", "OPT-1.3B")
@@ -139,7 +143,7 @@ def _part(part: Part) -> str:
 def scores_table(study: Study) -> Rows:
     """Methods by tasks with intervals, aggregates and costs; what is not there is empty, see `missing`."""
     body = []
-    for label in study.labels:
+    for label in _ordered(study):
         own = {method.task: method for method in study.methods if method.label == label}
         scores = study.scores(label)
         shown = [_score(own[task]) if task in own else "" for task in study.tasks]
@@ -149,6 +153,11 @@ def scores_table(study: Study) -> Rows:
         body.append([label, *shown, mean, iqm if whole else "", *_costs([*own.values()])])
     head = ("method", *(f"{task}, %" for task in study.tasks), "mean, %", "IQM, %")
     return Rows((*head, "passes", "seconds", "peak, MiB", "above inference, MiB"), body)
+
+
+def _ordered(study: Study) -> list[str]:
+    """Labels, the best mean first; those without scores on some task, whose means say less, at the end."""
+    return [*study.everywhere, *(label for label in study.labels if label not in study.everywhere)]
 
 
 def _score(method: Method) -> str:
@@ -228,13 +237,10 @@ def settings_table(study: Study) -> Rows:
 
 
 def _setting(method: Method, name: str) -> str:
-    """The value that a setting had in the runs; that of the innermost part where several have one of this name."""
-    found = [
-        value
-        for path, value in method.group.terms.items()
-        if path.startswith("estimator.") and path.endswith(f".{name}")
-    ]
-    return f"{float(found[-1]):.3g}" if found and found[-1] != "None" else ""
+    """The value that a setting of the method had in the runs: η is its rule's, ε its own and no rule's."""
+    terms = {path.removeprefix("estimator."): value for path, value in method.group.terms.items()}
+    own = [v for path, v in terms.items() if path.split(".")[-1] == name and ("rule." in path) == (name == "lr")]
+    return f"{float(own[0]):.3g}" if own and own[0] != "None" else ""
 
 
 def _which(main: Stored) -> str:
@@ -324,8 +330,11 @@ def _short(main: Stored) -> str:
     """README's table: scores, and memory beside backpropagation."""
     study = main.study
     found = {one.label: one for one in candidates(study)}
+    forward = [one.label for one in found.values() if not one.backpropagates]
+    best = {*forward[:SHORT], *(label for label in forward if found[label].estimator in ALWAYS)}
+    shown = [label for label in study.everywhere if label in best or label not in forward]
     body = []
-    for label in study.labels:
+    for label in shown:
         scores, one = study.scores(label), found.get(label)
         cells = [percent(fmean(scores[task])) if task in scores else "" for task in study.tasks]
         mean = percent(statistics.mean(scores)) if label in study.everywhere else ""
@@ -333,10 +342,10 @@ def _short(main: Stored) -> str:
         name = f"{label} (backpropagation)" if one and one.backpropagates else label
         body.append([name, *cells, mean, above])
     head = ("method", *(f"{task}, %" for task in study.tasks), "mean, %", "memory of a step above inference, MiB")
-    heavy = (
-        "" if any(one.backpropagates for one in found.values()) else " Backpropagation was not measured in this study."
-    )
+    heavy = "" if any(m.backpropagates for m in study.methods) else " Backpropagation was not measured in this study."
+    more = len(study.labels) - len(shown)
+    others = f" {more} more {'method is' if more == 1 else 'methods are'} in the results." if more else ""
     return (
-        f"{as_markdown(Rows(head, body))}\n\n{study.title}.{heavy} Intervals, settings and costs: "
+        f"{as_markdown(Rows(head, body))}\n\n{study.title}.{heavy}{others} Intervals, settings and costs: "
         "[results](docs/results/README.md); [which method to take](docs/results/which-method.md)."
     )

@@ -1,7 +1,9 @@
 """Budgets in tokens and joules: what is counted, when a run ends, and what a machine that does not tell is good for."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +74,26 @@ def test_counters_of_packages_are_added_up_and_may_begin_again(powercap: Path) -
     package(second, "package-1", 6.5)
     assert meter.joules() == pytest.approx(12 + 1.5)
     assert meter.joules() == pytest.approx(13.5)
+
+
+def test_gpus_are_read_through_nvml_those_that_cuda_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    millijoules = {0: 1000, 1: 5000}
+    nvml = SimpleNamespace(
+        NVMLError=OSError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetTotalEnergyConsumption=millijoules.__getitem__,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path / "none")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    both = Energy()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    one = Energy()
+    assert (both.sources, one.sources) == (["GPU 0", "GPU 1"], ["GPU 1"])
+    millijoules.update({0: 3000, 1: 9000})
+    assert (both.joules(), one.joules()) == (6.0, 4.0)
 
 
 def test_a_run_ends_with_its_joules(zoplat: Any, powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_one_seed_shows_nothing() -> None:
     parts = choice_parts(single)
     assert "can't be told apart from es" in str(parts[0])
     assert "no method is shown to be worse" in str(parts[-1])
-    assert "No method here backpropagates" in str(parts[1])
+    assert "No method that backpropagates has scores" in str(parts[1])
 
 
 def test_unequal_passes_missing_tasks_and_other_bests_are_said() -> None:

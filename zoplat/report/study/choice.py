@@ -145,7 +145,7 @@ def _by_memory(found: Sequence[Candidate]) -> str:
             f", {one.label}, which backpropagates, {readable(one.above or 0)}" for one in heavy
         )
         return text + "."
-    return f"{text} No method here backpropagates, so that there is nothing to hold this against."
+    return f"{text} No method that backpropagates has scores on every task here, so that nothing stands beside this."
 
 
 def _by_time(forward: Sequence[Candidate]) -> str:
