@@ -2,7 +2,7 @@
 
 The reference comes from the code and, for its list of terms, from docs/explanation/glossary.md; the results of methods
 from docs/methods/comparison.json, which `zoplat compare` made; the figures of docs/performance.md from bench/results,
-which `make bench` made.
+which `make bench` made; docs/results and the table of README.md from the studies in docs/results, see pages.py there.
 With --check it only says what is stale.
 """
 
@@ -20,6 +20,8 @@ from typing import Any
 import click
 
 from bench.page import Page
+from docs.places import filled
+from docs.results.pages import pages as results
 from zoplat import hookspecs
 from zoplat.cli import main
 from zoplat.cli.listing import MEASURED
@@ -112,9 +114,8 @@ def methods() -> dict[Path, str]:
     return pages
 
 
-def performance(path: Path) -> str:
+def performance(text: str) -> str:
     """A page of figures with its marked places filled in."""
-    text = path.read_text(encoding="utf-8")
     for mark, content in Page().places.items():
         text = filled(text, mark, content)
     return text
@@ -168,24 +169,18 @@ def result(name: str, results: dict[str, Any], command: str) -> str:
     )
 
 
-def filled(text: str, mark: str, content: str) -> str:
-    """A page with the place between two marks filled."""
-    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
-    if begin not in text:
-        return text
-    head, _, rest = text.partition(begin)
-    return f"{head}{begin}\n{content.strip()}\n{end}{rest.partition(end)[2]}"
-
-
 if __name__ == "__main__":
     pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), FOLDER / "glossary.md": glossary()}
     pages |= methods() | {MEASURED: costs()}
-    pages |= {path: performance(path) for path in (PERFORMANCE, README)}
+    pages |= {PERFORMANCE: performance(PERFORMANCE.read_text(encoding="utf-8"))}
+    pages |= results()
+    pages[README] = performance(pages[README])
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:
         if stale:
             sys.exit(f"{', '.join(map(str, stale))}: not what the code says. Run `python docs/generate.py`.")
     else:
         for path in stale:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(pages[path], encoding="utf-8")
             print(path)

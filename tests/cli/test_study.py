@@ -20,6 +20,7 @@ from zoplat.config.search import declared, ranges
 from zoplat.core.errors import ZoplatError
 from zoplat.core.search import Around, Between, OneOf
 from zoplat.registry import catalogue
+from zoplat.training import energy
 from zoplat.training.journal import Journal, JournalWriter
 from zoplat.training.train import train
 
@@ -133,9 +134,20 @@ class TestMatrix:
         assert made.cells()[0].config(0).estimator.sampler.rank == 3
         assert keys(Matrix.of({"config": made.table()}, {})) == keys(made) == ["mezo+low-rank", "mezo+gaussian"]
 
-    def test_a_budget_that_nobody_counts_is_refused_by_name(self) -> None:
-        with pytest.raises(ZoplatError, match="no budget in joules"):
-            Matrix.of({"config": {"max_joules": 5}}, {"estimators": ("mezo",)})
+    def test_a_budget_of_energy_is_refused_where_the_machine_does_not_tell(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(energy.Energy, "__init__", lambda self: vars(self).update(sources=[]))
+        study = Study(Path("all"), Matrix.of({"config": {"max_joules": 5.0}}, {"estimators": ("mezo",)}))
+        with pytest.raises(ZoplatError, match="this machine does not tell its energy"):
+            study.check()
+
+    def test_budgets_of_tokens_and_joules_are_budgets(self) -> None:
+        for budget in ({"max_tokens": 500}, {"max_joules": 5.0}):
+            [cell] = Matrix.of({"config": budget}, {"estimators": ("mezo",)}).cells()
+            config = cell.config(0)
+            assert (config.steps, config.max_passes, config.max_seconds) == (None, None, None)
+            assert {**config.table(), **budget} == config.table()
 
 
 class TestRanges:
@@ -224,7 +236,9 @@ class TestSearch:
         assert in_process == ["mezo, sentiment, trial 0", "mezo, sentiment, seed 0", "mezo, sentiment, seed 1"]
         assert compared(zoplat, "--join", "all")["rows"][0]["runs"] == 2
         assert compared(zoplat, "--config", "all/study.toml", "--out", "other")["rows"][0]["search_passes"] == 4
-        assert "only --jobs and --storage" in zoplat.refused("compare", "--join", "all", "--estimators", "mezo")
+        assert "only --jobs, --storage and --plugin" in zoplat.refused(
+            "compare", "--join", "all", "--estimators", "mezo"
+        )
         assert "there is no study" in zoplat.refused("compare", "--join", "nowhere")
         message = zoplat.refused("compare", "--join", "all", "--storage", "sqlite:///other.db")
         assert "the trials of all are in study.db" in message

@@ -84,6 +84,30 @@ def test_on_random_scores_too_with_ties_and_unequal_numbers_of_seeds(number: int
     assert found + back == pytest.approx(1, **TIGHT)
 
 
+def test_the_published_examples_of_rliable_have_the_published_numbers() -> None:
+    """The examples in the tests of google-research/rliable, the authors' library for arXiv:2108.13264.
+
+    tests/rliable/metrics_test.py has numbers for means, interquartile means and the probability of improvement. For
+    intervals it publishes none, as its generator is not seeded: tests/library_test.py has scores whose interval must
+    hold the estimate strictly inside. Its README and its notebook have figures, whose scores are not in the repository.
+    """
+    x, y = {"a": [1, 2, 1, 2], "b": [2, 2, 1, 1]}, {"a": [1, 2, 3], "b": [1, 2, 3]}
+    assert (statistics.mean(x), statistics.interquartile_mean(x)) == (1.5, 1.5)
+    assert (statistics.mean(y), statistics.interquartile_mean(y)) == (2, 2)
+    assert statistics.probability_of_improvement(x, y) == pytest.approx(1 / 3, **TIGHT)
+    runs = np.arange(5 * 16).reshape(5, 16)
+    scores, flipped = (
+        {str(task): one[:, task].tolist() for task in range(16)} for one in (runs, np.flip(runs, axis=0))
+    )
+    for found, estimate in (
+        (statistics.mean_interval(scores), statistics.mean(scores)),
+        (statistics.interquartile_interval(scores), statistics.interquartile_mean(scores)),
+        (statistics.improvement_interval(scores, flipped), statistics.probability_of_improvement(scores, flipped)),
+    ):
+        assert found is not None
+        assert found.low < estimate < found.high
+
+
 def test_intervals_are_those_of_resamples_drawn_one_by_one() -> None:
     ours, theirs = [*OURS.values()], [*THEIRS.values()]
     for found, reference in (

@@ -48,7 +48,7 @@ def test_it_says_what_was_decided_and_why(poc: Poc) -> None:
         assert part in as_text(poc)
     assert "it &lt;b&gt;broke&lt;/b&gt;" in page
     assert "<b>broke" not in page + text
-    assert "At 3 an hour. Energy: not measured." in text
+    assert "At 3 an hour. Energy: not measured: no counter" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -60,7 +60,16 @@ def test_every_section_is_there_and_says_what_it_shows(page: Path) -> None:
     text = page.with_suffix(".md").read_text()
     titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert titles == [
-        *("Scores", "Against mezo", "Learning", "Profiles", "Score and memory", "Memory", "Forgetting"),
+        *(
+            "Scores",
+            "Which to take",
+            "Against mezo",
+            "Learning",
+            "Profiles",
+            "Score and memory",
+            "Memory",
+            "Forgetting",
+        ),
         *("Costs", "Settings", "Predictions", "Doing it again", "Environment"),
     ]
     assert "Lines are means over 3 seeds, and bands go from the lowest to the highest seed" in text

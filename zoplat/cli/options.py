@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from zoplat.config import defaults
 from zoplat.core.errors import ZoplatError
 from zoplat.core.permissions import COMMANDS, REMOTE_CODE, grant, withdraw
 from zoplat.core.plain_json import to_text
@@ -14,7 +15,9 @@ WARNING = "--trust-remote-code: Python that comes with the model runs as you, an
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-ESTIMATOR = click.option("--estimator", metavar="NAME", help="Method; `zoplat list estimators`.  [default: lozo]")
+ESTIMATOR = click.option(
+    "--estimator", metavar="NAME", help=f"Method; `zoplat list estimators`.  [default: {defaults.ESTIMATOR}]"
+)
 SEED = click.option("--seed", type=int, help="Seed of the run.  [default: 0]")
 PARTS = [
     ESTIMATOR,
@@ -52,6 +55,8 @@ BUDGET = [
     click.option("--steps", type=int, help="End after this many steps."),
     click.option("--max-passes", type=int, help="End after this many forward passes."),
     click.option("--max-seconds", type=float, help="End after this much training time."),
+    click.option("--max-tokens", type=int, help="End after this many tokens, over all forward passes."),
+    click.option("--max-joules", type=float, help="End after this much energy, where the machine tells."),
     *STEP,
     click.option("--evaluate-every", type=int, help="Steps between evaluations on dev, each with a checkpoint."),
 ]
@@ -117,7 +122,7 @@ SECTIONS = {
         "batch_size",
         "micro_batch_size",
     ),
-    "Budget": ("steps", "max_passes", "max_seconds", "evaluate_every", "seed"),
+    "Budget": ("steps", "max_passes", "max_seconds", "max_tokens", "max_joules", "evaluate_every", "seed"),
     "Measurements": ("forgetting", "report_to"),
     "Any setting": ("options", "config"),
 }
@@ -139,6 +144,10 @@ class Sectioned(click.Command):
                     formatter.write_dl(rows)
 
 
+PLUGINS = "zoplat.plugins"
+"""Key of the files among what a command's context knows."""
+
+
 def _register(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> None:
     """Register the parts of some files, before anything else is looked up."""
     if files:
@@ -146,6 +155,13 @@ def _register(context: click.Context, option: click.Parameter, files: tuple[Path
 
         for file in files:
             register(file)
+        context.meta[PLUGINS] = tuple(file.absolute() for file in files)
+
+
+def plugin_files() -> tuple[Path, ...]:
+    """The files that `--plugin` gave to this command, by their whole paths."""
+    files: tuple[Path, ...] = click.get_current_context().meta.get(PLUGINS, ())
+    return files
 
 
 PLUGIN = click.option(

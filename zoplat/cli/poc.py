@@ -13,6 +13,7 @@ from zoplat.cli.options import (
     ESTIMATOR,
     JSON,
     PARTS,
+    PLUGIN,
     RETRY,
     SETTINGS,
     TUNE_TRIALS,
@@ -21,7 +22,9 @@ from zoplat.cli.options import (
     as_settings,
     echo_json,
     flags,
+    plugin_files,
 )
+from zoplat.config.defaults import TRIED
 from zoplat.core.errors import ZoplatError
 
 if TYPE_CHECKING:
@@ -29,9 +32,9 @@ if TYPE_CHECKING:
 
 STATUS = {"go": 0, "no-go": 1, "can't tell": 2}
 """Verdict → exit status."""
-SHORT = [flag for group in (PARTS, WORK, BUDGET[1:2] + BUDGET[3:], SETTINGS) for flag in group if flag is not ESTIMATOR]
+SHORT = [flag for group in (PARTS, WORK, BUDGET[1:2] + BUDGET[5:], SETTINGS) for flag in group if flag is not ESTIMATOR]
 PLAN = [
-    click.option("--estimators", metavar="NAME,…", help="Methods to try.  [default: lozo,mezo]"),
+    click.option("--estimators", metavar="NAME,…", help=f"Methods to try.  [default: {','.join(TRIED)}]"),
     click.option(
         "--shots", type=click.IntRange(0), default=8, show_default=True, help="Examples of few-shot; 0: none."
     ),
@@ -46,7 +49,7 @@ OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs/
 
 
 @click.command(cls=Sectioned)
-@flags(SHORT, PLAN, [OUT, RETRY, DRY_RUN, JSON])
+@flags(SHORT, PLAN, [OUT, RETRY, DRY_RUN, PLUGIN, JSON])
 def poc(
     shots: int,
     no_backpropagation: bool,
@@ -75,7 +78,7 @@ def poc(
     if full_passes and full_steps:
         raise ZoplatError("Give --full-passes or --full-steps, not both.")
     plan = Plan(full_passes or FULL_PASSES, full_steps, price_per_hour, max_hours)
-    methods = methods_study(out, *_settings(given), shots)
+    methods = methods_study(out, *_settings(given), shots, plugin_files())
     backpropagation = None if no_backpropagation else backpropagation_study(out, methods)
     if dry_run:
         _forecast([methods, *([backpropagation] if backpropagation else [])], as_json)

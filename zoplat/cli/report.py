@@ -23,7 +23,8 @@ def report(runs: tuple[Path, ...], to: Path | None, formats: str, baseline: str,
     """Write a report of a run, or of several RUNS and folders of `zoplat compare` as one comparison.
 
     Formats: html, a single file that needs no network; md, with its figures; csv and parquet, with one row a run; tex,
-    with the table of scores for booktabs.
+    with the table of scores for booktabs; jsonl and jsonl.gz, all that a report of a comparison needs, in one file that
+    can be given in place of the folder; toml, with the settings that make the comparison again.
     """
     from zoplat.report.formats import FORMATS
     from zoplat.report.report import write
@@ -31,6 +32,6 @@ def report(runs: tuple[Path, ...], to: Path | None, formats: str, baseline: str,
     names = [name.strip() for name in formats.split(",") if name.strip()]
     if unknown := [name for name in names if name not in FORMATS] or not names:
         raise ZoplatError(f"--format {formats}: {unknown} is none of {', '.join(FORMATS)}.")
-    folder = to or (runs[0] if len(runs) == 1 else Path("report"))
+    folder = to or (runs[0] if len(runs) == 1 and not runs[0].is_file() else Path("report"))
     for path in write(runs, folder, names, baseline=baseline, target=target):
         click.echo(path)

@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Fine-tune a model by forward passes, and score it before and after training.
 
-    Without flags: LOZO on a packaged 135M model and a packaged sentiment task.
+    Without flags: the default method on a packaged 135M model and a packaged sentiment task.
     """
     from zoplat.config.layers import resolve
     from zoplat.training.directory import resumed_settings

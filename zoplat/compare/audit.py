@@ -16,12 +16,13 @@ from zoplat.compare.cell import Cell
 from zoplat.compare.planned import PlannedRun
 from zoplat.compare.study import Chosen
 from zoplat.compare.terms import DIGITS
+from zoplat.training.binding import BUDGET
 from zoplat.training.directory import RunDirectory
 from zoplat.training.summary import Summary
 
 SHARED = ("start_digest", "model_digest", "metric", "dtype", "seed", "head", "base")
 """Keys of a journal's header that runs of one task, model, tuning and seed have in common, its rows aside."""
-SETTINGS = ("batch_size", "micro_batch_size", "objective", "template", "steps", "max_passes", "max_seconds", "limit")
+SETTINGS = ("batch_size", "micro_batch_size", "objective", "template", *BUDGET, "limit")
 """Settings that they have in common."""
 NAMES = {"start_digest": "starting weights", "model_digest": "model"}
 ROUNDING = 1e-12

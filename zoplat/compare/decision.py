@@ -39,6 +39,7 @@ class Tried:
         passes, seconds: of the steps of the short run.
         peak, inference: most bytes of a step, and of inference in the same process.
         full_passes, full_hours, full_cost: what a full run takes; the cost None without a price.
+        full_joules: energy of its steps, at that of a pass of the short run; None where the machine does not tell.
         trials: of the search for its settings; 0 without one.
         directory: of the run.
     """
@@ -58,6 +59,7 @@ class Tried:
     full_passes: int | None = None
     full_hours: float | None = None
     full_cost: float | None = None
+    full_joules: float | None = None
     trials: int = 0
     directory: str = ""
 

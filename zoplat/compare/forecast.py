@@ -58,8 +58,8 @@ class Forecast:
     """What some runs will take.
 
     Attributes:
-        passes: forward passes of training; None where only time limits a run.
-        seconds: one after the other; None where no step time of such a run is known.
+        passes: forward passes of training; None where something else limits a run.
+        seconds: one after the other; None where no step time of such a run is known, or how many there are.
     """
 
     passes: int | None
@@ -76,12 +76,14 @@ def forecast(configs: Sequence[RunConfig], paces: Paces) -> Forecast:
         if pace is None:
             return Forecast(passes, None)
         training = min(math.inf if count is None else count * pace.per_pass, config.max_seconds or math.inf)
+        if math.isinf(training):
+            return Forecast(passes, None)
         total += training + pace.beside
     return Forecast(passes, total)
 
 
 def passes_of(config: RunConfig) -> int | None:
-    """Forward passes that the budget of a run allows; None where only time limits it."""
+    """Forward passes that the budget of a run allows; None where neither steps nor passes limit it."""
     by_steps = config.steps and round(config.steps * passes_of_a_step(config))
     limits = [limit for limit in (config.max_passes, by_steps) if limit]
     return min(limits) if limits else None

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.compare.cell import Cell
+from zoplat.compare.plugins import check_named
 from zoplat.config.layers import read_toml, resolve
 from zoplat.config.parts import law_of
 from zoplat.core.errors import ZoplatError
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.registry import catalogue
 
-UNMEASURED = {"max_tokens", "max_joules"}
-"""Budgets that somebody may look for and that are not counted."""
 TUNE_SEED = 1000
 """Seed of the trials of a search: none of those that are reported, unless somebody asks for so many."""
 GIVEN = "given"
@@ -76,7 +75,7 @@ class Matrix:
         shared = {name: value for name, value in settings.items() if value is not None}
         source = shared.pop("config", {})
         file = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else read_toml(Path(source))
-        file.pop("study", None)
+        check_named(file.pop("study", {}).get("plugins", {}), f"--config {source}")
         shared = {**file.pop(GIVEN, {}), **shared}
         values: dict[str, Any] = {}
         own: dict[str, Any] = {}
@@ -89,12 +88,6 @@ class Matrix:
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if isinstance(values.get("seeds"), tuple):
             values["seeds"] = tuple(dict.fromkeys(values["seeds"]))
-        if asked := sorted(UNMEASURED & {*file, *shared}):
-            raise ZoplatError(
-                f"There is no budget in {asked[0].removeprefix('max_')}. Give max_passes, max_seconds or steps: all "
-                "methods read batches of the same rows, so that equal passes are nearly equal tokens; energy is not "
-                "measured."
-            )
         matrix = cls(shared, file, **values, own=own, search=file.pop("search", {}))
         matrix._check()
         return matrix

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.compare.forecast import passes_of_a_step
+from zoplat.compare.plugins import flags
 from zoplat.config.run_config import RunConfig
 from zoplat.core import permissions
 from zoplat.core.errors import ZoplatError
@@ -66,6 +67,7 @@ class PlannedRun:
         method: its name in the table.
         trial: number of the trial of a search; None for a run.
         home: the folder of the study.
+        plugins: files whose parts its process registers first.
     """
 
     config: RunConfig
@@ -74,6 +76,7 @@ class PlannedRun:
     method: str
     trial: int | None = None
     home: Path = Path()
+    plugins: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         which = f"seed {self.config.seed}" if self.trial is None else f"trial {self.trial}"
@@ -122,10 +125,18 @@ class PlannedRun:
             file.write(self.config.toml())
             file.flush()
             if self.protocol:
-                flags = [f"--shots={self.protocol.shots}", *(["--probe"] if self.protocol.linear_probe else [])]
-                output = _output_of(claim, running, "eval", "--config", file.name, *flags)
+                shots = [f"--shots={self.protocol.shots}", *(["--probe"] if self.protocol.linear_probe else [])]
+                output = _output_of(claim, running, "eval", "--config", file.name, *shots, *flags(self.plugins))
             else:
-                arguments = ("--config", file.name, "--out", str(self.directory), "--resume", "--quiet")
+                arguments = (
+                    "--config",
+                    file.name,
+                    "--out",
+                    str(self.directory),
+                    "--resume",
+                    "--quiet",
+                    *flags(self.plugins),
+                )
                 output = _output_of(claim, running, "run", *arguments)
         if isinstance(output, str):
             result = self.failed(output)

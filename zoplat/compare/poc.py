@@ -22,17 +22,17 @@ from zoplat.compare.decision import ALPHA, GAIN, HOPELESS, Decision, Kind, Tried
 from zoplat.compare.forecast import Paces, forecast, passes_of_a_step
 from zoplat.compare.matrix import Matrix, protocol_of
 from zoplat.compare.outcome import Outcome
+from zoplat.compare.plugins import shown
 from zoplat.compare.statistics import PairedTest, paired_test
 from zoplat.compare.study import Study
+from zoplat.config.defaults import TRIED
 from zoplat.config.parts import setting_fields
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
 from zoplat.training.directory import RunDirectory
 from zoplat.training.predicted import read_predictions
-from zoplat.training.summary import Peak
+from zoplat.training.summary import Peak, Summary
 
-METHODS = ("lozo", "mezo")
-"""Methods that are tried where none are named."""
 SHOTS = 8
 """Solved examples in the prompt."""
 PASSES = 600
@@ -41,7 +41,8 @@ FULL_PASSES = 40_000
 """Forward passes of a full run: 20,000 steps of MeZO, as in its paper, arXiv:2305.17333."""
 OF_A_METHOD = ("estimator", "sampler", "step_rule", "lr", "eps", "queries")
 """Flags that are meant for the methods, and not for backpropagation."""
-ENERGY = "not measured"
+MEASURED = "that of the machine's processors and GPUs in steps, other work on them included"
+NOT_MEASURED = "not measured: no counter of this machine could be read"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ class Poc:
         facts = next(_facts(study) for study in studies.values())
         return cls(folder, plan, facts, tuple(tried), decision, tuple(_commands(folder, decision, tried, studies)))
 
+    @property
+    def energy(self) -> str:
+        """Where the joules come from, or why there are none."""
+        return MEASURED if any(one.full_joules is not None for one in self.tried) else NOT_MEASURED
+
     def to_json(self) -> dict[str, Any]:
         """Plain values by key."""
         return {
@@ -111,12 +117,14 @@ class Poc:
             "tried": [asdict(one) for one in self.tried],
             "plan": asdict(self.plan),
             "thresholds": {"p": ALPHA, "gain": GAIN},
-            "energy": ENERGY,
+            "energy": self.energy,
             "directory": str(self.folder),
         }
 
 
-def methods_study(folder: Path, settings: Mapping[str, Any], given: Mapping[str, Any], shots: int) -> Study:
+def methods_study(
+    folder: Path, settings: Mapping[str, Any], given: Mapping[str, Any], shots: int, plugins: tuple[Path, ...] = ()
+) -> Study:
     """The study of prompts and methods.
 
     Args:
@@ -124,11 +132,12 @@ def methods_study(folder: Path, settings: Mapping[str, Any], given: Mapping[str,
         settings: flags as `resolve` takes them, a settings file among them.
         given: "estimators", "seeds" and "tune_trials"; None where they were not given.
         shots: solved examples in the prompt; none for zero-shot alone.
+        plugins: files whose parts take part, registered already.
 
     Raises:
         ZoplatError: more than one task, model, tuning or seed, or a protocol in place of a method.
     """
-    named = tuple(given.get("estimators") or METHODS)
+    named = tuple(given.get("estimators") or TRIED)
     if unfit := [name for name in named if name == "all" or protocol_of(name)]:
         raise ZoplatError(f"--estimators takes methods to try, such as lozo,mezo, and not '{unfit[0]}'.")
     prompts = ("zero-shot", *([f"icl-{shots}"] if shots else []))
@@ -137,7 +146,7 @@ def methods_study(folder: Path, settings: Mapping[str, Any], given: Mapping[str,
         raise ZoplatError(f"{several[0]}: a proof of concept has one of them. `zoplat compare` takes several.")
     if "max_passes" not in {*matrix.settings, *matrix.file}:
         matrix = replace(matrix, settings={**matrix.settings, "max_passes": PASSES})
-    return Study(folder / "methods", matrix)
+    return Study(folder / "methods", matrix, plugins=plugins)
 
 
 def backpropagation_study(folder: Path, methods: Study) -> Study:
@@ -164,7 +173,7 @@ def backpropagation_study(folder: Path, methods: Study) -> Study:
         tunes=tunes,
         own={**matrix.own, "estimators": {"adamw": {"recompute": True}}},
     )
-    return Study(folder / "backpropagation", changed)
+    return Study(folder / "backpropagation", changed, plugins=methods.plugins)
 
 
 def tried_in(study: Study, kind: Kind, plan: Plan) -> Iterator[Tried]:
@@ -209,9 +218,17 @@ def _tried(study: Study, cell: Cell, kind: Kind, directory: RunDirectory, plan: 
         full_passes=ahead.passes,
         full_hours=hours,
         full_cost=None if hours is None or plan.price is None else hours * plan.price,
+        full_joules=full_joules(summary, ahead.passes),
         trials=len(study.trials_of(cell)),
         directory=place,
     )
+
+
+def full_joules(summary: Summary, passes: int | None) -> float | None:
+    """Energy of so many passes, each at that of a pass of a run."""
+    if summary.joules is None or passes is None or not summary.forward_passes:
+        return None
+    return summary.joules / summary.forward_passes * passes
 
 
 def _bytes(peak: Peak | None) -> int | None:
@@ -243,17 +260,18 @@ def _commands(
     folder: Path, decision: Decision, tried: Sequence[Tried], studies: Mapping[Kind, Study]
 ) -> Iterator[tuple[str, str]]:
     """What to go on with: what each command does, and the command."""
+    own = shown(studies["method"].plugins)
     best = next((one for one in tried if one.label == decision.best), None)
     if best:
         config = shlex.quote(f"{best.directory}/config.toml")
         out = shlex.quote(f"{folder}-full-{best.label}")
         yield (
             f"The full run with {best.label}:",
-            f"zoplat run --config {config} --max-passes {best.full_passes} --out {out} --resume",
+            f"zoplat run --config {config} --max-passes {best.full_passes} --out {out} --resume{own}",
         )
     matrix = studies["method"].matrix
     names = ",".join(one.label for one in tried if one.kind == "method")
-    again = f"zoplat poc --config {shlex.quote(str(studies['method'].folder / 'study.toml'))} --estimators {names}"
+    again = f"zoplat poc --config {shlex.quote(str(studies['method'].folder / 'study.toml'))} --estimators {names}{own}"
     is_promising = any(one.kind == "method" and not one.reason and one.outlook not in HOPELESS for one in tried)
     if decision.verdict == "can't tell" and is_promising:
         passes = 4 * (matrix.settings.get("max_passes") or matrix.file["max_passes"])

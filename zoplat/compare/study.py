@@ -32,13 +32,18 @@ from zoplat.compare.cell import Cell
 from zoplat.compare.claims import claimed
 from zoplat.compare.matrix import Matrix
 from zoplat.compare.planned import FailedRun, PlannedRun
+from zoplat.compare.plugins import check_unchanged, versions
 from zoplat.compare.trials import Record, point
 from zoplat.config.layers import read_toml
 from zoplat.core.errors import ZoplatError
 from zoplat.core.search import Between, OneOf
 from zoplat.paths import replace_text
+from zoplat.training.binding import BUDGET
+from zoplat.training.energy import check_measured
 
 FILE = "study.toml"
+WITHOUT: dict[str, Any] = {name: None for name in BUDGET if name != "max_passes"}
+"""The budgets that trials with passes of their own don't have."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +97,20 @@ class Study:
         folder: of the study.
         matrix: what is compared.
         storage: URL of the database of trials; a file in the folder when empty.
+        plugins: files whose parts take part, registered already.
     """
 
     folder: Path
     matrix: Matrix
     storage: str = ""
+    plugins: tuple[Path, ...] = ()
 
     @classmethod
-    def joined(cls, folder: Path, storage: str = "") -> Study:
+    def joined(cls, folder: Path, storage: str = "", plugins: tuple[Path, ...] = ()) -> Study:
         """The study in a folder; raises ZoplatError where there is none."""
         if not (folder / FILE).exists():
             raise ZoplatError(f"--join {folder}: there is no study; it has no {FILE}.")
-        return cls(folder, Matrix.of({"config": folder / FILE}, {}), storage)
+        return cls(folder, Matrix.of({"config": folder / FILE}, {}), storage, plugins)
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -140,8 +147,7 @@ class Study:
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         with claimed(self.claim("study"), waits=True):
-            path = self.folder / FILE
-            known = read_toml(path).get("study", {}) if path.exists() else {}
+            path, known = self.folder / FILE, self._known
             database = _without_password(self.storage) if self.ranges else ""
             if known.get("storage", database) != database and self.ranges:
                 raise ZoplatError(
@@ -151,6 +157,8 @@ class Study:
             own = {"name": known.get("name") or f"{self.folder.name}-{secrets.token_hex(4)}"}
             if self.ranges:
                 own["storage"] = database
+            if self.plugins:
+                own["plugins"] = versions(self.plugins)
             text = tomli_w.dumps({**self.matrix.table(), "study": {**known, **own}})
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 replace_text(path, text)
@@ -159,11 +167,19 @@ class Study:
 
     def check(self) -> None:
         """Raise ZoplatError for settings that no run could have, or for a run that was begun with other ones."""
+        check_unchanged(self._known.get("plugins", {}), self.plugins, self.folder)
         for cell in self.cells:
-            cell.config(self.matrix.seeds[0])
+            if cell.config(self.matrix.seeds[0]).max_joules:
+                check_measured()
             for run in (*self.trials_of(cell), *(self.run_of(cell, seed) for seed in self.seeds_of(cell))):
                 if run:
                     run.check()
+
+    @property
+    def _known(self) -> dict[str, Any]:
+        """What study.toml says of the study itself; nothing before it was prepared."""
+        path = self.folder / FILE
+        return dict(read_toml(path).get("study", {})) if path.exists() else {}
 
     def remarks(self) -> list[str]:
         """What the user should know before the work begins, one line each."""
@@ -188,7 +204,9 @@ class Study:
         directory = self.folder / cell.folder / f"{cell.method}-{seed}"
         if directory not in self._runs:
             config = cell.config(seed, chosen.settings if chosen else None)
-            self._runs[directory] = PlannedRun(config, cell.protocol, directory, cell.label, home=self.folder)
+            self._runs[directory] = PlannedRun(
+                config, cell.protocol, directory, cell.label, home=self.folder, plugins=self.plugins
+            )
         return self._runs[directory]
 
     @cached_property
@@ -222,9 +240,9 @@ class Study:
     def _trial(self, cell: Cell, number: int) -> PlannedRun:
         config = replace(cell.config(self.matrix.tune_seed, self.point(cell, number)), forgetting=False)
         if self.matrix.trial_passes:
-            config = replace(config, max_passes=self.matrix.trial_passes, steps=None, max_seconds=None)
+            config = replace(config, max_passes=self.matrix.trial_passes, **WITHOUT)
         directory = self.folder / "trials" / cell.folder / f"{cell.method}-{number}"
-        return PlannedRun(config, None, directory, cell.label, number, self.folder)
+        return PlannedRun(config, None, directory, cell.label, number, self.folder, self.plugins)
 
     def ended_trials(self, cell: Cell) -> list[Trial]:
         """The trials of a cell that are over."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from zoplat.compare.published import Published
 from zoplat.compare.terms import FinishedRun, labels
@@ -14,6 +14,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.training.directory import RunDirectory
 from zoplat.training.summary import Peak, Summary
 
+Run = TypeVar("Run", bound=FinishedRun)
 MIB = 1 << 20
 COLUMNS = {
     "label": "method",
@@ -56,7 +57,7 @@ def read_runs(paths: Iterable[Path]) -> list[FinishedRun]:
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Generic[Run]):
     """Runs that may share a mean.
 
     Attributes:
@@ -72,12 +73,12 @@ class Group:
     estimator: str
     task: str
     terms: Mapping[str, str]
-    runs: tuple[FinishedRun, ...]
+    runs: tuple[Run, ...]
 
 
-def groups(runs: Iterable[FinishedRun]) -> list[Group]:
+def groups(runs: Iterable[Run]) -> list[Group[Run]]:
     """Runs of one method on one task under the same terms, task by task; of several with one seed the first counts."""
-    methods: dict[tuple[str, str], list[FinishedRun]] = {}
+    methods: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         methods.setdefault((run.method or run.summary.estimator, run.summary.task), []).append(run)
     tasks = list(dict.fromkeys(task for _, task in methods))
@@ -85,14 +86,14 @@ def groups(runs: Iterable[FinishedRun]) -> list[Group]:
     return sorted(found, key=lambda group: tasks.index(group.task))
 
 
-def _groups(name: str, task: str, runs: Sequence[FinishedRun]) -> Iterator[Group]:
+def _groups(name: str, task: str, runs: Sequence[Run]) -> Iterator[Group[Run]]:
     """The groups of one method on one task."""
     terms: list[Mapping[str, str]] = []
     for run in runs:
         if run.terms not in terms:
             terms.append(run.terms)
     for label, some in zip(labels(name, terms), terms, strict=True):
-        by_seed: dict[Any, FinishedRun] = {}
+        by_seed: dict[Any, Run] = {}
         for run in runs:
             if run.terms == some:
                 by_seed.setdefault(run.summary.seed, run)

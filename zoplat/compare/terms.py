@@ -26,18 +26,16 @@ class FinishedRun:
         summary: of the run.
         terms: what its numbers depend on, by name; see `terms_of`.
         method: its name in the table; that of the estimator when empty.
-        directory: of the run; None where there is none.
     """
 
     summary: Summary
     terms: Mapping[str, str] = field(default_factory=dict)
     method: str = ""
-    directory: RunDirectory | None = None
 
     @classmethod
     def of(cls, summary: Summary, directory: RunDirectory, method: str = "") -> FinishedRun:
         """A run with the terms on record in its directory."""
-        return cls(summary, terms_of(directory), method, directory)
+        return cls(summary, terms_of(directory), method)
 
 
 def terms_of(directory: RunDirectory) -> dict[str, str]:

@@ -91,7 +91,7 @@ def build(layers: Iterable[Table]) -> RunConfig:
                 parts[section] = with_changes(parts[section], table, section)
         plain.update(layer)
     plain = _plain(plain)
-    if not {"steps", "max_passes", "max_seconds"} & plain.keys():
+    if not {"steps", "max_passes", "max_seconds", "max_tokens", "max_joules"} & plain.keys():
         plain["steps"] = 1000
     plain.setdefault("evaluate_every", max(1, plain["steps"] // 4) if "steps" in plain else 500)
     try:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from zoplat.config.defaults import ESTIMATOR
 from zoplat.config.parts import Table, describe, setting_fields
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError, unknown
@@ -17,7 +18,7 @@ from zoplat.core.fields import Checked, number
 from zoplat.core.model_spec import Base, Head, Tuning
 from zoplat.registry import catalogue
 
-SECTIONS = {"estimator": "lozo", "device": "auto", "tune": "full"}
+SECTIONS = {"estimator": ESTIMATOR, "device": "auto", "tune": "full"}
 """Tables of a settings file, and the default name of each part."""
 
 
@@ -41,6 +42,8 @@ class RunConfig(Checked):
         objective: the loss that training minimises: "options", "tokens", "auto" for the task's own of the two; or one
             minus a score: a metric, "module:function", "command:PROGRAM".
         steps, max_passes, max_seconds: budgets; the first that is used up ends the run.
+        max_tokens: budget of tokens: for each forward pass those of its batch, of a row those of its longest sequence.
+        max_joules: budget of energy that the machine's processors and GPUs use in steps, other work on them included.
         batch_size: rows of a training batch.
         micro_batch_size: rows in one forward pass; the whole batch when None.
         evaluate_every: steps between evaluations on dev, each with a checkpoint.
@@ -69,6 +72,8 @@ class RunConfig(Checked):
     steps: int | None = number(None, above=0)
     max_passes: int | None = number(None, above=0)
     max_seconds: float | None = number(None, above=0)
+    max_tokens: int | None = number(None, above=0)
+    max_joules: float | None = number(None, above=0)
     batch_size: int = number(16, above=0)
     micro_batch_size: int | None = number(None, above=0)
     evaluate_every: int | None = number(None, above=0)
@@ -113,7 +118,7 @@ class RunConfig(Checked):
         return self.objective not in ("auto", *LOSSES)
 
     def _check_horizon(self) -> None:
-        """Raise ZoplatError where a part must know how long the run is: only time limits it."""
+        """Raise ZoplatError where a part must know how long the run is, and neither steps nor passes limit it."""
         rule = self.estimator.rule
         if not (rule.has_horizon or self.estimator.has_horizon):
             return
@@ -123,8 +128,9 @@ class RunConfig(Checked):
             if rule.has_horizon
             else (f"'{self.estimator_name}' as it is set", "")
         )
+        given = next(name for name in ("max_seconds", "max_tokens", "max_joules") if getattr(self, name))
         raise ZoplatError(
-            f"{who} must know how long the run is, and --max-seconds alone does not say. "
+            f"{who} must know how long the run is, and --{given.replace('_', '-')} alone does not say. "
             f"Give --steps or --max-passes{instead}."
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 
 from zoplat.report.pages import Part, Rows
@@ -18,7 +18,7 @@ NOT_KEPT = (
 )
 
 
-def predictions_of(runs: Sequence[tuple[str, dict[int, Predicted]]]) -> list[Part]:
+def predictions_of(runs: Sequence[tuple[str, Mapping[int, Predicted]]]) -> list[Part]:
     """What was predicted for the rows whose prompts were kept.
 
     Args:

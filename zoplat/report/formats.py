@@ -7,11 +7,13 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import tomli_w
+
 from zoplat.core.errors import ZoplatError
 from zoplat.report.pages import Rows
 from zoplat.report.study.reading import Study
 
-FORMATS = ("html", "md", "csv", "parquet", "tex")
+FORMATS = ("html", "md", "csv", "parquet", "tex", "jsonl", "jsonl.gz", "toml")
 SPECIAL = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -29,14 +31,14 @@ def run_rows(study: Study) -> list[dict[str, Any]]:
     """One row a run: what summary.json has, with peaks as columns of their own, and its settings as `setting.PATH`."""
     rows = []
     for method in study.methods:
-        for run in method.group.runs:
+        for run in method.runs:
             row: dict[str, Any] = {"label": method.label}
             for name, value in run.summary.to_json().items():
                 if isinstance(value, dict):
                     row |= {f"{name}.{place}": size for place, size in value.items()}
                 else:
                     row[name] = value
-            row["run_dir"] = str(run.directory.path) if run.directory else None
+            row["run_dir"] = run.place
             rows.append(row | {f"setting.{path}": value for path, value in method.group.terms.items()})
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in columns} for row in rows]
@@ -64,6 +66,17 @@ def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     out = BufferOutputStream()
     parquet.write_table(Table.from_pylist(list(rows)), out)
     return bytes(out.getvalue())
+
+
+def as_settings(study: Study) -> str:
+    """The settings of a comparison, with which `zoplat compare --config` makes it again.
+
+    Raises:
+        ZoplatError: they are not on record.
+    """
+    if not study.settings:
+        raise ZoplatError("--format toml: the settings of this comparison are not on record; it has no study.toml.")
+    return str(tomli_w.dumps(study.settings))
 
 
 def as_latex(tables: Sequence[tuple[str, Rows]]) -> str:

@@ -108,18 +108,19 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
     """The text of report.md."""
     lines = [f"# {_literal(title)}"]
     for section in sections:
-        lines += [f"## {_literal(section.title)}", *map(_as_markdown, section.parts)]
+        lines += [f"## {_literal(section.title)}", *map(as_markdown, section.parts)]
     return "\n\n".join(lines) + "\n"
 
 
-def _as_markdown(part: Part) -> str:
+def as_markdown(part: Part) -> str:
+    """A part of a page as Markdown."""
     match part:
         case Scores():
             body = [
                 (split, f"{before:.1%}", f"**{after:.1%}**", f"{100 * (after - before):+.1f}")
                 for split, before, after, _ in part.splits
             ]
-            return _as_markdown(Rows((part.metric, "before", "after", "points"), body))
+            return as_markdown(Rows((part.metric, "before", "after", "points"), body))
         case Rows():
             marks = ["---" if i < part.words else "---:" for i in range(len(part.head))]
             cells = [part.head, marks, *part.body]
@@ -130,7 +131,7 @@ def _as_markdown(part: Part) -> str:
             fence = "`" * (1 + max([2, *map(len, re.findall("`+", part.text))]))
             return f"{fence}{part.language}\n{part.text}\n{fence}"
         case Folded():
-            return "\n\n".join([f"### {_literal(part.title)}", *map(_as_markdown, part.parts)])
+            return "\n\n".join([f"### {_literal(part.title)}", *map(as_markdown, part.parts)])
         case _:
             return html.escape(part, quote=False)
 

@@ -7,14 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zoplat.compare.decision import ALPHA, GAIN, Tried, hours_text
-from zoplat.compare.poc import ENERGY, Poc
+from zoplat.compare.poc import Poc
 from zoplat.core.plain_json import to_text
 from zoplat.paths import replace_text
 from zoplat.report.figures import WIDE, readable
 from zoplat.report.pages import Listing, Part, Rows, Section, markdown, page
 from zoplat.report.study.memory import memory_parts
-from zoplat.report.study.reading import Study
 from zoplat.report.study.scores import percent
+from zoplat.report.study.stored import opened
 
 MEANING = {
     "go": "Go: fine-tuning by forward passes works here",
@@ -95,7 +95,17 @@ def _full(poc: Poc) -> list[Part]:
     ended = [one for one in poc.tried if one.full_passes]
     if not ended:
         return ["Nothing was trained to its end, so nothing is known of a full run."]
-    head = ("what", "passes tried", "seconds", "passes of a full run", "hours", "cost", "peak memory", "over inference")
+    head = (
+        "what",
+        "passes tried",
+        "seconds",
+        "passes of a full run",
+        "hours",
+        "cost",
+        "kJ",
+        "peak memory",
+        "over inference",
+    )
     body = [
         (
             one.label,
@@ -104,6 +114,7 @@ def _full(poc: Poc) -> list[Part]:
             f"{one.full_passes:,}",
             hours_text(one.full_hours),
             _number(one.full_cost, 2),
+            _number(None if one.full_joules is None else one.full_joules / 1000, 1),
             readable(one.peak) if one.peak else "–",
             readable(max(0, one.peak - one.inference)) if one.peak and one.inference else "–",
         )
@@ -113,7 +124,7 @@ def _full(poc: Poc) -> list[Part]:
     return [
         Rows(head, body),
         f"Hours are those of the passes at the pace of the short run, and once what it took beside its steps. {price} "
-        f"Energy: {ENERGY}.",
+        f"Energy: {poc.energy}.",
     ]
 
 
@@ -122,7 +133,7 @@ def _memory(poc: Poc) -> list[Part]:
     places = sorted({Path(one.directory).parent for one in poc.tried if one.peak})
     if not places or not find_spec("matplotlib"):
         return ["Nothing was measured." if not places else "See the table above; the figure needs matplotlib."]
-    return memory_parts(Study.read(places))
+    return memory_parts(opened(places))
 
 
 def _number(value: float | None, digits: int) -> str:

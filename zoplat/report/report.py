@@ -19,12 +19,13 @@ from zoplat.paths import check_writable, replace_bytes
 from zoplat.report.account import MEANING, Account
 from zoplat.report.examples import predictions_of
 from zoplat.report.figures import WIDE, draw_learning, readable
-from zoplat.report.formats import FORMATS, as_csv, as_latex, as_parquet, run_rows
+from zoplat.report.formats import FORMATS, as_csv, as_latex, as_parquet, as_settings, run_rows
 from zoplat.report.memory import memory_picture, training_beyond_inference
 from zoplat.report.pages import Listing, Part, Picture, Rows, Scores, Section, markdown, page
-from zoplat.report.study.reading import Study, runs_in
+from zoplat.report.study.runs import runs_in
 from zoplat.report.study.scores import score_table
 from zoplat.report.study.sections import study_sections
+from zoplat.report.study.stored import as_lines, compressed, opened
 from zoplat.training.directory import RunDirectory
 from zoplat.training.predicted import read_predictions
 
@@ -35,7 +36,8 @@ def write(paths: Sequence[Path], to: Path, formats: Sequence[str] = ("html", "md
     """Write the report of a run, or of several as a comparison.
 
     Args:
-        paths: run directories, and folders of comparisons. One run directory by itself gets the report of a run.
+        paths: run directories, folders of comparisons, and files of studies. One run directory by itself gets the
+            report of a run.
         to: a folder, for files named report; or one file, whose ending is one of `FORMATS`.
         formats: some of `FORMATS`; figures are written beside report.md.
         choices: of a comparison, see `study.sections.study_sections`.
@@ -47,8 +49,9 @@ def write(paths: Sequence[Path], to: Path, formats: Sequence[str] = ("html", "md
         ZoplatError: a run is not finished, files are damaged, a package is missing, or `to` can't be written.
     """
     name, folder = "report", to
-    if to.suffix[1:] in FORMATS and not to.is_dir():
-        formats, name, folder = (to.suffix[1:],), to.stem, to.parent
+    ending = max((kind for kind in FORMATS if to.name.endswith(f".{kind}")), key=len, default="")
+    if ending and not to.is_dir():
+        formats, name, folder = (ending,), to.name.removesuffix(f".{ending}"), to.parent
     check_writable(folder, "--to")
     try:
         made = _files(paths, formats, choices)
@@ -74,14 +77,15 @@ def _files(paths: Sequence[Path], formats: Sequence[str], choices: dict[str, Any
         if "md" in formats:
             files["md"] = markdown(title, sections)
             files |= {picture.file: picture.draw(WIDE) for section in sections for picture in section.pictures}
-    if {"csv", "parquet", "tex"} & {*formats}:
-        study = Study.read(paths)
-        rows = run_rows(study)
-        tables = [(f"{task}: {study.title}", score_table(study.on(task))) for task in study.tasks]
+    if {*formats} - {"html", "md"}:
+        study = opened(paths)
         makers: dict[str, Callable[[], str | bytes]] = {
-            "csv": lambda: as_csv(rows),
-            "parquet": lambda: as_parquet(rows),
-            "tex": lambda: as_latex(tables),
+            "csv": lambda: as_csv(run_rows(study)),
+            "parquet": lambda: as_parquet(run_rows(study)),
+            "tex": lambda: as_latex([(f"{t}: {study.title}", score_table(study.on(t))) for t in study.tasks]),
+            "jsonl": lambda: as_lines(study, paths),
+            "jsonl.gz": lambda: compressed(as_lines(study, paths)),
+            "toml": lambda: as_settings(study),
         }
         files |= {kind: make() for kind, make in makers.items() if kind in formats}
     return files
@@ -89,10 +93,10 @@ def _files(paths: Sequence[Path], formats: Sequence[str], choices: dict[str, Any
 
 def _document(paths: Sequence[Path], choices: dict[str, Any]) -> tuple[str, list[Section]]:
     """The title and the sections of a page."""
-    if len(paths) == 1 and runs_in(paths[0]) == [paths[0]]:
+    if len(paths) == 1 and not paths[0].is_file() and runs_in(paths[0]) == [paths[0]]:
         account = Account.read(RunDirectory.existing(paths[0]))
         return account.title, _sections(account)
-    study = Study.read(paths)
+    study = opened(paths)
     return study.title, study_sections(study, **choices)
 
 

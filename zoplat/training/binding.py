@@ -24,7 +24,7 @@ from zoplat.training.setup import rows_of
 
 PLACES = ("model", "task", "data", "limit", "per_class")
 """Settings that say where model and rows are; what is there is compared instead."""
-BUDGET = ("steps", "max_passes", "max_seconds")
+BUDGET = ("steps", "max_passes", "max_seconds", "max_tokens", "max_joules")
 """Settings that say how long a run is; they change its steps only where a part must know that."""
 OF_THE_DEVICE = ("device", "dtype")
 """Settings that another device may have otherwise."""

@@ -117,7 +117,7 @@ class Checkpoints:
             session.space.reset()
             for name, state in states.items():
                 state_from_json(state, saved["states"][name], session.space)
-            progress = Progress(**{field.name: saved[field.name] for field in fields(Progress)})
+            progress = _progress(saved)
         except Exception as problem:  # each runtime has errors of its own
             what = f"{folder} can't be used: {type(problem).__name__}: {problem}."
             raise DamagedCheckpoint(what, touched=True) from problem
@@ -195,3 +195,8 @@ def _arrays(session: Session) -> dict[str, Any]:
         for name, array in buffer.arrays.items()
     }
     return {**buffers, **session.arrays()}
+
+
+def _progress(saved: dict[str, Any]) -> Progress:
+    """The progress in a checkpoint; those of earlier versions have neither tokens nor joules."""
+    return Progress(**{"tokens": None} | {one.name: saved[one.name] for one in fields(Progress) if one.name in saved})

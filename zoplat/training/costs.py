@@ -10,6 +10,7 @@ from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
 from zoplat.training.meter import Meter
 from zoplat.training.profiler import Phase, Profiler
+from zoplat.training.progress import Progress
 
 FILE = "costs.json"
 """In the folder of the checkpoints: what a process that goes on with the run has to add its own to."""
@@ -22,6 +23,7 @@ class Costs:
     Attributes:
         seconds: of the whole run.
         seconds_training: of its steps.
+        joules: of its steps, where the machine tells.
         passes_over_weights: how many times all trained weights were written in steps; restoring a run is left out.
         outside: forward passes that model and oracle did not count alike; see `Meter`.
         foreign: rows that the model read in steps and that are no training rows.
@@ -34,6 +36,7 @@ class Costs:
     outside: float = 0.0
     foreign: int = 0
     phases: dict[str, Phase] = field(default_factory=dict)
+    joules: float = 0.0
 
     @classmethod
     def read(cls, directory: RunDirectory) -> Costs:
@@ -43,14 +46,14 @@ class Costs:
             phases = {str(name): _phase(row) for name, row in table["phases"].items()}
             seconds, training, passes = (float(table[name]) for name in TOTALS)
             outside, foreign = float(table.get("outside", 0.0)), int(table.get("foreign", 0))
-            return cls(seconds, training, passes, outside, foreign, phases)
+            return cls(seconds, training, passes, outside, foreign, phases, float(table.get("joules", 0.0)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls()
 
     def after(
-        self, profiler: Profiler, seconds: float, seconds_training: float, passes_over_weights: float, meter: Meter
+        self, profiler: Profiler, seconds: float, progress: Progress, passes_over_weights: float, meter: Meter
     ) -> Costs:
-        """These and those of this process; `seconds_training` counts from the start of the run already."""
+        """These and those of this process; what the progress has counts from the start of the run already."""
         merged = {**self.phases}
         for name, phase in profiler.phases.items():
             before = merged.get(name, Phase())
@@ -63,7 +66,8 @@ class Costs:
             )
         moves = self.passes_over_weights + passes_over_weights
         outside, foreign = self.outside + meter.outside, self.foreign + meter.foreign
-        return Costs(self.seconds + seconds, seconds_training, moves, outside, foreign, merged)
+        total, training, joules = self.seconds + seconds, progress.seconds, progress.joules
+        return Costs(total, training, moves, outside, foreign, merged, joules)
 
     def profiler(self, profiler: Profiler) -> Profiler:
         """A profiler that has these phases in place of its own."""

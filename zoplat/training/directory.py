@@ -23,7 +23,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 """Errors of a disk, whichever file was written."""
 
 
-BUDGET = ("steps:", "max_passes:", "max_seconds:")
+BUDGET = ("steps:", "max_passes:", "max_seconds:", "max_tokens:", "max_joules:")
 """Settings that a run may be resumed with other values of."""
 
 

@@ -17,15 +17,19 @@ class Progress:
         passes: forward passes of training.
         skipped: steps that were skipped, for example because a loss was not finite.
         seconds: time spent in steps, evaluations excluded.
+        tokens: of the batches, once for each forward pass; None where an earlier version counted none.
+        joules: that the machine used in steps, where it tells.
     """
 
     step: int = 0
     passes: int = 0
     skipped: int = 0
     seconds: float = 0.0
+    tokens: int | None = 0
+    joules: float = 0.0
 
     def share(self, config: RunConfig) -> float | None:
-        """Share of the budget that is spent, in steps or in passes, the larger one; None where only time is limited."""
+        """Share of the budget that is spent, in steps or in passes, the larger one; None without one."""
         spent = [
             done / budget for done, budget in ((self.step, config.steps), (self.passes, config.max_passes)) if budget
         ]
@@ -33,4 +37,9 @@ class Progress:
 
     def is_over(self, config: RunConfig) -> bool:
         """Whether one of the budgets is used up."""
-        return (self.share(config) or 0) >= 1 or self.seconds >= (config.max_seconds or math.inf)
+        others = (
+            (self.seconds, config.max_seconds),
+            (self.tokens or 0, config.max_tokens),
+            (self.joules, config.max_joules),
+        )
+        return (self.share(config) or 0) >= 1 or any(done >= (budget or math.inf) for done, budget in others)

@@ -17,6 +17,7 @@ from zoplat.registry import missing
 from zoplat.tasks import commands, data
 from zoplat.tasks.metrics import metric_of
 from zoplat.training.directory import RunDirectory
+from zoplat.training.energy import check_measured
 from zoplat.training.objective import Objective
 
 SAMPLE = 50
@@ -46,6 +47,8 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False, rehe
     check_writable(out or Path("runs"), "--out")
     check_device(config)
     check_commands(config)
+    if config.max_joules:
+        check_measured()
     splits = rows_of(config, notice)
     sizes = {split: len(rows) for split, rows in splits.items()}
     if config.batch_size > sizes["train"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from zoplat.config.run_config import RunConfig
@@ -31,6 +32,7 @@ class Learner:
         progress: of the run.
         strategy: how several losses are evaluated: what a journal says, the session's default when empty. An objective
             that is a score is always evaluated sequentially.
+        tokens_of: tokens of the batch of a step; None where the rows are not there, and tokens are not counted.
         skip_reason: why the newest skipped step was skipped; empty if there is none.
         slopes: projected gradients of the newest step; see `trace.slopes_of`.
         states: state by name, "estimator" and "rule".
@@ -42,6 +44,7 @@ class Learner:
     objective: Objective = Objective()
     progress: Progress = field(default_factory=Progress)
     strategy: str = ""
+    tokens_of: Callable[[int], int] | None = None
     skip_reason: str = field(default="", init=False)
     slopes: list[float] = field(default_factory=list, init=False)
 
@@ -102,6 +105,8 @@ class Learner:
         except SkipStep as problem:
             self.progress.skipped += 1
             self.skip_reason = str(problem)
+        if self.tokens_of and self.progress.tokens is not None:
+            self.progress.tokens += oracle.passes * self.tokens_of(oracle.step)
         self.progress.step += 1
         self.progress.passes += oracle.passes
         if self.is_checkpoint_step:

@@ -30,6 +30,7 @@ def summarise(
     costs: Costs,
     outlook: Outlook,
     general: Forgetting,
+    joules: float | None,
 ) -> Summary:
     """The summary of a run, read from its model and its files.
 
@@ -44,6 +45,7 @@ def summarise(
         costs: of the run, in all of its processes.
         outlook: whether it learned.
         general: what became of general text.
+        joules: that its steps used; None where the machine does not tell.
     """
     config, profiler, space = run.config, costs.profiler(run.profiler), run.session.space
     facts = run.session.facts
@@ -90,6 +92,8 @@ def summarise(
         run_dir=str(directory.path),
         passes_outside=costs.outside,
         foreign_rows=costs.foreign,
+        tokens=progress.tokens,
+        joules=joules,
         **general.fields(),
     )
 

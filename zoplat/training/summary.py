@@ -64,6 +64,10 @@ class Summary:
         drift: relative rounding error of the stored weights at the end, ‖W − θ‖ / ‖θ‖, on a sample.
         start_digest, weights_digest: sha256 of the trained weights before and after, as stored.
         run_dir: the run directory.
+        tokens: of the batches of steps, once for each forward pass, of a row those of its longest sequence; None where
+            an earlier version made some of the steps.
+        joules: that the processors and GPUs of the machine used in steps, as far as they tell, other work on them
+            included; None where none does.
         general_loss_before, general_loss_after: mean loss of general text before and after training, nats a token;
             None, as what follows, without `--forgetting`.
         general_kl: mean of KL(before ‖ after) between the predictions of a next token of that text, nats a token.
@@ -117,6 +121,8 @@ class Summary:
     general_tokens: int | None = None
     general_positions: int | None = None
     general_text: str | None = None
+    tokens: int | None = None
+    joules: float | None = None
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Summary:

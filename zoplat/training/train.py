@@ -17,6 +17,7 @@ from zoplat.training.callbacks import Callback
 from zoplat.training.costs import Costs
 from zoplat.training.directory import RunDirectory
 from zoplat.training.effects import lost_step, unseen_radius
+from zoplat.training.energy import Energy
 from zoplat.training.evaluations import Evaluations
 from zoplat.training.forgetting import Forgetting
 from zoplat.training.journal import Journal, JournalWriter, StepRecord
@@ -111,7 +112,7 @@ class _Run:
         self.yardstick = Yardstick(config.steps)
         self.watch = Watch(config, self.session, directory, callback)
         self.skipped_in_a_row = 0
-        self.meter = Meter()
+        self.meter, self.energy = Meter(), Energy()
         self.costs_before, self.passes_before = Costs.read(directory), 0.0
         self.costs_written = time.monotonic()
 
@@ -121,7 +122,13 @@ class _Run:
         self.opened.measure_inference()
         self.callback.measured(self.profiler.so_far)
         watched = self.meter.watching(self.session, self.opened.rows["train"])
-        self.learner = Learner(self.config, watched, self.opened.objective, strategy=self._strategy())
+        self.learner = Learner(
+            self.config,
+            watched,
+            self.opened.objective,
+            strategy=self._strategy(),
+            tokens_of=self.opened.batches.tokens,
+        )
         recorded, start = self._recorded(), self.learner.progress
         self.forgetting.before()
         before = {split: self.evaluations.baseline(split, start, self.learner.strategy) for split in SPLITS}
@@ -175,6 +182,7 @@ class _Run:
         progress = self.learner.progress
         self.watch.resume(recorded.steps, progress)
         progress.seconds = max(progress.seconds, self.costs_before.seconds_training)
+        progress.joules = max(progress.joules, self.costs_before.joules)
         self.passes_before = self.session.space.passes_over_weights
         self.callback.resumed(progress.step)
         return JournalWriter(path, {}, recorded, sync_every)
@@ -200,7 +208,7 @@ class _Run:
         learner, progress = self.learner, self.learner.progress
         rows = self.opened.batches.at(progress.step)
         bare = self._bare_forward(rows) if self.yardstick.is_due(progress.step) else None
-        skipped, passes, began = progress.skipped, progress.passes, time.perf_counter()
+        skipped, passes, joules, began = progress.skipped, progress.passes, self.energy.joules(), time.perf_counter()
         self.watch.before(progress.step)
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
@@ -213,6 +221,7 @@ class _Run:
             ):
                 self.callback.warned(note)
         progress.seconds += seconds
+        progress.joules += (self.energy.joules() or 0.0) - (joules or 0.0)
         if bare is not None:
             self.yardstick.add(seconds, bare, progress.passes - passes)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if progress.skipped > skipped else 0
@@ -250,7 +259,7 @@ class _Run:
         """Write down what the run has cost so far, in all of its processes."""
         passes = self.session.space.passes_over_weights - self.passes_before
         seconds = time.time() - self.began
-        costs = self.costs_before.after(self.profiler, seconds, self.learner.progress.seconds, passes, self.meter)
+        costs = self.costs_before.after(self.profiler, seconds, self.learner.progress, passes, self.meter)
         costs.write(self.directory, self.session.ledger())
         self.costs_written = time.monotonic()
         return costs
@@ -259,7 +268,8 @@ class _Run:
         """The summary, which is written down."""
         progress, overhead, costs = self.learner.progress, self.yardstick.overhead, self._write_costs()
         outlook = self.watch.outlook(progress)
-        facts = (self.losses, before, after, overhead, costs, outlook, self.forgetting)
+        joules = round(progress.joules, 3) if self.energy.sources else None
+        facts = (self.losses, before, after, overhead, costs, outlook, self.forgetting, joules)
         summary = summarise(self.opened, self.directory, progress, *facts)
         self.directory.write_summary(summary.to_json())
         return summary

@@ -42,11 +42,11 @@ def _picture(task: str, number: int, methods: Sequence[Method], known: dict[str,
         bands = {method.label: band(curves) for method in methods if (curves := method.curves(axis))}
         if bands:
             over[TITLES[axis]] = bands
-    metric = str(methods[0].group.runs[0].summary.metric)
+    metric = str(methods[0].runs[0].summary.metric)
     name = f"learning-{number}"
     count = "–".join(map(str, sorted({min(method.seeds for method in methods), max(m.seeds for m in methods)})))
     missing = "" if len(over) == 2 else " Earlier versions kept no seconds at evaluations, so these are left out."
-    rows = methods[0].metrics[0][0].get("rows") if methods[0].metrics[0] else None
+    rows = methods[0].runs[0].metrics[0].get("rows") if methods[0].runs[0].metrics else None
     return Picture(
         name,
         partial(draw_curves, over, metric, known, name),

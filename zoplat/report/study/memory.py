@@ -34,7 +34,7 @@ def front_parts(study: Study, known: dict[str, Look]) -> list[Part]:
             parts.append(f"No step of a method was measured on {task}.")
             continue
         front = pareto({label: (point[0], point[3]) for label, point in points.items()})
-        metric = str(measured[0][0].group.runs[0].summary.metric)
+        metric = str(measured[0][0].runs[0].summary.metric)
         line = "; ".join(f"within {readable(points[one][3])}, {one} ({percent(points[one][0])} %)" for one in front)
         parts += [f"Task `{task}`:"] if len(study.tasks) > 1 else []
         parts += [
@@ -105,7 +105,7 @@ def _by_phase(methods: Sequence[Method]) -> Rows:
 
 def _peaks(method: Method) -> dict[str, int]:
     found: dict[str, int] = {}
-    for rows in method.phases:
-        for row in rows:
+    for run in method.runs:
+        for row in run.phases:
             found[row["phase"]] = max(found.get(row["phase"], 0), row.get("device_peak") or row.get("host_peak") or 0)
     return found

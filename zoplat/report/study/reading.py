@@ -13,52 +13,37 @@ from statistics import fmean
 from typing import Any
 
 from zoplat.compare.curves import curve
+from zoplat.compare.plugins import shown
 from zoplat.compare.statistics import Scores
 from zoplat.compare.table import Group, groups
-from zoplat.compare.terms import FinishedRun
+from zoplat.config.layers import read_toml
 from zoplat.core.errors import ZoplatError
+from zoplat.report.study.runs import TRIALS, ReportedRun, runs_in
 from zoplat.training.directory import RunDirectory
-from zoplat.training.predicted import Predicted, read_predictions
-from zoplat.training.summary import Summary
 
 COMPARISON = "comparison.json"
 STUDY = "study.toml"
 """The settings of a comparison, with which `zoplat compare` makes it again."""
 FAILURE = "failure.json"
 """In place of summary.json in the directory of a run that failed."""
-TRIALS = "trials"
-"""Folder, inside that of a comparison, of the runs by which settings were searched; they are no results."""
 RECOMPUTE = "estimator.recompute"
 """Setting of methods that backpropagate: whether activations are made again on the way back."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """Runs of one method on one task that may share a mean, with what their files say.
+    """Runs of one method on one task that may share a mean.
 
     Attributes:
         group: the runs, one a seed.
-        metrics: records of metrics.jsonl of each run; none where the model was scored without training.
-        phases: rows of memory.jsonl that are about phases, of each run.
-        predictions: of the test rows by step, of each run.
     """
 
-    group: Group
-    metrics: tuple[list[dict[str, Any]], ...]
-    phases: tuple[list[dict[str, Any]], ...]
-    predictions: tuple[dict[int, Predicted], ...]
+    group: Group[ReportedRun]
 
-    @classmethod
-    def read(cls, group: Group) -> Method:
-        """Read the directories of a group."""
-        directories = [run.directory for run in group.runs if run.directory]
-        phases = ([row for row in one.read_memory() if row["kind"] == "phase"] for one in directories)
-        return cls(
-            group,
-            tuple(one.read_metrics() for one in directories),
-            tuple(phases),
-            tuple(read_predictions(one.predictions) for one in directories),
-        )
+    @property
+    def runs(self) -> tuple[ReportedRun, ...]:
+        """The runs, one a seed."""
+        return self.group.runs
 
     @property
     def label(self) -> str:
@@ -73,36 +58,36 @@ class Method:
     @property
     def seeds(self) -> int:
         """How many runs there are."""
-        return len(self.group.runs)
+        return len(self.runs)
 
     @property
     def scores(self) -> list[float]:
         """Test scores after training, in [0, 1], seed by seed."""
-        return [run.summary.test_after for run in self.group.runs]
+        return [run.summary.test_after for run in self.runs]
 
     @property
     def is_trained(self) -> bool:
         """Whether it made steps."""
-        return bool(self.group.runs[0].summary.steps)
+        return bool(self.runs[0].summary.steps)
 
     @property
     def backpropagates(self) -> bool:
         """Whether a phase of its steps is backpropagation."""
-        return any(row["phase"] == "gradient" for rows in self.phases for row in rows)
+        return any(row["phase"] == "gradient" for run in self.runs for row in run.phases)
 
     @property
     def is_yardstick(self) -> bool:
         """Whether it trains LoRA by backpropagation with checkpointed activations, the usual way to save memory."""
-        return self.group.terms.get(RECOMPUTE) == "True" and self.group.runs[0].summary.tune == "lora"
+        return self.group.terms.get(RECOMPUTE) == "True" and self.runs[0].summary.tune == "lora"
 
     def mean(self, name: str) -> float | None:
         """Mean over seeds of a field of the summary; None where a run has none."""
-        values = [getattr(run.summary, name) for run in self.group.runs]
+        values = [getattr(run.summary, name) for run in self.runs]
         return None if None in values else fmean(values)
 
     def same(self, name: str) -> Any:
         """A field of the summary that is the same for all seeds; None where it is not."""
-        values = {getattr(run.summary, name) for run in self.group.runs}
+        values = {getattr(run.summary, name) for run in self.runs}
         return values.pop() if len(values) == 1 else None
 
     def peak(self, name: str) -> int | None:
@@ -111,12 +96,12 @@ class Method:
         Args:
             name: "step_peak_bytes" or "forward_peak_bytes".
         """
-        peaks = [getattr(run.summary, name) for run in self.group.runs]
+        peaks = [getattr(run.summary, name) for run in self.runs]
         return max(peak.device or peak.host for peak in peaks) if all(peaks) else None
 
     def curves(self, axis: str) -> list[list[tuple[float, float]]]:
         """Dev scores over "passes" or "seconds", of each run that has some."""
-        return [points for metrics in self.metrics if len(points := curve(metrics, axis)) > 1]
+        return [points for run in self.runs if len(points := curve(run.metrics, axis)) > 1]
 
 
 @dataclass(frozen=True)
@@ -130,6 +115,8 @@ class Study:
         unfinished: how many runs were begun and are neither finished nor failed.
         chosen: what a search has chosen: label, task, settings, dev and trials.
         command: that made it; empty where it is not on record.
+        settings: of the whole comparison, as study.toml has them; empty where they are not on record.
+        ended: day on which the last run ended, as YYYY-MM-DD.
     """
 
     methods: tuple[Method, ...]
@@ -138,28 +125,47 @@ class Study:
     unfinished: int = 0
     chosen: list[dict[str, Any]] = field(default_factory=list)
     command: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    ended: str = ""
 
     @classmethod
-    def read(cls, paths: Sequence[Path]) -> Study:
-        """The runs in folders of comparisons, and in run directories.
+    def of(cls, runs: Iterable[ReportedRun], **others: Any) -> Study:
+        """A comparison of runs, and the other attributes of this class."""
+        return cls(tuple(Method(group) for group in groups(runs)), **others)
+
+    @classmethod
+    def in_folder(cls, path: Path) -> Study:
+        """The runs in the folder of a comparison, or one run directory.
 
         Raises:
-            ZoplatError: a path is neither, or a run that was named is not finished.
+            ZoplatError: it is neither, or a run that was named is not finished.
         """
-        records = {path: _record(path / COMPARISON) for path in paths}
-        named = {run: name for path, record in records.items() for run, name in _named(path, record).items()}
-        runs = [FinishedRun.of(_finished(path), RunDirectory(path), name) for path, name in named.items()]
+        record = _record(path / COMPARISON)
+        runs = [ReportedRun.read(run, name) for run, name in _named(path, record).items()]
+        newest = max(RunDirectory(Path(run.place)).summary.stat().st_mtime for run in runs)
+        return cls.of(
+            runs,
+            failed=record.get("failed") or [],
+            violations=record.get("violations") or [],
+            unfinished=_unfinished(path),
+            chosen=record.get("chosen") or [],
+            command=_command(path, record),
+            settings=read_toml(path / STUDY) if (path / STUDY).exists() else {},
+            ended=f"{datetime.fromtimestamp(newest):%Y-%m-%d}",
+        )
 
-        def all_of(key: str) -> list[dict[str, Any]]:
-            return [row for record in records.values() for row in record.get(key) or []]
-
-        return cls(
-            tuple(Method.read(group) for group in groups(runs)),
-            failed=all_of("failed"),
-            violations=all_of("violations"),
-            unfinished=sum(map(_unfinished, paths)),
-            chosen=all_of("chosen"),
-            command=next(filter(None, (_command(path, record) for path, record in records.items())), ""),
+    @classmethod
+    def joined(cls, studies: Sequence[Study]) -> Study:
+        """Several comparisons as one; of the command and the settings, the first that is on record."""
+        return cls.of(
+            [run for study in studies for method in study.methods for run in method.runs],
+            failed=[run for study in studies for run in study.failed],
+            violations=[run for study in studies for run in study.violations],
+            unfinished=sum(study.unfinished for study in studies),
+            chosen=[cell for study in studies for cell in study.chosen],
+            command=next((study.command for study in studies if study.command), ""),
+            settings=next((study.settings for study in studies if study.settings), {}),
+            ended=max(study.ended for study in studies),
         )
 
     @cached_property
@@ -197,29 +203,10 @@ class Study:
     @property
     def title(self) -> str:
         """Methods, tasks, models and the day on which the last run ended."""
-        runs = [run for method in self.methods for run in method.group.runs]
-        newest = max((run.directory.summary.stat().st_mtime for run in runs if run.directory), default=0.0)
+        runs = [run for method in self.methods for run in method.runs]
         models = dict.fromkeys(str(run.summary.model) for run in runs)
         count = f"{len(self.labels)} method{'' if len(self.labels) == 1 else 's'} on {_listed(self.tasks)}"
-        return f"{count} · {_listed(models)} · {len(runs)} runs · {datetime.fromtimestamp(newest):%Y-%m-%d}"
-
-
-def runs_in(path: Path) -> list[Path]:
-    """A run directory as it is, or those of a comparison without its trials and those that did not finish.
-
-    Raises:
-        ZoplatError: there is no run.
-    """
-    if (path / "config.toml").exists():
-        return [path]
-    found = sorted(file.parent for file in path.rglob("summary.json") if (file.parent / "config.toml").exists())
-    runs = [run for run in found if TRIALS not in run.relative_to(path).parts]
-    if not runs:
-        raise ZoplatError(
-            f"{path} is neither a run directory nor a folder with finished runs. `zoplat list runs` shows runs, and "
-            "`zoplat compare` makes several."
-        )
-    return runs
+        return f"{count} · {_listed(models)} · {len(runs)} runs · {self.ended}"
 
 
 def _named(path: Path, record: Mapping[str, Any]) -> dict[Path, str]:
@@ -233,7 +220,8 @@ def _command(path: Path, record: Mapping[str, Any]) -> str:
     """What makes a comparison again; empty where that is not on record."""
     if (path / STUDY).exists():
         config, out = (shlex.quote(str(place)) for place in (path / STUDY, f"{path}-again"))
-        return f"zoplat compare --config {config} --out {out}"
+        plugins = read_toml(path / STUDY).get("study", {}).get("plugins", {})
+        return f"zoplat compare --config {config} --out {out}{shown(plugins)}"
     return str(record.get("command") or "")
 
 
@@ -246,13 +234,6 @@ def _unfinished(path: Path) -> int:
         and not (run / FAILURE).exists()
         for run in begun
     )
-
-
-def _finished(path: Path) -> Summary:
-    summary = RunDirectory.existing(path).read_summary()
-    if summary is None or summary.status != "done" or summary.test_after is None:
-        raise ZoplatError(f"{path} is not finished; `zoplat run --resume --out {path}` goes on with it.")
-    return summary
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -33,11 +33,12 @@ def score_parts(study: Study) -> list[Part]:
     if apart:
         parts.append(f"Not the same for all methods of a task, beside their own settings: {', '.join(apart)}.")
     if study.unfinished:
-        parts.append(f"Not finished, and in no mean: {_count(study.unfinished, 'run')}.")
+        parts.append(f"Not finished, and in no mean: {count(study.unfinished, 'run')}.")
     return parts + _left_out("Failed", study.failed) + _left_out("Broke the terms of the comparison", study.violations)
 
 
-def _count(number: int, name: str) -> str:
+def count(number: int, name: str) -> str:
+    """A number of things: "1 seed", "3 seeds"."""
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
@@ -47,7 +48,7 @@ def _left_out(why: str, runs: Sequence[Mapping[str, Any]]) -> list[Part]:
     body = [["" if run.get(key) is None else str(run[key]) for key in keys] for run in runs]
     if not body:
         return []
-    return [f"{why}, and in no mean: {_count(len(body), 'run')}.", Rows(("method", *keys[1:]), body, words=4)]
+    return [f"{why}, and in no mean: {count(len(body), 'run')}.", Rows(("method", *keys[1:]), body, words=4)]
 
 
 def _grid(study: Study) -> Rows:
@@ -68,12 +69,12 @@ def _lead(study: Study) -> str:
         for name, method in zip(names, best, strict=True)
     )
     seeds = sorted({method.seeds for method in study.methods})
-    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"Best {lines}. Each method ran with {count} seed{'' if seeds == [1] else 's'}."
+    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"Best {lines}. Each method ran with {number} seed{'' if seeds == [1] else 's'}."
 
 
 def _metric(method: Method) -> str:
-    return str(method.group.runs[0].summary.metric)
+    return str(method.runs[0].summary.metric)
 
 
 def score_table(methods: Sequence[Method]) -> Rows:
@@ -84,7 +85,7 @@ def score_table(methods: Sequence[Method]) -> Rows:
 
 
 def _line(method: Method) -> list[str]:
-    gains = [100 * (run.summary.test_after - (run.summary.test_before or 0.0)) for run in method.group.runs]
+    gains = [100 * (run.summary.test_after - (run.summary.test_before or 0.0)) for run in method.runs]
     dev, passes, seconds = (method.mean(name) for name in ("dev_after", "forward_passes", "seconds_training"))
     peak = method.peak("step_peak_bytes")
     return [
@@ -171,7 +172,7 @@ def _on_aggregates(study: Study) -> str:
     narrow = ""
     if known:
         rate = 100 * COVERAGE[max(known)]
-        narrow = f" In simulations, {rate:.0f} % of those from {_count(max(known), 'seed')} of one task hold the mean."
+        narrow = f" In simulations, {rate:.0f} % of those from {count(max(known), 'seed')} of one task hold the mean."
     return (
         "IQM is the interquartile mean, that of the middle half of all scores. P(better) is how likely a run of the "
         "method beats one of the baseline on a task, ties counted half. Intervals are stratified bootstraps, which "
@@ -208,7 +209,7 @@ def _paired(study: Study, baseline: str) -> list[Part]:
     return [
         f"On the same test rows as {baseline}: a row is won by the method that is right on it in more of its runs.",
         Rows(head, body, words=2).without_constant("task"),
-        f"p is that of a two-sided paired test ({names}), adjusted for {_count(len(found), 'test')} by Holm's "
+        f"p is that of a two-sided paired test ({names}), adjusted for {count(len(found), 'test')} by Holm's "
         "procedure; intervals draw rows anew. Both are about other test rows for these trained models, not about "
         "other seeds.",
     ]
@@ -228,9 +229,8 @@ def paired_with(study: Study, method: Method, baseline: str) -> PairedTest | Non
 
 def _right(method: Method) -> list[list[float]]:
     """For each seed, whether each test row is right after training; empty where a run kept no predictions."""
-    if not all(method.predictions):
-        return []
-    return [[float(right) for right in kept[max(kept)].right] for kept in method.predictions]
+    kept = [run.predictions for run in method.runs]
+    return [[float(right) for right in one[max(one)].right] for one in kept] if all(kept) else []
 
 
 def _is_many(scores: Scores) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 from zoplat.core.errors import unknown
 from zoplat.report.examples import predictions_of
 from zoplat.report.pages import Folded, Listing, Part, Rows, Section
+from zoplat.report.study.choice import choice_parts
 from zoplat.report.study.figures import looks
 from zoplat.report.study.forgetting import forgetting_parts
 from zoplat.report.study.learning import learning_parts
 from zoplat.report.study.memory import front_parts, memory_parts
 from zoplat.report.study.reading import Method, Study
 from zoplat.report.study.scores import amount, comparison_parts, percent, profile_parts, score_parts
-from zoplat.training.predicted import read_predictions
 
 MOST = 4
 """Methods whose predictions are shown."""
@@ -41,6 +40,7 @@ def study_sections(study: Study, baseline: str = "", target: float | None = None
     known = looks(study.labels)
     return [
         Section("Scores", score_parts(study)),
+        Section("Which to take", choice_parts(study)),
         Section(f"Against {baseline}" if baseline else "Against each other", comparison_parts(study, baseline)),
         Section("Learning", learning_parts(study, known, target)),
         *([Section("Profiles", profile_parts(study, known))] if study.everywhere else []),
@@ -72,8 +72,32 @@ def _costs(study: Study) -> list[Part]:
     )
     return [
         Rows(head, body, words=2).without_constant("task"),
+        *_tokens_and_joules(study),
         "Means over seeds. Passes are evaluations of a batch loss that training asked for, whoever asked; a forward "
         "and a backward pass count as three. Where several runs went on at a time, their seconds are longer for it.",
+    ]
+
+
+def _tokens_and_joules(study: Study) -> list[Part]:
+    """A table of both, where they are on record."""
+    trained = [method for method in study.methods if method.is_trained]
+    known = [(method, method.mean("tokens"), method.mean("joules")) for method in trained]
+    body = [
+        [method.label, method.task, *("–" if value is None else amount(value) for value in (tokens, joules))]
+        for method, tokens, joules in known
+        if tokens is not None or joules is not None
+    ]
+    if not body:
+        return []
+    is_measured = any(joules is not None for _, _, joules in known)
+    return [
+        Rows(("method", "task", "tokens", "joules"), body, words=2).without_constant("task"),
+        "Tokens are those of the batches, once for each forward pass."
+        + (
+            " Joules are those of the machine's processors and GPUs in steps, other work on them included."
+            if is_measured
+            else " Energy: no counter of this machine could be read."
+        ),
     ]
 
 
@@ -165,11 +189,7 @@ def _predictions(study: Study) -> list[Part]:
     """The first test rows of each task, with what the first seed of the best methods predicted."""
     parts: list[Part] = []
     for task in study.tasks:
-        runs = [
-            (method.label, read_predictions(run.directory.predictions))
-            for method in study.on(task)
-            if (run := method.group.runs[0]).directory
-        ]
+        runs = [(method.label, method.runs[0].predictions) for method in study.on(task)]
         kept = [one for one in runs if len(one[1]) > 1][:MOST]
         parts += [f"Task `{task}`:"] if len(study.tasks) > 1 else []
         parts += predictions_of(kept)
@@ -177,13 +197,7 @@ def _predictions(study: Study) -> list[Part]:
 
 
 def _commands(study: Study) -> list[Part]:
-    directories = [
-        str(run.directory.path)
-        for method in study.methods
-        if method.is_trained
-        for run in method.group.runs
-        if run.directory
-    ]
+    directories = [run.place for method in study.methods if method.is_trained for run in method.runs]
     lines = [
         f"zoplat run --config {shlex.quote(f'{path}/config.toml')} --out {shlex.quote(f'{path}-again')}"
         for path in directories
@@ -201,12 +215,12 @@ def _commands(study: Study) -> list[Part]:
 
 def _environment(study: Study) -> list[Part]:
     """Facts on record that all runs share, and those that differ."""
-    tables = []
-    for method in study.methods:
-        for run in method.group.runs:
-            if run.directory and run.directory.environment.exists():
-                facts = json.loads(run.directory.environment.read_text(encoding="utf-8"))
-                tables.append({name: _fact(value) for name, value in facts.items() if value is not None})
+    tables = [
+        {name: _fact(value) for name, value in run.environment.items() if value is not None}
+        for method in study.methods
+        for run in method.runs
+        if run.environment
+    ]
     if not tables:
         return ["Not on record."]
     common = _common(tables)
