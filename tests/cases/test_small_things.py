@@ -25,7 +25,7 @@ from zoplat.config.layers import resolve
 from zoplat.registry import catalogue
 from zoplat.training.progress import Progress
 
-RUN = ("run", "--device", "reference", "--limit", "16", "--batch-size", "4")
+RUN = ("run", "--estimator", "lozo", "--device", "reference", "--limit", "16", "--batch-size", "4")
 
 
 def output_of(*arguments: str) -> str:

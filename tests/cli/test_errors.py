@@ -69,7 +69,7 @@ def data(folder: str, **splits: str) -> tuple[str, ...]:
     ],
 )
 def test_a_flag_that_cannot_work_is_explained(zoplat: Any, flags: tuple[Any, ...], words: tuple[str, ...]) -> None:
-    message = zoplat.refused("run", *zoplat.toy, *flags)
+    message = zoplat.refused("run", *zoplat.toy, "--estimator", "lozo", *flags)
     assert message.startswith("Error: ")
     assert message.count("\n") == 1
     assert all(word in message for word in words), message
@@ -228,7 +228,7 @@ def test_a_run_is_never_overwritten(zoplat: Any) -> None:
 
 
 def test_resuming_with_other_settings_lists_what_changed(zoplat: Any) -> None:
-    zoplat.run("--steps", 2, "--out", "out")
+    zoplat.run("--estimator", "lozo", "--steps", 2, "--out", "out")
     changed = ("--steps", 3, "--lr", 0.5, "--sampler", "uniform", "--seed", 1)
     message = zoplat.refused("run", *zoplat.toy, *changed, "--out", "out", "--resume")
     for line in (

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import zoplat as package
+from zoplat.config.defaults import ESTIMATOR
 from zoplat.config.layers import resolve
 
 KEYS = {
@@ -66,7 +67,7 @@ def test_the_run_directory_has_the_documented_files(zoplat: Any) -> None:
 
 def test_a_run_without_out_gets_a_fresh_directory_under_runs(zoplat: Any) -> None:
     first, second = (zoplat.run("--steps", 1)["run_dir"] for _ in range(2))
-    assert (first, second) == ("runs/sentiment-lozo-0", "runs/sentiment-lozo-0-2")
+    assert (first, second) == (f"runs/sentiment-{ESTIMATOR}-0", f"runs/sentiment-{ESTIMATOR}-0-2")
 
 
 def test_config_toml_given_back_repeats_the_run(zoplat: Any) -> None:
@@ -80,9 +81,16 @@ def test_config_toml_given_back_repeats_the_run(zoplat: Any) -> None:
 
 
 def test_python_and_the_command_make_the_same_run(zoplat: Any) -> None:
-    summary = zoplat.run("--steps", 6, "--lr", 0.01, "-o", "sampler.rank=1", "--out", "typed")
+    summary = zoplat.run("--estimator", "lozo", "--steps", 6, "--lr", 0.01, "-o", "sampler.rank=1", "--out", "typed")
     result = package.run(
-        device="reference", limit=16, batch_size=4, steps=6, lr=0.01, options={"sampler.rank": 1}, out="called"
+        estimator="lozo",
+        device="reference",
+        limit=16,
+        batch_size=4,
+        steps=6,
+        lr=0.01,
+        options={"sampler.rank": 1},
+        out="called",
     )
     assert result.summary.weights_digest == summary["weights_digest"]
     assert (result.score, result.passes, result.directory) == (summary["test_after"], 12, Path("called"))
@@ -189,7 +197,7 @@ def test_max_seconds_ends_a_run_soon_after(zoplat: Any) -> None:
 )
 def test_an_option_reaches_a_field_of_any_part(option: str, place: tuple[str, ...], value: Any) -> None:
     path, _, text = option.partition("=")
-    table: Any = resolve({"device": "reference", "options": {path: text}}).table()
+    table: Any = resolve({"estimator": "lozo", "device": "reference", "options": {path: text}}).table()
     for name in place:
         table = table[name]
     assert table == value
@@ -209,7 +217,8 @@ def test_flags_win_over_the_file_and_the_file_over_the_registered_settings(tmp_p
         'seed = 4\nsteps = 7\n[estimator]\nname = "lozo"\neps = 0.5\n[estimator.sampler]\nrank = 6\n'
         '[estimator.rule]\nname = "linear"\nlr = 0.125\n[device]\nname = "reference"\n'
     )
-    plain, table = resolve({"device": "reference"}).table(), resolve({"config": file, "seed": 8, "eps": 0.75}).table()
+    plain = resolve({"estimator": "lozo", "device": "reference"}).table()
+    table = resolve({"config": file, "seed": 8, "eps": 0.75}).table()
     assert (table["seed"], table["estimator"]["eps"]) == (8, 0.75)
     assert (table["steps"], table["estimator"]["sampler"]["rank"], table["estimator"]["rule"]["lr"]) == (7, 6, 0.125)
     assert table["estimator"]["sampler"]["interval"] == plain["estimator"]["sampler"]["interval"] == 50
@@ -223,12 +232,12 @@ def test_settings_of_another_method_in_the_file_are_left_out(tmp_path: Path) -> 
 
 
 def test_the_recipe_of_the_packaged_model_overrides_registered_settings_and_yields_to_the_file() -> None:
-    recipe = resolve({"device": "cpu"})
+    recipe = resolve({"estimator": "lozo", "device": "cpu"})
     assert (recipe.tune.name, recipe.steps, recipe.max_passes) == ("lora", None, 600)
-    fewer = resolve({"device": "cpu", "config": {"steps": 20}, "eps": 0.5})
+    fewer = resolve({"estimator": "lozo", "device": "cpu", "config": {"steps": 20}, "eps": 0.5})
     assert (fewer.steps, fewer.max_passes) == (20, None), "another budget takes the place of the recipe's"
     for chosen in ({"task": "sst2"}, {"tune": "full"}, {"model": "somewhere/model"}):
-        own = resolve({"device": "cpu", **chosen})
+        own = resolve({"estimator": "lozo", "device": "cpu", **chosen})
         assert own.steps == 1000
         assert own.estimator.rule.lr == 1e-7  # type: ignore[attr-defined]
 

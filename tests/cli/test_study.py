@@ -144,7 +144,7 @@ class TestMatrix:
 
     def test_budgets_of_tokens_and_joules_are_budgets(self) -> None:
         for budget in ({"max_tokens": 500}, {"max_joules": 5.0}):
-            [cell] = Matrix.of({"config": budget}, {"estimators": ("mezo",)}).cells()
+            [cell] = Matrix.of({"config": {"device": "reference", **budget}}, {"estimators": ("mezo",)}).cells()
             config = cell.config(0)
             assert (config.steps, config.max_passes, config.max_seconds) == (None, None, None)
             assert {**config.table(), **budget} == config.table()
