@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
-from zoplat.core.errors import ZoplatError, unknown
+from zoplat.core.errors import ZoplatError, is_out_of_memory, unknown
 from zoplat.paths import in_cache
 from zoplat_devices.pytorch.digests import identity_of
 from zoplat_devices.pytorch.quiet import quiet
@@ -181,13 +181,16 @@ def located(name: str, notice: Callable[[str], None]) -> tuple[str, str]:
 def load_errors(name: str) -> Iterator[None]:
     """Raise whatever transformers raises for a model that it can't load as a ZoplatError.
 
-    Damaged files make it raise nearly anything: of struct, of memory, of attributes that are not there.
+    Damaged files make it raise nearly anything, of struct or of attributes that are not there. Where memory was not
+    enough, that goes through.
     """
     try:
         yield
     except ZoplatError:
         raise
     except Exception as problem:
+        if is_out_of_memory(problem):
+            raise
         first = str(problem).strip().partition("\n")[0]
         if "trust_remote_code" in str(problem) or "custom code" in first:
             raise ZoplatError(
