@@ -25,12 +25,13 @@ class OutOfMemory(RunFailed):
 
     Args:
         text: the message.
-        phase: of the run, in which that was.
+        run: its directory.
+        phase: of it, in which that was.
         asked: bytes that could not be had; 0 where they are not known.
     """
 
-    def __init__(self, text: str, phase: str, asked: int = 0) -> None:
-        self.phase, self.asked = phase, asked
+    def __init__(self, text: str, run: Path, phase: str, asked: int = 0) -> None:
+        self.run, self.phase, self.asked = run, phase, asked
         super().__init__(text)
 
 

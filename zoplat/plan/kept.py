@@ -10,7 +10,7 @@ from pathlib import Path
 from zoplat.config.run_config import RunConfig
 from zoplat.paths import cache_folder, in_cache, replace_text
 
-OF_NO_WEIGHT = ("seed", "steps", "max_passes", "max_seconds", "evaluate_every", "sync_every")
+OF_NO_WEIGHT = ("seed", "steps", "max_passes", "max_seconds", "evaluate_every", "sync_every", "memory")
 """Settings on which the time of a step does not depend."""
 
 

@@ -11,7 +11,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.plan.kept import seconds_a_step
 from zoplat.plan.memory import Planned, rehearsed
 from zoplat.plan.modes import ASKED, COMPARED, Mode, configured
-from zoplat.plan.profiles import Profile
+from zoplat.plan.profiles import Profile, limit_of
 
 Verdict = Literal["fits", "too large", "can't say"]
 
@@ -83,7 +83,7 @@ def plan(
 
     Args:
         settings: of the run, as `resolve` takes them.
-        limit: bytes that it may take; those of the profile when None.
+        limit: bytes that it may take; those of the profile, or else of the settings, when None.
         profile: the machine that is meant; this one when None.
         tokens: of every row; those of the task's rows when None.
         compares: whether other modes are planned too.
@@ -94,7 +94,8 @@ def plan(
     given = {**settings}
     if profile:
         given["device"] = given.get("device") or profile.device
-    limit = limit or (profile.usable if profile else None)
+    named = configured(given, ASKED).memory
+    limit = limit or (profile.usable if profile else limit_of(named) if named else None)
     where = profile.title if profile else "this machine"
     outcomes = [*_outcomes(given, limit, profile, tokens, compares)]
     advice = [*_advice(given, limit, profile, tokens, outcomes)] if outcomes[0].verdict == "too large" else []

@@ -61,7 +61,7 @@ def train_within(
     except OutOfMemory as failure:
         failed = failure
     gc.collect()
-    raise RunFailed(f"{failed}\n{_remedies(config, failed, limit, out)}")
+    raise RunFailed(f"{failed}\n{_remedies(config, failed, limit)}")
 
 
 def chosen(config: RunConfig, size: int, is_begun: bool, settings: Mapping[str, Any]) -> tuple[RunConfig, Limit]:
@@ -133,15 +133,18 @@ def _refusal(config: RunConfig, planned: Planned, size: int, is_begun: bool, set
     return "\n".join([text, "What would fit:", f"  {enough}", *(f"  {line}" for line in others)])
 
 
-def _remedies(config: RunConfig, failed: OutOfMemory, limit: Limit | None, out: Path | None) -> str:
+def _remedies(config: RunConfig, failed: OutOfMemory, limit: Limit | None) -> str:
     """What would help, by the plan: first what goes on with the same run, then what needs a new one."""
     same = [*_same_bits(config, failed)]
     if limit:
         same.append(f"--memory {_rounded(max(limit.highest, limit.size + failed.asked))}")
     else:
         same.append("more memory for the process")
-    where = f" --out {shlex.quote(str(out))}" if out else " and its --out"
-    lines = [f"To go on with it, to the same bits: --resume{where} and {' or '.join(same)}."]
+    if not RunDirectory(failed.run).config.exists():
+        fewer = [f"--micro-batch-size {config.read_at_once // 2}"] * (config.read_at_once > 1)
+        return f"What takes less, or allows more: {' or '.join([*same, *fewer])}."
+    where = shlex.quote(str(failed.run))
+    lines = [f"To go on with it, to the same bits: --resume --out {where} and {' or '.join(same)}."]
     if config.read_at_once > 1:
         lines.append(
             f"--micro-batch-size {config.read_at_once // 2} takes less too, but sums then round differently: that "

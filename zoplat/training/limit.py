@@ -73,7 +73,8 @@ def confined(config: RunConfig, limit: Limit | None, profiler: Profiler) -> Abst
         return nullcontext("")
     peak = profiler.peak
     if (most := peak.host_peak if peak.device_peak is None else peak.device_peak) > limit.size:
-        raise MemoryError(f"opening the model took {in_mib(most)}")
+        profiler.failed = "open"
+        raise MemoryError(f"Unable to allocate {most - limit.size} bytes")
     return config.device.within(limit.arrays)
 
 
@@ -100,7 +101,7 @@ def out_of_memory(
         else " No step was made."
     )
     wanted = WANTED.get(phase, "rows and tokens")
-    return OutOfMemory(f"Out of memory in the phase '{phase}': {wanted}{more}.{held}{bound}{kept}", phase, asked)
+    return OutOfMemory(f"Out of memory in the phase '{phase}': {wanted}{more}.{held}{bound}{kept}", run, phase, asked)
 
 
 def over_inference(profiler: Profiler, session: Session) -> str | None:
