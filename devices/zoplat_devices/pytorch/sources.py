@@ -118,7 +118,7 @@ def present(name: str) -> str | None:
 
 def is_converted(name: str) -> bool:
     """Whether a model is stored as it is opened, or will be once it is downloaded."""
-    return present(name) is not None or (not name.startswith("packaged:") and not name.endswith(".gguf"))
+    return (not name.startswith("packaged:") and not name.endswith(".gguf")) or present(name) is not None
 
 
 def _is_folder(path: Path, name: str) -> bool:
