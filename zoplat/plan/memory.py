@@ -57,7 +57,7 @@ class Planned:
     @property
     def kept(self) -> int:
         """Expected bytes of what is there throughout: everything but the forward pass."""
-        return sum(share.expected for share in self.shares if share.owner not in OF_THE_PASS)
+        return sum(share.expected for share in self.shares if share.owner not in (*OF_THE_PASS, OPENING))
 
     def seconds_at_least(self, profile: Profile) -> float | None:
         """Seconds of a step that a machine can't beat: its products, and the weights read and written."""
@@ -105,7 +105,7 @@ def rehearsed(
         profile: the machine that is meant; this one when None.
         tokens: of every row; those of the task's own rows when None.
         steps: that are made; the second has what the first one left.
-        is_limited: whether the model is opened as under a limit, where its file does not stay in memory.
+        is_limited: whether the model is opened as under a limit, where its file does not stay resident.
 
     Raises:
         ZoplatError: the model, the task or the settings can't be planned.
@@ -114,7 +114,7 @@ def rehearsed(
     if session is None:
         raise ZoplatError(f"Device '{config.device_name}' can't say what a run would take. Use --device cpu or cuda.")
     with session.traced():
-        if is_limited:
+        if is_limited and config.base == "plain":  # packing takes the whole model in memory, limit or not
             session.opening = 0
         splits = _rows(config, session, tokens)
         batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])

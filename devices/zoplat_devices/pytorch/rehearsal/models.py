@@ -43,11 +43,11 @@ def shaped(spec: ModelSpec, kind: str, tokenizes: bool = True) -> tuple[Loaded, 
             config.num_labels = spec.classes
         stored, dtype = config.dtype or torch.float32, getattr(torch, base_dtype(spec, kind, head))
         model = _empty(config, head, dtype)
-        is_converted = kind == "cpu" and (stored != dtype or spec.base == "int8")
-        read = sum(p.numel() for p in model.parameters()) * stored.itemsize if is_converted else 0
+        copies = {stored, dtype} if spec.base == "int8" else {stored} - {dtype}  # beside the model that stays
+        read = sum(p.numel() for p in model.parameters()) * sum(copy.itemsize for copy in copies)
         if spec.base == "int8":
             _quantise(model)
-    return Loaded(model, tokenizer, name, None, head), read
+    return Loaded(model, tokenizer, name, None, head), read if kind == "cpu" else 0
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:
