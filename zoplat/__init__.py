@@ -120,13 +120,13 @@ def run(**settings: Any) -> "Result":
     """
     from pathlib import Path
 
-    from zoplat.config.layers import resolve
+    from zoplat.plan.within import train_within
     from zoplat.training.directory import resumed_settings
-    from zoplat.training.train import train
 
     out, resume, trackers = (settings.pop(name, None) for name in ("out", "resume", "report_to"))
     folder = Path(out) if out else None
-    return train(resolve(resumed_settings(settings, folder, bool(resume))), folder, bool(resume), report_to=trackers)
+    found = resumed_settings(settings, folder, bool(resume))
+    return train_within(found, folder, bool(resume), report_to=trackers)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,9 @@
 """Host memory of this process: resident bytes now and at peak; numpy arrays in memory and in mapped files."""
 
+import ctypes
 import math
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -74,6 +76,41 @@ def _status(name: str) -> int:
     text = STATUS.read_text()
     start = text.index(name) + len(name) + 1
     return int(text[start : text.index("kB", start)]) * 1024
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system, where the C library is one that can (glibc)."""
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if release:
+        release(0)
+
+
+@contextmanager
+def data_within(limit: int) -> Iterator[str]:
+    """A context in which Linux gives this process no private memory that would bring it above a limit.
+
+    The kernel counts private memory whether it is resident or not, so what is reserved now and not resident is allowed
+    on top; what is reserved later and never used counts in full.
+
+    Args:
+        limit: resident bytes that the process may have.
+
+    Returns:
+        A context with what enforces it; "" where the system has no such limit.
+    """
+    if sys.platform != "linux":
+        yield ""
+        return
+    import resource
+
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    allowed = max(0, _status("VmData") + limit - _status("VmRSS"))
+    known = [bound for bound in (before, most) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([allowed, *known]), most))
+    try:
+        yield "RLIMIT_DATA"
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> Any:

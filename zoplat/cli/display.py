@@ -68,6 +68,9 @@ class Lines(Callback):
         self.printed = time.monotonic()
         self.pace = Pace()
 
+    def limited(self, text: str) -> None:
+        self.console.print(text)
+
     def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
         self.config, facts, name_of = config, session.facts, catalogue().name_of
         law, rule = law_of(config.estimator), name_of("step-rule", config.estimator.rule)

@@ -42,6 +42,7 @@ WORK = [
 BATCHES = [
     click.option("--batch-size", type=int, help="Rows of a batch."),
     click.option("--micro-batch-size", type=int, help="Rows in one forward pass.  [default: all]"),
+    click.option("--eval-batch-size", type=int, help="Rows in one pass where rows are scored.  [default: as above]"),
 ]
 STEP = [
     click.option("--objective", metavar="NAME", help="options, tokens, a metric, module:function or command:PROGRAM."),
@@ -121,8 +122,18 @@ SECTIONS = {
         "objective",
         "batch_size",
         "micro_batch_size",
+        "eval_batch_size",
     ),
-    "Budget": ("steps", "max_passes", "max_seconds", "max_tokens", "max_joules", "evaluate_every", "seed"),
+    "Budget": (
+        "steps",
+        "max_passes",
+        "max_seconds",
+        "max_tokens",
+        "max_joules",
+        "memory",
+        "evaluate_every",
+        "seed",
+    ),
     "Measurements": ("forgetting", "report_to"),
     "Any setting": ("options", "config"),
 }

@@ -23,6 +23,7 @@ from zoplat.core.plain_json import to_text
 
 @click.command(cls=Sectioned)
 @flags(PARTS, WORK, BUDGET, [FORGETTING], SETTINGS)
+@click.option("--memory", metavar="SIZE|MACHINE", help="Limit of what the run takes, such as 6GiB or jetson-orin-nano.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: a fresh one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one; with a larger budget too.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the settings, without training.")
@@ -38,12 +39,13 @@ def run(
     Without flags: the default method on a packaged 135M model and a packaged sentiment task.
     """
     from zoplat.config.layers import resolve
+    from zoplat.plan.within import train_within
     from zoplat.training.directory import resumed_settings
     from zoplat.training.setup import check
     from zoplat.training.tracking import trackers_named
-    from zoplat.training.train import train
 
-    config = resolve(resumed_settings(as_settings(given), out, resume))
+    settings = resumed_settings(as_settings(given), out, resume)
+    config = resolve(settings)
     if dry_run:
         trackers_named(report_to)
         sizes = check(config, out, resume, rehearse=True)
@@ -52,7 +54,7 @@ def run(
     from zoplat.cli.display import display, print_summary
 
     with display(as_json, quiet) as callback:
-        result = train(config, out, resume, callback, report_to)
+        result = train_within(settings, out, resume, callback, report_to)
     if as_json:
         echo_json(result.summary.to_json())
     else:

@@ -213,6 +213,15 @@ def _recipe(estimator: str, layers: Iterable[Table]) -> Table:
     return table
 
 
+FREE = ("memory", "eval_batch_size", "device.state")
+"""Settings that change no bit of a run: how much memory it may take, how it is scored, where its state is kept."""
+
+
+def without_free(lines: Iterable[str]) -> list[str]:
+    """Lines of `changed_settings` without those about settings that change no bit of a run."""
+    return [line for line in lines if line.partition(":")[0] not in FREE]
+
+
 def changed_settings(old: Table, new: Table, path: str = "") -> list[str]:
     """One line for each setting that differs between two tables, such as "rule.lr: 0.1 → 0.2".
 

@@ -46,11 +46,14 @@ class RunConfig(Checked):
         max_joules: budget of energy that the machine's processors and GPUs use in steps, other work on them included.
         batch_size: rows of a training batch.
         micro_batch_size: rows in one forward pass; the whole batch when None.
+        eval_batch_size: rows in one forward pass where rows are scored; as many as in training when None.
         evaluate_every: steps between evaluations on dev, each with a checkpoint.
         sync_every: steps between flushes of the journal to the disk, each a few milliseconds; a power cut loses no more
             than these. None for at checkpoints only; a killed process loses nothing either way.
         limit: at most this many rows of each split.
         per_class: of train and dev, this many rows of every class, drawn with the seed; all when None.
+        memory: what the run may take, such as "6GiB", or the name of a machine that `zoplat plan --profile` knows; no
+            limit when None.
         forgetting: whether the loss of general text is measured before and after, and the divergence between the two.
         origins: where "lr" and "eps" come from; no setting itself.
     """
@@ -76,10 +79,12 @@ class RunConfig(Checked):
     max_joules: float | None = number(None, above=0)
     batch_size: int = number(16, above=0)
     micro_batch_size: int | None = number(None, above=0)
+    eval_batch_size: int | None = number(None, above=0)
     evaluate_every: int | None = number(None, above=0)
     sync_every: int | None = number(None, above=0)
     limit: int | None = number(None, above=0)
     per_class: int | None = number(None, above=0)
+    memory: str | None = None
     forgetting: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False, metadata={"setting": False})
 
@@ -111,6 +116,11 @@ class RunConfig(Checked):
     def read_at_once(self) -> int:
         """Rows in one forward pass."""
         return self.micro_batch_size or self.batch_size
+
+    @property
+    def scored_at_once(self) -> int:
+        """Rows in one forward pass where rows are scored."""
+        return self.eval_batch_size or self.read_at_once
 
     @property
     def is_judged(self) -> bool:

@@ -210,9 +210,11 @@ class Rehearsal(Session):
 
     Attributes:
         libraries: resident bytes of this process once the libraries and the tokenizer were there.
+        opening: bytes of the file of the weights that are resident beside them while they are converted.
     """
 
     libraries: int
+    opening: int = 0
 
     @property
     @abstractmethod
@@ -282,6 +284,28 @@ class Device(ABC):
             ZoplatError: as `open`, as far as that shows before weights are read.
         """
         return None
+
+    def convert(self, spec: ModelSpec) -> None:  # noqa: B027  # most devices have nothing to convert
+        """Convert a model that is not stored as it is opened, once; nothing is downloaded.
+
+        Raises:
+            ZoplatError: as `open`.
+        """
+
+    def sparing(self) -> AbstractContextManager[None]:
+        """A context in which opening a model takes less memory and more time, where there is a choice."""
+        return nullcontext()
+
+    def within(self, limit: int) -> AbstractContextManager[str]:
+        """A context in which the system or the allocator refuses what exceeds a limit, as far as it can.
+
+        Args:
+            limit: bytes that the process may have resident; on an accelerator, that its arrays may take there.
+
+        Returns:
+            A context with what enforces it, in words; "" where nothing does.
+        """
+        return nullcontext("")
 
     def block(self, name: str, array: Any, dtype: str, layer: int | None = None) -> Block:
         """A block over an array, by the rules that all devices share.

@@ -1,7 +1,9 @@
 """Errors that the user can act on: each says what was asked for, what was found, and what to do."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from errno import ENOMEM
 from pathlib import Path
 from shlex import quote
 
@@ -16,6 +18,21 @@ class RunFailed(ZoplatError):
     """A run that began and could not go on."""
 
     exit_status = 1
+
+
+class OutOfMemory(RunFailed):
+    """A run that needed more memory than there was, or than it was allowed.
+
+    Args:
+        text: the message.
+        run: its directory.
+        phase: of it, in which that was.
+        asked: bytes that could not be had; 0 where they are not known.
+    """
+
+    def __init__(self, text: str, run: Path, phase: str, asked: int = 0) -> None:
+        self.run, self.phase, self.asked = run, phase, asked
+        super().__init__(text)
 
 
 class SkipStep(ZoplatError):
@@ -37,6 +54,28 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, run: Path, command: str = "zoplat run") -> None:
         self.run = run
         super().__init__(f"what was done is saved. Go on with: {command} --resume --out {quote(str(run))}")
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether an exception says that memory could not be had; runtimes have types of their own for that, or none."""
+    if isinstance(problem, OSError):
+        return problem.errno == ENOMEM
+    return isinstance(problem, MemoryError) or (
+        isinstance(problem, RuntimeError) and re.search(NO_MEMORY, str(problem), re.IGNORECASE) is not None
+    )
+
+
+NO_MEMORY = r"out of memory|can(?:no|')t allocate memory|bad_alloc|failed to allocate memory"
+"""In the messages of allocators."""
+
+
+def bytes_asked(problem: BaseException) -> int:
+    """Bytes that an allocator could not give, by its message; 0 where that does not say."""
+    found = re.search(r"(?:[Tt]ried to allocate|Unable to allocate) ([\d.]+) ?([KMG]i?B|bytes)", str(problem))
+    return int(float(found.group(1)) * SIZES[found.group(2)[0]]) if found else 0
+
+
+SIZES = {"b": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> ZoplatError:

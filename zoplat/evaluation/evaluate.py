@@ -48,7 +48,7 @@ def evaluate(
     elif protocol.calibrate:
         predicted = _calibrated(encoder, splits[split])
     else:
-        predicted = predictions(session, encoder.rows(splits[split]), config.read_at_once)
+        predicted = predictions(session, encoder.rows(splits[split]), config.scored_at_once)
     score, unanswered = score_of(metric_of(task), predicted, examples)
     return {
         "status": "done",
@@ -111,9 +111,9 @@ def _by_linear_probe(encoder: PromptEncoder, training: data.Rows, rows: Sequence
 
 def _scores(encoder: PromptEncoder, examples: Sequence[Example]) -> list[list[float]]:
     """For each example, one score per option."""
-    return in_batches(encoder.session.scores, encoder.encoded(examples), encoder.config.read_at_once)
+    return in_batches(encoder.session.scores, encoder.encoded(examples), encoder.config.scored_at_once)
 
 
 def _features(encoder: PromptEncoder, rows: Sequence[Row]) -> list[list[float]]:
     """For each row, its features of the last layer."""
-    return in_batches(encoder.session.features, rows, encoder.config.read_at_once)
+    return in_batches(encoder.session.features, rows, encoder.config.scored_at_once)

@@ -19,6 +19,7 @@ OF_NO_WEIGHT = (
     "max_joules",
     "evaluate_every",
     "sync_every",
+    "memory",
 )
 """Settings on which the time of a step does not depend."""
 

@@ -17,12 +17,14 @@ from zoplat.plan.fixed import Share, fixed_costs
 from zoplat.plan.profiles import Profile
 from zoplat.training.batches import Batches
 from zoplat.training.dry_run import CostUnknown, measure_cost
+from zoplat.training.opening import at_once
 from zoplat.training.profiler import Profiler
 from zoplat.training.setup import objective_of, rows_of, spec_of
 from zoplat.training.step import Learner
 
 OF_THE_PASS = ("activations", "logits")
 """Owners of what a forward pass gives back."""
+OPENING = "file of the weights, while they are read"
 MOST_STEPS = 2000
 """Steps whose batches are looked at for the longest one."""
 
@@ -35,6 +37,7 @@ class Planned:
         shares: bytes by owner, at the highest peak of training and of scoring.
         inference: bytes of the same model when it only predicts, fixed costs left out.
         training: bytes at the peak of the steps, fixed costs left out.
+        scoring: bytes at the peak of scoring with what training keeps, fixed costs left out.
         forward_passes, passes_over_weights: of a step, on average; None where that can't be counted.
         facts: of the session: model, dtype, restore, rounding, strategy, trainable_parameters, …
         rows: (rows, tokens) of the longest training batch.
@@ -44,6 +47,7 @@ class Planned:
     shares: tuple[Share, ...]
     inference: int
     training: int
+    scoring: int
     forward_passes: float | None
     passes_over_weights: float | None
     facts: Mapping[str, Any]
@@ -53,7 +57,7 @@ class Planned:
     @property
     def kept(self) -> int:
         """Expected bytes of what is there throughout: everything but the forward pass."""
-        return sum(share.expected for share in self.shares if share.owner not in OF_THE_PASS)
+        return sum(share.expected for share in self.shares if share.owner not in (*OF_THE_PASS, OPENING))
 
     def seconds_at_least(self, profile: Profile) -> float | None:
         """Seconds of a step that a machine can't beat: its products, and the weights read and written."""
@@ -87,7 +91,13 @@ class Longest(Batches):
         return [*self.rows]
 
 
-def rehearsed(config: RunConfig, profile: Profile | None = None, tokens: int | None = None, steps: int = 2) -> Planned:
+def rehearsed(
+    config: RunConfig,
+    profile: Profile | None = None,
+    tokens: int | None = None,
+    steps: int = 2,
+    is_limited: bool = False,
+) -> Planned:
     """What a run would take.
 
     Args:
@@ -95,6 +105,7 @@ def rehearsed(config: RunConfig, profile: Profile | None = None, tokens: int | N
         profile: the machine that is meant; this one when None.
         tokens: of every row; those of the task's own rows when None.
         steps: that are made; the second has what the first one left.
+        is_limited: whether the model is opened as under a limit, where its file does not stay resident.
 
     Raises:
         ZoplatError: the model, the task or the settings can't be planned.
@@ -103,9 +114,11 @@ def rehearsed(config: RunConfig, profile: Profile | None = None, tokens: int | N
     if session is None:
         raise ZoplatError(f"Device '{config.device_name}' can't say what a run would take. Use --device cpu or cuda.")
     with session.traced():
+        if is_limited and config.base == "plain":  # packing takes the whole model in memory, limit or not
+            session.opening = 0
         splits = _rows(config, session, tokens)
         batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
-        inference, training, products, owners = _peaks(config, session, splits, batch, steps)
+        inference, training, scoring, products, owners = _peaks(config, session, splits, batch, steps)
     try:
         cost = measure_cost(config.estimator, session.space.blocks, strategy, session.space.restore)
     except CostUnknown:
@@ -116,6 +129,7 @@ def rehearsed(config: RunConfig, profile: Profile | None = None, tokens: int | N
         (*shares, *fixed),
         inference,
         training,
+        scoring,
         cost.forward_passes if cost else None,
         cost.passes_over_weights if cost else None,
         {**session.facts, "strategy": strategy},
@@ -147,8 +161,8 @@ def _strategy(config: RunConfig, session: Rehearsal, rows: Sequence[Row]) -> str
 
 def _peaks(
     config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]], batch: Sequence[Row], steps: int
-) -> tuple[int, int, int, dict[str, int]]:
-    """(peak of inference, peak of training, products of a step, bytes by owner at the highest peak of the run)."""
+) -> tuple[int, int, int, int, dict[str, int]]:
+    """(peak of inference, of training, of scoring later, products of a step, bytes by owner at the highest of them)."""
     profiler, longest = Profiler(session.memory, lambda: None), Longest(batch)
     before = _now(session)
     inference = _peak(session, lambda: _infer(config, session, splits))
@@ -160,14 +174,18 @@ def _peaks(
         training, owners = max((training, owners), (peak, session.owners_at_peak()), key=lambda found: found[0])
     products = session.products
     session.reset_peak()
-    if _now(session) + inference - before > training:  # scoring, with what training keeps
+    scoring = _now(session) + inference - before  # with what training keeps
+    if scoring > training:
         owners = session.owners_at_peak() | {owner: scored[owner] for owner in OF_THE_PASS if owner in scored}
-    return inference, training, products, owners
+    if before + session.opening > max(training, scoring):
+        weights = {owner: size for owner, size in session.ledger().items() if owner.endswith(" weights")}
+        owners = weights | {OPENING: session.opening}
+    return inference, training, scoring, products, owners
 
 
 def _infer(config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]]) -> None:
     """What a run does with the longest rows of a split: their loss, and their scores."""
-    batches = [[rows[i] for i in by_length(rows, config.read_at_once)[0]] for rows in splits.values()]
+    batches = [[rows[i] for i in by_length(rows, at_once(config, split))[0]] for split, rows in splits.items()]
     longest = max(batches, key=lambda rows: rows[0].length * len(rows))
     session.forward(longest)
     if not longest[0].example.is_open and longest[0].example.loss != "options":

@@ -11,7 +11,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.plan.kept import seconds_a_step
 from zoplat.plan.memory import Planned, rehearsed
 from zoplat.plan.modes import ASKED, COMPARED, Mode, configured
-from zoplat.plan.profiles import Profile
+from zoplat.plan.profiles import Profile, limit_of
 
 Verdict = Literal["fits", "too large", "can't say"]
 
@@ -83,7 +83,7 @@ def plan(
 
     Args:
         settings: of the run, as `resolve` takes them.
-        limit: bytes that it may take; those of the profile when None.
+        limit: bytes that it may take; those of the profile, or else of the settings, when None.
         profile: the machine that is meant; this one when None.
         tokens: of every row; those of the task's rows when None.
         compares: whether other modes are planned too.
@@ -94,7 +94,8 @@ def plan(
     given = {**settings}
     if profile:
         given["device"] = given.get("device") or profile.device
-    limit = limit or (profile.usable if profile else None)
+    named = configured(given, ASKED).memory
+    limit = limit or (profile.usable if profile else limit_of(named) if named else None)
     where = profile.title if profile else "this machine"
     outcomes = [*_outcomes(given, limit, profile, tokens, compares)]
     advice = [*_advice(given, limit, profile, tokens, outcomes)] if outcomes[0].verdict == "too large" else []
@@ -124,7 +125,7 @@ def _same(config: RunConfig) -> tuple[Any, ...]:
 
 
 def _outcome(config: RunConfig, mode: Mode, limit: int | None, profile: Profile | None, tokens: int | None) -> Outcome:
-    planned = rehearsed(config, profile, tokens, steps=2 if mode is ASKED else 1)
+    planned = rehearsed(config, profile, tokens, 2 if mode is ASKED else 1, limit is not None)
     steps = config.steps
     if steps is None and config.max_passes and planned.forward_passes:
         steps = int(config.max_passes / planned.forward_passes)
@@ -152,7 +153,7 @@ def _advice(
     assert asked is not None
     size = config.read_at_once // 2
     while size and asked.kept <= (limit or 0) and config.estimator_name:
-        planned = rehearsed(replace(config, micro_batch_size=size), profile, tokens)
+        planned = rehearsed(replace(config, micro_batch_size=size), profile, tokens, is_limited=True)
         if verdict(planned, limit) == "fits":
             yield f"--micro-batch-size {size}: the same results up to rounding, {_gib(planned.total.high)} at most"
             break

@@ -33,6 +33,18 @@ def byte_count(text: str, setting: str) -> int:
     return math.floor(float(found.group(1)) * UNITS[found.group(2) or ""])
 
 
+def limit_of(text: str) -> int:
+    """Bytes of a limit: a number with a unit, or what a machine that a profile describes leaves to a run.
+
+    >>> limit_of("6GiB"), limit_of("rtx-3060")
+    (6442450944, 11489246413)
+
+    Raises:
+        ZoplatError: it is neither.
+    """
+    return find(text).usable if text in names() or text.endswith(".toml") else byte_count(text, "--memory")
+
+
 @dataclass(frozen=True)
 class Profile(Checked):
     """A machine.

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from zoplat.config.layers import build, changed_settings
+from zoplat.config.layers import build, changed_settings, without_free
 from zoplat.config.parts import Table, part_kind, setting_fields
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
@@ -122,7 +122,7 @@ def _changed_settings(recorded: Table | None, now: Table, is_other_device: bool)
     if not (config.estimator.rule.has_horizon or config.estimator.has_horizon):
         ignored += BUDGET
     before, after = ({k: v for k, v in table.items() if k not in ignored} for table in (config.table(), now))
-    return changed_settings(before, after)
+    return without_free(changed_settings(before, after))
 
 
 def _inner_entries(part: Any) -> Iterator[Entry]:

@@ -15,6 +15,9 @@ from zoplat.training.summary import Summary
 class Callback:
     """Is notified of the events of a run, in the thread of the run. The methods do nothing until overridden."""
 
+    def limited(self, text: str) -> None:
+        """A limit holds for the memory of the run from now on; its model is open."""
+
     def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
         """The model is open and the run directory is chosen."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoplat.config.layers import build, changed_settings, read_toml
+from zoplat.config.layers import build, changed_settings, read_toml, without_free
 from zoplat.config.parts import Table, as_table
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
@@ -95,7 +95,7 @@ class RunDirectory:
 
     def check_resumable(self, config: RunConfig) -> None:
         """Raise ZoplatError unless the run can go on with these settings: its own, or its own with another budget."""
-        lines = changed_settings(self.read_config().table(), config.table())
+        lines = without_free(changed_settings(self.read_config().table(), config.table()))
         if any(not line.startswith(BUDGET) for line in lines):
             raise ZoplatError(
                 f"--resume: {self.path} was begun with other settings:\n  "
@@ -115,6 +115,10 @@ class RunDirectory:
 
     def is_extended_by(self, config: RunConfig) -> bool:
         """Whether the settings give the run another budget than the one on record."""
+        return bool(without_free(changed_settings(self.read_config().table(), config.table())))
+
+    def is_changed_by(self, config: RunConfig) -> bool:
+        """Whether the settings differ from those on record in anything."""
         return bool(changed_settings(self.read_config().table(), config.table()))
 
     def extend(self, config: RunConfig) -> None:

@@ -72,7 +72,7 @@ class Evaluations:
         began = time.perf_counter()
         session.space.settle()
         with self.run.profiler.phase(phase):
-            predicted = predictions(session, rows, self.run.config.read_at_once)
+            predicted = predictions(session, rows, self.run.config.scored_at_once)
         score, unanswered = score_of(self.metric, predicted, [row.example for row in rows])
         self.unanswered += unanswered
         if unanswered:

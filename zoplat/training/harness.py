@@ -46,7 +46,7 @@ def score_with_harness(directory: RunDirectory, task: Path, limit: int | None = 
         from lm_eval.tasks import TaskManager
 
         opened = _opening(Path(folder), directory)
-        model = HFLM(**opened, device=_place(facts["device"]), dtype=facts["dtype"], batch_size=config.read_at_once)
+        model = HFLM(**opened, device=_place(facts["device"]), dtype=facts["dtype"], batch_size=config.scored_at_once)
         tasks = TaskManager(include_path=str(task.parent), include_defaults=False)
         try:
             found = lm_eval.simple_evaluate(

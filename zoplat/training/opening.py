@@ -79,9 +79,14 @@ class OpenedRun:
     def measure_inference(self) -> None:
         """Measure the peak of inference alone: one forward pass on the longest rows of each split."""
         with self.profiler.phase("inference"):
-            for rows in self.rows.values():
-                longest = by_length(rows, self.config.read_at_once)[0]
+            for split, rows in self.rows.items():
+                longest = by_length(rows, at_once(self.config, split))[0]
                 self.session.forward([rows[i] for i in longest])
+
+
+def at_once(config: RunConfig, split: str) -> int:
+    """Rows of a split in one forward pass."""
+    return config.read_at_once if split == "train" else config.scored_at_once
 
 
 def open_run(config: RunConfig) -> OpenedRun:

@@ -44,11 +44,13 @@ class Profiler:
         memory: reads the memory in use and the peak since `reset_peak`.
         reset_peak: begins a new peak.
         phases: by name: open, inference, move, forward, rule, evaluate, checkpoint, …, and "other" for the rest.
+        failed: the innermost phase that an exception ended; "" while there was none.
     """
 
     memory: Callable[[], MemoryReading]
     reset_peak: Callable[[], None]
     phases: dict[str, Phase] = field(default_factory=dict)
+    failed: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self._stack = ["other"]
@@ -62,6 +64,9 @@ class Profiler:
         self.phases.setdefault(name, Phase()).calls += 1
         try:
             yield
+        except BaseException:
+            self.failed = self.failed or name
+            raise
         finally:
             self._switch()
             self._stack.pop()

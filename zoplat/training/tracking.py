@@ -99,6 +99,9 @@ class _Sender(Callback):
         self.known: dict[str, str] = {}
         self.is_finished = False
 
+    def limited(self, text: str) -> None:
+        self.inner.limited(text)
+
     def opened(self, config: RunConfig, session: Session, directory: Path) -> None:
         self.inner.opened(config, session, directory)
         self.directory, self.known = directory, _known(directory)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
-from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
+from zoplat.core.errors import Interrupted, RunFailed, ZoplatError, is_out_of_memory
 from zoplat.core.example import Row
+from zoplat.paths import replace_text
 from zoplat.training.binding import changed_versions
 from zoplat.training.callbacks import Callback
 from zoplat.training.costs import Costs
@@ -21,6 +22,7 @@ from zoplat.training.energy import Energy
 from zoplat.training.evaluations import Evaluations
 from zoplat.training.forgetting import Forgetting
 from zoplat.training.journal import Journal, JournalWriter, StepRecord
+from zoplat.training.limit import Limit, confined, out_of_memory, over_inference
 from zoplat.training.lock import locked, locked_unused
 from zoplat.training.meter import Meter
 from zoplat.training.opening import open_run
@@ -50,6 +52,7 @@ def train(
     resume: bool = False,
     callback: Callback | None = None,
     report_to: str | Sequence[str] | None = None,
+    limit: Limit | None = None,
 ) -> Result:
     """Train until the budget is spent.
 
@@ -59,12 +62,16 @@ def train(
         resume: continue the run in `out` if there is one.
         callback: is notified of the events of the run.
         report_to: names of trackers; None for those that the run in `out` was begun with.
+        limit: of its memory, as `plan.within` finds it for `config.memory`.
 
     Raises:
         ZoplatError: its exit_status says whether the settings were wrong (2) or the run failed (1).
+        OutOfMemory: it failed for want of memory.
         Interrupted: after everything was written; `resume` goes on from there.
         KeyboardInterrupt: before anything was.
     """
+    if config.memory and limit is None:
+        raise ZoplatError(f"A limit (memory = {config.memory!r}) is kept by `zoplat run` only. Leave it out here.")
     check(config, out, resume)
     trackers = trackers_named(report_to, out if resume else None)
     if out and (summary := _finished(RunDirectory(out), config)):
@@ -77,7 +84,7 @@ def train(
             return Result(summary, folder)
         try:
             with tracked(callback or Callback(), trackers) as watcher:
-                return _Run(config, directory, watcher).to_the_end()
+                return _run(config, directory, watcher, limit)
         except OSError as problem:
             if failure := directory.failure(problem):
                 raise failure from problem
@@ -98,6 +105,26 @@ def _finished(directory: RunDirectory, config: RunConfig) -> Summary | None:
     return summary if is_done else None
 
 
+def _run(config: RunConfig, directory: RunDirectory, callback: Callback, limit: Limit | None) -> Result:
+    """Make a run within its limit; raises OutOfMemory where memory is not enough."""
+    run: _Run | None = None
+    try:
+        with config.device.sparing() if limit else nullcontext():
+            run = _Run(config, directory, callback)
+        with confined(config, limit, run.profiler) as enforced:
+            if limit:
+                callback.limited(limit.text(enforced))
+            return run.to_the_end()
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        phase, session = (run.profiler.failed or "other", run.session) if run else ("open", None)
+        journal = directory.read_journal()
+        failure = out_of_memory(problem, phase, session, limit, directory.path, len(journal.steps) if journal else None)
+    run = session = None
+    raise failure  # out here, where nothing holds what the run had in memory
+
+
 class _Run:
     """One run in this process."""
 
@@ -111,7 +138,7 @@ class _Run:
         self.forgetting = Forgetting(self.opened, directory)
         self.yardstick = Yardstick(config.steps)
         self.watch = Watch(config, self.session, directory, callback)
-        self.skipped_in_a_row = 0
+        self.skipped_in_a_row, self.memory_said = 0, False
         self.meter, self.energy = Meter(), Energy()
         self.costs_before, self.passes_before = Costs.read(directory), 0.0
         self.costs_written = time.monotonic()
@@ -166,6 +193,8 @@ class _Run:
             self.directory.begin(self.config, {**self.session.facts, **self._identity})
         elif self.directory.is_extended_by(self.config):
             self.directory.extend(self.config)
+        elif self.directory.is_changed_by(self.config):
+            replace_text(self.directory.config, self.config.toml())
         damaged = self.directory.trim_metrics(len(journal.steps) if journal else 0)
         if damaged:
             self.callback.warned(f"{self.directory.metrics} had {damaged} damaged lines; their scores are lost")
@@ -231,10 +260,17 @@ class _Run:
                 f"{learner.skip_reason} Another --lr or --eps may help. The journal is kept in {self.directory.path}."
             )
         self.callback.measured(self.profiler.so_far)
+        self._say_memory()
         self._keep_loss(record)
         self.callback.stepped(progress, record.loss)
         if not is_counted or time.monotonic() - self.costs_written > COSTS_EVERY:
             self._write_costs()
+
+    def _say_memory(self) -> None:
+        """Say once where training takes more than inference."""
+        if not self.memory_said and (note := over_inference(self.profiler, self.session)):
+            self.memory_said = True
+            self.callback.warned(note)
 
     def _bare_forward(self, rows: Sequence[Row]) -> float:
         """Seconds of one forward pass, as inference makes it, on the batch of the step that follows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,6 +58,26 @@ class PyTorch(PyTorchSettings):
         from zoplat_devices.pytorch.rehearsal.session import RehearsalSession
 
         return RehearsalSession(self, spec, tokenizes)
+
+    def convert(self, spec: ModelSpec) -> None:
+        from zoplat_devices.memory import trim
+        from zoplat_devices.pytorch.quiet import notice
+        from zoplat_devices.pytorch.sources import DEFAULT, is_converted, locate
+
+        name = spec.model or DEFAULT
+        if not is_converted(name):
+            locate(name, notice)
+            trim()
+
+    def sparing(self) -> AbstractContextManager[None]:
+        from zoplat_devices.pytorch.limits import files_paged_out
+
+        return files_paged_out()
+
+    def within(self, limit: int) -> AbstractContextManager[str]:
+        from zoplat_devices.pytorch.limits import within
+
+        return within(self.kind, limit)
 
 
 @hookimpl

@@ -14,6 +14,7 @@ from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.kernels.tables import Kernels
 from zoplat_devices.pytorch import virtual
 from zoplat_devices.pytorch.heads import is_autoregressive
+from zoplat_devices.pytorch.lean import import_lean
 from zoplat_devices.pytorch.loaded import Loaded, embeddings, padding_token, token_limit
 from zoplat_devices.pytorch.mapped import move_to_files
 from zoplat_devices.pytorch.pages import onto_large_pages
@@ -31,6 +32,7 @@ COMPILER = "inductor"
 
 def configure_torch(settings: PyTorchSettings) -> None:
     """Set the threads and the precision of matrix products, which are global to the process."""
+    import_lean()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     torch.backends.cuda.matmul.allow_tf32 = settings.tf32

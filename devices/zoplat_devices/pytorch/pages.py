@@ -10,6 +10,8 @@ from typing import Any
 
 LARGE = 1 << 21
 """Bytes of a large page."""
+AT_ONCE = 2 << 20
+"""Entries that are copied before their old pages are returned."""
 LEAST = 16 * LARGE
 """Bytes of trainable weights below which nothing is moved."""
 
@@ -17,7 +19,7 @@ LEAST = 16 * LARGE
 def onto_large_pages(model: Any) -> None:
     """Move the trainable weights of a model into one region that the system may back with large pages.
 
-    Every tensor is released as soon as it was copied, so the peak grows by one tensor and not by the model. Where the
+    Pages are released as soon as they were copied, so the peak grows by some MiB and not by the model. Where the
     system has no large pages, nothing happens.
     """
     tensors = movable(model)
@@ -60,10 +62,11 @@ def _move(owners: list[Any], target: Any) -> None:
     """Copy a tensor to the start of `target` and let all parameters that share it point there."""
     old = owners[0].data
     new = target[: old.nbytes].view(old.dtype).view(old.shape)
-    new.copy_(old)
+    for part, source in zip(new.view(-1).split(AT_ONCE), old.view(-1).split(AT_ONCE), strict=True):
+        part.copy_(source)
+        _release(source)
     for parameter in owners:
         parameter.data = new
-    _release(old)
 
 
 def _release(tensor: Any) -> None:

@@ -22,7 +22,7 @@ from zoplat.core.model_spec import ModelSpec
 from zoplat.core.sampler import Sampler
 from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.queue import Promise, Queue
-from zoplat_devices.memory import HostMemory
+from zoplat_devices.memory import HostMemory, trim
 from zoplat_devices.pytorch import about, chat
 from zoplat_devices.pytorch.backends import backend_for
 from zoplat_devices.pytorch.derivatives import Derivatives
@@ -87,6 +87,7 @@ class PyTorchSession(Session):
         self.derivatives = Derivatives(self.model, self.space)
         self._open_strategies(settings, spec)
         self.facts = self._facts(settings, spec)
+        trim()
 
     def _open_space(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
         """The trained weights as a space, and exact restore's hooks on the model."""

@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
-from zoplat.core.errors import ZoplatError, unknown
+from zoplat.core.errors import ZoplatError, is_out_of_memory, unknown
 from zoplat.paths import in_cache
 from zoplat_devices.pytorch.digests import identity_of
 from zoplat_devices.pytorch.quiet import quiet
@@ -116,6 +116,11 @@ def present(name: str) -> str | None:
     return str(found) if found.exists() else None
 
 
+def is_converted(name: str) -> bool:
+    """Whether a model is stored as it is opened, or will be once it is downloaded."""
+    return (not name.startswith("packaged:") and not name.endswith(".gguf")) or present(name) is not None
+
+
 def _is_folder(path: Path, name: str) -> bool:
     """Whether a name is that of a checkpoint folder; raises ZoplatError where it can only be meant for one."""
     if path.is_dir():
@@ -181,13 +186,16 @@ def located(name: str, notice: Callable[[str], None]) -> tuple[str, str]:
 def load_errors(name: str) -> Iterator[None]:
     """Raise whatever transformers raises for a model that it can't load as a ZoplatError.
 
-    Damaged files make it raise nearly anything: of struct, of memory, of attributes that are not there.
+    Damaged files make it raise nearly anything, of struct or of attributes that are not there. Where memory was not
+    enough, that goes through.
     """
     try:
         yield
     except ZoplatError:
         raise
     except Exception as problem:
+        if is_out_of_memory(problem):
+            raise
         first = str(problem).strip().partition("\n")[0]
         if "trust_remote_code" in str(problem) or "custom code" in first:
             raise ZoplatError(

@@ -15,13 +15,16 @@ from zoplat_devices.pytorch.screening import check_gguf, screen, trust
 from zoplat_devices.pytorch.sources import DEFAULT, base_of, check_online, is_adapter, load_errors, present
 
 
-def shaped(spec: ModelSpec, kind: str, tokenizes: bool = True) -> Loaded:
+def shaped(spec: ModelSpec, kind: str, tokenizes: bool = True) -> tuple[Loaded, int]:
     """A model whose parameters have shapes and no entries; only its configuration and its tokenizer are read.
 
     Args:
         spec: which model. A checkpoint folder needs no weights here; of a hub id a few small files are fetched.
         kind: of the device that it is meant for.
         tokenizes: whether the tokenizer is needed.
+
+    Returns:
+        (the model, bytes of its file that are read into memory and converted; 0 where the file is used as it is)
 
     Raises:
         ZoplatError: there is no such model, or it has not that head.
@@ -38,10 +41,13 @@ def shaped(spec: ModelSpec, kind: str, tokenizes: bool = True) -> Loaded:
         head = head_of(config, spec.head)
         if head == "classifier" and spec.classes:
             config.num_labels = spec.classes
-        model = _empty(config, head, getattr(torch, base_dtype(spec, kind, head)))
+        stored, dtype = config.dtype or torch.float32, getattr(torch, base_dtype(spec, kind, head))
+        model = _empty(config, head, dtype)
+        copies = {stored, dtype} if spec.base == "int8" else {stored} - {dtype}  # beside the model that stays
+        read = sum(p.numel() for p in model.parameters()) * sum(copy.itemsize for copy in copies)
         if spec.base == "int8":
             _quantise(model)
-    return Loaded(model, tokenizer, name, None, head)
+    return Loaded(model, tokenizer, name, None, head), read if kind == "cpu" else 0
 
 
 def _source(name: str) -> tuple[str, dict[str, Any]]:

@@ -19,9 +19,10 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.counting import CountingSpace
-from zoplat_devices.memory import HostMemory
+from zoplat_devices.memory import HostMemory, trim
 from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.generation import TextGenerator
+from zoplat_devices.pytorch.lean import import_lean
 from zoplat_devices.pytorch.loaded import Loaded, embeddings
 from zoplat_devices.pytorch.opening import build_encoder, build_scorer
 from zoplat_devices.pytorch.precision import choose_restore, choose_rounding
@@ -61,17 +62,19 @@ class RehearsalSession(PyTorchSession, Rehearsal):
 
     def __init__(self, settings: PyTorchSettings, spec: ModelSpec, tokenizes: bool = True) -> None:
         self._host, self._libraries, self._kernel_bytes = HostMemory(), 0, 0
+        import_lean()
         if settings.is_streaming:
             raise ZoplatError("The streaming strategy can't be planned yet. Use -o device.strategy=sequential.")
         self._kernels = self.recordings = None
         self.target, self._kind, self._tokenizes = META, settings.kind, tokenizes
-        found = shaped(spec, settings.kind, tokenizes)
+        found, self.opening = shaped(spec, settings.kind, tokenizes)
         self.loaded = found if tokenizes else Loaded(found.model, NoTokenizer(), found.name, None, found.head)
         self.trace = Allocations(settings.kind, embeddings(found.model) or 0)
         with META:
             self.model = tuned(self.loaded, spec)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             self.trace.enter(tensor, WEIGHTS)
+        trim()
         self.head, self.libraries = self.loaded.head, self._host.now()
         with self.traced():
             self._open_space(settings, spec)
