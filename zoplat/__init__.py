@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zoplat.core.noise import Key, Noise
     from zoplat.core.oracle import Oracle, Slopes
     from zoplat.core.preset import Preset, read_presets
+    from zoplat.core.probe import Gauge, Probe
     from zoplat.core.rule import Schedule, Scheduled, StepRule
     from zoplat.core.sampler import Extent, Sampler
     from zoplat.core.search import Around, Between, OneOf
@@ -46,6 +47,7 @@ __all__ = [
     "Example",
     "Extent",
     "FieldError",
+    "Gauge",
     "Key",
     "LowRankSampler",
     "MemoryReading",
@@ -57,6 +59,7 @@ __all__ = [
     "ParameterSpace",
     "Part",
     "Preset",
+    "Probe",
     "Row",
     "Sampler",
     "Schedule",
@@ -95,6 +98,7 @@ _WHERE = {
     "zoplat.core.noise": "Key Noise",
     "zoplat.core.oracle": "Oracle Slopes",
     "zoplat.core.preset": "Preset read_presets",
+    "zoplat.core.probe": "Gauge Probe",
     "zoplat.core.rule": "Schedule Scheduled StepRule",
     "zoplat.core.sampler": "Extent Sampler",
     "zoplat.core.tracker": "TrackedNumbers TrackedRun Tracker",

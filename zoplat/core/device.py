@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,30 @@ class MemoryReading:
     Attributes:
         host, host_peak: resident set size of the process.
         device, device_peak: of the accelerator's allocator; None without an accelerator.
+        device_reserved: what the allocator has taken from the driver, in use or not; None where there is none.
     """
 
     host: int
     host_peak: int
     device: int | None = None
     device_peak: int | None = None
+    device_reserved: int | None = None
+
+
+class Trace(AbstractContextManager["Trace"], Protocol):
+    """A context in which the memory of new arrays is counted while they live.
+
+    Attributes:
+        now, peak: bytes alive; the most since `reset`.
+        at_peak: those of the peak by owner: activations, logits, gradients.
+    """
+
+    now: int
+    peak: int
+    at_peak: Mapping[str, int]
+
+    def reset(self) -> None:
+        """Begin a new peak from what is alive."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +195,25 @@ class Session(ABC):
     @abstractmethod
     def ledger(self) -> dict[str, int]:
         """Bytes by owner, for all long-lived arrays and libraries that the session knows of."""
+
+    def beyond_ledger(self) -> dict[str, int]:
+        """Host bytes by owner that the ledger can't book: code read since opening, what allocators keep free.
+
+        Allocators are asked to give back what they keep, so this is for the end of a profile.
+        """
+        return {}
+
+    def allocations(self) -> Trace | None:
+        """What counts the arrays that passes make and give back, none yet; None where that can't be followed."""
+        return None
+
+    def snapshot(self, path: Path) -> AbstractContextManager[None]:
+        """What is inside is recorded by the runtime's own tool, into a file when it ends.
+
+        Raises:
+            ZoplatError: it has none.
+        """
+        raise ZoplatError("--snapshot: this device has no recorder of allocations. --memray FILE records the process.")
 
     @abstractmethod
     def digest(self) -> str:

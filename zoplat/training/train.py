@@ -23,6 +23,7 @@ from zoplat.training.journal import Journal, JournalWriter, StepRecord
 from zoplat.training.lock import locked, locked_unused
 from zoplat.training.meter import Meter
 from zoplat.training.opening import open_run
+from zoplat.training.readings import Readings, merged
 from zoplat.training.replay import catch_up, check_start
 from zoplat.training.result import Result
 from zoplat.training.setup import check, check_out
@@ -114,6 +115,8 @@ class _Run:
         self.meter = Meter()
         self.costs_before, self.passes_before = Costs.read(directory), 0.0
         self.costs_written = time.monotonic()
+        self.readings_before = [row for row in directory.read_memory() if row["kind"] == "probe"]
+        self.readings = Readings(warn=callback.warned)
 
     def to_the_end(self) -> Result:
         """Begin the run or go on with it, and finish it."""
@@ -140,6 +143,7 @@ class _Run:
             raise
         finally:
             self.journal.close()
+            self.readings.close()
         self.callback.finished(summary)
         return Result(summary, self.directory.path)
 
@@ -205,6 +209,7 @@ class _Run:
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
         is_counted = self.meter.step(progress.passes - passes, self.config.batch_size)
+        self.readings.take(now=False)
         self.journal.append(record)
         self.watch.after(record, learner.slopes, progress)
         if record.step == 0:
@@ -251,7 +256,8 @@ class _Run:
         passes = self.session.space.passes_over_weights - self.passes_before
         seconds = time.time() - self.began
         costs = self.costs_before.after(self.profiler, seconds, self.learner.progress.seconds, passes, self.meter)
-        costs.write(self.directory, self.session.ledger())
+        self.readings.take()
+        costs.write(self.directory, self.session.ledger(), merged(self.readings_before, self.readings.rows))
         self.costs_written = time.monotonic()
         return costs
 

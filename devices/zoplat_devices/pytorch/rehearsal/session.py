@@ -24,8 +24,9 @@ from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.generation import TextGenerator
 from zoplat_devices.pytorch.loaded import Loaded, embeddings
 from zoplat_devices.pytorch.opening import build_encoder, build_scorer
+from zoplat_devices.pytorch.parameters import tensor_of
 from zoplat_devices.pytorch.precision import choose_restore, choose_rounding
-from zoplat_devices.pytorch.rehearsal.allocations import Allocations
+from zoplat_devices.pytorch.rehearsal.allocations import FORWARD, GRADIENTS, LOGITS, Allocations
 from zoplat_devices.pytorch.rehearsal.attention import fused_attention
 from zoplat_devices.pytorch.rehearsal.models import shaped
 from zoplat_devices.pytorch.rehearsal.space import STATE, ShapedBackend
@@ -60,7 +61,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
     """
 
     def __init__(self, settings: PyTorchSettings, spec: ModelSpec, tokenizes: bool = True) -> None:
-        self._host, self._libraries, self._kernel_bytes = HostMemory(), 0, 0
+        self._host, self._libraries, self._files, self._kernel_bytes = HostMemory(), 0, 0, 0
         if settings.is_streaming:
             raise ZoplatError("The streaming strategy can't be planned yet. Use -o device.strategy=sequential.")
         self._kernels = self.recordings = None
@@ -68,6 +69,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
         found = shaped(spec, settings.kind, tokenizes)
         self.loaded = found if tokenizes else Loaded(found.model, NoTokenizer(), found.name, None, found.head)
         self.trace = Allocations(settings.kind, embeddings(found.model) or 0)
+        self._records = settings.kind == "cuda" and settings.record and not settings.compile
         with META:
             self.model = tuned(self.loaded, spec)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
@@ -83,6 +85,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
                 self.generator = TextGenerator(self.scorer, self.encoder)
             self.derivatives = _ShapedDerivatives(self.model, self.space)
             self._open_strategies(settings, spec)
+        self.trace.trained = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)
         self.facts = self._facts(settings, spec)
 
     def _open_space(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
@@ -105,7 +108,9 @@ class RehearsalSession(PyTorchSession, Rehearsal):
             found.pop(name, None)
         forward = Counter({owner: size for owner, size in trace.at_peak.items() if owner not in (WEIGHTS, STATE)})
         rest = trace.peak - sum(forward.values()) - sum(found.values())
-        forward["activations"] += rest  # scratch that is not made by the space is traced with the forward pass
+        forward[FORWARD] += rest  # scratch that is not made by the space is traced with the forward pass
+        if self._records and not forward[GRADIENTS]:  # a recorded pass keeps what it needs between the steps
+            forward["recordings"] = sum(forward.pop(name, 0) for name in (FORWARD, LOGITS))
         return {name: size for name, size in {**found, **forward}.items() if size > 0}
 
     def blank(self, count: int, tokens: int) -> list[Row]:
