@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zoplat.core.noise import Key, Noise
     from zoplat.core.oracle import Oracle, Slopes
     from zoplat.core.preset import Preset, read_presets
-    from zoplat.core.probe import Gauge, Probe
+    from zoplat.core.probe import Gauge, Probe, Unit
     from zoplat.core.rule import Schedule, Scheduled, StepRule
     from zoplat.core.sampler import Extent, Sampler
     from zoplat.core.search import Around, Between, OneOf
@@ -73,6 +73,7 @@ __all__ = [
     "TrackedRun",
     "Tracker",
     "Tuning",
+    "Unit",
     "ZoplatError",
     "held",
     "hookimpl",
@@ -98,7 +99,7 @@ _WHERE = {
     "zoplat.core.noise": "Key Noise",
     "zoplat.core.oracle": "Oracle Slopes",
     "zoplat.core.preset": "Preset read_presets",
-    "zoplat.core.probe": "Gauge Probe",
+    "zoplat.core.probe": "Gauge Probe Unit",
     "zoplat.core.rule": "Schedule Scheduled StepRule",
     "zoplat.core.sampler": "Extent Sampler",
     "zoplat.core.tracker": "TrackedNumbers TrackedRun Tracker",

@@ -1,4 +1,4 @@
-"""Machine probes: what a machine tells of itself while a run goes on, such as energy, temperature and pages of memory."""
+"""Machine probes: what a machine tells of itself while a run goes on: energy, temperature, pages of memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Gauge(ABC):
     def read(self) -> Mapping[str, float]:
         """The quantities now, by name; one that can't be read just now is left out. Takes milliseconds at most."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most have nothing to give back
         """Give back what was opened; nothing is read afterwards."""
 
 

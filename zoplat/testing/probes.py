@@ -41,7 +41,8 @@ class ProbeContract(PartContract):
             found = gauge.read()
             for name, value in found.items():
                 assert name in gauge.units, f"'{name}' was read and is not in units."
-                assert isinstance(value, float) and math.isfinite(value), f"'{name}' is {value!r}, no finite float."
+                assert isinstance(value, float), f"'{name}' is {value!r}, no float."
+                assert math.isfinite(value), f"'{name}' is {value!r}, no finite number."
 
     def test_totals_do_not_fall(self) -> None:
         with self._opened() as gauge:

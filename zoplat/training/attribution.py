@@ -12,6 +12,8 @@ from zoplat.training.profiler import Profiler
 LIBRARIES = {"python, torch and transformers", "noise kernels"}
 """Owners whose memory is on the host, wherever the weights are."""
 OPENING = "libraries imported while opening, tokenizer and rows"
+CODE = "code of libraries, read since"
+HELD = "held by libraries since the first pass"
 NOBODY = "no owner"
 ALLOCATOR = "allocator of the device"
 
@@ -45,9 +47,11 @@ class Attribution:
 
     def finish(self) -> None:
         """Find out what the ledger can't book; nothing is measured afterwards."""
-        self.beyond = self._session.beyond_ledger()
-        if self._opening > 0:
-            self.beyond = {OPENING: self._opening, **self.beyond}
+        found = self._session.beyond_ledger()
+        now, booked = self._session.memory().host, sum(self._session.ledger().values())
+        held = now - booked - max(0, self._opening) - found.get(CODE, 0)
+        beyond = {OPENING: self._opening, CODE: found.pop(CODE, 0), HELD: held, **found}
+        self.beyond = {owner: size for owner, size in beyond.items() if size > 0}
 
     def rows(self, profiler: Profiler) -> list[dict[str, Any]]:
         """The profiler's rows with the owners of each peak, which add up to it.

@@ -109,7 +109,7 @@ def profile(
 ) -> dict[str, Any]:
     """Seconds and peaks by phase with their owners, and a timeline, of a few steps after a first one.
 
-    After them one more step, on the longest of their batches, is traced for what its passes hold; it counts for nothing else.
+    After them one more step, on the longest of their batches, is traced for what its passes hold, and for nothing else.
 
     Args:
         config: the settings.
@@ -160,7 +160,7 @@ def profile(
         "probes": [reading.row for reading in readings.rows],
         "probes_missing": readings.missing,
         "timeline": timeline.rows(),
-        "tune": str(config.tune),
+        "tune": config.tune.name,
         **{name: session.facts.get(name) for name in ("model", "device", "dtype", "restore", "threads", "model_bytes")},
         "memory_counter": session.facts.get("memory_counter"),
     }

@@ -11,7 +11,7 @@ from zoplat.training.profiler import Profiler, Stretch
 EVERY = 0.005
 """Seconds between samples."""
 MOST = 4000
-"""Samples that are kept; of a longer time, the first ones."""
+"""Samples that are kept, at most; where more come, every second one is dropped, and they come half as often."""
 
 
 class Timeline:
@@ -46,7 +46,9 @@ class Timeline:
         self._profiler.watch = None
 
     def _sample(self) -> None:
-        while not self._ends.wait(self._every) and len(self._samples) < MOST:
+        while not self._ends.wait(self._every):
+            if len(self._samples) >= MOST:
+                self._samples, self._every = self._samples[::2], 2 * self._every
             reading = self._profiler.memory()
             self._samples.append((self._profiler.clock(), reading.host, reading.device))
 

@@ -1,16 +1,18 @@
 """What the driver of NVIDIA's GPUs tells: memory of this process, energy, power and temperature, for each GPU.
 
-The memory of a process is what the driver counts, so it has the CUDA context and kernels in it, which no allocator knows
-of. Inside a container the driver may not know the process, and says nothing of it; small cards have no counter of energy.
+The memory of a process is what the driver counts, so it has the CUDA context and kernels in it, which no allocator
+knows of. Inside a container the driver may not know the process, and says nothing of it; small cards have no counter of
+energy.
 """
 
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
-from zoplat import Gauge, Probe, hookimpl
+from zoplat import Gauge, Probe, Unit, hookimpl
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,33 @@ class Gpus(Gauge):
     def __init__(self, library: Any, process: int) -> None:
         self._library, self._process = library, process
         self._readers: dict[str, Callable[[], float]] = {}
-        self.units = {}
+        units: dict[str, Unit] = {}
+        told: tuple[tuple[str, Unit, Callable[[Any], float]], ...] = (
+            ("memory of this process", "B", self._memory),
+            ("energy", "J", self._energy),
+            ("power", "W", self._power),
+            ("temperature", "°C", self._temperature),
+        )
         for index in range(library.nvmlDeviceGetCount()):
             gpu = library.nvmlDeviceGetHandleByIndex(index)
-            self._add(f"gpu{index} memory of this process", "B", lambda gpu=gpu: self._memory(gpu))
-            self._add(f"gpu{index} energy", "J", lambda gpu=gpu: library.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1e3)
-            self._add(f"gpu{index} power", "W", lambda gpu=gpu: library.nvmlDeviceGetPowerUsage(gpu) / 1e3)
-            self._add(
-                f"gpu{index} temperature",
-                "°C",
-                lambda gpu=gpu: library.nvmlDeviceGetTemperature(gpu, library.NVML_TEMPERATURE_GPU),
-            )
+            for name, unit, reader in told:
+                with suppress(library.NVMLError_NotSupported):  # this GPU does not tell
+                    reader(gpu)
+                    units[f"gpu{index} {name}"] = unit
+                    self._readers[f"gpu{index} {name}"] = partial(reader, gpu)
+        self.units = units
 
-    def _add(self, name: str, unit: Any, reader: Callable[[], float]) -> None:
-        """Keep a quantity, where this GPU has it."""
-        with suppress(self._library.NVMLError_NotSupported):
-            reader()
-            self.units[name], self._readers[name] = unit, reader
+    def _energy(self, gpu: Any) -> float:
+        """Joules since the driver was loaded."""
+        return float(self._library.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3
+
+    def _power(self, gpu: Any) -> float:
+        """Watts."""
+        return float(self._library.nvmlDeviceGetPowerUsage(gpu)) / 1e3
+
+    def _temperature(self, gpu: Any) -> float:
+        """Degrees Celsius."""
+        return float(self._library.nvmlDeviceGetTemperature(gpu, self._library.NVML_TEMPERATURE_GPU))
 
     def _memory(self, gpu: Any) -> float:
         """Bytes of this process on a GPU; 0 where it is none of its processes."""
