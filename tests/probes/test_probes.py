@@ -44,7 +44,7 @@ def test_energy_goes_on_where_a_counter_begins_again(tmp_path: Path) -> None:
     assert gauge.read()["package-0"] == pytest.approx(1.1), "0.9 J, and 0.2 J after the counter's end at 1 J"
 
 
-def test_a_machine_without_counters_is_told_from_one_that_lets_nobody_read_them(tmp_path: Path) -> None:
+def test_a_machine_without_counters_differs_from_one_that_lets_nobody_read_them(tmp_path: Path) -> None:
     assert "no zone" in str(Energy(str(tmp_path)).missing())
     written(tmp_path, {"intel-rapl:0/energy_uj": "not for you"})
     assert "chmod" in str(Energy(str(tmp_path)).missing())

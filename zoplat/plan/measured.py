@@ -33,7 +33,7 @@ def measured(
         settings: of the run, as `resolve` takes them.
         steps: that are measured.
         beside: names of further estimators.
-        tell: is told what is measured next.
+        tell: is called with what is measured next.
 
     Yields:
         One dictionary for each: name, flags, profile (as `training.profiling.profile` gives it; None where it failed),

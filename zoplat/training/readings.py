@@ -61,7 +61,7 @@ class Readings:
 
     Args:
         names: probes that are to be read beside those that are not on request.
-        warn: is told of a probe that fails; it is not read again.
+        warn: is called with a sentence on a probe that fails; it is not read again.
         every: seconds between readings.
 
     Attributes:

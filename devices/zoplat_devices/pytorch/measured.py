@@ -109,13 +109,12 @@ class MeasuredSession(Session):
 
 @contextmanager
 def _snapshot(path: Path) -> Iterator[None]:
-    memory: Any = torch.cuda.memory
-    memory._record_memory_history(max_entries=ENTRIES)
+    torch.cuda.memory._record_memory_history(max_entries=ENTRIES)
     try:
         yield
-        memory._dump_snapshot(str(path))
+        torch.cuda.memory._dump_snapshot(str(path))
     finally:
-        memory._record_memory_history(enabled=None)
+        torch.cuda.memory._record_memory_history(enabled=None)
 
 
 @cache

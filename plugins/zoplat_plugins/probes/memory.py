@@ -3,7 +3,7 @@
 Anonymous pages are those of arrays and objects. Pages of files are code of libraries and weights that are mapped, which
 the kernel can drop and read again. The control group is what a container may take; its peak has the page cache of its
 files in it, so it may lie above that of the process. `pss` divides pages that several processes share by their number;
-the kernel walks all pages for it, which takes milliseconds.
+the kernel goes through all pages for it, which takes milliseconds.
 """
 
 import re

@@ -53,7 +53,7 @@ class Gpus(Gauge):
         self._library, self._process = library, process
         self._readers: dict[str, Callable[[], float]] = {}
         units: dict[str, Unit] = {}
-        told: tuple[tuple[str, Unit, Callable[[Any], float]], ...] = (
+        known: tuple[tuple[str, Unit, Callable[[Any], float]], ...] = (
             ("memory of this process", "B", self._memory),
             ("energy", "J", self._energy),
             ("power", "W", self._power),
@@ -61,7 +61,7 @@ class Gpus(Gauge):
         )
         for index in range(library.nvmlDeviceGetCount()):
             gpu = library.nvmlDeviceGetHandleByIndex(index)
-            for name, unit, reader in told:
+            for name, unit, reader in known:
                 with suppress(library.NVMLError_NotSupported):  # this GPU does not tell
                     reader(gpu)
                     units[f"gpu{index} {name}"] = unit
