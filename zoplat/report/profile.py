@@ -18,11 +18,8 @@ from zoplat.report.figures import WIDE, readable
 from zoplat.report.pages import Listing, Part, Picture, Rows, Section, markdown, page
 from zoplat.report.profile_figures import draw_stacks, draw_timeline, grouped
 from zoplat.training.attribution import NOBODY
+from zoplat.training.profiler import INFERENCE, TRAINING
 
-BEFORE = ("open",)
-"""Phases that every program with the model has, and that no training is compared with."""
-COMPUTING = ("forward", "gradient")
-"""Phases that are named where several have the same peak."""
 SMALL = 0.01
 """Share of a peak below which an owner is not named by itself."""
 BAR = 1.05
@@ -83,12 +80,14 @@ def place_of(profile: dict[str, Any]) -> str:
 
 
 def highest(profile: dict[str, Any]) -> dict[str, Any]:
-    """The phase with the highest peak after the model was opened."""
+    """The phase of the steps with the highest peak; of inference alone, that of its passes.
+
+    What opening the model and encoding the rows take for a moment is the same for all modes, and not in it.
+    """
     name = f"{place_of(profile)}_peak"
-    found: dict[str, Any] = max(
-        (row for row in profile["phases"] if row["phase"] not in BEFORE),
-        key=lambda row: (row[name] or 0, row["phase"] in COMPUTING),
-    )
+    steps = [row for row in profile["phases"] if row["phase"] in TRAINING]
+    passes = [row for row in profile["phases"] if row["phase"] in INFERENCE]
+    found: dict[str, Any] = max(steps or passes, key=lambda row: row[name] or 0)
     return found
 
 
@@ -115,7 +114,7 @@ def _side_by_side(cases: Sequence[dict[str, Any]]) -> list[Part]:
         body.append([case["name"], readable(peak), times, expected, span, error, f"{nobody:.1%}"])
     head = ("", "peak", "÷ inference", "planned", "low – high", "planned − peak", "no owner")
     caption = (
-        f"The highest peak of {place} memory after the model was opened, by owner. The broken line is inference alone; "
+        f"The highest peak of {place} memory in its steps or passes, by owner. The broken line is inference alone; "
         "the black marks are what the plan expects, from low to high."
     )
     alt = "; ".join(f"{case['name']} {readable(peak_of(case['profile']))}" for case in there)
