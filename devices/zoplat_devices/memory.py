@@ -43,7 +43,8 @@ class HostMemory:
         if self.method == "sampled":
             now = self.now()
             return now, max(self._peak, now)
-        return _status("VmRSS"), _status("VmHWM")
+        text = STATUS.read_text()
+        return _status("VmRSS", text), _status("VmHWM", text)
 
     @staticmethod
     def of_files() -> int:
@@ -105,8 +106,8 @@ def _mappings() -> Iterator[tuple[str, int]]:
             path = words[5] if len(words) > 5 else ""
 
 
-def _status(name: str) -> int:
-    text = STATUS.read_text()
+def _status(name: str, text: str = "") -> int:
+    text = text or STATUS.read_text()
     start = text.index(name) + len(name) + 1
     return int(text[start : text.index("kB", start)]) * 1024
 
