@@ -20,7 +20,7 @@ from bench.steps import ZoplatStep, vocabulary
 from zoplat.training.readings import Readings
 from zoplat.training.timeline import Timeline
 
-PROBES_EVERY = 0.2
+PROBES_EVERY = 1.0
 """Seconds between readings of the probes, as in `zoplat profile`."""
 
 

@@ -27,7 +27,7 @@ from zoplat.training.timeline import Timeline
 
 GRID = tuple(10 ** (power / 2) for power in range(-10, 0))
 """Radii that are tried: two per power of ten from 10⁻⁵ to 10⁻¹ᐟ²."""
-PROBES_EVERY = 0.2
+PROBES_EVERY = 1.0
 """Seconds between readings of the machine's probes."""
 DIRECTIONS = 6
 """Random directions along which they are tried."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoplat.training.profiler import Profiler, Stretch
 
-EVERY = 0.02
+EVERY = 0.05
 """Seconds between samples."""
 MOST = 4000
 """Samples that are kept, at most; where more come, every second one is dropped, and they come half as often."""
