@@ -15,7 +15,8 @@ from bench.cases import Setup, Variant
 from bench.models import SameBatch
 from zoplat import ZERO, Row, ZoplatError
 from zoplat.config.layers import resolve
-from zoplat.core.device import MemoryReading, Session
+from zoplat.core.device import Session
+from zoplat.core.memory import MemoryReading
 from zoplat.training.profiler import Profiler
 from zoplat.training.step import Learner
 from zoplat_devices.pytorch.parameters import by_address

@@ -64,6 +64,8 @@ ARRAYS = {"numpy", "scipy", "safetensors", "numba"}
 TERMINAL = {"click", "rich"}
 TRACKERS = {"tensorboard", "mlflow", "wandb", "trackio"}
 """Libraries that the plugins of `zoplat_plugins.trackers` import when a run is tracked."""
+PROBES = {"pynvml"}
+"""Libraries that the plugins of `zoplat_plugins.probes` import when they are opened."""
 LONGEST = 350
 """Lines of a file of the engine or the devices; a longer one says at its head because of what."""
 NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
@@ -251,8 +253,9 @@ def test_the_kit_needs_no_framework(name: str) -> None:
 @pytest.mark.parametrize("name", [*within("zoplat_plugins"), "zoplat_example"])
 def test_a_plugin_imports_public_names_and_public_parts_of_other_plugins(name: str) -> None:
     own = TRACKERS if name.startswith("zoplat_plugins.trackers.") else set()
+    own |= PROBES if name.startswith("zoplat_plugins.probes.") else set()
     assert tops(imports(name)) <= {"zoplat", "zoplat_plugins", *sys.stdlib_module_names, *own}, name
-    assert not tops(imports(name, eager=True)) & TRACKERS, name
+    assert not tops(imports(name, eager=True)) & (TRACKERS | PROBES), name
     assert not {imported for imported in imports(name) if imported.startswith("zoplat.")}, name
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.ImportFrom) and node.module == "zoplat":

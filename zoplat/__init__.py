@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoplat.core.arrays import Array
     from zoplat.core.blocks import Block, Buffer, Part, Tile
-    from zoplat.core.device import Device, MemoryReading, Session
+    from zoplat.core.device import Device, Session
     from zoplat.core.direction import ZERO, Direction, held
     from zoplat.core.errors import SkipStep, ZoplatError
     from zoplat.core.estimate import Estimate
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from zoplat.core.fields import FieldError, number, pattern
     from zoplat.core.losses import Number
     from zoplat.core.low_rank import LowRankSampler, orthonormal
+    from zoplat.core.memory import MemoryReading
     from zoplat.core.model_spec import ModelSpec, Tuning
     from zoplat.core.noise import Key, Noise
     from zoplat.core.oracle import Oracle, Slopes
     from zoplat.core.preset import Preset, read_presets
+    from zoplat.core.probe import Gauge, Probe, Unit
     from zoplat.core.rule import Schedule, Scheduled, StepRule
     from zoplat.core.sampler import Extent, Sampler
     from zoplat.core.search import Around, Between, OneOf
@@ -46,6 +48,7 @@ __all__ = [
     "Example",
     "Extent",
     "FieldError",
+    "Gauge",
     "Key",
     "LowRankSampler",
     "MemoryReading",
@@ -57,6 +60,7 @@ __all__ = [
     "ParameterSpace",
     "Part",
     "Preset",
+    "Probe",
     "Row",
     "Sampler",
     "Schedule",
@@ -70,6 +74,7 @@ __all__ = [
     "TrackedRun",
     "Tracker",
     "Tuning",
+    "Unit",
     "ZoplatError",
     "held",
     "hookimpl",
@@ -82,7 +87,7 @@ __all__ = [
 _WHERE = {
     "zoplat.core.arrays": "Array",
     "zoplat.core.blocks": "Block Buffer Part Tile",
-    "zoplat.core.device": "Device MemoryReading Session",
+    "zoplat.core.device": "Device Session",
     "zoplat.core.direction": "ZERO Direction held",
     "zoplat.core.errors": "SkipStep ZoplatError",
     "zoplat.core.estimate": "Estimate",
@@ -91,10 +96,12 @@ _WHERE = {
     "zoplat.core.fields": "FieldError number pattern",
     "zoplat.core.losses": "Number",
     "zoplat.core.low_rank": "LowRankSampler orthonormal",
+    "zoplat.core.memory": "MemoryReading",
     "zoplat.core.model_spec": "ModelSpec Tuning",
     "zoplat.core.noise": "Key Noise",
     "zoplat.core.oracle": "Oracle Slopes",
     "zoplat.core.preset": "Preset read_presets",
+    "zoplat.core.probe": "Gauge Probe Unit",
     "zoplat.core.rule": "Schedule Scheduled StepRule",
     "zoplat.core.sampler": "Extent Sampler",
     "zoplat.core.tracker": "TrackedNumbers TrackedRun Tracker",

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from zoplat.core.device import Device
     from zoplat.core.estimator import Estimator
     from zoplat.core.preset import Preset
+    from zoplat.core.probe import Probe
     from zoplat.core.rule import StepRule
     from zoplat.core.sampler import Sampler
     from zoplat.core.tracker import Tracker
@@ -50,3 +51,8 @@ def zoplat_presets() -> "dict[str, Preset]":  # type: ignore[empty-body]
 @hookspec
 def zoplat_trackers() -> "dict[str, Tracker]":  # type: ignore[empty-body]
     """Experiment trackers by name, for `--report-to`; their libraries are imported when a run is tracked."""
+
+
+@hookspec
+def zoplat_probes() -> "dict[str, Probe]":  # type: ignore[empty-body]
+    """Machine probes by name: energy, temperature, memory as the machine tells them; opened where a run is measured."""

@@ -21,6 +21,7 @@ from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError, unknown
 from zoplat.core.estimator import Estimator
 from zoplat.core.preset import Preset
+from zoplat.core.probe import Probe
 from zoplat.core.rule import StepRule
 from zoplat.core.sampler import Sampler
 from zoplat.core.tracker import Tracker
@@ -36,6 +37,7 @@ KINDS: dict[str, type] = {
     "task": Task,
     "preset": Preset,
     "tracker": Tracker,
+    "probe": Probe,
 }
 """Kinds of registered parts, and the class of each."""
 NO_PLUGINS = "ZOPLAT_NO_PLUGINS"

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zoplat.core.blocks import Block
-from zoplat.core.device import Device, MemoryReading, Session
+from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
+from zoplat.core.memory import MemoryReading
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
 from zoplat.space.backend import Backend

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from zoplat.compare.poc import full_joules
-from zoplat.training import energy
-from zoplat.training.energy import Energy
+from zoplat.registry import catalogue
+from zoplat.training.readings import Readings
 from zoplat.training.summary import Summary
+from zoplat_plugins.probes.energy import Zones
+from zoplat_plugins.probes.nvml import Gpus
 
 TOY = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--estimator", "mezo")
 
@@ -34,8 +36,9 @@ def package(folder: Path, name: str, joules: float, largest: float = 1000.0) -> 
 @pytest.fixture
 def powercap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for counters of processors, on a machine without GPUs."""
-    monkeypatch.setattr(energy, "POWERCAP", tmp_path / "powercap")
-    monkeypatch.setattr(energy, "_gpus", dict)
+    probe = catalogue().entry("probe", "energy").value
+    monkeypatch.setitem(vars(probe), "root", str(tmp_path / "powercap"))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     return tmp_path / "powercap"
 
 
@@ -67,46 +70,45 @@ def test_counters_of_packages_are_added_up_and_may_begin_again(powercap: Path) -
     second = package(powercap / "intel-rapl:1", "package-1", 5.0)
     package(powercap / "intel-rapl:0:0", "core", 3.0)
     package(powercap / "intel-rapl:2", "psys", 3.0)
-    meter = Energy()
-    assert meter.sources == ["processor package-0", "processor package-1"]
-    assert meter.joules() == 0
+    readings = Readings()
+    assert readings.energy_sources == ["energy"]
+    before = readings.joules()
+    assert before == pytest.approx(995)
     package(first, "package-0", 2.0)
     package(second, "package-1", 6.5)
-    assert meter.joules() == pytest.approx(12 + 1.5)
-    assert meter.joules() == pytest.approx(13.5)
+    assert readings.joules() - before == pytest.approx(12 + 1.5)
+    assert readings.joules() - before == pytest.approx(13.5)
 
 
-def test_gpus_are_read_through_nvml_those_that_cuda_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gpus_are_read_through_nvml_those_that_cuda_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     millijoules = {0: 1000, 1: 5000}
-    nvml = SimpleNamespace(
+    nvml: Any = SimpleNamespace(
         NVMLError=OSError,
-        nvmlInit=lambda: None,
+        NVMLError_NotSupported=AttributeError,  # the stand-in has nothing else to tell
         nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=lambda number: number,
         nvmlDeviceGetTotalEnergyConsumption=millijoules.__getitem__,
     )
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(energy, "POWERCAP", tmp_path / "none")
+    gpus = Gpus(nvml, 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    both = Energy()
+    assert gpus.joules() == 6.0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    one = Energy()
-    assert (both.sources, one.sources) == (["GPU 0", "GPU 1"], ["GPU 1"])
+    assert gpus.joules() == 5.0
     millijoules.update({0: 3000, 1: 9000})
-    assert (both.joules(), one.joules()) == (6.0, 4.0)
+    assert gpus.joules() == 9.0
 
 
 def test_a_run_ends_with_its_joules(zoplat: Any, powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(powercap / "intel-rapl:0", "package-0", 0.0)
     used = iter(range(10_000))
-    monkeypatch.setattr(energy, "_of_package", lambda file: float(next(used)))
+    monkeypatch.setattr(Zones, "joules", lambda zones: float(next(used)))
     found = ran(zoplat, "--max-joules", 5, "--out", "limited")
     assert (found["steps"], found["joules"]) == (5, 5.0), "one joule between the two readings of a step"
 
 
 def test_without_a_counter_a_budget_of_joules_is_refused_before_any_work(zoplat: Any, powercap: Path) -> None:
     text = zoplat.refused("run", *TOY, "--max-joules", 5)
-    assert "max_joules: this machine does not tell its energy: no counter" in text
+    assert "max_joules: this machine does not tell its energy" in text
     assert "--max-tokens" in text
     assert ran(zoplat, "--steps", 1, "--out", "one")["joules"] is None
     refused = zoplat.refused("compare", "--estimators", "mezo", "--device", "reference", "--max-joules", 5)
@@ -116,7 +118,7 @@ def test_without_a_counter_a_budget_of_joules_is_refused_before_any_work(zoplat:
 def test_doctor_and_poc_say_what_tells(zoplat: Any, powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "energy no counter can be read" in zoplat("doctor").stdout
     package(powercap / "intel-rapl:0", "package-0", 0.0)
-    assert "energy processor package-0" in zoplat("doctor").stdout
+    assert "energy energy" in zoplat("doctor").stdout
     spent = Summary.from_json({"forward_passes": 10, "joules": 5.0})
     assert full_joules(spent, 40_000) == 20_000
     assert full_joules(Summary.from_json({"forward_passes": 10}), 40_000) is None

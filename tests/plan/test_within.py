@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from zoplat.cli import main
 from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
-from zoplat.core.device import MemoryReading
 from zoplat.core.errors import RunFailed, ZoplatError, bytes_asked, is_out_of_memory
+from zoplat.core.memory import MemoryReading
 from zoplat.plan.memory import rehearsed
 from zoplat.plan.within import chosen, train_within
 from zoplat.training.callbacks import Callback

@@ -296,10 +296,24 @@ def print_profile(measured: dict[str, Any]) -> None:
         device = "–" if row["device_peak"] is None else mebibytes(row["device_peak"])
         table.add_row(row["phase"], f"{row['seconds']:.3f}", row["of"], mebibytes(row["host_peak"]), device)
     console.print(table)
-    owners = Table("owner", "memory", box=None)
-    for name, size in measured["owners"].items():
-        owners.add_row(name, mebibytes(size))
+    shown = [row for row in measured["phases"] if row["owners"]]
+    owners = Table("owner", *(row["phase"] for row in shown), box=None)
+    for name in dict.fromkeys(name for row in shown for name in row["owners"]):
+        owners.add_row(name, *(mebibytes(row["owners"][name]) if name in row["owners"] else "–" for row in shown))
     console.print(owners)
+    probes = Table("probe", "quantity", "mean", "most", "in all", box=None)
+    for row in measured["probes"]:
+        values = (row["mean"], row["most"], row["total"])
+        probes.add_row(row["probe"], row["quantity"], *(_in_unit(value, row["unit"]) for value in values))
+    if probes.row_count:
+        console.print(probes)
+
+
+def _in_unit(value: float | None, unit: str) -> str:
+    """A reading of a machine probe, as text."""
+    if value is None:
+        return "–"
+    return mebibytes(int(value)) if unit == "B" else f"{value:,.1f} {unit}"
 
 
 def print_radii(found: Suggestion) -> None:

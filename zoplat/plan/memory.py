@@ -22,8 +22,8 @@ from zoplat.training.profiler import Profiler
 from zoplat.training.setup import objective_of, rows_of, spec_of
 from zoplat.training.step import Learner
 
-OF_THE_PASS = ("activations", "logits")
-"""Owners of what a forward pass gives back."""
+OF_THE_PASS = ("activations", "logits", "gradients", "recordings")
+"""Owners of what a forward pass or backpropagation gives back, or keeps for the next one."""
 OPENING = "file of the weights, while they are read"
 MOST_STEPS = 2000
 """Steps whose batches are looked at for the longest one."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
+from zoplat.training.attribution import LIBRARIES
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
 from zoplat.training.profiler import INFERENCE
@@ -28,8 +29,6 @@ MEANING = {
     "checkpoint": "writing checkpoints and digests",
     "other": "between phases: data, journal, bookkeeping",
 }
-LIBRARIES = {"python, torch and transformers", "noise kernels"}
-"""Owners whose memory is on the host, wherever the weights are."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from zoplat.report.account import LIBRARIES, Account
+from zoplat.report.account import Account
 from zoplat.report.figures import draw_memory, readable
 from zoplat.report.pages import Picture
+from zoplat.training.attribution import LIBRARIES
 from zoplat.training.profiler import INFERENCE
 
 WEIGHTS = {"weights", "trainable weights", "frozen weights"}

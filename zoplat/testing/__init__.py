@@ -11,6 +11,7 @@ class TestUniform(SamplerContract):
 
 from zoplat.testing.devices import DeviceContract
 from zoplat.testing.estimators import EstimatorContract
+from zoplat.testing.probes import ProbeContract
 from zoplat.testing.problems import cubic, linear, quadratic, two_layers
 from zoplat.testing.rules import StepRuleContract
 from zoplat.testing.runs import Plain, train
@@ -22,6 +23,7 @@ __all__ = [
     "DeviceContract",
     "EstimatorContract",
     "Plain",
+    "ProbeContract",
     "SamplerContract",
     "StepRuleContract",
     "TaskContract",

@@ -13,6 +13,7 @@ from zoplat.testing.devices import DeviceContract
 from zoplat.testing.estimators import EstimatorContract
 from zoplat.testing.parts import Contract
 from zoplat.testing.places import in_brackets
+from zoplat.testing.probes import ProbeContract
 from zoplat.testing.rules import StepRuleContract
 from zoplat.testing.samplers import SamplerContract
 from zoplat.testing.tasks import TaskContract
@@ -25,6 +26,7 @@ CONTRACTS: dict[str, tuple[type[Contract], str]] = {
     "step-rule": (StepRuleContract, "rule"),
     "device": (DeviceContract, "device"),
     "task": (TaskContract, "task"),
+    "probe": (ProbeContract, "probe"),
 }
 """For each kind of part its contract, and the attribute that holds the part there."""
 

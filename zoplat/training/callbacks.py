@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.config.run_config import RunConfig
-from zoplat.core.device import MemoryReading, Session
+from zoplat.core.device import Session
+from zoplat.core.memory import MemoryReading
 from zoplat.training.outlook import Outlook
 from zoplat.training.progress import Progress
 from zoplat.training.summary import Summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from zoplat.training.directory import RunDirectory
 from zoplat.training.meter import Meter
 from zoplat.training.profiler import Phase, Profiler
 from zoplat.training.progress import Progress
+from zoplat.training.readings import Reading
 
 FILE = "costs.json"
 """In the folder of the checkpoints: what a process that goes on with the run has to add its own to."""
@@ -63,6 +65,7 @@ class Costs:
                 before.calls + phase.calls,
                 max(before.host_peak, phase.host_peak),
                 max(peaks, default=None),
+                before.highest(phase),
             )
         moves = self.passes_over_weights + passes_over_weights
         outside, foreign = self.outside + meter.outside, self.foreign + meter.foreign
@@ -73,16 +76,21 @@ class Costs:
         """A profiler that has these phases in place of its own."""
         return replace(profiler, phases={**self.phases})
 
-    def write(self, directory: RunDirectory, owners: dict[str, int]) -> None:
+    def write(self, directory: RunDirectory, owners: dict[str, int], readings: Sequence[Reading] = ()) -> None:
         """Write memory.jsonl, and what `read` reads.
 
         Args:
             directory: of the run.
             owners: bytes of long-lived arrays by owner.
+            readings: what the machine's probes have read.
         """
         phases = [{"kind": "phase", "phase": name, **asdict(phase)} for name, phase in self.phases.items()]
         directory.write_memory(
-            [*phases, *({"kind": "owner", "owner": owner, "bytes": size} for owner, size in owners.items())]
+            [
+                *phases,
+                *({"kind": "owner", "owner": owner, "bytes": size} for owner, size in owners.items()),
+                *(reading.row for reading in readings),
+            ]
         )
         directory.checkpoints.folder.mkdir(exist_ok=True)
         replace_text(directory.checkpoints.folder / FILE, json.dumps(asdict(self)))
@@ -94,4 +102,5 @@ TOTALS = ("seconds", "seconds_training", "passes_over_weights")
 def _phase(row: dict[str, Any]) -> Phase:
     peak = row["device_peak"]
     numbers = float(row["seconds"]), int(row["calls"]), int(row["host_peak"])
-    return Phase(*numbers, None if peak is None else int(peak))
+    owners = {str(owner): int(size) for owner, size in row.get("owners", {}).items()}
+    return Phase(*numbers, None if peak is None else int(peak), owners)

@@ -192,7 +192,7 @@ class RunDirectory:
         return records, len(lines) - len(records)
 
     def read_memory(self) -> list[dict[str, Any]]:
-        """Seconds and peaks by phase, and bytes by owner; damaged lines are left out."""
+        """Seconds and peaks by phase, bytes by owner, and what probes have read; damaged lines are left out."""
         if not self.memory.exists():
             return []
         lines = self.memory.read_bytes().decode(errors="replace").split("\n")[:-1]
@@ -224,10 +224,12 @@ def _evaluation(line: str) -> dict[str, Any] | None:
 
 
 def _measured(line: str) -> dict[str, Any] | None:
-    """The record of a phase or of an owner in a line of memory.jsonl; None where the line is damaged."""
+    """The record of a phase, an owner or a probe in a line of memory.jsonl; None where the line is damaged."""
     record = _object(line)
     kind = record.get("kind")
-    numbers = {"phase": ("seconds", "calls", "host_peak"), "owner": ("bytes",)}.get(str(kind), ())
+    numbers = {"phase": ("seconds", "calls", "host_peak"), "owner": ("bytes",), "probe": ("last", "readings")}.get(
+        str(kind), ()
+    )
     is_whole = numbers and isinstance(record.get(str(kind)), str) and None not in map(record.get, numbers)
     return record if is_whole and _has_numbers(record, *numbers, "device_peak") else None
 

@@ -105,7 +105,7 @@ def open_session(device: Device, spec: ModelSpec) -> tuple[Session, Profiler]:
     began = time.perf_counter()
     session = device.open(spec)
     read = weakref.proxy(session)  # the space keeps the profiler, which must not keep the model alive after its run
-    profiler = Profiler(lambda: read.memory(), lambda: read.reset_peak())
+    profiler = Profiler(lambda: read.memory(), lambda: read.reset_peak(), lambda: read.ledger())
     profiler.add_past("open", time.perf_counter() - began)
     session.space.time_phases(profiler.phase)
     return session, profiler

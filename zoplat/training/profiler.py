@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from zoplat.core.device import MemoryReading
+from zoplat.core.memory import MemoryReading
 
 INFERENCE = ("inference", "baseline")
 """Phases of inference alone, with which the peak of training is compared."""
@@ -28,12 +28,35 @@ class Phase:
         seconds: time spent in it, without inner phases.
         calls: how often it was entered.
         host_peak, device_peak: most bytes in use during it; no device_peak without an accelerator.
+        owners: bytes by owner when the stretch with that peak ended.
     """
 
     seconds: float = 0.0
     calls: int = 0
     host_peak: int = 0
     device_peak: int | None = None
+    owners: dict[str, int] = field(default_factory=dict)
+
+    def highest(self, other: Phase) -> dict[str, int]:
+        """The owners of the higher peak of two."""
+        mine, others = (one.host_peak if one.device_peak is None else one.device_peak for one in (self, other))
+        return self.owners if mine > others else other.owners
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Some time without a change of phase.
+
+    Attributes:
+        phase: its name.
+        began, ended: seconds of `time.perf_counter`.
+        reading: memory at its end, and the peaks in it.
+    """
+
+    phase: str
+    began: float
+    ended: float
+    reading: MemoryReading
 
 
 @dataclass
@@ -43,12 +66,16 @@ class Profiler:
     Attributes:
         memory: reads the memory in use and the peak since `reset_peak`.
         reset_peak: begins a new peak.
+        ledger: bytes by owner now; asked when the peak of a phase has risen.
+        watch: is given every stretch of time when it is over.
         phases: by name: open, inference, move, forward, rule, evaluate, checkpoint, …, and "other" for the rest.
         failed: the innermost phase that an exception ended; "" while there was none.
     """
 
     memory: Callable[[], MemoryReading]
     reset_peak: Callable[[], None]
+    ledger: Callable[[], dict[str, int]] = dict
+    watch: Callable[[Stretch], None] | None = None
     phases: dict[str, Phase] = field(default_factory=dict)
     failed: str = field(default="", init=False)
 
@@ -77,6 +104,16 @@ class Profiler:
         self._switch()
         self._stack.pop()
         self.phases[name].seconds, self.phases[name].calls = seconds, 1
+
+    def now(self) -> float:
+        """End the stretch that lasts, so that all up to now is entered; the time, as `time.perf_counter` has it."""
+        self._switch()
+        return self._since
+
+    @staticmethod
+    def clock() -> float:
+        """The time now, as stretches have it."""
+        return time.perf_counter()
 
     @property
     def peak(self) -> MemoryReading:
@@ -108,8 +145,19 @@ class Profiler:
         now, reading = time.perf_counter(), self.memory()
         phase = self.phases.setdefault(self._stack[-1], Phase())
         phase.seconds += now - self._since
+        if _rises(phase, reading):
+            phase.owners = self.ledger()
         phase.host_peak = max(phase.host_peak, reading.host_peak)
         if reading.device_peak is not None:
             phase.device_peak = max(phase.device_peak or 0, reading.device_peak)
+        if self.watch:
+            self.watch(Stretch(self._stack[-1], self._since, now, reading))
         self.reset_peak()
         self._since = time.perf_counter()
+
+
+def _rises(phase: Phase, reading: MemoryReading) -> bool:
+    """Whether a peak is the highest of its phase, in the memory that the model is in."""
+    if reading.device_peak is None:
+        return reading.host_peak > phase.host_peak
+    return phase.device_peak is None or reading.device_peak > phase.device_peak

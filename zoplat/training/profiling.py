@@ -17,13 +17,18 @@ from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat.core.noise import Key
+from zoplat.training.attribution import Attribution
 from zoplat.training.batches import Batches
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
+from zoplat.training.readings import Readings
 from zoplat.training.step import Learner
+from zoplat.training.timeline import Timeline
 
 GRID = tuple(10 ** (power / 2) for power in range(-10, 0))
 """Radii that are tried: two per power of ten from 10⁻⁵ to 10⁻¹ᐟ²."""
+PROBES_EVERY = 1.0
+"""Seconds between readings of the machine's probes."""
 DIRECTIONS = 6
 """Random directions along which they are tried."""
 TOLERANCE = 1e-2
@@ -93,9 +98,18 @@ def _difference(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def profile(
-    config: RunConfig, session: Session, profiler: Profiler, batches: Batches, objective: Objective, steps: int
+    config: RunConfig,
+    session: Session,
+    profiler: Profiler,
+    batches: Batches,
+    objective: Objective,
+    steps: int,
+    probes: Sequence[str] = (),
+    only_inference: bool = False,
 ) -> dict[str, Any]:
-    """Seconds and peaks by phase, and bytes by owner, of a few steps after a first one that is not counted.
+    """Seconds and peaks by phase with their owners, and a timeline, of a few steps after a first one.
+
+    After them one more step, on the longest of their batches, is traced for what its passes hold, and for nothing else.
 
     Args:
         config: the settings.
@@ -104,30 +118,97 @@ def profile(
         batches: the training rows.
         objective: the loss.
         steps: how many to measure.
+        probes: machine probes to read beside the usual ones.
+        only_inference: whether forward passes on the batches are made in place of the steps.
+
+    Raises:
+        ZoplatError: a probe can't be read here.
     """
+    attribution, readings = Attribution(session), Readings(probes, every=PROBES_EVERY)
+    work = _Passes(session, objective) if only_inference else _Steps(config, session, objective)
     with profiler.phase("inference"):
-        objective.loss(session, batches.at(0))
-    learner = Learner(config, session, objective)
-    learner.advance(batches, profiler)
-    warm = {row["phase"]: row for row in profiler.rows()}
-    passes = learner.progress.passes
-    for _ in range(steps):
-        learner.advance(batches, profiler)
+        objective.bare_loss(session, batches.at(0))
+    work.advance(batches, profiler)
+    warm, passes = {row["phase"]: row for row in profiler.rows()}, work.passes
+    with Timeline(profiler) as timeline:
+        for _ in range(steps):
+            work.advance(batches, profiler)
+            readings.take(now=False)
     session.space.settle()
+    made = work.passes - passes
+    reserved = session.memory().device_reserved
+    readings.take()
+    readings.close()
+    _trace(work, session, attribution, max((batches.at(step) for step in range(steps + 1)), key=_length))
+    attribution.finish()
     phases = []
-    for row in profiler.rows():
+    for row in attribution.rows(profiler):
         before = warm.get(row["phase"], {"seconds": 0.0, "calls": 0})
-        once = row["phase"] in ("open", "inference")
+        once = row["phase"] == "open" or (row["phase"] == "inference" and not only_inference)
         taken = row["seconds"] if once else (row["seconds"] - before["seconds"]) / steps
         phases.append({**row, "seconds": taken, "of": "all" if once else "a step"})
     each = [row["seconds"] for row in phases if row["of"] == "a step"]
     return {
         "status": "done",
-        "estimator": config.estimator_name,
+        "estimator": "inference" if only_inference else config.estimator_name,
         "steps": steps,
-        "forward_passes_a_step": (learner.progress.passes - passes) / steps,
+        "forward_passes_a_step": made / steps,
         "seconds_a_step": sum(each),
         "phases": phases,
         "owners": session.ledger(),
-        **{name: session.facts.get(name) for name in ("model", "device", "dtype", "restore", "threads")},
+        "reserved": reserved,
+        "probes": [reading.row for reading in readings.rows],
+        "probes_missing": readings.missing,
+        "timeline": timeline.rows(),
+        "tune": config.tune.name,
+        **{name: session.facts.get(name) for name in ("model", "device", "dtype", "restore", "threads", "model_bytes")},
+        "memory_counter": session.facts.get("memory_counter"),
     }
+
+
+class _Steps:
+    """Steps of training."""
+
+    def __init__(self, config: RunConfig, session: Session, objective: Objective) -> None:
+        self._learner = Learner(config, session, objective)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes up to now."""
+        return self._learner.progress.passes
+
+    def advance(self, batches: Batches, profiler: Profiler) -> None:
+        """Make a step."""
+        self._learner.advance(batches, profiler)
+
+
+class _Passes:
+    """Forward passes alone, one a step."""
+
+    def __init__(self, session: Session, objective: Objective) -> None:
+        self._session, self._objective, self.passes = session, objective, 0
+
+    def advance(self, batches: Batches, profiler: Profiler) -> None:
+        """Make a pass."""
+        with profiler.phase("inference"):
+            self._objective.bare_loss(self._session, batches.at(self.passes))
+        self.passes += 1
+
+
+def _trace(work: _Steps | _Passes, session: Session, attribution: Attribution, rows: Sequence[Row]) -> None:
+    """Make one more step, on these rows, and find out what its passes hold."""
+    trace = session.allocations()
+    if trace is None:
+        return
+    tracer = attribution.tracer(trace)
+    session.space.time_phases(tracer.phase)
+    with trace:
+        work.advance(Batches(rows, len(rows), 0), tracer)
+        session.space.settle()
+        tracer.now()
+    attribution.keep(tracer)
+
+
+def _length(rows: Sequence[Row]) -> int:
+    """Tokens of the longest row."""
+    return max(row.length for row in rows)

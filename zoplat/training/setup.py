@@ -17,8 +17,8 @@ from zoplat.registry import missing
 from zoplat.tasks import commands, data
 from zoplat.tasks.metrics import metric_of
 from zoplat.training.directory import RunDirectory
-from zoplat.training.energy import check_measured
 from zoplat.training.objective import Objective
+from zoplat.training.readings import check_energy
 
 SAMPLE = 50
 """Rows of each split that are encoded to try out the model's tokenizer; half of them the longest ones."""
@@ -48,7 +48,7 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False, rehe
     check_device(config)
     check_commands(config)
     if config.max_joules:
-        check_measured()
+        check_energy()
     splits = rows_of(config, notice)
     sizes = {split: len(rows) for split, rows in splits.items()}
     if config.batch_size > sizes["train"]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from zoplat.config.parts import law_of
-from zoplat.core.device import MemoryReading
+from zoplat.core.memory import MemoryReading
 from zoplat.registry import catalogue
 from zoplat.tasks import data
 from zoplat.training.costs import Costs

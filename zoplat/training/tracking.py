@@ -11,8 +11,9 @@ from threading import Event, Thread
 from typing import Any, TypeAlias
 
 from zoplat.config.run_config import RunConfig
-from zoplat.core.device import MemoryReading, Session
+from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
+from zoplat.core.memory import MemoryReading
 from zoplat.core.tracker import TrackedNumbers, TrackedRun, Tracker
 from zoplat.paths import replace_text
 from zoplat.registry import catalogue

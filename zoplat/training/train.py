@@ -18,7 +18,6 @@ from zoplat.training.callbacks import Callback
 from zoplat.training.costs import Costs
 from zoplat.training.directory import RunDirectory
 from zoplat.training.effects import lost_step, unseen_radius
-from zoplat.training.energy import Energy
 from zoplat.training.evaluations import Evaluations
 from zoplat.training.forgetting import Forgetting
 from zoplat.training.journal import Journal, JournalWriter, StepRecord
@@ -26,6 +25,7 @@ from zoplat.training.limit import Limit, confined, out_of_memory, over_inference
 from zoplat.training.lock import locked, locked_unused
 from zoplat.training.meter import Meter
 from zoplat.training.opening import open_run
+from zoplat.training.readings import Readings, merged
 from zoplat.training.replay import catch_up, check_start
 from zoplat.training.result import Result
 from zoplat.training.setup import check, check_out
@@ -139,9 +139,11 @@ class _Run:
         self.yardstick = Yardstick(config.steps)
         self.watch = Watch(config, self.session, directory, callback)
         self.skipped_in_a_row, self.memory_said = 0, False
-        self.meter, self.energy = Meter(), Energy()
+        self.meter = Meter()
         self.costs_before, self.passes_before = Costs.read(directory), 0.0
         self.costs_written = time.monotonic()
+        self.readings_before = [row for row in directory.read_memory() if row["kind"] == "probe"]
+        self.readings = Readings(warn=callback.warned)
 
     def to_the_end(self) -> Result:
         """Begin the run or go on with it, and finish it."""
@@ -174,6 +176,7 @@ class _Run:
             raise
         finally:
             self.journal.close()
+            self.readings.close()
         self.callback.finished(summary)
         return Result(summary, self.directory.path)
 
@@ -237,11 +240,12 @@ class _Run:
         learner, progress = self.learner, self.learner.progress
         rows = self.opened.batches.at(progress.step)
         bare = self._bare_forward(rows) if self.yardstick.is_due(progress.step) else None
-        skipped, passes, joules, began = progress.skipped, progress.passes, self.energy.joules(), time.perf_counter()
+        skipped, passes, joules, began = progress.skipped, progress.passes, self.readings.joules(), time.perf_counter()
         self.watch.before(progress.step)
         record = learner.advance(self.opened.batches, self.profiler)
         seconds = time.perf_counter() - began
         is_counted = self.meter.step(progress.passes - passes, self.config.batch_size)
+        self.readings.take(now=False)
         self.journal.append(record)
         self.watch.after(record, learner.slopes, progress)
         if record.step == 0:
@@ -250,7 +254,7 @@ class _Run:
             ):
                 self.callback.warned(note)
         progress.seconds += seconds
-        progress.joules += (self.energy.joules() or 0.0) - (joules or 0.0)
+        progress.joules += (self.readings.joules() or 0.0) - (joules or 0.0)
         if bare is not None:
             self.yardstick.add(seconds, bare, progress.passes - passes)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if progress.skipped > skipped else 0
@@ -296,7 +300,8 @@ class _Run:
         passes = self.session.space.passes_over_weights - self.passes_before
         seconds = time.time() - self.began
         costs = self.costs_before.after(self.profiler, seconds, self.learner.progress, passes, self.meter)
-        costs.write(self.directory, self.session.ledger())
+        self.readings.take()
+        costs.write(self.directory, self.session.ledger(), merged(self.readings_before, self.readings.rows))
         self.costs_written = time.monotonic()
         return costs
 
@@ -304,7 +309,7 @@ class _Run:
         """The summary, which is written down."""
         progress, overhead, costs = self.learner.progress, self.yardstick.overhead, self._write_costs()
         outlook = self.watch.outlook(progress)
-        joules = round(progress.joules, 3) if self.energy.sources else None
+        joules = round(progress.joules, 3) if self.readings.energy_sources else None
         facts = (self.losses, before, after, overhead, costs, outlook, self.forgetting, joules)
         summary = summarise(self.opened, self.directory, progress, *facts)
         self.directory.write_summary(summary.to_json())

@@ -12,8 +12,9 @@ import click
 
 from zoplat import __version__
 from zoplat.config.run_config import RunConfig
-from zoplat.core.device import MemoryReading, Session
+from zoplat.core.device import Session
 from zoplat.core.errors import RunFailed
+from zoplat.core.memory import MemoryReading
 from zoplat.training.callbacks import Callback
 from zoplat.training.progress import Progress
 from zoplat_devices.edge.board import Limits, Reading

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.core.blocks import Block
-from zoplat.core.device import Device, MemoryReading, Session
+from zoplat.core.device import Device, Session
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
+from zoplat.core.memory import MemoryReading
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.kernels.host import host_backend

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Part
-from zoplat.core.device import MemoryReading, Session, TextLoss
+from zoplat.core.device import TextLoss
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
@@ -28,6 +28,7 @@ from zoplat_devices.pytorch.backends import backend_for
 from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.generation import TextGenerator
 from zoplat_devices.pytorch.loaded import Loaded
+from zoplat_devices.pytorch.measured import MeasuredSession
 from zoplat_devices.pytorch.models import load
 from zoplat_devices.pytorch.opening import (
     build_encoder,
@@ -51,7 +52,7 @@ FEW_TOKENS = 128
 """Tokens of a batch up to which low-rank side terms at all points together cost less than one after the other."""
 
 
-class PyTorchSession(Session):
+class PyTorchSession(MeasuredSession):
     """A model of transformers, opened.
 
     Args:
@@ -74,7 +75,7 @@ class PyTorchSession(Session):
     def __init__(self, settings: PyTorchSettings, spec: ModelSpec, load: Callable[..., Loaded] = load) -> None:
         self._host = HostMemory()
         configure_torch(settings)
-        self._libraries = self._host.now()
+        self._libraries, self._files = self._host.now(), self._host.of_files()
         self.target = torch.device(settings.kind)
         self.loaded, self.model = open_model(settings, spec, load)
         self.head = self.loaded.head
@@ -263,34 +264,6 @@ class PyTorchSession(Session):
 
     def chat(self, prompts: Sequence[str]) -> list[str]:
         return chat.turns(self.loaded.tokenizer, prompts, self.loaded.name)
-
-    def memory(self) -> MemoryReading:
-        host = self._host.read()
-        if self.target.type != "cuda":
-            return MemoryReading(*host)
-        now = torch.cuda.memory_allocated() + (self.recordings.bytes if self.recordings else 0)
-        return MemoryReading(*host, now, max(now, torch.cuda.max_memory_allocated()))
-
-    def reset_peak(self) -> None:
-        self._host.reset()
-        if self.target.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-
-    def ledger(self) -> dict[str, int]:
-        trainable = sum(int(block.array.nbytes) for block in self.space.blocks)
-        where = ", in files" if self.streaming else ""
-        formed = self.exact_restore.bytes if self.exact_restore else 0
-        return {
-            "python, torch and transformers": self._libraries,
-            f"trainable weights{where}": trainable,
-            f"frozen weights{where}": self.facts["model_bytes"] - trainable,
-            **({"window of the streaming strategy": self.streaming.bytes} if self.streaming else {}),
-            "noise kernels": max(0, self._kernel_bytes),
-            **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
-            "factors": self.space.factor_bytes,
-            **({"recordings": self.recordings.bytes} if self.recordings else {}),
-            "scratch": self.space.scratch_bytes + formed + self.batched.bytes,
-        }
 
     def digest(self) -> str:
         digest = sha256()

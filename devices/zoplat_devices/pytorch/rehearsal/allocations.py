@@ -32,8 +32,8 @@ PRODUCTS = {"aten::mm": (0, 1), "aten::bmm": (0, 1), "aten::addmm": (1, 2), "ate
 """
 ROUNDING = {"cuda": 512, "cpu": 64}
 """Kind of device → bytes that its allocator rounds up to."""
-FORWARD, LOGITS, IN_FILES = "activations", "logits", "in files"
-"""Owners of what a forward pass makes; of what is in files."""
+FORWARD, LOGITS, GRADIENTS, IN_FILES = "activations", "logits", "gradients", "in files"
+"""Owners of what a forward pass makes; of what backpropagation finds for trained weights; of what is in files."""
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no types here
@@ -42,6 +42,8 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
     Args:
         kind: of the device whose allocator rounds.
         vocabulary: tensors whose last dimension is this long are logits.
+        trained: shapes of the trained weights: tensors of these shapes are gradients, when backpropagation makes them.
+        adopts: whether tensors that an operation is given and that were there before count for nothing.
 
     Attributes:
         now: bytes alive.
@@ -51,11 +53,13 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         truth: what a condition on a tensor without entries gives.
     """
 
-    def __init__(self, kind: str, vocabulary: int) -> None:
+    def __init__(
+        self, kind: str, vocabulary: int, trained: frozenset[tuple[int, ...]] = frozenset(), adopts: bool = False
+    ) -> None:
         super().__init__()
         self.now = self.peak = self.products = 0
         self.at_peak: Counter[str] = Counter()
-        self.truth = False
+        self.truth, self.trained, self._adopts = False, trained, adopts
         self._block, self._vocabulary = ROUNDING.get(kind, 64), vocabulary
         self._alive: Counter[str] = Counter()
         self._known: dict[int, Any] = {}
@@ -102,6 +106,11 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
                 return self._answer(args[0])
             if func is COPY and torch.device(kwargs.get("device") or "meta").type == "cpu":
                 return self._entries(args[0])
+        if self._adopts:
+            with self.owned(IN_FILES):
+                for tensor in _pytree.tree_leaves((args, kwargs)):
+                    if isinstance(tensor, torch.Tensor):
+                        self._note(tensor)
         found = self._made(func, args, kwargs)
         if factors := PRODUCTS.get(func.name().partition(".")[0].rstrip("_")):
             left, right = (args[index] for index in factors)
@@ -142,6 +151,8 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
             return
         size = 0 if self._owner == IN_FILES else -(-storage.nbytes() // self._block) * self._block
         own = LOGITS if tensor.dim() and tensor.shape[-1] == self._vocabulary else FORWARD
+        if self.trained and tuple(tensor.shape) in self.trained and _is_backward():
+            own = GRADIENTS
         owner = self._owner or own
         self._known[id(storage)] = weakref.finalize(storage, self._freed, id(storage), size, owner)
         self.now += size
@@ -165,6 +176,11 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         made = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
         own = torch.Generator().manual_seed(self._random.getrandbits(62))  # two equal losses would be no slope
         return made.normal_(2, 1, generator=own) if made.is_floating_point() else made
+
+
+def _is_backward() -> bool:
+    """Whether an operation is one of a backward pass."""
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _like(value: Any) -> Any:

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from zoplat.core.device import MemoryReading, Rehearsal
+from zoplat.core.device import Rehearsal
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
+from zoplat.core.memory import MemoryReading
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.counting import CountingSpace
 from zoplat_devices.memory import HostMemory, trim
@@ -25,8 +26,9 @@ from zoplat_devices.pytorch.generation import TextGenerator
 from zoplat_devices.pytorch.lean import import_lean
 from zoplat_devices.pytorch.loaded import Loaded, embeddings
 from zoplat_devices.pytorch.opening import build_encoder, build_scorer
+from zoplat_devices.pytorch.parameters import tensor_of
 from zoplat_devices.pytorch.precision import choose_restore, choose_rounding
-from zoplat_devices.pytorch.rehearsal.allocations import Allocations
+from zoplat_devices.pytorch.rehearsal.allocations import FORWARD, GRADIENTS, LOGITS, Allocations
 from zoplat_devices.pytorch.rehearsal.attention import fused_attention
 from zoplat_devices.pytorch.rehearsal.models import shaped
 from zoplat_devices.pytorch.rehearsal.space import STATE, ShapedBackend
@@ -61,7 +63,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
     """
 
     def __init__(self, settings: PyTorchSettings, spec: ModelSpec, tokenizes: bool = True) -> None:
-        self._host, self._libraries, self._kernel_bytes = HostMemory(), 0, 0
+        self._host, self._libraries, self._files, self._kernel_bytes = HostMemory(), 0, 0, 0
         import_lean()
         if settings.is_streaming:
             raise ZoplatError("The streaming strategy can't be planned yet. Use -o device.strategy=sequential.")
@@ -70,6 +72,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
         found, self.opening = shaped(spec, settings.kind, tokenizes)
         self.loaded = found if tokenizes else Loaded(found.model, NoTokenizer(), found.name, None, found.head)
         self.trace = Allocations(settings.kind, embeddings(found.model) or 0)
+        self._records = settings.kind == "cuda" and settings.record and not settings.compile
         with META:
             self.model = tuned(self.loaded, spec)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
@@ -86,6 +89,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
                 self.generator = TextGenerator(self.scorer, self.encoder)
             self.derivatives = _ShapedDerivatives(self.model, self.space)
             self._open_strategies(settings, spec)
+        self.trace.trained = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)
         self.facts = self._facts(settings, spec)
 
     def _open_space(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
@@ -108,7 +112,9 @@ class RehearsalSession(PyTorchSession, Rehearsal):
             found.pop(name, None)
         forward = Counter({owner: size for owner, size in trace.at_peak.items() if owner not in (WEIGHTS, STATE)})
         rest = trace.peak - sum(forward.values()) - sum(found.values())
-        forward["activations"] += rest  # scratch that is not made by the space is traced with the forward pass
+        forward[FORWARD] += rest  # scratch that is not made by the space is traced with the forward pass
+        if self._records and not forward[GRADIENTS]:  # a recorded pass keeps what it needs between the steps
+            forward["recordings"] = sum(forward.pop(name, 0) for name in (FORWARD, LOGITS))
         return {name: size for name, size in {**found, **forward}.items() if size > 0}
 
     def blank(self, count: int, tokens: int) -> list[Row]:

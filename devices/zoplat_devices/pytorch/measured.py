@@ -1,0 +1,127 @@
+"""What a session of PyTorch says about its memory: readings, the ledger, and what only a profile asks for."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoplat.core.device import Session
+from zoplat.core.errors import ZoplatError
+from zoplat.core.memory import MemoryReading
+from zoplat_devices.memory import HostMemory
+from zoplat_devices.pytorch.loaded import Loaded, embeddings
+from zoplat_devices.pytorch.parameters import tensor_of
+from zoplat_devices.pytorch.recordings import Recordings
+from zoplat_devices.pytorch.rehearsal.allocations import Allocations
+
+if TYPE_CHECKING:
+    from zoplat_devices.pytorch.strategies.batched import BatchedEvaluator
+    from zoplat_devices.pytorch.strategies.sequential import ExactRestore
+    from zoplat_devices.pytorch.strategies.streaming import StreamingEvaluator
+
+MKL = "work buffers of MKL"
+ENTRIES = 1_000_000
+"""Allocations and releases that a snapshot keeps, the newest ones."""
+
+
+class MeasuredSession(Session):
+    """The part of `PyTorchSession` that measures.
+
+    Attributes:
+        target: the device of torch.
+        loaded, recordings, exact_restore, batched, streaming: as `PyTorchSession` has them.
+    """
+
+    target: torch.device
+    loaded: Loaded
+    recordings: Recordings | None
+    exact_restore: ExactRestore | None
+    batched: BatchedEvaluator
+    streaming: StreamingEvaluator | None
+    _host: HostMemory
+    _libraries: int
+    _files: int
+    _kernel_bytes: int
+
+    def memory(self) -> MemoryReading:
+        host = self._host.read()
+        if self.target.type != "cuda":
+            return MemoryReading(*host)
+        now = torch.cuda.memory_allocated() + (self.recordings.bytes if self.recordings else 0)
+        return MemoryReading(*host, now, max(now, torch.cuda.max_memory_allocated()), torch.cuda.memory_reserved())
+
+    def reset_peak(self) -> None:
+        self._host.reset()
+        if self.target.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def ledger(self) -> dict[str, int]:
+        trainable = sum(int(block.array.nbytes) for block in self.space.blocks)
+        where = ", in files" if self.streaming else ""
+        formed = self.exact_restore.bytes if self.exact_restore else 0
+        return {
+            "python, torch and transformers": self._libraries,
+            f"trainable weights{where}": trainable,
+            f"frozen weights{where}": self.facts["model_bytes"] - trainable,
+            **({"window of the streaming strategy": self.streaming.bytes} if self.streaming else {}),
+            "noise kernels": max(0, self._kernel_bytes),
+            **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
+            "factors": self.space.factor_bytes,
+            **({"recordings": self.recordings.bytes} if self.recordings else {}),
+            "scratch": self.space.scratch_bytes + formed + self.batched.bytes,
+        }
+
+    def beyond_ledger(self) -> dict[str, int]:
+        weights = self._host.mapped()
+        return {
+            "code of libraries, read since": max(0, self._host.of_files() - weights - self._files),
+            "allocator of the host, freed and kept": self._host.kept_free(),
+            MKL: self._kept_by_mkl(),
+        }
+
+    def _kept_by_mkl(self) -> int:
+        """Resident bytes of the buffers that MKL keeps between products of matrices; they are given back now."""
+        free = _of_mkl()
+        if free is None:
+            return 0
+        before = self._host.now()
+        free()
+        self._host.kept_free()
+        return max(0, before - self._host.now())
+
+    def allocations(self) -> Allocations:
+        shapes = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)
+        return Allocations(self.target.type, embeddings(self.loaded.model) or 0, shapes, adopts=True)
+
+    def snapshot(self, path: Path) -> AbstractContextManager[None]:
+        if self.target.type != "cuda":
+            raise ZoplatError(
+                f"--snapshot is of torch's allocator on a GPU, and device '{self.facts['device']}' has none. "
+                "--memray FILE records the allocations of a processor."
+            )
+        return _snapshot(path)
+
+
+@contextmanager
+def _snapshot(path: Path) -> Iterator[None]:
+    torch.cuda.memory._record_memory_history(max_entries=ENTRIES)
+    try:
+        yield
+        torch.cuda.memory._dump_snapshot(str(path))
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+
+
+@cache
+def _of_mkl() -> Any:
+    """The function of MKL that frees its buffers, which torch has inside; None where it has not."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if not library.exists():
+        return None
+    return getattr(ctypes.CDLL(str(library)), "mkl_serv_free_buffers", None)

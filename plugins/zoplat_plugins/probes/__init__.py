@@ -1,0 +1,1 @@
+"""Machine probes: one file for each."""
