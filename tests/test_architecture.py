@@ -41,6 +41,7 @@ ENGINE: dict[str, set[str]] = {
     "bundle": BELOW_TRAINING | {"training"},
     "testing": VOCABULARY | SERVICES | {"tasks", "config", "training"},
     "plan": BELOW_TRAINING | {"training"},
+    "errors": {"core"},
     "cli": BELOW_TRAINING | {"training", "compare", "report", "bundle", "plan", "testing"},
 }
 """Room of `zoplat` → the other rooms that it may import."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         rounding: of updates to 16-bit weights: "nearest", "stochastic", "master" or "auto".
 
     Attributes:
-        progress: steps, forward passes and skipped steps so far.
+        progress: steps, forward passes, skipped steps and seconds in steps so far.
 
     Raises:
         ZoplatError: the method needs more than losses, a setting is wrong, or parameters can't be trained in place.
@@ -116,9 +117,10 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
             )
         engine = self._current_engine()
         start = RandomState(engine.device)
-        skipped = self.progress.skipped
+        skipped, began = self.progress.skipped, time.perf_counter()
         losses = ClosureLosses(closure, engine.forming, start, auxiliary, self._method.name)
         record = engine.step(losses)
+        self.progress.seconds += time.perf_counter() - began
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if self.progress.skipped > skipped else 0
         if self._skipped_in_a_row == MAX_SKIPPED:
             raise RunFailed(
