@@ -457,6 +457,16 @@ def test_the_weights_are_theta_after_a_closure_that_failed() -> None:
         torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-6)
 
 
+def test_several_processes_and_copies_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = ZerothOrder(Net())
+    with pytest.raises(ZoplatError, match="Save its state_dict"):
+        copy.deepcopy(optimizer)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ZoplatError, match="one of 2 processes"):
+        optimizer.step(lambda: 0.0)
+
+
 def test_the_door_imports_no_framework() -> None:
     code = "import sys, zoplat.torch, zoplat.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

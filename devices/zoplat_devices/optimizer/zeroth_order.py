@@ -175,6 +175,11 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         self._drop_engine()
         self._loaded = saved["own"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise ZoplatError(
+            "ZerothOrder can't be copied or pickled. Save its state_dict(), and load that into a new one."
+        )
+
     def _current_engine(self) -> Engine:
         """The engine on the parameters as they are now; made anew where some were added, frozen or moved."""
         if self._engine is not None and self._engine.mark == mark(self.param_groups):
@@ -184,6 +189,8 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         if before is not None:
             self._loaded = before.saved()
             self._drop_engine()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            check_alone(torch.distributed.get_world_size())
         is_grouped = self._loaded is not None and self._loaded["is_grouped"]
         engine = Engine(self._method, self.param_groups, self._precision, self._model, self.progress, is_grouped)
         if before is not None and keeps_state(engine.learner) and engine.names - before.names:
@@ -201,3 +208,12 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+
+def check_alone(processes: int) -> None:
+    """Raise ZoplatError where several processes train together: each would go its own way."""
+    if processes > 1:
+        raise ZoplatError(
+            f"ZerothOrder runs in one of {processes} processes of torch.distributed. It exchanges no losses with the "
+            "others, so that their weights would differ after the first step. Use one process."
+        )
