@@ -29,6 +29,7 @@ from bench.models import saved
 from bench.results import Row, run_of
 from bench.steps import synchronize
 from bench.suite import Bench, Task, line, tasks_of
+from zoplat.config.keywords import RunSettings
 from zoplat_devices.memory import HostMemory
 from zoplat_devices.pytorch.about import accelerator
 
@@ -210,8 +211,9 @@ def ten_runs(context: Context) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         model, peaks = str(saved(shape, Path(folder))), []
         for number in range(3 if context.tiny else 10):
-            few = {"steps": 2 if context.tiny else 5, "limit": 8, "batch_size": 4, "out": f"{folder}/{number}"}
-            result = zoplat.run(model=model, estimator="mezo", tune="full", dtype="float32", device=context.kind, **few)
+            few: RunSettings = {"steps": 2 if context.tiny else 5, "limit": 8, "batch_size": 4, "dtype": "float32"}
+            few |= {"model": model, "estimator": "mezo", "tune": "full", "device": context.kind}
+            result = zoplat.run(out=f"{folder}/{number}", **few)
             peak = result.summary.peak_bytes
             peaks.append(peak.host if peak.device is None else peak.device)
         yield context.run, [{"kind": "runs", "step": RUNS, "model": shape, "peaks": peaks}]

@@ -41,6 +41,7 @@ ENGINE: dict[str, set[str]] = {
     "bundle": BELOW_TRAINING | {"training"},
     "testing": VOCABULARY | SERVICES | {"tasks", "config", "training"},
     "plan": BELOW_TRAINING | {"training"},
+    "errors": {"core"},
     "cli": BELOW_TRAINING | {"training", "compare", "report", "bundle", "plan", "testing"},
 }
 """Room of `zoplat` → the other rooms that it may import."""
@@ -52,10 +53,15 @@ DEVICES: dict[str, set[str]] = {
     "pytorch": {"kernels", "memory", "text"},
     "onnx": {"kernels", "memory", "text", "pytorch"},
     "edge": {"kernels", "memory", "text", "onnx"},
+    "optimizer": {"pytorch"},
 }
 """Room of `zoplat_devices` → the other rooms there that it may import."""
 DEVICES_MAY_USE = VOCABULARY | {"hookspecs", "paths"}
 """Rooms of `zoplat` that a device may import. `edge` is a command line of its own and may use what `cli` may."""
+OPTIMIZER_MAY_USE = DEVICES_MAY_USE | {"registry", "config", "training"}
+"""The optimizer of PyTorch makes steps as a run does, in somebody else's loop."""
+DOOR = "zoplat.torch"
+"""The one module of the engine that leads to a device, by names that are imported when they are used."""
 TESTING_MAY_USE = "zoplat_devices.kernels"
 """Contract tests need numbers without a device: the reference noise, which is numpy."""
 
@@ -129,7 +135,7 @@ def within(prefix: str) -> list[str]:
     return [name for name in MODULES if name == prefix or name.startswith(f"{prefix}.")]
 
 
-ENGINE_MODULES = [n for n in within("zoplat") if n not in ("zoplat", "zoplat.__main__")]
+ENGINE_MODULES = [n for n in within("zoplat") if n not in ("zoplat", "zoplat.__main__", DOOR)]
 OPENED_LATER = ("zoplat.testing", "zoplat.cli", "zoplat.__main__")
 
 
@@ -172,6 +178,11 @@ def test_the_engine_knows_no_framework_no_plugin_and_no_device(name: str) -> Non
     if room_of(name) != "testing":
         forbidden |= {"zoplat_devices"}
     assert not tops(imports(name)) & forbidden, name
+
+
+def test_the_door_to_the_optimizer_imports_nothing_by_itself() -> None:
+    assert tops(imports(DOOR, eager=True)) <= {"importlib", "typing"}
+    assert {name for name in MODULES if DOOR in imports(name)} == set()
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -283,7 +294,8 @@ def test_a_device_knows_no_algorithm_no_engine_and_no_command_line(name: str) ->
         if package == "zoplat_devices":
             assert room in DEVICES.get(own, set()) | {own}, f"{name} imports {imported}"
         elif package == "zoplat":
-            allowed = ENGINE["cli"] | {"cli", ""} if is_program else DEVICES_MAY_USE
+            own_allowed = OPTIMIZER_MAY_USE if own == "optimizer" else DEVICES_MAY_USE
+            allowed = ENGINE["cli"] | {"cli", ""} if is_program else own_allowed
             assert room in allowed, f"{name} imports {imported}"
 
 

@@ -8,6 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Unpack
+
+    from zoplat.config.keywords import RunSettings
     from zoplat.core.arrays import Array
     from zoplat.core.blocks import Block, Buffer, Part, Tile
     from zoplat.core.device import Device, Session
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from zoplat.core.tracker import TrackedNumbers, TrackedRun, Tracker
     from zoplat.hookspecs import hookimpl
     from zoplat.space.parameter_space import ParameterSpace
+    from zoplat.training.callbacks import Callback
     from zoplat.training.result import Result
 
 __version__ = "0.1.0"
@@ -112,15 +118,26 @@ _WHERE = {
 """Module → the public names that it has, as type checkers read them above."""
 
 
-def run(**settings: Any) -> "Result":
+def run(
+    *,
+    out: "str | Path | None" = None,
+    resume: bool = False,
+    callback: "Callback | None" = None,
+    report_to: "str | Sequence[str] | None" = None,
+    **settings: "Unpack[RunSettings]",
+) -> "Result":
     """Train as `zoplat run` does.
 
     Args:
+        out: the run directory; None for a new one in runs/.
+        resume: whether to go on with the run in `out`, if there is one.
+        callback: is notified of the events of the run.
+        report_to: names of trackers.
         settings: the flags of the command, with underscores. `options={"sampler.rank": 4}` is the same as
-            `-o sampler.rank=4`; a part may be a value as well as a name. `report_to` is a name or a list of them.
+            `-o sampler.rank=4`; a part may be a value as well as a name.
 
     Returns:
-        The result, with `.score`, `.passes`, `.directory` and `.summary`.
+        The result, with `.score`, `.passes`, `.directory`, `.summary` and `.history()`.
 
     Raises:
         ZoplatError: where the command would exit with 2 or 1.
@@ -130,10 +147,9 @@ def run(**settings: Any) -> "Result":
     from zoplat.plan.within import train_within
     from zoplat.training.directory import resumed_settings
 
-    out, resume, trackers = (settings.pop(name, None) for name in ("out", "resume", "report_to"))
     folder = Path(out) if out else None
     found = resumed_settings(settings, folder, bool(resume))
-    return train_within(found, folder, bool(resume), report_to=trackers)
+    return train_within(found, folder, bool(resume), callback, report_to)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from zoplat.config.layers import build
 from zoplat.config.parts import law_of
@@ -105,7 +105,7 @@ def catch_up(
         ZoplatError: the checkpoint is damaged, and there is no way around it.
     """
     try:
-        saved = directory.checkpoints.load(learner.session, learner.states, len(journal.steps))
+        saved = directory.checkpoints.load(cast(Session, learner.session), learner.states, len(journal.steps))
     except DamagedCheckpoint as problem:
         if not is_replayable(learner.config):
             raise ZoplatError(

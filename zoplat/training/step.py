@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 from zoplat.config.run_config import RunConfig
 from zoplat.config.seeds import derived_seed
@@ -12,6 +13,7 @@ from zoplat.core.errors import SkipStep, ZoplatError
 from zoplat.core.losses import LossBackend, RecordedLosses
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
+from zoplat.space.parameter_space import ParameterSpace
 from zoplat.training.batches import Batches
 from zoplat.training.journal import StepRecord
 from zoplat.training.live_losses import LiveLosses
@@ -20,6 +22,23 @@ from zoplat.training.profiler import Profiler
 from zoplat.training.progress import Progress
 from zoplat.training.trace import slopes_of
 
+MAX_SKIPPED = 20
+"""Steps that may be skipped one after the other before a run is given up."""
+
+
+class HasSpace(Protocol):
+    """What a step needs of a session.
+
+    Attributes:
+        strategy: how several losses are evaluated where nothing else is said.
+    """
+
+    strategy: str
+
+    @property
+    def space(self) -> ParameterSpace:
+        """θ."""
+
 
 @dataclass
 class Learner:
@@ -27,7 +46,7 @@ class Learner:
 
     Attributes:
         config: the settings of the run.
-        session: the open model, which has θ.
+        session: the open model, which has θ; whoever computes the losses needs no more of it than that.
         objective: the loss that training minimises.
         progress: of the run.
         strategy: how several losses are evaluated: what a journal says, the session's default when empty. An objective
@@ -40,7 +59,7 @@ class Learner:
     """
 
     config: RunConfig
-    session: Session
+    session: HasSpace
     objective: Objective = Objective()
     progress: Progress = field(default_factory=Progress)
     strategy: str = ""
@@ -69,9 +88,16 @@ class Learner:
             batches: the training rows.
             profiler: measures every pass.
         """
-        step = self.progress.step
-        live = LiveLosses(self.session, self.objective, batches, profiler, step, batches.at(step), self.strategy)
-        oracle = self._oracle(live)
+        step, session = self.progress.step, cast(Session, self.session)
+        return self.make(LiveLosses(session, self.objective, batches, profiler, step, batches.at(step), self.strategy))
+
+    def make(self, losses: LossBackend) -> StepRecord:
+        """Make one step with losses that are computed anywhere.
+
+        Args:
+            losses: of the batch of this step.
+        """
+        oracle = self._oracle(losses)
         self._step(oracle)
         return StepRecord(oracle.step, oracle.answers, self.config.estimator.rule.rate(oracle), oracle.loss)
 

@@ -29,7 +29,7 @@ from zoplat.training.readings import Readings, merged
 from zoplat.training.replay import catch_up, check_start
 from zoplat.training.result import Result
 from zoplat.training.setup import check, check_out
-from zoplat.training.step import Learner
+from zoplat.training.step import MAX_SKIPPED, Learner
 from zoplat.training.summarise import summarise
 from zoplat.training.summary import Summary
 from zoplat.training.tracking import tracked, trackers_named
@@ -42,8 +42,6 @@ COSTS_EVERY = 30.0
 """Seconds after which the costs so far are written down, checkpoints aside; a killed process loses no more."""
 RECORDED_AFTER = 2
 """Passes of one shape after which a session that records them replays them."""
-MAX_SKIPPED = 20
-"""Steps that may be skipped one after the other before the run is given up."""
 
 
 def train(

@@ -33,7 +33,7 @@ def tuned(loaded: Loaded, spec: ModelSpec) -> Any:
     parameters = dict(loaded.model.named_parameters())
     chosen = _group(loaded, spec.tune.name)
     for name in chosen:
-        if stored := _packed_type(parameters[name]):
+        if stored := packed_type(parameters[name]):
             raise ZoplatError(
                 f"--tune {spec.tune.name} selects {name}, whose values are packed as {stored} and can't move by small "
                 f"steps. Use an adapter ({', '.join(ADAPTERS)}), or a regular expression that leaves it out."
@@ -53,7 +53,7 @@ def check_tuning(loaded: Loaded, tune: Tuning) -> None:
         _group(loaded, tune.name)
 
 
-def _packed_type(parameter: Any) -> str:
+def packed_type(parameter: Any) -> str:
     """The type that a parameter's quantised values are packed in; "" where it is a plain floating-point tensor."""
     import torch
 
@@ -67,11 +67,16 @@ def blocks(device: Device, model: Any) -> list[Block]:
     found = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = re.sub(r"\.default(?=\.|$)", "", name.removeprefix("base_model.model."))
-            layer = re.search(r"\.(?:layers?|h|blocks?)\.(\d+)\.", f".{plain}")
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            found.append(device.block(plain, parameter.detach(), dtype, int(layer.group(1)) if layer else None))
+            found.append(block_of(device, name, parameter.detach()))
     return found
+
+
+def block_of(device: Device, name: str, tensor: Any) -> Block:
+    """A trainable tensor as a block, named as the model names it outside of its adapter."""
+    plain = re.sub(r"\.default(?=\.|$)", "", name.removeprefix("base_model.model."))
+    layer = re.search(r"\.(?:layers?|h|blocks?)\.(\d+)\.", f".{plain}")
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return device.block(plain, tensor, dtype, int(layer.group(1)) if layer else None)
 
 
 def _group(loaded: Loaded, name: str) -> list[str]:

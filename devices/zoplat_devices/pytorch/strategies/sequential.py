@@ -34,9 +34,15 @@ class ExactRestore:
         self._pool: dict[tuple[Any, ...], list[Any]] = {}
         self._formed: set[str] = set()
         self._depth: dict[str, int] = {}
+        self._hooks: list[Any] = []
         for module, owned in _owners(model, by_address(space.blocks)):
-            module.register_forward_pre_hook(self._form_weights(owned))
-            module.register_forward_hook(self._restore_weights(owned), always_call=True)
+            self._hooks.append(module.register_forward_pre_hook(self._form_weights(owned)))
+            self._hooks.append(module.register_forward_hook(self._restore_weights(owned), always_call=True))
+
+    def remove(self) -> None:
+        """Take the hooks off the modules."""
+        for hook in self._hooks:
+            hook.remove()
 
     @contextmanager
     def active(self) -> Iterator[None]:
