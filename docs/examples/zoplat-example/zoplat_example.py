@@ -13,6 +13,7 @@ Estimation of the Maximum of a Regression Function", Ann. Math. Statist. 23, 195
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from zoplat import (
     Around,
@@ -54,7 +55,7 @@ class ForwardDifference(Estimator[None]):
     eps: float = number(1e-3, above=0, search=Around(3))
     queries: int = number(4, at_least=1)
     sampler: Sampler = Triangular()
-    rule: StepRule = Constant(lr=1e-6)
+    rule: StepRule[Any] = Constant(lr=1e-6)
 
     def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         directions = oracle.draw(self.sampler, self.queries)
