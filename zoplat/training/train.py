@@ -12,6 +12,7 @@ from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
 from zoplat.core.example import Row
+from zoplat.core.exchange import Exchange
 from zoplat.training.binding import changed_versions
 from zoplat.training.callbacks import Callback
 from zoplat.training.costs import Costs
@@ -24,6 +25,18 @@ from zoplat.training.journal import Journal, JournalWriter, StepRecord
 from zoplat.training.lock import locked, locked_unused
 from zoplat.training.meter import Meter
 from zoplat.training.opening import open_run
+from zoplat.training.ranks import (
+    agree_on_weights,
+    check_ranks,
+    close,
+    failing_together,
+    for_ranks,
+    help_out,
+    meet,
+    open_exchange,
+    strategy_of,
+    tell,
+)
 from zoplat.training.replay import catch_up, check_start
 from zoplat.training.result import Result
 from zoplat.training.setup import check, check_out
@@ -40,6 +53,8 @@ COSTS_EVERY = 30.0
 """Seconds after which the costs so far are written down, checkpoints aside; a killed process loses no more."""
 RECORDED_AFTER = 2
 """Passes of one shape after which a session that records them replays them."""
+RANK_TIMEOUT = 1800.0
+"""Seconds; longer than an evaluation takes, which the other ranks wait for."""
 MAX_SKIPPED = 20
 """Steps that may be skipped one after the other before the run is given up."""
 
@@ -50,8 +65,9 @@ def train(
     resume: bool = False,
     callback: Callback | None = None,
     report_to: str | Sequence[str] | None = None,
+    rank_timeout: float = RANK_TIMEOUT,
 ) -> Result:
-    """Train until the budget is spent.
+    """Train until the budget is spent; in a process that a launcher has started, together with the others.
 
     Args:
         config: the settings.
@@ -59,25 +75,43 @@ def train(
         resume: continue the run in `out` if there is one.
         callback: is notified of the events of the run.
         report_to: names of trackers; None for those that the run in `out` was begun with.
+        rank_timeout: seconds after which a process of the same run that does not answer is given up.
 
     Raises:
         ZoplatError: its exit_status says whether the settings were wrong (2) or the run failed (1).
         Interrupted: after everything was written; `resume` goes on from there.
         KeyboardInterrupt: before anything was.
     """
+    exchange = open_exchange(config, rank_timeout)
+    with failing_together(exchange):
+        config = for_ranks(config, exchange.size if exchange else 1)
+        if exchange and exchange.rank:
+            return Result(*help_out(config, exchange))
+        return _train(config, out, resume, callback, report_to, exchange)
+
+
+def _train(
+    config: RunConfig,
+    out: Path | None,
+    resume: bool,
+    callback: Callback | None,
+    report_to: str | Sequence[str] | None,
+    exchange: Exchange | None,
+) -> Result:
+    """The run, in the only process or in rank 0."""
     check(config, out, resume)
     trackers = trackers_named(report_to, out if resume else None)
     if out and (summary := _finished(RunDirectory(out), config)):
-        return Result(summary, out)
+        return _as_before(summary, out, exchange)
     name = f"{Path(config.task).stem}-{config.estimator_name}-{config.seed}"
     with locked(out) if out else locked_unused(Path("runs") / name) as folder:
         directory = RunDirectory(folder)
         check_out(directory, config, resume)  # again: another process may have written it until it was locked
         if summary := _finished(directory, config):
-            return Result(summary, folder)
+            return _as_before(summary, folder, exchange)
         try:
             with tracked(callback or Callback(), trackers) as watcher:
-                return _Run(config, directory, watcher).to_the_end()
+                return _Run(config, directory, watcher, exchange).to_the_end()
         except OSError as problem:
             if failure := directory.failure(problem):
                 raise failure from problem
@@ -86,6 +120,14 @@ def train(
             if directory.config.exists():
                 raise Interrupted(directory.path) from None
             raise
+
+
+def _as_before(summary: Summary, folder: Path, exchange: Exchange | None) -> Result:
+    """The result of a run that was finished already."""
+    if exchange:
+        exchange.end()
+    tell(exchange, summary, folder)
+    return Result(summary, folder)
 
 
 def _finished(directory: RunDirectory, config: RunConfig) -> Summary | None:
@@ -99,10 +141,15 @@ def _finished(directory: RunDirectory, config: RunConfig) -> Summary | None:
 
 
 class _Run:
-    """One run in this process."""
+    """One run in this process, which is rank 0 where there are several."""
 
-    def __init__(self, config: RunConfig, directory: RunDirectory, callback: Callback) -> None:
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, callback: Callback, exchange: Exchange | None
+    ) -> None:
         self.began = time.time()
+        self.exchange = exchange
+        if exchange:
+            exchange.gather([])  # the others may open the model now
         self.config, self.directory, self.callback = config, directory, callback
         self.opened = open_run(config)
         self.session, self.profiler = self.opened.session, self.opened.profiler
@@ -128,14 +175,16 @@ class _Run:
             self.opened.objective,
             strategy=self._strategy(),
             tokens_of=self.opened.batches.tokens,
+            exchange=self.exchange,
         )
+        self._meet()
         recorded, start = self._recorded(), self.learner.progress
         self.forgetting.before()
         before = {split: self.evaluations.baseline(split, start, self.learner.strategy) for split in SPLITS}
         self.journal = self._journal(recorded)
         try:
             self._loop()
-            self.session.space.settle()
+            self._end()
             self._save()
             after = {split: self.evaluations.score(split, self.learner.progress) for split in SPLITS}
             self.forgetting.after()
@@ -153,7 +202,23 @@ class _Run:
     def _strategy(self) -> str:
         """The evaluation strategy: that of the journal if there is one, because rounding depends on it."""
         journal = self.directory.read_journal()
-        return str(journal.header.get("strategy", "")) if journal else self.opened.strategy
+        own = self.opened.strategy
+        return str(journal.header.get("strategy", "")) if journal else strategy_of(self.opened, own)
+
+    def _meet(self) -> None:
+        """Let the other ranks catch up with the journal, and see that all have the same."""
+        if self.exchange:
+            journal = self.directory.read_journal()
+            check_ranks(journal, self.config, self.exchange.size)
+            self.exchange.share(self.directory.journal.read_bytes()[: journal.bytes] if journal else b"")
+            meet(self.exchange, self.learner, self.opened)
+
+    def _end(self) -> None:
+        """Settle after the last step; on all ranks."""
+        self.session.space.settle()
+        if self.exchange:
+            self.exchange.end()
+            close(self.exchange, self.learner)
 
     def _recorded(self) -> Journal | None:
         """The journal in the run directory, None for a new run; the directory is made ready to be written."""
@@ -175,7 +240,7 @@ class _Run:
         """A new journal, or the one on record with the learner brought to its end."""
         path, sync_every = self.directory.journal, self.config.sync_every
         if recorded is None:
-            return JournalWriter(path, self.opened.header(self.learner.strategy), sync_every=sync_every)
+            return JournalWriter(path, self._header(), sync_every=sync_every)
         recorded = catch_up(self.learner, recorded, self.directory, self.callback.warned)
         for record in recorded.steps:
             self._keep_loss(record)
@@ -186,6 +251,10 @@ class _Run:
         self.passes_before = self.session.space.passes_over_weights
         self.callback.resumed(progress.step)
         return JournalWriter(path, {}, recorded, sync_every)
+
+    def _header(self) -> dict[str, Any]:
+        ranks = {"ranks": self.exchange.size} if self.exchange else {}
+        return {**self.opened.header(self.learner.strategy), **ranks}
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -199,6 +268,8 @@ class _Run:
             self._step()
 
     def _checkpoint(self) -> None:
+        if self.exchange:
+            agree_on_weights(self.exchange, self.session, self.learner.progress.step)
         self._save()
         self._write_costs()
         self.evaluations.score("dev", self.learner.progress)
@@ -272,4 +343,5 @@ class _Run:
         facts = (self.losses, before, after, overhead, costs, outlook, self.forgetting, joules)
         summary = summarise(self.opened, self.directory, progress, *facts)
         self.directory.write_summary(summary.to_json())
+        tell(self.exchange, summary, self.directory.path)
         return summary
