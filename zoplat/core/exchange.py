@@ -28,6 +28,7 @@ class Exchange(ABC):
         rank: of this process, from 0. Rank 0 is the run: it alone writes files.
         size: number of ranks; may change between steps where ranks come and go.
         sent: bytes that this rank has given away.
+        step: that is being made.
         is_over: whether a rank has failed; nothing is exchanged any more.
     """
 
@@ -35,6 +36,7 @@ class Exchange(ABC):
     size: int = 1
     sent: int = 0
     is_over: bool = False
+    step: int = 0
     _turns: int = 0
 
     @abstractmethod
@@ -48,6 +50,10 @@ class Exchange(ABC):
     @abstractmethod
     def broadcast(self, data: bytes, length: int) -> bytes:
         """The bytes that rank 0 gives, `length` of them."""
+
+    def begin(self, step: int) -> None:
+        """A step begins; all that is asked next is part of it."""
+        self.step = step
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
         """The numbers of every rank, as many each, in the order of the ranks.

@@ -193,7 +193,7 @@ def tell(exchange: Exchange | None, summary: Summary, directory: Path) -> None:
 
 
 def _make_steps(config: RunConfig, exchange: Exchange) -> None:
-    """Steps until rank 0 ends the run."""
+    """Open the model, catch up with the journal, and follow."""
     opened = open_run(config)
     recorded = exchange.share()
     strategy = str(_journal(recorded).header["strategy"]) if recorded else strategy_of(opened, opened.strategy)
@@ -203,10 +203,15 @@ def _make_steps(config: RunConfig, exchange: Exchange) -> None:
     meet(exchange, learner, opened)
     for record in _journal(recorded).steps if recorded else []:
         learner.replay(record)
+    follow(learner, opened, exchange)
+
+
+def follow(learner: Learner, opened: OpenedRun, exchange: Exchange) -> None:
+    """Make steps until rank 0 ends the run."""
     try:
         while True:
             step = learner.progress.step
-            if is_over_by_count(learner.progress, config):
+            if is_over_by_count(learner.progress, learner.config):
                 exchange.gather([])  # the end
             if step and learner.is_checkpoint_step:
                 agree_on_weights(exchange, opened.session, step)

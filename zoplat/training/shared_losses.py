@@ -26,6 +26,7 @@ def shared(live: LiveLosses, exchange: Exchange, parallel: str) -> LossBackend:
         exchange: the ranks.
         parallel: "data" or "queries"; see `RunConfig`.
     """
+    exchange.begin(live.step)
     return SharedRows(live, exchange) if parallel == "data" else SharedPoints(live, exchange)
 
 

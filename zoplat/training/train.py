@@ -23,6 +23,7 @@ from zoplat.training.evaluations import Evaluations
 from zoplat.training.forgetting import Forgetting
 from zoplat.training.journal import Journal, JournalWriter, StepRecord
 from zoplat.training.lock import locked, locked_unused
+from zoplat.training.members import Host
 from zoplat.training.meter import Meter
 from zoplat.training.opening import open_run
 from zoplat.training.ranks import (
@@ -150,6 +151,8 @@ class _Run:
         self.exchange = exchange
         if exchange:
             exchange.gather([])  # the others may open the model now
+        elif config.parallel == "queries":
+            self.exchange = Host(directory.path)
         self.config, self.directory, self.callback = config, directory, callback
         self.opened = open_run(config)
         self.session, self.profiler = self.opened.session, self.opened.profiler

@@ -31,7 +31,9 @@ class TorchExchange(Exchange):
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         self.seconds, patience = seconds, timedelta(seconds=seconds)
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=patience)
+            store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+            store = dist.PrefixStore(f"zoplat/{_attempt()}", store)
+            dist.init_process_group("gloo", timeout=patience, store=store, rank=rank, world_size=size)
         self._group = dist.new_group(backend="gloo", timeout=patience)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
@@ -57,3 +59,12 @@ class TorchExchange(Exchange):
                 f"it: {str(problem).splitlines()[0][:200]}. Look at the messages of the others. The journal has every "
                 "step made so far: start all ranks again with --resume. Slow evaluations need a longer --rank-timeout."
             ) from problem
+
+
+def _attempt() -> str:
+    """Which start of the processes this is: torchrun on one machine keeps the addresses of those that it has ended.
+
+    On several machines it counts starts on each by itself, and makes a new store for every one.
+    """
+    is_alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_alone else "0"
