@@ -124,6 +124,7 @@ def run(
     resume: bool = False,
     callback: "Callback | None" = None,
     report_to: "str | Sequence[str] | None" = None,
+    rank_timeout: float = 1800.0,
     **settings: "Unpack[RunSettings]",
 ) -> "Result":
     """Train as `zoplat run` does.
@@ -133,6 +134,7 @@ def run(
         resume: whether to go on with the run in `out`, if there is one.
         callback: is notified of the events of the run.
         report_to: names of trackers.
+        rank_timeout: seconds to wait for another process of the run.
         settings: the flags of the command, with underscores. `options={"sampler.rank": 4}` is the same as
             `-o sampler.rank=4`; a part may be a value as well as a name.
 
@@ -149,7 +151,7 @@ def run(
 
     folder = Path(out) if out else None
     found = resumed_settings(settings, folder, bool(resume))
-    return train_within(found, folder, bool(resume), callback, report_to)
+    return train_within(found, folder, bool(resume), callback, report_to, rank_timeout)
 
 
 def __getattr__(name: str) -> Any:

@@ -119,6 +119,7 @@ COMMANDS = {
     "poc": ("zoplat.cli.poc:poc", "Go or no-go for a model, data and a device, by short runs, on one page."),
     "profile": ("zoplat.cli.profile:profile", "Make a few steps and show where time and memory go."),
     "repair": ("zoplat.cli.repair:repair", "Cut a damaged journal back to its last whole line, and say what was lost."),
+    "join": ("zoplat.cli.join:join", "Compute points of a run on another machine, until it ends."),
     "replay": ("zoplat.cli.replay:replay", "Rebuild the final weights of a run from its journal."),
     "report": ("zoplat.cli.report:report", "Write a report of a run: a page, and its figures as text."),
     "run": ("zoplat.cli.run:run", "Fine-tune a model by forward passes, and score it before and after."),

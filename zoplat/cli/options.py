@@ -62,6 +62,7 @@ BUDGET = [
     click.option("--evaluate-every", type=int, help="Steps between evaluations on dev, each with a checkpoint."),
 ]
 
+PARALLEL = click.option("--parallel", metavar="KIND", help="What processes share: data (rows) or queries (points).")
 FORGETTING = click.option(
     "--forgetting", is_flag=True, default=None, help="Measure too what becomes of general text: loss, and divergence."
 )
@@ -134,6 +135,7 @@ SECTIONS = {
         "evaluate_every",
         "seed",
     ),
+    "Several processes": ("parallel", "rank_timeout"),
     "Measurements": ("forgetting", "report_to"),
     "Any setting": ("options", "config"),
 }

@@ -9,6 +9,7 @@ from zoplat.cli.options import (
     BUDGET,
     FORGETTING,
     JSON,
+    PARALLEL,
     PARTS,
     PLUGIN,
     SETTINGS,
@@ -22,17 +23,25 @@ from zoplat.core.plain_json import to_text
 
 
 @click.command(cls=Sectioned)
-@flags(PARTS, WORK, BUDGET, [FORGETTING], SETTINGS)
+@flags(PARTS, WORK, BUDGET, [FORGETTING, PARALLEL], SETTINGS)
 @click.option("--memory", metavar="SIZE|MACHINE", help="Limit of what the run takes, such as 6GiB or jetson-orin-nano.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: a fresh one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one; with a larger budget too.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the settings, without training.")
 @click.option("--report-to", metavar="NAME,…", help="Trackers that get its numbers; `zoplat list trackers`.")
+@click.option("--rank-timeout", type=float, default=1800.0, help="Seconds to wait for another process of the run.")
 @click.option("--quiet", is_flag=True, help="Print only errors and the result.")
 @PLUGIN
 @JSON
 def run(
-    out: Path | None, resume: bool, dry_run: bool, report_to: str | None, quiet: bool, as_json: bool, **given: Any
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    report_to: str | None,
+    rank_timeout: float,
+    quiet: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Fine-tune a model by forward passes, and score it before and after training.
 
@@ -52,9 +61,12 @@ def run(
         click.echo(to_text({**config.table(), "rows": sizes}) if as_json else config.toml())
         return
     from zoplat.cli.display import display, print_summary
+    from zoplat.training.ranks import is_helper
 
     with display(as_json, quiet) as callback:
-        result = train_within(settings, out, resume, callback, report_to)
+        result = train_within(settings, out, resume, callback, report_to, rank_timeout)
+    if is_helper():
+        return
     if as_json:
         echo_json(result.summary.to_json())
     else:

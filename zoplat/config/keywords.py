@@ -39,6 +39,7 @@ class RunSettings(TypedDict, total=False):
     template: Literal["auto", "prompt", "plain", "chat"]
     objective: str
     seed: int
+    parallel: Literal["none", "data", "queries"]
     steps: int | None
     max_passes: int | None
     max_seconds: float | None

@@ -55,6 +55,8 @@ class RunConfig(Checked):
         memory: what the run may take, such as "6GiB", or the name of a machine that `zoplat plan --profile` knows; no
             limit when None.
         forgetting: whether the loss of general text is measured before and after, and the divergence between the two.
+        parallel: what several processes share: "data", the rows of each batch; "queries", the points of each question,
+            so that the number of processes changes no bit; "none" for one process, and for "data" under a launcher.
         origins: where "lr" and "eps" come from; no setting itself.
     """
 
@@ -86,6 +88,7 @@ class RunConfig(Checked):
     per_class: int | None = number(None, above=0)
     memory: str | None = None
     forgetting: bool = False
+    parallel: Literal["none", "data", "queries"] = "none"
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False, metadata={"setting": False})
 
     def __post_init__(self) -> None:
@@ -157,6 +160,8 @@ class RunConfig(Checked):
         table = {name: value for name, value in plain.items() if value is not None}
         if not self.forgetting:
             del table["forgetting"]  # which settings of earlier versions do not have
+        if self.parallel == "none":
+            del table["parallel"]
         for name in ("task", "data"):
             if name in table and (name == "data" or table[name].endswith(".toml")) and os.path.exists(table[name]):
                 table[name] = os.path.abspath(table[name])

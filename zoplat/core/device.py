@@ -14,6 +14,7 @@ from zoplat.core.blocks import Block, Part
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
+from zoplat.core.exchange import Exchange
 from zoplat.core.losses import SIDE_TERMS, Number
 from zoplat.core.memory import MemoryReading, Trace
 from zoplat.core.model_spec import Head, ModelSpec
@@ -275,6 +276,14 @@ class Device(ABC):
 
         Raises:
             ZoplatError: what `open` would refuse, as far as that shows before weights are read.
+        """
+        return None
+
+    def exchange(self, seconds: float) -> Exchange | None:
+        """The exchange of the processes that a launcher such as torchrun has started; None where this device has none.
+
+        Args:
+            seconds: after which a rank that does not answer is given up.
         """
         return None
 

@@ -21,7 +21,7 @@ from zoplat.training.directory import RunDirectory
 from zoplat.training.limit import SCORING, Limit, in_gib
 from zoplat.training.result import Result
 from zoplat.training.setup import check, spec_of
-from zoplat.training.train import train
+from zoplat.training.train import RANK_TIMEOUT, train
 
 BESIDE = ("CUDA context", "workspace of cuBLAS", "context of the accelerator")
 """Owners that an accelerator's memory has beside what torch's allocator counts."""
@@ -35,6 +35,7 @@ def train_within(
     resume: bool = False,
     callback: Callback | None = None,
     report_to: str | Sequence[str] | None = None,
+    rank_timeout: float = RANK_TIMEOUT,
 ) -> Result:
     """Train as `training.train` does, within the limit that the settings have, if they have one.
 
@@ -44,6 +45,7 @@ def train_within(
         resume: as for `train`.
         callback: as for `train`.
         report_to: as for `train`.
+        rank_timeout: as for `train`.
 
     Raises:
         RunFailed: it can't fit, which is said before the model is opened; or memory was not enough.
@@ -57,7 +59,7 @@ def train_within(
         is_begun = bool(resume and out and RunDirectory(out).config.exists())
         config, limit = chosen(config, size, is_begun, settings)
     try:
-        return train(config, out, resume, callback, report_to, limit)
+        return train(config, out, resume, callback, report_to, limit, rank_timeout)
     except OutOfMemory as failure:
         failed = failure
     gc.collect()

@@ -71,7 +71,7 @@ class Objective:
             return session.gradient(rows, part, recompute)
         loss = 0.0
         total: dict[str, Array] = {}
-        for some, share in zip(batches, _shares(batches), strict=True):
+        for some, share in zip(batches, shares(batches), strict=True):
             own, arrays = session.gradient(some, part, recompute)
             loss += share * own
             total = {name: share * array + total.get(name, 0) for name, array in arrays.items()}
@@ -95,11 +95,11 @@ class Objective:
         values = [compute(some) for some in batches]
         if len(batches) == 1:
             return list(values[0])
-        shares = _shares(batches)
-        return [sum(share * x for share, x in zip(shares, each, strict=True)) for each in zip(*values, strict=True)]
+        parts = shares(batches)
+        return [sum(share * x for share, x in zip(parts, each, strict=True)) for each in zip(*values, strict=True)]
 
 
-def _shares(batches: Sequence[Sequence[Row]]) -> list[float]:
+def shares(batches: Sequence[Sequence[Row]]) -> list[float]:
     """Weight of each micro-batch in the mean: its share of the examples, or of the tokens where those are averaged."""
     weights = [sum(row.weight for row in some) for some in batches]
     return [weight / sum(weights) for weight in weights]

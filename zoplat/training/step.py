@@ -10,6 +10,7 @@ from zoplat.config.run_config import RunConfig
 from zoplat.config.seeds import derived_seed
 from zoplat.core.device import Session
 from zoplat.core.errors import SkipStep, ZoplatError
+from zoplat.core.exchange import Exchange
 from zoplat.core.losses import LossBackend, RecordedLosses
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
@@ -20,6 +21,7 @@ from zoplat.training.live_losses import LiveLosses
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
 from zoplat.training.progress import Progress
+from zoplat.training.shared_losses import shared
 from zoplat.training.trace import slopes_of
 
 MAX_SKIPPED = 20
@@ -52,6 +54,7 @@ class Learner:
         strategy: how several losses are evaluated: what a journal says, the session's default when empty. An objective
             that is a score is always evaluated sequentially.
         tokens_of: tokens of the batch of a step; None where the rows are not there, and tokens are not counted.
+        exchange: the ranks that compute losses together; None where this process is alone.
         skip_reason: why the newest skipped step was skipped; empty if there is none.
         slopes: projected gradients of the newest step; see `trace.slopes_of`.
         states: state by name, "estimator" and "rule".
@@ -64,6 +67,7 @@ class Learner:
     progress: Progress = field(default_factory=Progress)
     strategy: str = ""
     tokens_of: Callable[[int], int] | None = None
+    exchange: Exchange | None = None
     skip_reason: str = field(default="", init=False)
     slopes: list[float] = field(default_factory=list, init=False)
 
@@ -89,7 +93,8 @@ class Learner:
             profiler: measures every pass.
         """
         step, session = self.progress.step, cast(Session, self.session)
-        return self.make(LiveLosses(session, self.objective, batches, profiler, step, batches.at(step), self.strategy))
+        live = LiveLosses(session, self.objective, batches, profiler, step, batches.at(step), self.strategy)
+        return self.make(shared(live, self.exchange, self.config.parallel) if self.exchange else live)
 
     def make(self, losses: LossBackend) -> StepRecord:
         """Make one step with losses that are computed anywhere.

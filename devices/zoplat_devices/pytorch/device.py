@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zoplat.core.device import Device, Reader, Rehearsal, Session
+from zoplat.core.exchange import Exchange
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
 from zoplat_devices.pytorch.settings import PyTorchSettings
@@ -52,6 +53,11 @@ class PyTorch(PyTorchSettings):
         from zoplat_devices.pytorch.reader import text_reader
 
         return text_reader(self, spec)
+
+    def exchange(self, seconds: float) -> Exchange | None:
+        from zoplat_devices.pytorch.exchange import TorchExchange
+
+        return TorchExchange(self.kind, seconds)
 
     def rehearse(self, spec: ModelSpec, tokenizes: bool = True) -> Rehearsal | None:
         self.check_forward()
