@@ -79,6 +79,6 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 # What only tests need: each makes every run import more.
 $(VENV)/complete: $(VENV)/ready
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[onnx,quant,triton]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[onnx,quant,triton,loops]"
 	touch $@
 endif
