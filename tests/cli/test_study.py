@@ -20,8 +20,8 @@ from zoplat.config.search import declared, ranges
 from zoplat.core.errors import ZoplatError
 from zoplat.core.search import Around, Between, OneOf
 from zoplat.registry import catalogue
-from zoplat.training import energy
 from zoplat.training.journal import Journal, JournalWriter
+from zoplat.training.readings import Readings
 from zoplat.training.train import train
 
 TOY = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--max-passes", 12)
@@ -137,7 +137,7 @@ class TestMatrix:
     def test_a_budget_of_energy_is_refused_where_the_machine_does_not_tell(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(energy.Energy, "__init__", lambda self: vars(self).update(sources=[]))
+        monkeypatch.setattr(Readings, "energy_sources", [])
         study = Study(Path("all"), Matrix.of({"config": {"max_joules": 5.0}}, {"estimators": ("mezo",)}))
         with pytest.raises(ZoplatError, match="this machine does not tell its energy"):
             study.check()

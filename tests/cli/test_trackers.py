@@ -130,7 +130,7 @@ def test_a_run_that_is_cut_off_closes_its_trackers_without_a_summary(
     zoplat: Any, notes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = notes()
-    monkeypatch.setattr("zoplat.training.train.MAX_SKIPPED", 1)
+    monkeypatch.setattr("zoplat.training.live_run.MAX_SKIPPED", 1)
     monkeypatch.setattr("zoplat_plugins.mezo.MeZO.estimate", skipping)
     done = zoplat("run", *zoplat.toy, "--steps", 10, "--report-to", "notes")
     assert done.exit_code == 1

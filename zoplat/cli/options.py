@@ -137,6 +137,9 @@ SECTIONS = {
     ),
     "Several processes": ("parallel", "rank_timeout"),
     "Measurements": ("forgetting", "report_to"),
+    "What is measured": ("suggest_eps", "agreement", "only_inference", "probe"),
+    "Output": ("to", "beside"),
+    "Recorders": ("memray", "snapshot"),
     "Any setting": ("options", "config"),
 }
 """Title in the help of a command → the flags below it; a command's own flags come after them."""
