@@ -264,7 +264,7 @@ def _default(main: Stored | None) -> str:
     if names[0] == ESTIMATOR:
         return f"{text}, the best by score."
     if ESTIMATOR in names:
-        return f"{text}, which these runs can't tell apart from the best by score, `{names[0]}`."
+        return f"{text}, which these runs can't distinguish from the best by score, `{names[0]}`."
     return f"{text}, although `{names[0]}` is better by these runs."
 
 

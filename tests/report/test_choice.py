@@ -1,4 +1,4 @@
-"""Which method to take, by the numbers: what is best, what can't be told apart from it, what it costs."""
+"""Which method to take, by the numbers: what is best, what can't be distinguished from it, what it costs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -58,7 +58,7 @@ def test_the_best_and_what_may_be_as_good() -> None:
 def test_it_says_so_in_words_and_numbers() -> None:
     score, memory, time, table, certainty = choice_parts(CLEAR)
     assert score == (
-        "By score, at equal passes (200 a run): mezo, 81.0 % over 1 task. By these runs it can't be told apart from "
+        "By score, at equal passes (200 a run): mezo, 81.0 % over 1 task. By these runs it can't be distinguished from "
         "lozo. 1 other is beaten by it more often than not."
     )
     assert "with 2.0 MiB, es (61.0 %); with 6.0 MiB, lozo (81.0 %); with 900 MiB, adamw (91.0 %)" in str(memory)
@@ -76,7 +76,7 @@ def test_one_seed_shows_nothing() -> None:
     single = study(runs("mezo", "sst2", [0.9]), runs("es", "sst2", [0.5]))
     assert [one.label for one in as_good(candidates(single))] == ["mezo", "es"]
     parts = choice_parts(single)
-    assert "can't be told apart from es" in str(parts[0])
+    assert "can't be distinguished from es" in str(parts[0])
     assert "no method is shown to be worse" in str(parts[-1])
     assert "No method that backpropagates has scores" in str(parts[1])
 

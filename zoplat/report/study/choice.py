@@ -54,7 +54,7 @@ def candidates(study: Study) -> list[Candidate]:
 
 
 def as_good(found: Sequence[Candidate]) -> list[Candidate]:
-    """Of those that make forward passes alone, the best, and all that can't be told apart from it."""
+    """Of those that make forward passes alone, the best, and all that can't be distinguished from it."""
     forward = [one for one in found if not one.backpropagates]
     return forward[:1] + [one for one in forward[1:] if one.beaten is None or one.beaten.low <= 0.5]
 
@@ -117,7 +117,7 @@ def _by_score(study: Study, found: Sequence[Candidate]) -> str:
         budget = f"at passes that were not equal ({amount(min(passes))} to {amount(max(passes))} a run)"
     text = f"{budget}: {best.label}, {percent(best.score)} % over {count(len(study.tasks), 'task')}."
     if others:
-        text += f" By these runs it can't be told apart from {_list([one.label for one in others])}."
+        text += f" By these runs it can't be distinguished from {_list([one.label for one in others])}."
     worse = len(forward) - 1 - len(others)
     if worse:
         text += f" {count(worse, 'other')} {'is' if worse == 1 else 'are'} beaten by it more often than not."
