@@ -26,7 +26,7 @@ from zoplat import hookspecs
 from zoplat.cli import main
 from zoplat.cli.listing import MEASURED
 from zoplat.cli.show import cost
-from zoplat.compare.table import COLUMNS, cells, markdown
+from zoplat.comparison.table import COLUMNS, cells, markdown
 from zoplat.config.parts import field_meanings, setting_fields
 from zoplat.registry import KINDS, Entry, catalogue, hook_of
 from zoplat_devices.edge.runner import main as edge

@@ -24,7 +24,7 @@ VOCABULARY = {"core", "space"}
 SERVICES = {"guard", "hookspecs", "paths", "registry"}
 """Single modules that stand between the rooms: the hooks, the catalogue, its guard, and where files are kept."""
 BELOW_TRAINING = VOCABULARY | SERVICES | {"tasks", "config", "evaluation"}
-"""What a run needs. Its own room is `zoplat.training`, since `zoplat.run` is a public function."""
+"""What a run needs. Rooms are named after what they hold: `zoplat.run`, `.compare` and `.plan` are functions."""
 ENGINE: dict[str, set[str]] = {
     "core": {"space"},
     "space": {"core"},
@@ -36,13 +36,13 @@ ENGINE: dict[str, set[str]] = {
     "config": VOCABULARY | SERVICES | {"tasks"},
     "evaluation": VOCABULARY | SERVICES | {"tasks", "config"},
     "training": BELOW_TRAINING,
-    "compare": BELOW_TRAINING | {"training"},
-    "report": BELOW_TRAINING | {"training", "compare"},
+    "comparison": BELOW_TRAINING | {"training"},
+    "report": BELOW_TRAINING | {"training", "comparison"},
     "bundle": BELOW_TRAINING | {"training"},
     "testing": VOCABULARY | SERVICES | {"tasks", "config", "training"},
-    "plan": BELOW_TRAINING | {"training"},
+    "planning": BELOW_TRAINING | {"training"},
     "errors": {"core"},
-    "cli": BELOW_TRAINING | {"training", "compare", "report", "bundle", "plan", "testing"},
+    "cli": BELOW_TRAINING | {"training", "comparison", "report", "bundle", "planning", "testing"},
 }
 """Room of `zoplat` → the other rooms that it may import."""
 DEVICES: dict[str, set[str]] = {

@@ -146,7 +146,7 @@ def run(
     """
     from pathlib import Path
 
-    from zoplat.plan.within import train_within
+    from zoplat.planning.within import train_within
     from zoplat.training.directory import resumed_settings
 
     folder = Path(out) if out else None

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from docs.places import filled
-from zoplat.compare import statistics
-from zoplat.compare.published import Published
+from zoplat.comparison import statistics
+from zoplat.comparison.published import Published
 from zoplat.config.defaults import ESTIMATOR
 from zoplat.report.figures import WIDE
 from zoplat.report.pages import Part, Rows, as_markdown, markdown

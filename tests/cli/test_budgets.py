@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.compare.poc import full_joules
+from zoplat.comparison.poc import full_joules
 from zoplat.registry import catalogue
 from zoplat.training.readings import Readings
 from zoplat.training.summary import Summary

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from zoplat.compare.table import cells, markdown, table
-from zoplat.compare.terms import FinishedRun, labels
+from zoplat.comparison.table import cells, markdown, table
+from zoplat.comparison.terms import FinishedRun, labels
 from zoplat.training.summary import Summary
 
 SHORT = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 2)

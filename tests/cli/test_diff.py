@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.compare.difference import compare_steps, difference
+from zoplat.comparison.difference import compare_steps, difference
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal, StepRecord
 

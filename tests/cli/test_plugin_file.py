@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from zoplat.cli import main
-from zoplat.compare import planned
+from zoplat.comparison import planned
 from zoplat.registry import catalogue
 
 LEVEL = '''"""Perturbations of one size."""

@@ -9,10 +9,10 @@ import click.testing
 import pytest
 
 from zoplat.cli import main
-from zoplat.compare import planned
-from zoplat.compare import poc as proof
-from zoplat.compare.decision import Decision
-from zoplat.compare.poc import backpropagation_study, methods_study
+from zoplat.comparison import planned
+from zoplat.comparison import poc as proof
+from zoplat.comparison.decision import Decision
+from zoplat.comparison.poc import backpropagation_study, methods_study
 
 pytest.importorskip("scipy")
 

@@ -11,11 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
-from zoplat.compare.claims import claimed
-from zoplat.compare.matrix import Matrix
-from zoplat.compare.planned import PlannedRun
-from zoplat.compare.study import Study
-from zoplat.compare.trials import point
+from zoplat.comparison.claims import claimed
+from zoplat.comparison.matrix import Matrix
+from zoplat.comparison.planned import PlannedRun
+from zoplat.comparison.study import Study
+from zoplat.comparison.trials import point
 from zoplat.config.search import declared, ranges
 from zoplat.core.errors import ZoplatError
 from zoplat.core.search import Around, Between, OneOf
@@ -401,7 +401,7 @@ class TestFairness:
 class TestWorkers:
     def test_what_another_worker_has_claimed_is_left_to_it(self, zoplat: Any, in_process: list[str]) -> None:
         study = Study(Path("all"), matrix(estimators=("mezo", "lozo")))
-        from zoplat.compare.work import Workers
+        from zoplat.comparison.work import Workers
 
         study.prepare()
         workers = Workers(study, 1, in_process.append)

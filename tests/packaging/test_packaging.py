@@ -73,7 +73,7 @@ def test_the_wheel_holds_code_kernels_data_and_licence_and_nothing_else(wheels: 
     names = zipfile.ZipFile(wheel).namelist()
     assert {
         "zoplat/cli/costs.json",
-        "zoplat/compare/published.toml",
+        "zoplat/comparison/published.toml",
         "zoplat/config/recipe.toml",
         "zoplat/py.typed",
         "zoplat/report/sort.js",

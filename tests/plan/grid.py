@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
-from zoplat.plan.memory import Longest, rehearsed
+from zoplat.planning.memory import Longest, rehearsed
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
 from zoplat.training.setup import spec_of

@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from zoplat.cli import main
 from zoplat.config.layers import resolve
 from zoplat.core.errors import ZoplatError
-from zoplat.plan import plan as planning
-from zoplat.plan import profiles
-from zoplat.plan.kept import keep_seconds, seconds_a_step
-from zoplat.plan.memory import rehearsed
-from zoplat.plan.plan import plan
+from zoplat.planning import plan as planning
+from zoplat.planning import profiles
+from zoplat.planning.kept import keep_seconds, seconds_a_step
+from zoplat.planning.memory import rehearsed
+from zoplat.planning.plan import plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -94,7 +94,7 @@ def test_modes_differ_as_they_should(small_model: Any) -> None:
 
 @pytest.mark.slow
 def test_what_would_fit_is_named(small_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoplat.plan.memory.fixed_costs", lambda *_: ())
+    monkeypatch.setattr("zoplat.planning.memory.fixed_costs", lambda *_: ())
     given = {"model": str(small_model()), "task": "sst2", "device": "cpu", "estimator": "mezo", "batch_size": 64}
     whole = rehearsed(resolve({**given, "micro_batch_size": 64}), tokens=500)
     few = rehearsed(resolve({**given, "micro_batch_size": 1}), tokens=500)

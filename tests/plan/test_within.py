@@ -20,8 +20,8 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError, bytes_asked, is_out_of_memory
 from zoplat.core.memory import MemoryReading
-from zoplat.plan.memory import rehearsed
-from zoplat.plan.within import chosen, train_within
+from zoplat.planning.memory import rehearsed
+from zoplat.planning.within import chosen, train_within
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
 from zoplat.training.limit import over_inference
@@ -45,7 +45,7 @@ def given(small_model: Any, rows: Any, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def arrays_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans count arrays alone, so that limits do not depend on what libraries take here."""
-    monkeypatch.setattr("zoplat.plan.memory.fixed_costs", lambda *_: ())
+    monkeypatch.setattr("zoplat.planning.memory.fixed_costs", lambda *_: ())
 
 
 def limits(config: RunConfig, **smaller: Any) -> int:

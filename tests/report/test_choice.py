@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from zoplat.compare import statistics
+from zoplat.comparison import statistics
 from zoplat.report.pages import Rows
 from zoplat.report.study.choice import as_good, candidates, choice_parts
 from zoplat.report.study.reading import Study

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from zoplat.plan import measured as module
-from zoplat.plan.measured import measured
+from zoplat.planning import measured as module
+from zoplat.planning.measured import measured
 from zoplat.report.profile import write_profile
 from zoplat.report.profile_figures import GROUPS, grouped
 from zoplat.training.attribution import NOBODY, shared_out

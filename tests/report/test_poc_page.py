@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from zoplat.compare.decision import Tried, decide
-from zoplat.compare.poc import Plan, Poc
+from zoplat.comparison.decision import Tried, decide
+from zoplat.comparison.poc import Plan, Poc
 from zoplat.report.poc import as_text, write
 
 from .test_in_a_browser import CHROMIUM, chromium, measured
@@ -14,7 +14,7 @@ from .test_in_a_browser import CHROMIUM, chromium, measured
 @pytest.fixture
 def poc(tmp_path: Path) -> Poc:
     pytest.importorskip("scipy")
-    from zoplat.compare.statistics import paired_test
+    from zoplat.comparison.statistics import paired_test
 
     test = paired_test([[1.0] * 20], [[0.0] * 12 + [1.0] * 8])
     tried = (

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import zoplat
 from zoplat.cli import main
-from zoplat.compare.statistics import Interval
+from zoplat.comparison.statistics import Interval
 from zoplat.report.pages import Rows
 from zoplat.report.report import write
 from zoplat.report.study.scores import between

@@ -27,9 +27,9 @@ from zoplat.cli.options import (
 from zoplat.core.errors import ZoplatError
 
 if TYPE_CHECKING:
-    from zoplat.compare.outcome import Outcome
-    from zoplat.compare.published import Published
-    from zoplat.compare.study import Study
+    from zoplat.comparison.outcome import Outcome
+    from zoplat.comparison.published import Published
+    from zoplat.comparison.study import Study
 
 NAMES = {
     "estimators": click.option("--estimators", metavar="NAME,…|all", help="Methods; also zero-shot, icl-32, …"),
@@ -89,8 +89,8 @@ def compare(
     What is already in --out is not repeated, so an interrupted comparison continues where it stopped. The same command
     in another process, or --join FOLDER on another machine that sees the folder, takes a share of what is left.
     """
-    from zoplat.compare.published import Published
-    from zoplat.compare.table import markdown, read_runs, table
+    from zoplat.comparison.published import Published
+    from zoplat.comparison.table import markdown, read_runs, table
 
     beside = Published.of(published) if published else None
     axes = _axes(given)
@@ -120,8 +120,8 @@ def compare(
 
 def _study(given: dict[str, Any], axes: dict[str, Any], out: Path | None, join: Path | None, storage: str) -> "Study":
     """What flags and settings file ask for."""
-    from zoplat.compare.matrix import Matrix
-    from zoplat.compare.study import Study
+    from zoplat.comparison.matrix import Matrix
+    from zoplat.comparison.study import Study
 
     settings = {name: value for name, value in as_settings(given).items() if value not in (None, {})}
     if join:
@@ -135,8 +135,8 @@ def _study(given: dict[str, Any], axes: dict[str, Any], out: Path | None, join: 
 
 def made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | None" = None) -> "Outcome":
     """The outcome of a study, once all of it is over."""
-    from zoplat.compare.outcome import Outcome
-    from zoplat.compare.work import Workers
+    from zoplat.comparison.outcome import Outcome
+    from zoplat.comparison.work import Workers
 
     study.prepare()
     workers = Workers(study, jobs, _report)
@@ -157,7 +157,7 @@ def made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | Non
 
 def _forecast(study: "Study", jobs: int, as_json: bool) -> None:
     """Print what a study will take."""
-    from zoplat.compare.dry_run import dry_run
+    from zoplat.comparison.dry_run import dry_run
 
     found = dry_run(study, jobs)
     if as_json:

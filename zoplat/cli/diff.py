@@ -9,7 +9,7 @@ import click
 from zoplat.cli.options import JSON, PLUGIN, echo_json
 
 if TYPE_CHECKING:
-    from zoplat.compare.difference import Difference, Steps
+    from zoplat.comparison.difference import Difference, Steps
 
 WIDEST = 32
 """Characters of a value that stands beside another."""
@@ -26,7 +26,7 @@ def diff(run: Path, other: Path, as_json: bool) -> None:
     The exit status is 0 where they are equal in all that matters, and 1 where they differ. Seconds, memory and versions
     of packages are shown and do not count.
     """
-    from zoplat.compare.difference import difference
+    from zoplat.comparison.difference import difference
     from zoplat.training.directory import RunDirectory
 
     found = difference(RunDirectory.existing(run), RunDirectory.existing(other))

@@ -33,8 +33,8 @@ def plan(
     Exit status 0 if the run fits, 1 if it does not, 2 if that can't be said.
     """
     from zoplat.cli.plan_display import print_plan
-    from zoplat.plan.plan import plan as planned
-    from zoplat.plan.profiles import byte_count, find
+    from zoplat.planning.plan import plan as planned
+    from zoplat.planning.profiles import byte_count, find
 
     limit = byte_count(memory, "--memory") if memory else None
     found = planned(as_settings(given), limit, find(profile) if profile else None, tokens, not alone)

@@ -6,8 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from zoplat.cli.display import duration, plain_console
-from zoplat.plan.fixed import MIB, Share
-from zoplat.plan.plan import Outcome, Plan
+from zoplat.planning.fixed import MIB, Share
+from zoplat.planning.plan import Outcome, Plan
 
 STYLES = {"fits": "green", "too large": "red", "can't say": "yellow"}
 

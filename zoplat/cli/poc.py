@@ -28,7 +28,7 @@ from zoplat.config.defaults import TRIED
 from zoplat.core.errors import ZoplatError
 
 if TYPE_CHECKING:
-    from zoplat.compare.study import Study
+    from zoplat.comparison.study import Study
 
 STATUS = {"go": 0, "no-go": 1, "can't tell": 2}
 """Verdict → exit status."""
@@ -71,8 +71,8 @@ def poc(
 
     Exit status: 0 go, 1 no-go, 2 can't tell, or a request that can't be met.
     """
-    from zoplat.compare.poc import FULL_PASSES, Plan, backpropagation_study, methods_study
-    from zoplat.compare.poc import poc as try_out
+    from zoplat.comparison.poc import FULL_PASSES, Plan, backpropagation_study, methods_study
+    from zoplat.comparison.poc import poc as try_out
     from zoplat.report.poc import as_text, write
 
     if full_passes and full_steps:
@@ -107,7 +107,7 @@ def _settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _forecast(studies: "list[Study]", as_json: bool) -> None:
     """Print what the studies will take."""
-    from zoplat.compare.dry_run import dry_run
+    from zoplat.comparison.dry_run import dry_run
 
     found: dict[str, dict[str, Any]] = {}
     for number, study in enumerate(studies):

@@ -46,7 +46,7 @@ def profile(
     """
     from zoplat.cli.display import print_agreement, print_profile, print_radii
     from zoplat.config.layers import resolve
-    from zoplat.plan.kept import keep_seconds
+    from zoplat.planning.kept import keep_seconds
     from zoplat.training import profiling
     from zoplat.training.agreement import agreement as compare
     from zoplat.training.batches import Batches
@@ -84,7 +84,7 @@ def _names(given: str) -> list[str]:
 def _report(settings: dict[str, Any], steps: int, beside: list[str], to: Path, as_json: bool) -> None:
     """Measure the modes and write the report."""
     from zoplat.paths import check_writable
-    from zoplat.plan.measured import measured
+    from zoplat.planning.measured import measured
     from zoplat.report.profile import write_profile
 
     check_writable(to, "--to")

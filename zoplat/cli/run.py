@@ -48,7 +48,7 @@ def run(
     Without flags: the default method on a packaged 135M model and a packaged sentiment task.
     """
     from zoplat.config.layers import resolve
-    from zoplat.plan.within import train_within
+    from zoplat.planning.within import train_within
     from zoplat.training.directory import resumed_settings
     from zoplat.training.setup import check
     from zoplat.training.tracking import trackers_named

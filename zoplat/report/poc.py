@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from zoplat.compare.decision import ALPHA, GAIN, Tried, hours_text
-from zoplat.compare.poc import Poc
+from zoplat.comparison.decision import ALPHA, GAIN, Tried, hours_text
+from zoplat.comparison.poc import Poc
 from zoplat.core.plain_json import to_text
 from zoplat.paths import replace_text
 from zoplat.report.figures import WIDE, readable

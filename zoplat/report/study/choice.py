@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from zoplat.compare import statistics
-from zoplat.compare.curves import pareto
-from zoplat.compare.statistics import COVERAGE, Interval
+from zoplat.comparison import statistics
+from zoplat.comparison.curves import pareto
+from zoplat.comparison.statistics import COVERAGE, Interval
 from zoplat.report.figures import readable
 from zoplat.report.pages import Part, Rows
 from zoplat.report.study.reading import Study

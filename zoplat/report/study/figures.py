@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-from zoplat.compare.curves import Band
+from zoplat.comparison.curves import Band
 from zoplat.report.figures import LIGHT, WIDE, as_svg, draw_bars, panels, plain, readable, whole_numbers
 
 COLOURS = [name for name in LIGHT if name.startswith("line") and name != "line"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoplat.compare.table import forgetting_cells
+from zoplat.comparison.table import forgetting_cells
 from zoplat.report.pages import Part, Rows
 from zoplat.report.study.reading import Method, Study
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean
 
-from zoplat.compare.curves import AXES, Band, Curve, band, reached, score_at
+from zoplat.comparison.curves import AXES, Band, Curve, band, reached, score_at
 from zoplat.report.pages import Part, Picture, Rows
 from zoplat.report.study.figures import COLOURS, Look, draw_curves
 from zoplat.report.study.reading import Method, Study

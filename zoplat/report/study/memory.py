@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
 
-from zoplat.compare.curves import pareto
+from zoplat.comparison.curves import pareto
 from zoplat.report.account import MEANING
 from zoplat.report.figures import readable
 from zoplat.report.pages import Part, Picture, Rows

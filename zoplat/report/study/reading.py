@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from zoplat.compare.curves import curve
-from zoplat.compare.plugins import shown
-from zoplat.compare.statistics import Scores
-from zoplat.compare.table import Group, groups
+from zoplat.comparison.curves import curve
+from zoplat.comparison.plugins import shown
+from zoplat.comparison.statistics import Scores
+from zoplat.comparison.table import Group, groups
 from zoplat.config.layers import read_toml
 from zoplat.core.errors import ZoplatError
 from zoplat.report.study.runs import TRIALS, ReportedRun, runs_in

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoplat.compare.terms import FinishedRun, terms_of
+from zoplat.comparison.terms import FinishedRun, terms_of
 from zoplat.core.errors import ZoplatError
 from zoplat.training.directory import RunDirectory
 from zoplat.training.predicted import Predicted, read_predictions

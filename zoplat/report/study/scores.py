@@ -7,8 +7,8 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from zoplat.compare import statistics
-from zoplat.compare.statistics import COVERAGE, LEVEL, Interval, PairedTest, Scores
+from zoplat.comparison import statistics
+from zoplat.comparison.statistics import COVERAGE, LEVEL, Interval, PairedTest, Scores
 from zoplat.report.pages import Part, Picture, Rows
 from zoplat.report.study.figures import Look, draw_profiles
 from zoplat.report.study.reading import Method, Study

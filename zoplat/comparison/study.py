@@ -11,7 +11,7 @@ A study is a folder. Whoever can write it can work on it, from any process and a
     ├── trials/METHOD-N/     one run directory for each trial N of a search, in the same folders; METHOD-0 has the usual
     │                        settings
     ├── claims/              locks: who makes which run at the moment
-    ├── comparison.json      see `zoplat.compare.outcome`
+    ├── comparison.json      see `zoplat.comparison.outcome`
     └── comparison.md        the same as tables for people
 
 A run directory has what every run has, and failure.json in place of summary.json where it failed. What is not in run
@@ -28,12 +28,12 @@ from typing import Any
 
 import tomli_w
 
-from zoplat.compare.cell import Cell
-from zoplat.compare.claims import claimed
-from zoplat.compare.matrix import Matrix
-from zoplat.compare.planned import FailedRun, PlannedRun
-from zoplat.compare.plugins import check_unchanged, versions
-from zoplat.compare.trials import Record, point
+from zoplat.comparison.cell import Cell
+from zoplat.comparison.claims import claimed
+from zoplat.comparison.matrix import Matrix
+from zoplat.comparison.planned import FailedRun, PlannedRun
+from zoplat.comparison.plugins import check_unchanged, versions
+from zoplat.comparison.trials import Record, point
 from zoplat.config.layers import read_toml
 from zoplat.core.errors import ZoplatError
 from zoplat.core.search import Between, OneOf

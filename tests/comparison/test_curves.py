@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoplat.compare.curves import band, curve, pareto, reached, score_at
+from zoplat.comparison.curves import band, curve, pareto, reached, score_at
 
 RUN = [(0, 0.5), (100, 0.6), (200, 0.58), (300, 0.7)]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
-from zoplat.plan.memory import rehearsed
-from zoplat.plan.modes import ASKED, COMPARED, Mode, configured
+from zoplat.planning.memory import rehearsed
+from zoplat.planning.modes import ASKED, COMPARED, Mode, configured
 
 INFERENCE = Mode("inference", {})
 YARDSTICKS = tuple(mode for mode in COMPARED if mode.needs == "backward")

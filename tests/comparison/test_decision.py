@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from zoplat.compare.decision import GAIN, Tried, decide
-from zoplat.compare.statistics import paired_test
+from zoplat.comparison.decision import GAIN, Tried, decide
+from zoplat.comparison.statistics import paired_test
 
 pytest.importorskip("scipy")
 

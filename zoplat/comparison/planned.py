@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoplat.compare.forecast import passes_of_a_step
-from zoplat.compare.plugins import flags
+from zoplat.comparison.forecast import passes_of_a_step
+from zoplat.comparison.plugins import flags
 from zoplat.config.run_config import RunConfig
 from zoplat.core import permissions
 from zoplat.core.errors import ZoplatError

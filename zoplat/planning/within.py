@@ -12,10 +12,10 @@ from typing import Any
 from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import OutOfMemory, RunFailed, ZoplatError, is_out_of_memory
-from zoplat.plan.fixed import MIB
-from zoplat.plan.memory import Planned, rehearsed
-from zoplat.plan.plan import plan, verdict
-from zoplat.plan.profiles import limit_of
+from zoplat.planning.fixed import MIB
+from zoplat.planning.memory import Planned, rehearsed
+from zoplat.planning.plan import plan, verdict
+from zoplat.planning.profiles import limit_of
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
 from zoplat.training.limit import SCORING, Limit, in_gib

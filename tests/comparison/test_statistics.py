@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zoplat.compare import statistics
-from zoplat.compare.statistics import COVERAGE, RESAMPLES, SEED
+from zoplat.comparison import statistics
+from zoplat.comparison.statistics import COVERAGE, RESAMPLES, SEED
 from zoplat.core.errors import ZoplatError
 
 stats = pytest.importorskip("scipy.stats")

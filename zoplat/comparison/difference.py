@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from zoplat.compare.terms import terms_of
+from zoplat.comparison.terms import terms_of
 from zoplat.training.binding import BUDGET
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal, StepRecord

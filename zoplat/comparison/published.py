@@ -27,7 +27,7 @@ class Published:
     @classmethod
     def of(cls, model: str) -> Published:
         """The published scores of a model; raises ZoplatError where there are none."""
-        file = resources.files("zoplat.compare").joinpath("published.toml")
+        file = resources.files("zoplat.comparison").joinpath("published.toml")
         known = tomllib.loads(file.read_text(encoding="utf-8"))["row"]
         rows = {row["method"]: row for row in known if row["model"] == model}
         if not rows:

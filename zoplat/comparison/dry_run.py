@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoplat.compare.forecast import Paces, forecast
-from zoplat.compare.study import Study
-from zoplat.compare.work import jobs_of
+from zoplat.comparison.forecast import Paces, forecast
+from zoplat.comparison.study import Study
+from zoplat.comparison.work import jobs_of
 
 
 def dry_run(study: Study, jobs: int, earlier: Path = Path("runs")) -> dict[str, Any]:

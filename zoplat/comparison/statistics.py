@@ -26,7 +26,7 @@ SEED = 0
 COVERAGE = {2: 0.50, 3: 0.75, 4: 0.80, 5: 0.85, 10: 0.90, 20: 0.93}
 """Seeds of one task → the share of 95 % bootstrap intervals of a mean that hold it, for scores of a normal law.
 
-Measured by tests/compare/test_statistics.py; of `student_interval` 95 % do.
+Measured by tests/comparison/test_statistics.py; of `student_interval` 95 % do.
 """
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from zoplat.compare.statistics import PairedTest, adjusted
+from zoplat.comparison.statistics import PairedTest, adjusted
 
 Verdict: TypeAlias = Literal["go", "no-go", "can't tell"]
 Kind: TypeAlias = Literal["prompt", "method", "backpropagation"]

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat.compare.cell import Cell
-from zoplat.compare.planned import PlannedRun
-from zoplat.compare.study import Chosen
-from zoplat.compare.terms import DIGITS
+from zoplat.comparison.cell import Cell
+from zoplat.comparison.planned import PlannedRun
+from zoplat.comparison.study import Chosen
+from zoplat.comparison.terms import DIGITS
 from zoplat.training.binding import BUDGET
 from zoplat.training.directory import RunDirectory
 from zoplat.training.summary import Summary

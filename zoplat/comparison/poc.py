@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoplat.compare.cell import Cell
-from zoplat.compare.decision import ALPHA, GAIN, HOPELESS, Decision, Kind, Tried, decide
-from zoplat.compare.forecast import Paces, forecast, passes_of_a_step
-from zoplat.compare.matrix import Matrix, protocol_of
-from zoplat.compare.outcome import Outcome
-from zoplat.compare.plugins import shown
-from zoplat.compare.statistics import PairedTest, paired_test
-from zoplat.compare.study import Study
+from zoplat.comparison.cell import Cell
+from zoplat.comparison.decision import ALPHA, GAIN, HOPELESS, Decision, Kind, Tried, decide
+from zoplat.comparison.forecast import Paces, forecast, passes_of_a_step
+from zoplat.comparison.matrix import Matrix, protocol_of
+from zoplat.comparison.outcome import Outcome
+from zoplat.comparison.plugins import shown
+from zoplat.comparison.statistics import PairedTest, paired_test
+from zoplat.comparison.study import Study
 from zoplat.config.defaults import TRIED
 from zoplat.config.parts import setting_fields
 from zoplat.config.run_config import RunConfig

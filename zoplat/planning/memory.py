@@ -13,8 +13,8 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat.evaluation.predictions import by_length
 from zoplat.evaluation.prompts import PromptEncoder
-from zoplat.plan.fixed import Share, fixed_costs
-from zoplat.plan.profiles import Profile
+from zoplat.planning.fixed import Share, fixed_costs
+from zoplat.planning.profiles import Profile
 from zoplat.training.batches import Batches
 from zoplat.training.dry_run import CostUnknown, measure_cost
 from zoplat.training.opening import at_once

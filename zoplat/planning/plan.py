@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
-from zoplat.plan.kept import seconds_a_step
-from zoplat.plan.memory import Planned, rehearsed
-from zoplat.plan.modes import ASKED, COMPARED, Mode, configured
-from zoplat.plan.profiles import Profile, limit_of
+from zoplat.planning.kept import seconds_a_step
+from zoplat.planning.memory import Planned, rehearsed
+from zoplat.planning.modes import ASKED, COMPARED, Mode, configured
+from zoplat.planning.profiles import Profile, limit_of
 
 Verdict = Literal["fits", "too large", "can't say"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zoplat.plan.profiles import Profile
+from zoplat.planning.profiles import Profile
 
 MIB = 1 << 20
 

@@ -11,8 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zoplat.compare.cell import Cell
-from zoplat.compare.plugins import check_named
+from zoplat.comparison.cell import Cell
+from zoplat.comparison.plugins import check_named
 from zoplat.config.layers import read_toml, resolve
 from zoplat.config.parts import law_of
 from zoplat.core.errors import ZoplatError

@@ -113,4 +113,4 @@ def _read(text: str, where: str) -> Profile:
 
 
 def _folder() -> Any:
-    return resources.files("zoplat.plan") / "profiles"
+    return resources.files("zoplat.planning") / "profiles"

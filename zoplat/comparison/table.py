@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Generic, TypeVar
 
-from zoplat.compare.published import Published
-from zoplat.compare.terms import FinishedRun, labels
+from zoplat.comparison.published import Published
+from zoplat.comparison.terms import FinishedRun, labels
 from zoplat.core.errors import ZoplatError
 from zoplat.training.directory import RunDirectory
 from zoplat.training.summary import Peak, Summary

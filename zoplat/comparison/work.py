@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoplat.compare.cell import Cell
-from zoplat.compare.claims import claimed
-from zoplat.compare.forecast import Paces, forecast
-from zoplat.compare.planned import FAILURE, FailedRun, PlannedRun
-from zoplat.compare.study import Study
+from zoplat.comparison.cell import Cell
+from zoplat.comparison.claims import claimed
+from zoplat.comparison.forecast import Paces, forecast
+from zoplat.comparison.planned import FAILURE, FailedRun, PlannedRun
+from zoplat.comparison.study import Study
 from zoplat.config.run_config import RunConfig
 from zoplat.training.summary import Summary
 

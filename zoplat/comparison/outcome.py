@@ -3,8 +3,8 @@
 comparison.json is one object. Keys may be added; these keep their meaning:
 
     study       name, seeds, tune_trials, tune_seed, trial_passes
-    rows        one object for each method, task and terms: see `zoplat.compare.table`; `search_passes` are the forward
-                passes of all trials of its search, null without one
+    rows        one object for each method, task and terms: see `zoplat.comparison.table`; `search_passes` are the
+                forward passes of all trials of its search, null without one
     runs        those that are in the rows: directory (relative to the study), label, estimator, task, model, tune, seed
     failed      estimator, task, seed, reason, trial (null for a run), directory
     violations  estimator, task, seed, directory, reason: runs that are left out of the rows
@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoplat.compare.audit import Ended, Violation, innocent, selection, violations
-from zoplat.compare.cell import Cell
-from zoplat.compare.claims import claimed
-from zoplat.compare.planned import FailedRun
-from zoplat.compare.published import Published
-from zoplat.compare.study import Chosen, Study
-from zoplat.compare.table import markdown, markdown_table, table
-from zoplat.compare.terms import FinishedRun
+from zoplat.comparison.audit import Ended, Violation, innocent, selection, violations
+from zoplat.comparison.cell import Cell
+from zoplat.comparison.claims import claimed
+from zoplat.comparison.planned import FailedRun
+from zoplat.comparison.published import Published
+from zoplat.comparison.study import Chosen, Study
+from zoplat.comparison.table import markdown, markdown_table, table
+from zoplat.comparison.terms import FinishedRun
 from zoplat.core.plain_json import to_text
 from zoplat.paths import replace_text
 from zoplat.training.directory import RunDirectory
