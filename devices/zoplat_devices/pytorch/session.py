@@ -275,12 +275,14 @@ class PyTorchSession(MeasuredSession):
     def write(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
+        self._wait()  # for kernels that write to arrays of the host
         save_file(arrays, path)
         self._release_weights()
 
     def read(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors import safe_open
 
+        self._wait()
         with safe_open(path, framework="pt") as file:
             for name, array in arrays.items():
                 array.copy_(file.get_tensor(name))
@@ -293,6 +295,11 @@ class PyTorchSession(MeasuredSession):
     def _unpadded(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
         """Rows in batches without padding: one for each row of a model that sees it, else all in one."""
         return [[row] for row in rows] if len(rows) > 1 and self.scorer.sees_padding else [rows]
+
+    def _wait(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.target.type == "cuda":
+            torch.cuda.synchronize()
 
     def _release_weights(self) -> None:
         """Release the memory of weights that are in files, after all of them were read."""
