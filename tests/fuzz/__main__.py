@@ -1,7 +1,7 @@
 """`python -m tests.fuzz TARGET --minutes 10`: fuzzes one reader, guided by the branches that it takes (atheris).
 
 It begins with the files in tests/fuzz/seeds/TARGET, to which findings are added when they are corrected. What reaches
-more branches is kept in a corpus, for the next time. A finding is written beside it, and ends with another status than 0.
+more branches is kept in a corpus, for the next time. A finding is written beside it; the status is then not 0.
 """
 
 from __future__ import annotations
