@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from zoplat.config.layers import resolve
 from zoplat.core.errors import RunFailed
 from zoplat.core.model_spec import Tuning
 from zoplat.registry import catalogue
+from zoplat.testing.devices import DeviceContract
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
 from zoplat.training.replay import replay
@@ -167,6 +168,7 @@ class TestRuns:
         busy = train(resolve(settings(f"{server.url}/busy", **short)), Path("busy")).summary
         assert busy.weights_digest == plain.weights_digest
 
+    @pytest.mark.slow
     def test_losses_that_are_no_numbers_skip_steps_as_anywhere(self, settings: Settings, server: StandIn) -> None:
         with pytest.raises(RunFailed, match="steps in a row"):
             train(resolve(settings(f"{server.url}/nan")), Path("run"))
@@ -188,6 +190,8 @@ class TestRuns:
         again = replay(RunDirectory.existing(tmp_path / "killed"), tmp_path / "adapter")  # the server is gone
         assert again["weights_digest"] == whole.summary.weights_digest
         assert (tmp_path / "adapter" / "adapter_config.json").exists()
+        local = replay(RunDirectory.existing(tmp_path / "killed"), None, device="cpu")
+        assert local["weights_digest"] == whole.summary.weights_digest
 
     @pytest.mark.slow
     def test_a_run_whose_server_stays_away_goes_on_when_it_is_back(
@@ -216,6 +220,28 @@ class TestRuns:
                 train(resolve(settings(changing.url, steps=12)), tmp_path / "run", callback=Kills(changing, {3}))
         finally:
             changing.kill()
+
+
+@pytest.mark.slow
+class TestContract(DeviceContract):
+    """All that every device promises, with LoRA in the place of all weights."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _served(cls, small_model: Callable[..., Path]) -> Iterator[None]:
+        cls.model = str(small_model())
+        own = StandIn(Path(cls.model))
+        cls.device = Served(url=own.url)
+        yield
+        own.kill()
+
+    def _spec(self) -> ModelSpec:
+        return ModelSpec(self.model, Tuning("lora"), "auto", 0)
+
+    def test_what_it_can_not_do_is_refused(self) -> None:
+        """The rest is in `TestRefused`: with a tuning that is no adapter nothing can be opened."""
+        with pytest.raises(ZoplatError, match="no-such-folder"):
+            self.device.open(ModelSpec("/no-such-folder/model", Tuning("lora"), "auto", 0))
 
 
 class Kills(Callback):

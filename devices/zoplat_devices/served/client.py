@@ -121,8 +121,9 @@ class Server:
         """The answers to some requests at each point, several points at a time."""
         size, found = self._settings.adapters, []
         for some in (points[i : i + size] for i in range(0, len(points), size)):
-            published = [*self._pool.map(lambda point: Published(self, point), some)]
+            published: list[Published] = []
             try:
+                published.extend(self._pool.map(lambda point: Published(self, point), some))
                 asked = [[self._pool.submit(one.complete, body) for body in bodies] for one in published]
                 found += [[future.result() for future in futures] for futures in asked]
             finally:
