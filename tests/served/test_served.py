@@ -141,11 +141,11 @@ class TestRefused:
     def test_rows_are_not_sent_to_another_machine_unasked(self, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for url in ("http://gpu.example.org:8000", "http://10.0.0.7:8000"):
             with pytest.raises(ZoplatError, match="ZOPLAT_ALLOW=servers"):
-                Served(url=url).open(spec_of(toy))
-        monkeypatch.setenv("ZOPLAT_ALLOW", "servers")
-        assert Served(url="http://10.0.0.7:8000").open(spec_of(toy)).space.size > 0
+                Served(url=url).open(spec_of(toy)).encode(EXAMPLES)
         with pytest.raises(ZoplatError, match=r"device\.url must be like"):
-            Served(url="localhost:8000").open(spec_of(toy))
+            Served(url="localhost:8000").open(spec_of(toy)).encode(EXAMPLES)
+        monkeypatch.setenv("ZOPLAT_ALLOW", "servers")
+        Served(url="http://gpu.example.org:8000").check_url()
 
     @pytest.mark.parametrize(
         ("spec", "words"),
@@ -167,6 +167,23 @@ class TestRuns:
         plain = train(resolve(settings(**short)), Path("plain")).summary
         busy = train(resolve(settings(f"{server.url}/busy", **short)), Path("busy")).summary
         assert busy.weights_digest == plain.weights_digest
+
+    @pytest.mark.parametrize("strategy", ["auto", "sequential"])
+    def test_a_low_rank_method_is_given_the_losses_of_a_local_run(self, settings: Settings, strategy: str) -> None:
+        short = {"steps": 3, "queries": 1, "estimator": "lozo", "options": {"device.strategy": strategy}}
+        served = train(resolve(settings(**short)), Path("served"))
+        own = {
+            "device": "cpu",
+            "dtype": "float32",
+            "options": {"tune.targets": "q_proj|v_proj|o_proj|up_proj|down_proj"},
+        }
+        local = {name: value for name, value in settings(**short).items() if name not in ("device", "options")}
+        train(resolve({**local, **own}), Path("local"))
+        lines = [Path(name, "journal.jsonl").read_text().splitlines()[1:] for name in ("served", "local")]
+        for one, other in zip(*lines, strict=True):
+            assert json.loads(one)["answers"] == pytest.approx(json.loads(other)["answers"], abs=1e-4)
+        again = replay(RunDirectory.existing(Path("served")), None)
+        assert again["weights_digest"] == served.summary.weights_digest
 
     @pytest.mark.slow
     def test_losses_that_are_no_numbers_skip_steps_as_anywhere(self, settings: Settings, server: StandIn) -> None:

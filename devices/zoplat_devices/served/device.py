@@ -26,7 +26,6 @@ class Served(ServedSettings):
         return None
 
     def open(self, spec: ModelSpec) -> Session:
-        self.check_url()
         if spec.tune.name != "lora":
             raise ZoplatError(
                 f"Device 'served' trains LoRA adapters, which servers load as they run, not --tune {spec.tune.name}. "

@@ -84,6 +84,7 @@ class ServedSession(Session):
     @cached_property
     def server(self) -> Server:
         """The server, once it was seen that it sees adapters."""
+        self.settings.check_url()
         server = Server(self.settings, self.adapter.write)
         weakref.finalize(self, server.close)
         text = self._encoder(server.limit).text(proof.TEXT)
