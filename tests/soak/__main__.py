@@ -119,8 +119,8 @@ class Soak:
         if rival is not None:
             self._check_rival(rival, case)
         code = process.returncode
-        is_in_use = code == 2 and "is in use" in errors
-        if "Traceback" in errors or not (code == -signal.SIGKILL or is_in_use or code in WELL[trouble]):
+        is_refused = code == 2 and ("is in use" in errors or (not steps and "Choose another place" in errors))
+        if "Traceback" in errors or not (code == -signal.SIGKILL or is_refused or code in WELL[trouble]):
             raise Wrong(f"{case}, {trouble}, {blow}: status {code}: {errors[-2000:]}")
         summary = out / "summary.json"
         is_done = code == 0 and summary.exists() and json.loads(summary.read_text())["status"] == "done"
