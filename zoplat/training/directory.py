@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.config.layers import build, changed_settings, read_toml, without_free
+from zoplat.config.local import check_sources
 from zoplat.config.parts import Table, as_table
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
@@ -104,6 +105,8 @@ class RunDirectory:
                 + "\nResume with the same ones, or choose another --out."
             )
         journal = self.read_journal()
+        if journal is not None:
+            check_sources(journal.header.get("plugins") or {}, str(self.path))
         if not lines or journal is None:
             return
         if config.estimator.has_horizon or config.estimator.rule.has_horizon:
