@@ -197,6 +197,9 @@ def piece(title: str, parts: Sequence[Part]) -> str:
 {WITHIN} {{ {_variables(LIGHT)} }}
 @media (prefers-color-scheme: dark) {{ {WITHIN} {{ {_variables(DARK)} }} }}
 {WITHIN} {{
+table {{ margin: 0; table-layout: auto; }}
+td {{ text-align: left; }}
+tbody tr {{ background: none; }}
 {style}
 background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
 max-width: 56rem; padding: 1rem 1.25rem;
