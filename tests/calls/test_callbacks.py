@@ -1,12 +1,16 @@
 """Callbacks: what they hear, how they end a run early, and what becomes of the numbers that they log."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import zoplat
+from zoplat import TrackedNumbers, TrackedRun, Tracker
 from zoplat.errors import ZoplatError
+from zoplat.registry import Entry, catalogue
 from zoplat.training.callbacks import Callbacks
 from zoplat.training.directory import RunDirectory
 from zoplat.training.replay import replay
@@ -130,6 +134,40 @@ def test_wishes_pass_through_several_callbacks_and_trackers() -> None:
         one.stop("why")
         two.log(a=1)
         assert (outer.reason_to_stop(), outer.take_logged(), outer.take_logged()) == ("why", {"a": 1.0}, {})
+
+
+@dataclass(frozen=True)
+class Shelf(Tracker):
+    """A tracker that keeps numbers in a list."""
+
+    summary = "a list"
+    module = package = "json"
+    kept: ClassVar[list[tuple[int, dict[str, float]]]] = []
+
+    def open(self, run: TrackedRun) -> TrackedNumbers:
+        kept = self.kept
+
+        class Numbers(TrackedNumbers):
+            known_as = "one"
+
+            def log(self, step: int, numbers: Mapping[str, float]) -> None:
+                kept.append((step, dict(numbers)))
+
+            def finish(self, summary: Mapping[str, Any] | None) -> None:
+                pass
+
+        return Numbers()
+
+
+def test_what_is_logged_reaches_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry("tracker", "shelf", Shelf(), "tests", "1")
+    monkeypatch.setitem(catalogue().entries, ("tracker", "shelf"), [entry])
+    result = zoplat.run(out=tmp_path / "run", callback=Logger(), report_to="shelf", **TOY)
+    logged = {step: numbers["logged/twice"] for step, numbers in Shelf.kept if "logged/twice" in numbers}
+    assert logged == {
+        step: numbers["twice"] for step, numbers in RunDirectory(result.directory).read_logged().items() if step
+    }
+    assert len(logged) == 6
 
 
 def test_every_event_reaches_all_of_several_callbacks() -> None:
