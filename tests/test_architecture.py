@@ -42,7 +42,8 @@ ENGINE: dict[str, set[str]] = {
     "testing": VOCABULARY | SERVICES | {"tasks", "config", "training"},
     "planning": BELOW_TRAINING | {"training"},
     "errors": {"core"},
-    "cli": BELOW_TRAINING | {"training", "comparison", "report", "bundle", "planning", "testing"},
+    "calls": BELOW_TRAINING | {"training", "comparison", "report", "planning", "testing"},
+    "cli": BELOW_TRAINING | {"training", "comparison", "report", "bundle", "planning", "testing", "calls"},
 }
 """Room of `zoplat` → the other rooms that it may import."""
 DEVICES: dict[str, set[str]] = {

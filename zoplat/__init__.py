@@ -1,18 +1,17 @@
 """zoplat: fine-tune language models with forward passes only.
 
-These are the names that a plugin author needs, and `run`; everything else is imported from its own module. They are
-imported when they are used, so that `zoplat --help` is quick.
+These are the names that a plugin author needs, and the commands as functions: `run`, `compare`, `plan` and `check`;
+everything else is imported from its own module. They are imported when they are used, so that `zoplat --help` is quick.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from typing import Unpack
-
-    from zoplat.config.keywords import RunSettings
+    from zoplat.calls.check import CheckResult, check
+    from zoplat.calls.compare import ComparisonResult, compare
+    from zoplat.calls.plan import PlanResult, plan
+    from zoplat.calls.run import RunResult, run
     from zoplat.core.arrays import Array
     from zoplat.core.blocks import Block, Buffer, Part, Tile
     from zoplat.core.device import Device, Session
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from zoplat.hookspecs import hookimpl
     from zoplat.space.parameter_space import ParameterSpace
     from zoplat.training.callbacks import Callback
-    from zoplat.training.result import Result
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,6 +45,9 @@ __all__ = [
     "Between",
     "Block",
     "Buffer",
+    "Callback",
+    "CheckResult",
+    "ComparisonResult",
     "Device",
     "Direction",
     "Estimate",
@@ -65,9 +66,11 @@ __all__ = [
     "Oracle",
     "ParameterSpace",
     "Part",
+    "PlanResult",
     "Preset",
     "Probe",
     "Row",
+    "RunResult",
     "Sampler",
     "Schedule",
     "Scheduled",
@@ -82,15 +85,22 @@ __all__ = [
     "Tuning",
     "Unit",
     "ZoplatError",
+    "check",
+    "compare",
     "held",
     "hookimpl",
     "number",
     "orthonormal",
     "pattern",
+    "plan",
     "read_presets",
     "run",
 ]
 _WHERE = {
+    "zoplat.calls.check": "CheckResult check",
+    "zoplat.calls.compare": "ComparisonResult compare",
+    "zoplat.calls.plan": "PlanResult plan",
+    "zoplat.calls.run": "RunResult run",
     "zoplat.core.arrays": "Array",
     "zoplat.core.blocks": "Block Buffer Part Tile",
     "zoplat.core.device": "Device Session",
@@ -114,44 +124,9 @@ _WHERE = {
     "zoplat.core.search": "Around Between OneOf",
     "zoplat.hookspecs": "hookimpl",
     "zoplat.space.parameter_space": "ParameterSpace",
+    "zoplat.training.callbacks": "Callback",
 }
 """Module → the public names that it has, as type checkers read them above."""
-
-
-def run(
-    *,
-    out: "str | Path | None" = None,
-    resume: bool = False,
-    callback: "Callback | None" = None,
-    report_to: "str | Sequence[str] | None" = None,
-    rank_timeout: float = 1800.0,
-    **settings: "Unpack[RunSettings]",
-) -> "Result":
-    """Train as `zoplat run` does.
-
-    Args:
-        out: the run directory; None for a new one in runs/.
-        resume: whether to go on with the run in `out`, if there is one.
-        callback: is notified of the events of the run.
-        report_to: names of trackers.
-        rank_timeout: seconds to wait for another process of the run.
-        settings: the flags of the command, with underscores. `options={"sampler.rank": 4}` is the same as
-            `-o sampler.rank=4`; a part may be a value as well as a name.
-
-    Returns:
-        The result, with `.score`, `.passes`, `.directory`, `.summary` and `.history()`.
-
-    Raises:
-        ZoplatError: where the command would exit with 2 or 1.
-    """
-    from pathlib import Path
-
-    from zoplat.planning.within import train_within
-    from zoplat.training.directory import resumed_settings
-
-    folder = Path(out) if out else None
-    found = resumed_settings(settings, folder, bool(resume))
-    return train_within(found, folder, bool(resume), callback, report_to, rank_timeout)
 
 
 def __getattr__(name: str) -> Any:
@@ -162,3 +137,8 @@ def __getattr__(name: str) -> Any:
     from zoplat.core.deprecated import deprecated
 
     return deprecated(name)
+
+
+def __dir__() -> list[str]:
+    """The public names, so that a notebook completes them."""
+    return sorted({*globals(), *__all__})

@@ -42,6 +42,8 @@ KINDS: dict[str, type] = {
 """Kinds of registered parts, and the class of each."""
 NO_PLUGINS = "ZOPLAT_NO_PLUGINS"
 """An environment variable: where it is set, only the parts of zoplat's own distribution are registered."""
+LOCAL = "local."
+"""What the names of parts begin with that were given as values of classes that no plugin registers."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]*")
 """What the name of a part looks like."""
 
@@ -153,6 +155,12 @@ class Catalogue:
             ZoplatError: the name is not registered, or two distributions register it.
         """
         found = self.entries.get((kind, name))
+        if not found and name.startswith(LOCAL):
+            raise ZoplatError(
+                f"The {kind} {name.removeprefix(LOCAL)} was a class in a notebook or a script, given as a value, and "
+                "is not known in this process. Run what defines it and give a value of it again, in "
+                "zoplat.run(…, out=…, resume=True)."
+            )
         if not found:
             known = self.names(kind)
             failed = f" {len(self.failures)} failed to load: `zoplat doctor`." if self.failures else ""

@@ -17,8 +17,8 @@ import click.testing
 import pytest
 
 import zoplat
+from zoplat.calls.progress import Pace, duration
 from zoplat.cli import main
-from zoplat.cli.display import Pace, duration
 from zoplat.cli.listing import MEASURED
 from zoplat.cli.show import cost
 from zoplat.config.layers import resolve

@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from zoplat.cli.options import JSON, PLUGIN, echo_json
-from zoplat.core.errors import unknown
 from zoplat.registry import Entry
 
 
@@ -22,12 +21,11 @@ def check(target: str, only: str | None, model: str | None, as_json: bool) -> No
     TARGET is an installed distribution such as zoplat, a registered name such as lozo, a module, a .py file, or a
     folder with a package or a project in it. Exit status 1 if a property fails.
     """
+    from zoplat.calls.check import chosen
     from zoplat.testing.target import opened
 
     with opened(target) as found:
-        entries = [entry for entry in found.entries if only in (None, entry.name)]
-        if not entries and only:
-            raise unknown("part", only, {entry.name for entry in found.entries})
+        entries = chosen(found, only)
         report = Report(as_json, model)
         for number, entry in enumerate(entries, 1):
             report.add(entry, f"{number} of {len(entries)}")
@@ -56,15 +54,14 @@ class Report:
 
     def add(self, entry: Entry, number: str) -> None:
         """Check one part and say how it turned out."""
-        from zoplat.testing.check import check as findings
+        from zoplat.calls.check import CheckedPart
 
         if not self.progress.is_terminal:
             self.progress.print(f"checking {entry.kind} {entry.name} ({number})", markup=False)
-        rows = []
         with self.progress.status(f"{entry.kind} {entry.name} ({number})"):
-            for finding in findings(entry, model=self.model):
-                rows.append({"property": finding.name, "outcome": finding.outcome, "message": finding.message})
-        counts = Counter(row["outcome"] for row in rows)
+            part = CheckedPart.of(entry, self.model)
+        rows = [{"property": one.name, "outcome": one.outcome, "message": one.message} for one in part.findings]
+        counts = part.counts
         self.counts += counts
         self.parts.append(
             {

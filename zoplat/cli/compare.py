@@ -24,11 +24,9 @@ from zoplat.cli.options import (
     flags,
     plugin_files,
 )
-from zoplat.core.errors import ZoplatError
+from zoplat.core.errors import Interrupted, ZoplatError
 
 if TYPE_CHECKING:
-    from zoplat.comparison.outcome import Outcome
-    from zoplat.comparison.published import Published
     from zoplat.comparison.study import Study
 
 NAMES = {
@@ -89,70 +87,45 @@ def compare(
     What is already in --out is not repeated, so an interrupted comparison continues where it stopped. The same command
     in another process, or --join FOLDER on another machine that sees the folder, takes a share of what is left.
     """
-    from zoplat.comparison.published import Published
-    from zoplat.comparison.table import markdown, read_runs, table
+    from zoplat.calls.compare import compare as compared
 
-    beside = Published.of(published) if published else None
     axes = _axes(given)
-    if runs:
-        if any(axes.values()) or join:
-            raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
-        rows = table(read_runs(runs))
-        if as_json:
-            echo_json({"rows": rows, "failed": []})
-        else:
-            click.echo(markdown(rows, beside), nl=False)
+    if dry_run and not runs:
+        _forecast(_study(given, axes, out, join, storage or ""), jobs, as_json)
         return
-    study = _study(given, axes, out, join, storage or "")
-    if dry_run:
-        _forecast(study, jobs, as_json)
-        return
-    outcome = made(study, jobs, retry_failed, beside)
+    try:
+        result = compared(
+            *runs,
+            out=out,
+            join=join,
+            storage=storage or "",
+            jobs=jobs,
+            retry_failed=retry_failed,
+            published=published,
+            plugin=plugin_files(),
+            progress=report_progress,
+            **axes,
+            **as_settings(given),
+        )
+    except Interrupted:
+        raise KeyboardInterrupt from None  # what to do is said already
     if as_json:
-        echo_json(outcome.to_json())
+        echo_json({"rows": result.rows, "failed": []} if runs else result.outcome.to_json())
     else:
-        click.echo(outcome.markdown(beside), nl=False)
-        for line in (*outcome.failed, *outcome.violations):
-            _report(str(line))
-    if outcome.failed or outcome.violations:
+        click.echo(result.markdown(), nl=False)
+        for line in (*result.failed, *result.violations):
+            report_progress(str(line))
+    if result.failed or result.violations:
         raise SystemExit(1)
 
 
 def _study(given: dict[str, Any], axes: dict[str, Any], out: Path | None, join: Path | None, storage: str) -> "Study":
     """What flags and settings file ask for."""
-    from zoplat.comparison.matrix import Matrix
-    from zoplat.comparison.study import Study
+    from zoplat.calls.compare import study_of
 
     settings = {name: value for name, value in as_settings(given).items() if value not in (None, {})}
-    if join:
-        if settings or any(value is not None for value in axes.values()) or out:
-            raise ZoplatError(
-                "--join takes all from the study in its folder; only --jobs, --storage and --plugin go with it."
-            )
-        return Study.joined(join, storage, plugin_files())
-    return Study(out or Path("runs/compare"), Matrix.of(settings, axes), storage, plugin_files())
-
-
-def made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | None" = None) -> "Outcome":
-    """The outcome of a study, once all of it is over."""
-    from zoplat.comparison.outcome import Outcome
-    from zoplat.comparison.work import Workers
-
-    study.prepare()
-    workers = Workers(study, jobs, _report)
-    if retry_failed:
-        workers.retry()
-    for line in study.remarks():
-        _report(line)
-    try:
-        workers.work()
-    except KeyboardInterrupt:
-        _report("Runs that are over are kept, and so is what the others did: the same command goes on.")
-        raise
-    workers.settle()
-    outcome = Outcome.of(study)
-    outcome.write(study, beside)
-    return outcome
+    chosen = {name: value for name, value in axes.items() if value is not None}
+    return study_of(settings, chosen, out, join, storage, plugin_files())
 
 
 def _forecast(study: "Study", jobs: int, as_json: bool) -> None:
@@ -174,7 +147,8 @@ def _axes(given: dict[str, Any]) -> dict[str, Any]:
     return {**axes, "seeds": None if seeds is None else _numbers(seeds), **numbers}
 
 
-def _report(text: str) -> None:
+def report_progress(text: str) -> None:
+    """Print a line about how far a comparison is."""
     click.echo(text, err=True)
 
 

@@ -32,14 +32,12 @@ def plan(
 
     Exit status 0 if the run fits, 1 if it does not, 2 if that can't be said.
     """
+    from zoplat.calls.plan import plan as planned
     from zoplat.cli.plan_display import print_plan
-    from zoplat.planning.plan import plan as planned
-    from zoplat.planning.profiles import byte_count, find
 
-    limit = byte_count(memory, "--memory") if memory else None
-    found = planned(as_settings(given), limit, find(profile) if profile else None, tokens, not alone)
+    found = planned(memory=memory, profile=profile, tokens=tokens, alone=alone, **as_settings(given))
     if as_json:
-        echo_json(found.table())
+        echo_json(found.plan.to_json())
     else:
         print_plan(found)
-    context.exit(found.exit_status)
+    context.exit(found.plan.exit_status)

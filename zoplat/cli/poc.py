@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoplat.cli.compare import made, names_in
+from zoplat.cli.compare import names_in, report_progress
 from zoplat.cli.mistakes import explained
 from zoplat.cli.options import (
     BUDGET,
@@ -71,6 +71,7 @@ def poc(
 
     Exit status: 0 go, 1 no-go, 2 can't tell, or a request that can't be met.
     """
+    from zoplat.calls.compare import made
     from zoplat.comparison.poc import FULL_PASSES, Plan, backpropagation_study, methods_study
     from zoplat.comparison.poc import poc as try_out
     from zoplat.report.poc import as_text, write
@@ -84,7 +85,9 @@ def poc(
         _forecast([methods, *([backpropagation] if backpropagation else [])], as_json)
         return
     try:
-        found = try_out(out, methods, backpropagation, plan, lambda study: made(study, 1, retry_failed))
+        found = try_out(
+            out, methods, backpropagation, plan, lambda study: made(study, 1, retry_failed, report_progress)
+        )
         written = write(found)
     except Exception as problem:
         known = explained(problem)

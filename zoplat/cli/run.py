@@ -60,7 +60,8 @@ def run(
         sizes = check(config, out, resume, rehearse=True)
         click.echo(to_text({**config.table(), "rows": sizes}) if as_json else config.toml())
         return
-    from zoplat.cli.display import display, print_summary
+    from zoplat.calls.progress import display
+    from zoplat.cli.display import print_summary
     from zoplat.training.ranks import is_helper
 
     with display(as_json, quiet) as callback:

@@ -67,7 +67,8 @@ class Matrix:
 
         Args:
             settings: as `resolve` takes them, `config` included.
-            given: axes and numbers by the names of this class's attributes; None for what is not given.
+            given: axes and numbers by the names of this class's attributes; None for what is not given. An axis is a
+                tuple of names, or a table of settings by name, which win over those of the file.
 
         Raises:
             ZoplatError: something has a type that it can't have, or there is no estimator.
@@ -80,11 +81,12 @@ class Matrix:
         values: dict[str, Any] = {}
         own: dict[str, Any] = {}
         for axis in AXES:
-            names = file.pop(axis, ())
-            own[axis] = names if isinstance(names, Mapping) else {}
-            values[axis] = _names(axis, names)
+            names, asked = file.pop(axis, ()), given.get(axis)
+            tables = [one for one in (names, asked) if isinstance(one, Mapping)]
+            own[axis] = {name: table for one in tables for name, table in one.items()}
+            values[axis] = _names(axis, names if asked is None else asked)
         values |= {name: file.pop(name) for name in NUMBERS if name in file}
-        values |= {name: value for name, value in given.items() if value is not None}
+        values |= {name: given[name] for name in NUMBERS if given.get(name) is not None}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if isinstance(values.get("seeds"), tuple):
             values["seeds"] = tuple(dict.fromkeys(values["seeds"]))

@@ -1,13 +1,14 @@
-"""The keywords of `zoplat.run`, with their types: an editor completes them, a type checker knows them.
+"""The keywords of `zoplat.run`, `plan` and `compare`, with types: an editor completes them, a type checker knows them.
 
-The settings of a run are declared in `RunConfig`; tests/test_keywords.py compares the two, and the command's flags.
+The settings of a run are declared in `RunConfig`; tests/test_keywords.py compares the two, and the flags of commands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_type_hints
 
 from zoplat.core.device import Device
 from zoplat.core.estimator import Estimator
@@ -15,14 +16,17 @@ from zoplat.core.model_spec import Base, Head
 from zoplat.core.rule import StepRule
 from zoplat.core.sampler import Sampler
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+Names: TypeAlias = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
+"""An axis of a comparison: a name, several, or a table of settings by name."""
 
-class RunSettings(TypedDict, total=False):
-    """The settings of a run; each is explained at `RunConfig` or at the part that it is a field of.
+
+class Settings(TypedDict, total=False):
+    """What runs, plans and comparisons take; each is explained at `RunConfig` or at the part that it is a field of.
 
     A part is a registered name, a table of its settings with "name", or a value.
     """
 
-    estimator: str | Mapping[str, Any] | Estimator[Any]
     sampler: str | Mapping[str, Any] | Sampler
     step_rule: str | Mapping[str, Any] | StepRule[Any]
     device: str | Mapping[str, Any] | Device
@@ -38,14 +42,11 @@ class RunSettings(TypedDict, total=False):
     head: Head
     template: Literal["auto", "prompt", "plain", "chat"]
     objective: str
-    seed: int
-    parallel: Literal["none", "data", "queries"]
     steps: int | None
     max_passes: int | None
     max_seconds: float | None
     max_tokens: int | None
     max_joules: float | None
-    memory: str | None
     batch_size: int
     micro_batch_size: int | None
     eval_batch_size: int | None
@@ -53,7 +54,53 @@ class RunSettings(TypedDict, total=False):
     sync_every: int | None
     limit: int | None
     per_class: int | None
-    forgetting: bool
     options: Mapping[str, Any]
     config: str | Path | Mapping[str, Any]
     preset: str | None
+
+
+class PlanSettings(Settings, total=False):
+    """The settings of a run that is planned."""
+
+    estimator: str | Mapping[str, Any] | Estimator[Any]
+    seed: int
+
+
+class RunSettings(PlanSettings, total=False):
+    """The settings of a run."""
+
+    forgetting: bool
+    memory: str | None
+    parallel: Literal["none", "data", "queries"]
+
+
+class CompareSettings(Settings, total=False):
+    """The settings of a comparison: those that all of its runs have, and the axes along which they differ.
+
+    The axes and the numbers of the search are explained at `comparison.matrix.Matrix`.
+    """
+
+    forgetting: bool
+    estimators: Names
+    samplers: Names
+    step_rules: Names
+    tasks: Names
+    models: Names
+    tunes: Names
+    seeds: int | Sequence[int]
+    tune_trials: int
+    trial_passes: int
+    tune_seed: int
+
+
+def spelled_out(settings: type) -> Callable[[Function], Function]:
+    """A decorator for a function with `**settings: Unpack[…]`: notebooks and help() see the keywords one by one."""
+
+    def spell(function: Function) -> Function:
+        own = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+        keyword, none = inspect.Parameter.KEYWORD_ONLY, None
+        more = [inspect.Parameter(name, keyword, default=none) for name in get_type_hints(settings)]
+        function.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]  # what inspect reads
+        return function
+
+    return spell

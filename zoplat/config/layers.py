@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from zoplat.config.local import adopt
 from zoplat.config.parts import SHORTHANDS, Table, as_table, describe, part_kind, setting_fields, typed, with_changes
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.config.usual import origins, recipes, usual_values
@@ -144,6 +145,7 @@ def _flags(given: Table) -> Table:
 
 def _described(kind: str, part: Any) -> Any:
     """A part that was given as a value as a table; a name or a table as it is."""
+    adopt(part)
     return describe(kind, part) if part_kind(part) else part
 
 

@@ -44,16 +44,17 @@ class NonFinite(SkipStep):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was stopped by Ctrl-C or a signal; the message has the command that goes on with it.
+    """A run that was stopped by Ctrl-C or a signal; the message has what goes on with it.
 
     Args:
-        run: its directory.
-        command: that begins such a run.
+        run: its directory, or that of a comparison.
+        how: the command or the call that goes on; that of `zoplat run` when empty.
     """
 
-    def __init__(self, run: Path, command: str = "zoplat run") -> None:
+    def __init__(self, run: Path, how: str = "") -> None:
         self.run = run
-        super().__init__(f"what was done is saved. Go on with: {command} --resume --out {quote(str(run))}")
+        how = how or f"zoplat run --resume --out {quote(str(run))}"
+        super().__init__(f"what was done is saved. Go on with: {how}")
 
 
 def is_out_of_memory(problem: BaseException) -> bool:

@@ -60,7 +60,7 @@ class Plan:
         """0 if the asked mode fits, 1 if it does not, 2 if that can't be said."""
         return {"fits": 0, "too large": 1}.get(self.outcomes[0].verdict, 2)
 
-    def table(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values, as `zoplat plan --json` prints them."""
         return {
             "status": "done",

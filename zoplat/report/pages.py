@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
@@ -15,7 +15,12 @@ from zoplat.report.figures import DARK, LIGHT, NARROW, WIDE
 
 LONG = 24
 """Letters of a cell that, on a telephone, does not stand on one line with its heading."""
-INCLUDED = ("style.css", "sort.js")
+STYLE = "style.css"
+INCLUDED = (STYLE, "sort.js")
+WIDTHS = {"wide": WIDE, "narrow": NARROW}
+"""Class of a figure → inches: a page has each figure twice, and shows the one that fits."""
+WITHIN = ".zoplat-report" * 3
+"""Selects a piece in a notebook, above the styles that the front end has for tables and headings."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline';"
 """What a page may load: nothing; its own styles and its own script are in it."""
 
@@ -183,6 +188,30 @@ def page(title: str, sections: Sequence[Section]) -> str:
 """
 
 
+def piece(title: str, parts: Sequence[Part]) -> str:
+    """Parts of a page for the output of a notebook's cell: in the colours of reports, which hold inside of it alone."""
+    heading, _, rest = title.partition(" · ")
+    style = resources.files("zoplat.report").joinpath(STYLE).read_text(encoding="utf-8")
+    body = "\n".join(_as_html(part, {"only": WIDE}) for part in parts)
+    return f"""<style>
+{WITHIN} {{ {_variables(LIGHT)} }}
+@media (prefers-color-scheme: dark) {{ {WITHIN} {{ {_variables(DARK)} }} }}
+{WITHIN} {{
+table {{ margin: 0; table-layout: auto; }}
+td {{ text-align: left; }}
+tbody tr {{ background: none; }}
+{style}
+background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
+max-width: 56rem; padding: 1rem 1.25rem;
+h1 {{ font-size: 1.25rem; }}
+}}
+</style>
+<div class="zoplat-report">
+<header><h1>{html.escape(heading)}</h1><p>{html.escape(rest)}</p></header>
+{body}
+</div>"""
+
+
 def _section(section: Section) -> str:
     parts = "\n".join(map(_as_html, section.parts))
     return f'<section id="{_anchor(section)}">\n<h2>{html.escape(section.title)}</h2>\n{parts}\n</section>'
@@ -192,7 +221,7 @@ def _anchor(section: Section) -> str:
     return "section-" + re.sub(r"\W+", "-", section.title.lower()).strip("-")
 
 
-def _as_html(part: Part) -> str:
+def _as_html(part: Part, widths: Mapping[str, float] = WIDTHS) -> str:
     match part:
         case Scores():
             cards = "".join(
@@ -205,13 +234,12 @@ def _as_html(part: Part) -> str:
         case Rows():
             return _table(part)
         case Picture():
-            widths = {"wide": WIDE, "narrow": NARROW}
             drawn = "".join(_inline(part.draw(width), part.alt, kind) for kind, width in widths.items())
             return f'<figure role="group">{drawn}<figcaption>{_prose(part.caption)}</figcaption></figure>'
         case Listing():
             return f"<pre><code>{html.escape(part.text)}</code></pre>"
         case Folded():
-            inner = "\n".join(map(_as_html, part.parts))
+            inner = "\n".join(_as_html(one, widths) for one in part.parts)
             return f"<details><summary>{html.escape(part.title)}</summary>\n{inner}\n</details>"
         case _:
             return f"<p>{_prose(part)}</p>"

@@ -102,8 +102,8 @@ def _document(paths: Sequence[Path], choices: dict[str, Any]) -> tuple[str, list
 
 def _sections(account: Account) -> list[Section]:
     return [
-        Section("Score", [_scores(account), _certainty(account)]),
-        Section("Learning", [_learning(account)]),
+        Section("Score", [scores(account), _certainty(account)]),
+        Section("Learning", [learning(account)]),
         Section(
             "Memory",
             [make(account, place) for place in account.places for make in (memory_picture, training_beyond_inference)],
@@ -119,14 +119,15 @@ def _sections(account: Account) -> list[Section]:
     ]
 
 
-def _scores(account: Account) -> Scores:
+def scores(account: Account) -> Scores:
+    """The scores of a run before and after training."""
     s, rows = account.summary, {record["split"]: record["rows"] for record in account.metrics}
     return Scores(s.metric, [(split, *s.scores[split], rows.get(split, 0)) for split in ("test", "dev")])
 
 
 def _certainty(account: Account) -> str:
     text = "The settings were chosen without the test split; it was scored before and after, never in between."
-    _, _, after, rows = _scores(account).splits[0]
+    _, _, after, rows = scores(account).splits[0]
     if account.summary.metric == "accuracy" and rows:
         error = math.sqrt(after * (1 - after) / rows)
         text = (
@@ -152,6 +153,7 @@ def _cost(account: Account) -> Rows:
         ("trainable weights", f"{s.trainable_parameters:,}"),
         ("all weights of the model", readable(s.model_bytes) if s.model_bytes else "–"),
         ("the loss, last fifth against first", s.loss_trend),
+        *([("ended before its budget was used up", s.stopped)] if s.stopped else []),
     ]
     if s.general_kl is not None:
         rows += [
@@ -212,17 +214,18 @@ def _environment(account: Account) -> Rows:
     return Rows(("", ""), facts, words=2)
 
 
-def _learning(account: Account) -> Picture:
+def learning(account: Account) -> Picture:
+    """The figure of losses and dev scores over the steps of a run."""
     losses, metric = account.losses, account.summary.metric
     width = max(5, len(losses) // 12)
     stride = -(-len(losses) // POINTS) or 1
-    scores = [(record["step"], record["score"]) for record in account.metrics if record["split"] == "dev"]
+    dev = [(record["step"], record["score"]) for record in account.metrics if record["split"] == "dev"]
     thinned = f", one in {stride} of them drawn" if stride > 1 else ""
     return Picture(
         "learning",
-        partial(draw_learning, losses, stride, width, scores, metric),
+        partial(draw_learning, losses, stride, width, dev, metric),
         f"Above: the mean of the losses that each step saw, on its own batch of training rows{thinned}; the line is "
         f"a running mean over {width} steps. Below: {metric} on the dev split.",
         f"Two curves over {account.summary.steps:,} steps: the training loss, and {metric} on the dev split, from "
-        f"{scores[0][1]:.1%} to {scores[-1][1]:.1%}.",
+        f"{dev[0][1]:.1%} to {dev[-1][1]:.1%}.",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoplat.config.layers import build, changed_settings, read_toml, without_free
+from zoplat.config.local import check_sources
 from zoplat.config.parts import Table, as_table
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
@@ -34,6 +35,7 @@ class RunDirectory:
         config: config.toml, the resolved settings.
         journal: journal.jsonl, the answers of every step.
         metrics: metrics.jsonl, one line per evaluation of a split.
+        logged: logged.jsonl, the numbers that callbacks have logged; no file where none has.
         trace: trace.jsonl, the slopes and moves of the steps; see `trace.TraceRecord`.
         predictions: predictions.jsonl, what was predicted for each test row before and after training.
         memory: memory.jsonl, seconds and peaks by phase, bytes by owner.
@@ -47,7 +49,7 @@ class RunDirectory:
         self.path = path
         self.config, self.journal = path / "config.toml", path / "journal.jsonl"
         self.metrics, self.memory = path / "metrics.jsonl", path / "memory.jsonl"
-        self.trace = path / "trace.jsonl"
+        self.trace, self.logged = path / "trace.jsonl", path / "logged.jsonl"
         self.predictions = path / "predictions.jsonl"
         self.environment, self.summary = path / "environment.json", path / "summary.json"
         self.general = path / "general.f32"
@@ -103,6 +105,8 @@ class RunDirectory:
                 + "\nResume with the same ones, or choose another --out."
             )
         journal = self.read_journal()
+        if journal is not None:
+            check_sources(journal.header.get("plugins") or {}, str(self.path))
         if not lines or journal is None:
             return
         if config.estimator.has_horizon or config.estimator.rule.has_horizon:
@@ -190,6 +194,22 @@ class RunDirectory:
         lines = [line for line in self.metrics.read_bytes().decode(errors="replace").split("\n")[:-1] if line]
         records = [record for line in lines if (record := _evaluation(line))]
         return records, len(lines) - len(records)
+
+    def add_logged(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Append numbers that a callback has logged after so many steps."""
+        with self.logged.open("a", encoding="utf-8") as file:
+            file.write(to_text({"step": step, **numbers}) + "\n")
+
+    def read_logged(self) -> dict[int, dict[str, float]]:
+        """Step → the numbers that callbacks have logged after it; damaged lines are left out."""
+        found: dict[int, dict[str, float]] = {}
+        if not self.logged.exists():
+            return found
+        for line in self.logged.read_bytes().decode(errors="replace").split("\n")[:-1]:
+            record = _object(line)
+            if type(record.get("step")) is int and _has_numbers(record, *record):
+                found.setdefault(record.pop("step"), {}).update(record)
+        return found
 
     def read_memory(self) -> list[dict[str, Any]]:
         """Seconds and peaks by phase, bytes by owner, and what probes have read; damaged lines are left out."""

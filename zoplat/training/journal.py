@@ -40,12 +40,15 @@ class StepRecord:
         answers: everything the oracle answered, in order; NaN and ±∞ included.
         lr: step size; None where the rule has none.
         loss: mean of the finite losses among the answers; None if there are none.
+        groups: settings of an optimizer's parameter groups from this step on; None where they are as before, and in a
+            run.
     """
 
     step: int
     answers: list[float]
     lr: float | None
     loss: float | None = None
+    groups: list[dict[str, Any]] | None = None
 
 
 class JournalWriter:
@@ -57,12 +60,18 @@ class JournalWriter:
         after: the journal to continue, as it was read; what follows it in the file is cut off.
         sync_every: steps after which the lines are flushed to the disk, so that a power cut loses no more; None for
             at checkpoints only.
+        advice: what to do where a line can't be written; that for a run when empty.
     """
 
     def __init__(
-        self, path: Path, header: dict[str, Any], after: Journal | None = None, sync_every: int | None = None
+        self,
+        path: Path,
+        header: dict[str, Any],
+        after: Journal | None = None,
+        sync_every: int | None = None,
+        advice: str = "",
     ) -> None:
-        self.path, self.sync_every = path, sync_every
+        self.path, self.sync_every, self.advice = path, sync_every, advice
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if after else os.O_TRUNC)
         self._file = os.open(path, flags, 0o644)
         self._chain, self._bytes = (after.chain, after.bytes) if after else ("", 0)
@@ -78,7 +87,8 @@ class JournalWriter:
             RunFailed: the line can't be written, or the file is not there any more; what is there is whole.
         """
         answers = [answer if abs(answer) < float("inf") else str(answer) for answer in record.answers]
-        self._write({"step": record.step, "answers": answers, "lr": record.lr, "loss": record.loss})
+        groups = {} if record.groups is None else {"groups": record.groups}
+        self._write({"step": record.step, "answers": answers, "lr": record.lr, "loss": record.loss, **groups})
         self.check_there()
         if self.sync_every and (record.step + 1) % self.sync_every == 0:
             self.sync()
@@ -94,9 +104,10 @@ class JournalWriter:
         except FileNotFoundError:
             is_there = False
         if not is_there:
+            advice = "Begin it afresh, or move the folder back and add --resume."
             raise RunFailed(
                 f"{self.path} is gone: the file or its folder was deleted or moved while the run went on. Without it "
-                "the run can't be resumed or replayed. Begin it afresh, or move the folder back and add --resume."
+                f"the run can't be resumed or replayed. {self.advice or advice}"
             )
 
     def close(self) -> None:
@@ -117,9 +128,10 @@ class JournalWriter:
         except OSError as problem:
             with suppress(OSError):
                 os.ftruncate(self._file, self._bytes)
+            advice = f"Put that right and go on with --resume --out {shlex.quote(str(self.path.parent))}."
             raise RunFailed(
                 f"{self.path} can't be written: {problem.strerror}. It is whole up to the step before. "
-                f"Put that right and go on with --resume --out {shlex.quote(str(self.path.parent))}."
+                f"{self.advice or advice}"
             ) from problem
         self._chain, self._bytes = chain, self._bytes + len(line)
 
@@ -243,7 +255,10 @@ def _record(fields: dict[str, Any], step: int, path: Path) -> StepRecord:
         lr, loss = (None if fields.get(name) is None else float(fields[name]) for name in ("lr", "loss"))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise _Damaged(f"{path}: step {step} has fields that are no numbers.") from None
-    return StepRecord(step, answers, lr, loss)
+    groups = fields.get("groups")
+    if groups is not None and not (isinstance(groups, list) and all(isinstance(one, dict) for one in groups)):
+        raise _Damaged(f"{path}: step {step} has settings of groups that no version wrote.")
+    return StepRecord(step, answers, lr, loss, groups)
 
 
 def chained_checksum(chain: str, body: str) -> str:

@@ -97,10 +97,12 @@ class LiveRun:
         before = {split: self.evaluations.baseline(split, start, self.learner.strategy) for split in SPLITS}
         self.journal = self._journal(recorded)
         try:
+            self._keep_logged()
             self._loop()
             self._end()
             self._save()
             after = {split: self.evaluations.score(split, self.learner.progress) for split in SPLITS}
+            self._keep_logged()
             self.forgetting.after()
             self.journal.check_there()
             summary = self._summary(before, after)
@@ -179,9 +181,11 @@ class LiveRun:
 
     def _loop(self) -> None:
         progress = self.learner.progress
-        while not progress.is_over(self.config):
+        while not progress.is_over(self.config) and not (progress.step and self.callback.reason_to_stop()):
             if progress.step and self.learner.is_checkpoint_step:
                 self._checkpoint()
+                if self.callback.reason_to_stop():
+                    break
             self._step()
 
     def _checkpoint(self) -> None:
@@ -191,6 +195,7 @@ class LiveRun:
         self._write_costs()
         self.evaluations.score("dev", self.learner.progress)
         self.watch.evaluated(self.learner.progress)
+        self._keep_logged()
 
     def _step(self) -> None:
         learner, progress = self.learner, self.learner.progress
@@ -223,6 +228,7 @@ class LiveRun:
         self._say_memory()
         self._keep_loss(record)
         self.callback.stepped(progress, record.loss)
+        self._keep_logged()
         if not is_counted or time.monotonic() - self.costs_written > COSTS_EVERY:
             self._write_costs()
 
@@ -240,6 +246,13 @@ class LiveRun:
             began = time.perf_counter()
             self.opened.objective.bare_loss(self.session, rows)
             return time.perf_counter() - began
+
+    def _keep_logged(self) -> None:
+        """Write down what callbacks have logged since the last time."""
+        if numbers := self.callback.take_logged():
+            step = self.learner.progress.step
+            self.directory.add_logged(step, numbers)
+            self.callback.logged(step, numbers)
 
     def _keep_loss(self, record: StepRecord) -> None:
         if record.loss is not None:
@@ -267,7 +280,8 @@ class LiveRun:
         outlook = self.watch.outlook(progress)
         joules = round(progress.joules, 3) if self.readings.energy_sources else None
         facts = (self.losses, before, after, overhead, costs, outlook, self.forgetting, joules)
-        summary = summarise(self.opened, self.directory, progress, *facts)
+        stopped = "" if progress.is_over(self.config) else self.callback.reason_to_stop()
+        summary = summarise(self.opened, self.directory, progress, *facts, stopped=stopped)
         self.directory.write_summary(summary.to_json())
         tell(self.exchange, summary, self.directory.path)
         return summary

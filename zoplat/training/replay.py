@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from zoplat.config.layers import build
+from zoplat.config.local import check_sources
 from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
@@ -165,6 +166,7 @@ def check_start(
             f"the weights bit by bit. They are in {directory.checkpoints.folder}; the version that made the run is in "
             "its environment.json, and replays it."
         )
+    check_sources(header.get("plugins") or {}, str(directory.path))
     if header["start_digest"] != digest:
         raise ZoplatError(
             f"{directory.path} began from other weights than the model has now: {header['start_digest']} then, "

@@ -31,6 +31,7 @@ def summarise(
     outlook: Outlook,
     general: Forgetting,
     joules: float | None,
+    stopped: str = "",
 ) -> Summary:
     """The summary of a run, read from its model and its files.
 
@@ -46,6 +47,7 @@ def summarise(
         outlook: whether it learned.
         general: what became of general text.
         joules: that its steps used; None where the machine does not tell.
+        stopped: why a callback ended it early; empty where its budget did.
     """
     config, profiler, space = run.config, costs.profiler(run.profiler), run.session.space
     facts = run.session.facts
@@ -94,6 +96,7 @@ def summarise(
         foreign_rows=costs.foreign,
         tokens=progress.tokens,
         joules=joules,
+        stopped=stopped or None,
         **general.fields(),
     )
 

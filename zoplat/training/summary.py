@@ -68,6 +68,7 @@ class Summary:
             an earlier version made some of the steps.
         joules: that the processors and GPUs of the machine used in steps, as far as they tell, other work on them
             included; None where none does.
+        stopped: why a callback ended the run before its budget was used up; None where none did.
         general_loss_before, general_loss_after: mean loss of general text before and after training, nats a token;
             None, as what follows, without `--forgetting`.
         general_kl: mean of KL(before ‖ after) between the predictions of a next token of that text, nats a token.
@@ -123,6 +124,7 @@ class Summary:
     general_text: str | None = None
     tokens: int | None = None
     joules: float | None = None
+    stopped: str | None = None
 
     @classmethod
     def from_json(cls, table: dict[str, Any]) -> Summary:

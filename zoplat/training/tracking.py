@@ -123,6 +123,16 @@ class _Sender(Callback):
         if peak.device_peak is not None:
             self.memory["memory/device_peak"] = float(peak.device_peak)
 
+    def reason_to_stop(self) -> str:
+        return self.inner.reason_to_stop()
+
+    def take_logged(self) -> dict[str, float]:
+        return self.inner.take_logged()
+
+    def logged(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.inner.logged(step, numbers)
+        self._send(step, {f"logged/{name}": number for name, number in numbers.items()})
+
     def stepped(self, progress: Progress, loss: float | None) -> None:
         self.inner.stepped(progress, loss)
         numbers = {"train/passes": float(progress.passes), "train/seconds": progress.seconds, **self.memory}

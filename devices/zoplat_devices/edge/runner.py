@@ -109,7 +109,9 @@ def run(
     try:
         result = train(config, out, resume, callback)
     except Interrupted as stop:
-        raise Interrupted(stop.run, f"zoplat-edge run {quote(str(bundle))}") from None
+        raise Interrupted(
+            stop.run, f"zoplat-edge run {quote(str(bundle))} --resume --out {quote(str(stop.run))}"
+        ) from None
     click.echo(to_text(result.summary.to_json()) if as_json else _last_lines(result.summary, result.directory, bundle))
 
 

@@ -62,6 +62,8 @@ class Engine:
         device: of the weights.
         learner: makes the steps.
         mark: of the parameters when the engine was made.
+        parts: the blocks of each group.
+        is_grouped: whether each group has a rule of its own.
 
     Raises:
         ZoplatError: the parameters can't be trained, or exact restore needs the module.
@@ -81,7 +83,7 @@ class Engine:
         self._parameters = listed if model is None else [*model.parameters(), *listed]
         blocks, names, self.device = blocks_of(groups)  # type: ignore[arg-type]
         self.names = frozenset(block.name for block in blocks)
-        self._parts = [Part(frozenset(some)) for some in names]
+        self.parts = [Part(frozenset(some)) for some in names]
         self._used = [number for number, some in enumerate(names) if some]
         kind = kind_of(self.device, blocks[0].name)
         settings = PyTorch(kind, restore=precision.restore, rounding=precision.rounding)
@@ -99,7 +101,7 @@ class Engine:
             self.exact = ExactRestore(model, self.space) if restore == "exact" else None
             self.strategy = "sequential"
             self._known: list[Values] = []
-            self._is_grouped = is_grouped or self._differ(groups)
+            self.is_grouped = is_grouped or self._differ(groups)
             estimator = self._estimator(self._values(groups))
             self.learner = Learner(replace(method.config, estimator=estimator), self, progress=progress)
 
@@ -116,20 +118,31 @@ class Engine:
         values = self._values(groups)
         if values == self._known:
             return
-        if not self._is_grouped and len({*map(repr, values)}) > 1:
+        if not self.is_grouped and len({*map(repr, values)}) > 1:
             self._require_stateless(self.learner.states["rule"] is None)
-            self._is_grouped = True
+            self.is_grouped = True
             self.learner.states["rule"] = States([None for _ in values])
         self.learner.config = replace(self.learner.config, estimator=self._estimator(values))
 
     def step(self, losses: LossBackend) -> StepRecord:
         """Make one step; θ is in the arrays afterwards, also where it fails."""
+        with self._stepping():
+            return self.learner.make(losses)
+
+    def replay(self, record: StepRecord) -> None:
+        """Make the step of a journal again, without a loss being computed."""
+        with self._stepping():
+            self.learner.replay(record)
+
+    @contextmanager
+    def _stepping(self) -> Iterator[None]:
+        """One step is made inside."""
         with self.on_device():
             if self.space.rounding == "master":
                 self.space.reset()
             with frozen(self._parameters):
                 try:
-                    return self.learner.make(losses)
+                    yield
                 finally:
                     self.space.settle()
 
@@ -149,7 +162,7 @@ class Engine:
         """All that the next step depends on, weights and groups aside."""
         states = {name: state_to_json(state, self.space) for name, state in self.learner.states.items()}
         return {
-            "is_grouped": self._is_grouped,
+            "is_grouped": self.is_grouped,
             "states": states,
             "buffers": [dict(buffer.arrays) for buffer in self.space.buffers],
         }
@@ -165,7 +178,7 @@ class Engine:
         if len(saved["buffers"]) > len(own):
             raise ZoplatError("The state was saved by an optimizer with other parameter groups.")
         fresh = self.learner.states["rule"]
-        each = [*fresh.each] if self._is_grouped else []
+        each = [*fresh.each] if self.is_grouped else []
         for buffer, arrays in zip(own, saved["buffers"], strict=False):
             for name, array in arrays.items():
                 if name not in buffer.arrays or buffer.arrays[name].shape != array.shape:
@@ -177,10 +190,10 @@ class Engine:
         states = self.learner.states
         for name, state in states.items():
             states[name] = state_from_json(state, saved["states"][name], self.space)
-        if self._is_grouped and not saved["is_grouped"]:
+        if self.is_grouped and not saved["is_grouped"]:
             self._require_stateless(states["rule"] is None)
             states["rule"] = fresh
-        elif self._is_grouped:
+        elif self.is_grouped:
             states["rule"].each += each[len(states["rule"].each) :]
         self.space.reset()
 
@@ -208,9 +221,9 @@ class Engine:
 
     def _estimator(self, values: list[Values]) -> Any:
         self._known = values
-        if not self._is_grouped:
+        if not self.is_grouped:
             return self.method.estimator(values[0])
-        estimator, drawn = self.method.by_group(values, [self._parts[number] for number in self._used])
+        estimator, drawn = self.method.by_group(values, [self.parts[number] for number in self._used])
         self.space.groups, self.space.law = drawn, law_of(estimator)
         return estimator
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,9 +14,11 @@ from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.estimator import Estimator
 from zoplat.core.rule import StepRule
 from zoplat.core.sampler import Sampler
+from zoplat.training.journal import Journal
 from zoplat.training.progress import Progress
 from zoplat.training.step import MAX_SKIPPED
 from zoplat_devices.optimizer.engine import Engine, Precision, Saved, keeps_state
+from zoplat_devices.optimizer.journal import StepJournal, check_start
 from zoplat_devices.optimizer.losses import Auxiliary, Closure, ClosureLosses, RandomState, number_of, without_gradients
 from zoplat_devices.optimizer.settings import Method, sampler_table
 from zoplat_devices.optimizer.weights import groups_of, mark
@@ -47,6 +50,8 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         model: the module that has the parameters, where `params` is none; needed for 16-bit weights.
         restore: "in-place", "exact" or "auto": as -o device.restore.
         rounding: of updates to 16-bit weights: "nearest", "stochastic", "master" or "auto".
+        journal: a file for the losses of every step, from which `replay` makes the steps again; none when None. It
+            is written from the first step on, or behind the steps that a loaded state has made.
 
     Attributes:
         progress: steps, forward passes, skipped steps and seconds in steps so far.
@@ -72,6 +77,7 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         model: torch.nn.Module | None = None,
         restore: Literal["auto", "in-place", "exact"] = "auto",
         rounding: Literal["auto", "nearest", "stochastic", "master"] = "auto",
+        journal: str | Path | None = None,
     ) -> None:
         given = {"estimator": estimator, "lr": lr, "eps": eps, "sampler": sampler, "step_rule": step_rule}
         chosen = dict(options or {}) if weight_decay is None else {**(options or {}), "rule.decay": float(weight_decay)}
@@ -79,6 +85,7 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         self._precision = Precision(restore, rounding)
         self._engine: Engine | None = None
         self._loaded: Saved | None = None
+        self._journal = None if journal is None else StepJournal(Path(journal))
         self._skipped_in_a_row, self._skips_call = 0, False
         self._last = torch.tensor(math.nan, dtype=torch.float64)
         self.progress = Progress()
@@ -116,10 +123,14 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
                 "the loss of the batch. For Trainer and SFTTrainer there is zoplat.torch.TrainerForwardOnly."
             )
         engine = self._current_engine()
+        if self._journal is not None:
+            self._journal.begin(engine, self.progress.step)
         start = RandomState(engine.device)
         skipped, began = self.progress.skipped, time.perf_counter()
         losses = ClosureLosses(closure, engine.forming, start, auxiliary, self._method.name)
         record = engine.step(losses)
+        if self._journal is not None:
+            self._journal.append(record, self.param_groups)
         self.progress.seconds += time.perf_counter() - began
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if self.progress.skipped > skipped else 0
         if self._skipped_in_a_row == MAX_SKIPPED:
@@ -129,6 +140,44 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
             )
         self._last = torch.tensor(math.nan if record.loss is None else record.loss, dtype=torch.float64)
         return self._last
+
+    def replay(self, journal: str | Path | None = None) -> int:
+        """Make the steps of a journal again, without a closure: the weights and all states come out with the same bits.
+
+        The model has the weights with which the journal began, and this optimizer the same settings and has made no
+        step. Afterwards it goes on behind the journal; settings of groups are those of its last step.
+
+        Args:
+            journal: the file; that of this optimizer when None.
+
+        Returns:
+            How many steps there were.
+
+        Raises:
+            ZoplatError: the journal is damaged, began with other weights, or is that of another model, method or
+                setting; the message names what differs.
+        """
+        path = Path(journal) if journal is not None else self._journal.path if self._journal is not None else None
+        if path is None:
+            raise ZoplatError("Which journal? replay('FILE'), or ZerothOrder(…, journal='FILE').")
+        if self.progress.step:
+            raise ZoplatError(
+                f"The optimizer has made {self.progress.step} steps, and replay() begins with the first. Make a new "
+                "one for a model that has the weights with which the journal began."
+            )
+        recorded = Journal.read(path)
+        self._take_settings(recorded.steps[0].groups if recorded.steps else None)
+        engine = self._current_engine(bool(recorded.header.get("is_grouped")))
+        check_start(recorded, engine, path)
+        for record in recorded.steps:
+            self._take_settings(record.groups)
+            self._current_engine().replay(record)
+        return len(recorded.steps)
+
+    def _take_settings(self, groups: list[dict[str, Any]] | None) -> None:
+        """Give the parameter groups the settings that a journal has for them; nothing where these are as before."""
+        for group, settings in zip(self.param_groups, groups or [], strict=False):
+            group.update(settings)
 
     def skip_next_call(self) -> None:
         """Have the next `step()` without a closure do nothing: it is a trainer's own call for a step already made."""
@@ -180,8 +229,12 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
             "ZerothOrder can't be copied or pickled. Save its state_dict(), and load that into a new one."
         )
 
-    def _current_engine(self) -> Engine:
-        """The engine on the parameters as they are now; made anew where some were added, frozen or moved."""
+    def _current_engine(self, is_grouped: bool = False) -> Engine:
+        """The engine on the parameters as they are now; made anew where some were added, frozen or moved.
+
+        Args:
+            is_grouped: whether a new one has a rule for each group although all are alike.
+        """
         if self._engine is not None and self._engine.mark == mark(self.param_groups):
             self._engine.configure(self.param_groups)
             return self._engine
@@ -191,7 +244,7 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
             self._drop_engine()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             check_alone(torch.distributed.get_world_size())
-        is_grouped = self._loaded is not None and self._loaded["is_grouped"]
+        is_grouped |= self._loaded is not None and self._loaded["is_grouped"]
         engine = Engine(self._method, self.param_groups, self._precision, self._model, self.progress, is_grouped)
         if before is not None and keeps_state(engine.learner) and engine.names - before.names:
             raise ZoplatError(

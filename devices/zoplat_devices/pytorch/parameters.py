@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from zoplat.core.blocks import Block
+from zoplat.space.parameter_space import ParameterSpace
 
 
 def tensor_of(block: Block) -> Any:
     """The tensor that holds a block's weights."""
     return block.array
+
+
+def weights_digest(space: ParameterSpace) -> str:
+    """sha256 of all weights of a space as they are stored; equal digests mean equal bits."""
+    import torch
+
+    digest = sha256()
+    for block in space.blocks:
+        digest.update(tensor_of(block).reshape(-1).view(torch.uint8).cpu().numpy().data)
+        space.release(block)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def address(tensor: Any) -> int:

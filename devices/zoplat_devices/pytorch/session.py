@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
-from hashlib import sha256
 from math import hypot
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from zoplat_devices.pytorch.opening import (
     configure_torch,
     open_model,
 )
-from zoplat_devices.pytorch.parameters import tensor_of
+from zoplat_devices.pytorch.parameters import weights_digest
 from zoplat_devices.pytorch.precision import base_dtype, dtypes_of
 from zoplat_devices.pytorch.settings import PyTorchSettings
 from zoplat_devices.pytorch.strategies.batched import BatchedEvaluator
@@ -271,11 +270,7 @@ class PyTorchSession(MeasuredSession):
         return chat.turns(self.loaded.tokenizer, prompts, self.loaded.name)
 
     def digest(self) -> str:
-        digest = sha256()
-        for block in self.space.blocks:
-            digest.update(tensor_of(block).reshape(-1).view(torch.uint8).cpu().numpy().data)
-            self.space.release(block)
-        return f"sha256:{digest.hexdigest()}"
+        return weights_digest(self.space)
 
     def write(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors.torch import save_file
