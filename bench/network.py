@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ DEVICE = "wire0"
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000
 """From linux/if_tun.h: a device of IP packets, without a header of its own."""
 LONGEST_PACKET = 65535
+_numbers = count()
 PREFIX = "zoplat"
 
 
@@ -45,7 +47,8 @@ class Network:
 
     def __init__(self, size: int, delay: float = 0.0, loss: float = 0.0) -> None:
         self.size, self.delay, self.loss = size, delay, loss
-        self.names = [f"{PREFIX}-{os.getpid()}-{i}" for i in range(size)]
+        self._number = next(_numbers)
+        self.names = [f"{PREFIX}-{os.getpid()}-{self._number}-{i}" for i in range(size)]
         self._wire: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Network:
@@ -89,7 +92,7 @@ class Network:
 
     def _open(self) -> None:
         remove_abandoned()
-        devices = [f"{PREFIX}{os.getpid()}x{i}"[:15] for i in range(self.size)]
+        devices = [f"z{os.getpid()}x{self._number}x{i}" for i in range(self.size)]  # at most 15 letters
         self._wire = subprocess.Popen(
             [sys.executable, __file__, *devices], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -102,7 +105,9 @@ class Network:
             _ip("-n", name, "link", "set", DEVICE, "mtu", "1500", "up")
 
     def _ask(self, line: str) -> None:
-        assert self._wire and self._wire.stdin and self._wire.stdout
+        assert self._wire
+        assert self._wire.stdin
+        assert self._wire.stdout
         with suppress(BrokenPipeError):
             self._wire.stdin.write(line + "\n")
             self._wire.stdin.flush()
@@ -139,9 +144,16 @@ def remove_abandoned() -> None:
             _ip("netns", "del", name)
 
 
+def first_of_all() -> None:
+    """Let this process have a processor before others that are not as urgent, where that is allowed."""
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
 def wire(devices: Sequence[str]) -> None:
     """Pass packets between TUN devices until standard input ends; a line there sets delay and loss."""
     ends = [_tun(name) for name in devices]
+    first_of_all()  # or the machine's other work would add to the delay
     delay, loss, chance = 0.0, 0.0, random.Random(0)
     waiting = deque[tuple[float, int, bytes]]()
     while True:

@@ -40,7 +40,7 @@ def on_node(network: Network, node: int, args: list[str], nodes: str = "2", *, f
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{network.address(0)}:{PORT}"]
     torchrun += ["--local-addr", network.address(node), "--rdzv-conf", f"last_call_timeout=2,is_host={int(node == 0)}"]
     line = [sys.executable, *torchrun, "-m", "zoplat", *args]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return network.start(node, line, env=environment, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
