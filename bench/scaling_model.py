@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, inf
 
 import numpy as np
@@ -86,10 +86,10 @@ class Line:
         late = np.zeros(shape)
         if self.loss:
             timeout = self.round_trip + SHORTEST_TIMEOUT
-            late += (chance.random(shape) < self.loss) * 1.25 * self.round_trip
-            lost = chance.geometric(1 - self.loss, shape) - 1
-            first = min(2 * self.round_trip, timeout)
-            late += np.where(lost > 0, first + timeout * (2.0 ** np.maximum(lost - 1, 0) - 1), 0.0)
+            late[chance.random(shape) < self.loss] = 1.25 * self.round_trip
+            lost = chance.random(shape) < self.loss
+            again = chance.geometric(1 - self.loss, int(lost.sum())) - 1
+            late[lost] += min(2 * self.round_trip, timeout) + timeout * (2.0**again - 1)
         return self.delay + late
 
 
@@ -146,16 +146,3 @@ def step_seconds(
         ready = ready + work * chance.lognormal(-(width**2) / 2, width, size)
         ready = pass_on(ready, line, chance) + line.cost(size)
     return float(ready.max()) / steps
-
-
-def speed_up(
-    work: Work, parallel: str, size: int, points: int, rows: int, line: Line, pattern: str = "mesh", steps: int = 30
-) -> float:
-    """How many times as fast as one rank `size` are."""
-    alone = work.shared(parallel, 1, points, rows)
-    return alone / step_seconds(work.shared(parallel, size, points, rows), size, line, pattern, steps=steps)
-
-
-def without_losses(line: Line) -> Line:
-    """The same line with every packet arriving."""
-    return replace(line, loss=0.0)
