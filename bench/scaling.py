@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Case:
         loss: share of packets.
         rows: of the batch.
         queries: of a step; it has twice as many points. 0 for exchanges alone.
+        of: one rank computes as few points as if there were so many.
     """
 
     setup: str
@@ -64,12 +65,14 @@ class Case:
     loss: float = 0.0
     rows: int = ROWS
     queries: int = QUERIES
+    of: int = 1
 
     @property
     def label(self) -> str:
         """A name for the command line."""
         line = f"{1000 * self.delay:g}ms/{self.loss:g}"
-        return f"{self.setup}/{self.parallel}/{self.size}/{line}/{self.rows}x{self.queries}"
+        of = f"/1of{self.of}" if self.of > 1 else ""
+        return f"{self.setup}/{self.parallel}/{self.size}/{line}/{self.rows}x{self.queries}{of}"
 
     @property
     def steps(self) -> int:
@@ -85,8 +88,9 @@ class Case:
 def cases() -> Iterator[Case]:
     """All cases: steps of one rank, from which the model is fitted; exchanges alone; and steps of several."""
     for setup in ROW_SECONDS:
-        for rows, queries in ((ROWS, QUERIES), (ROWS // 2, QUERIES), (ROWS // 4, QUERIES), (ROWS, QUERIES // 2)):
-            yield Case(setup, "data", 1, rows=rows, queries=queries)
+        for rows in (ROWS, ROWS // 2, ROWS // 4):
+            yield Case(setup, "data", 1, rows=rows)
+        yield Case(setup, "queries", 1, of=2)
     for size in SIZES[1:]:
         yield Case("stand-in", "data", size, queries=0)
         for delay, loss in LINES:
@@ -210,8 +214,9 @@ def serve(folder: str, setup: str) -> None:
     rank = Rank(Path(folder), ROW_SECONDS[setup], LIMIT)
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
-        case = replace(Case("", "", 1), **json.loads(line))
-        print(json.dumps(rank.measured(case.parallel, case.rows, case.queries, WARM_UP, case.steps)), flush=True)
+        case = Case(**json.loads(line))
+        found = rank.measured(case.parallel, case.rows, case.queries, case.of, WARM_UP + case.steps)
+        print(json.dumps({**found, "seconds": found["seconds"][WARM_UP:]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,33 +16,33 @@ LATE_ACK = 0.04
 
 @dataclass(frozen=True)
 class Work:
-    """What one rank computes in a step, without waiting: seconds = step + points × (point + rows × row).
+    """What a rank computes in a step, without waiting: queries × query + points × (point + rows × row) seconds.
 
     Attributes:
-        step: of what each step has once, the update above all.
-        point: of each point: the move of the weights, and what a forward pass takes for any batch.
+        query: of each direction, for the update, which every rank makes.
+        point: of each point: its perturbation, and what a forward pass takes for any batch.
         row: of each row of a batch at each point.
     """
 
-    step: float
+    query: float
     point: float
     row: float
 
-    def seconds(self, points: int, rows: float) -> float:
-        """Of a step with so many points, each on so many rows."""
-        return self.step + points * (self.point + rows * self.row)
+    def seconds(self, queries: int, points: int, rows: float) -> float:
+        """Of a step with so many directions and points, each on so many rows."""
+        return queries * self.query + points * (self.point + rows * self.row)
 
-    def shared(self, parallel: str, size: int, points: int, rows: int) -> float:
+    def shared(self, parallel: str, size: int, queries: int, points: int, rows: int) -> float:
         """Of the rank of `size` that has most to do; the parts of the batch are equal."""
         if parallel == "data":
-            return self.seconds(points, rows / size)
-        return self.seconds(ceil(points / size), rows)
+            return self.seconds(queries, points, rows / size)
+        return self.seconds(queries, ceil(points / size), rows)
 
 
-def fitted(cases: Sequence[tuple[int, int, float]]) -> Work:
-    """The work that comes closest to measured steps of one rank, relative to each: (points, rows, seconds)."""
-    weights = np.array([[1.0, points, points * rows] for points, rows, _ in cases])
-    seconds = np.array([case[2] for case in cases])
+def fitted(cases: Sequence[tuple[int, int, int, float]]) -> Work:
+    """The work that comes closest to measured steps of one rank, relative to each: (queries, points, rows, seconds)."""
+    weights = np.array([[queries, points, points * rows] for queries, points, rows, _ in cases], dtype=float)
+    seconds = np.array([case[-1] for case in cases])
     found, *_ = np.linalg.lstsq(weights / seconds[:, None], np.ones(len(cases)), rcond=None)
     return Work(*map(float, found))
 

@@ -38,7 +38,12 @@ def places(folder: Path = FOLDER) -> dict[str, str]:
 def work_of(rows: Sequence[Row], setup: str) -> Work:
     """The work of one rank, fitted to its steps."""
     alone = [row for row in rows if row["setup"] == setup and row["size"] == 1]
-    return fitted([(2 * row["queries"], row["rows"], row["mean"] / 1000) for row in alone])
+    return fitted([(row["queries"], points_of(row) // row["of"], row["rows"], row["mean"] / 1000) for row in alone])
+
+
+def points_of(row: Row) -> int:
+    """Points of a step of two-sided MeZO."""
+    return 2 * int(row["queries"])
 
 
 def line_of(rows: Sequence[Row]) -> Line:
@@ -53,17 +58,18 @@ def predicted(rows: Sequence[Row]) -> Iterator[tuple[Row, float]]:
     works, between = {setup: work_of(rows, setup) for setup in {row["setup"] for row in rows}}, line_of(rows)
     for row in rows:
         if row["size"] > 1 and row["queries"]:
-            work = works[row["setup"]].shared(row["parallel"], row["size"], 2 * row["queries"], row["rows"])
+            shape = (row["queries"], points_of(row), row["rows"])
+            work = works[row["setup"]].shared(row["parallel"], row["size"], *shape)
             there = replace(between, delay=row["delay"], loss=row["loss"])
             yield row, 1000 * step_seconds(work, row["size"], there, steps=LONG)
 
 
 def fits(rows: Sequence[Row]) -> str:
     """What the model was fitted to."""
-    text = head(("setup", "once a step, ms", "a point, ms", "a row of a point, ms"))
+    text = head(("forward passes", "a direction, ms", "a point, ms", "a row of a point, ms"))
     for setup in dict.fromkeys(row["setup"] for row in rows):
         work = work_of(rows, setup)
-        text += line([setup, *(f"{1000 * value:.1f}" for value in (work.step, work.point, work.row))])
+        text += line([setup, *(f"{1000 * value:.1f}" for value in (work.query, work.point, work.row))])
     between = line_of(rows)
     return text + (
         f"\nAn exchange without delay takes {1000 * between.software:.2f} ms between two ranks, and "
@@ -94,7 +100,7 @@ def far(rows: Sequence[Row]) -> str:
     columns = ("mesh", "mesh, 1 % lost", "star", "star, 1 % lost", "ring")
     text = head(("ranks", *(f"{name}, s" for name in columns), "mesh: times as fast", "bytes on the line"))
     for size in MANY:
-        seconds = work.shared("queries", size, POINTS, 1)
+        seconds = work.shared("queries", size, POINTS, POINTS, 1)
         cells = [
             step_seconds(seconds, size, there, pattern, SPREAD, SHORT)
             for there, pattern in ((without, "mesh"), (lossy, "mesh"), (without, "star"), (lossy, "star"))

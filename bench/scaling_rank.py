@@ -36,6 +36,19 @@ class Sleeping(Objective):
         return super().loss(session, rows)
 
 
+class Alone(Exchange):
+    """Rank 0 of several, without the others: its numbers stand for theirs, and nobody is waited for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def all_gather(self, numbers: Sequence[float]) -> list[list[float]]:
+        return [list(numbers)] * self.size
+
+    def broadcast(self, data: bytes, length: int) -> bytes:
+        return data
+
+
 class Rank:
     """One process of a run.
 
@@ -51,21 +64,29 @@ class Rank:
         several = int(os.environ["WORLD_SIZE"]) > 1
         self.exchange: Exchange | None = TorchExchange("cpu", limit) if several else None
 
-    def measured(self, parallel: str, rows: int, queries: int, warm_up: int, steps: int) -> dict[str, Any]:
-        """Seconds of each step after some others, or of each exchange where there are no queries; and bytes sent."""
-        before = self.exchange.sent if self.exchange else 0
-        work = self._steps(parallel, rows, queries) if queries else self._exchanges()
+    def measured(self, parallel: str, rows: int, queries: int, of: int, steps: int) -> dict[str, Any]:
+        """Seconds of each step, or of each exchange where there are no queries; and bytes sent in all.
+
+        Args:
+            parallel: "data" or "queries".
+            rows: of the batch.
+            queries: of a step.
+            of: as one of so many ranks, without the others; 1 for the ranks that there are.
+            steps: how many.
+        """
+        exchange = Alone(of) if of > 1 else self.exchange
+        before = exchange.sent if exchange else 0
+        work = self._steps(parallel, rows, queries, exchange) if queries else self._exchanges()
         seconds = []
-        for number in range(warm_up + steps):
+        for _ in range(steps):
             began = time.perf_counter()
             work()
-            if number >= warm_up:
-                seconds.append(time.perf_counter() - began)
-        return {"seconds": seconds, "sent": self.exchange.sent - before if self.exchange else 0}
+            seconds.append(time.perf_counter() - began)
+        return {"seconds": seconds, "sent": exchange.sent - before if exchange else 0}
 
-    def _steps(self, parallel: str, rows: int, queries: int) -> Any:
+    def _steps(self, parallel: str, rows: int, queries: int, exchange: Exchange | None) -> Any:
         config = self._config(parallel, rows, queries)
-        learner = Learner(config, self.session, self.objective, strategy="sequential", exchange=self.exchange)
+        learner = Learner(config, self.session, self.objective, strategy="sequential", exchange=exchange)
         batches = Batches(self.rows, rows, 0)
         return lambda: learner.advance(batches, self.profiler)
 
