@@ -49,13 +49,13 @@ def measure() -> None:
     """One rank: every way in turn."""
     first_of_all()
     exchange = TorchExchange("cpu", 60.0)
-    for name, way in ways(exchange).items():
-        way()
+    for name, call in ways(exchange).items():
+        call()
         seconds, before = [], sent()
         for _ in range(CALLS):
             time.sleep(PAUSE)
             began = time.perf_counter()
-            way()
+            call()
             seconds.append(1000 * (time.perf_counter() - began))
         if exchange.rank == 0:
             times = f"median {statistics.median(seconds):6.1f} ms, mean {statistics.mean(seconds):6.1f} ms"
@@ -82,7 +82,7 @@ def ways(exchange: TorchExchange) -> dict[str, Callable[[], Any]]:
         dist.all_reduce(torch.zeros(NUMBERS * size, dtype=own.dtype))
 
     named = (all_gather, all_to_all, gather_and_broadcast, all_reduce)
-    return {way.__name__: way for way in named} | {"zoplat": lambda: exchange.all_gather(own.tolist())}
+    return {each.__name__: each for each in named} | {"zoplat": lambda: exchange.all_gather(own.tolist())}
 
 
 def sent() -> int:

@@ -102,6 +102,7 @@ class Network:
             _ip("link", "set", device, "netns", name, "name", DEVICE)
             _ip("-n", name, "address", "add", f"{self.address(node)}/24", "dev", DEVICE)
             _ip("-n", name, "link", "set", "lo", "up")
+            _ip("-n", name, "link", "set", DEVICE, "addrgenmode", "none")  # which keeps IPv6 quiet
             _ip("-n", name, "link", "set", DEVICE, "mtu", "1500", "up")
 
     def _ask(self, line: str) -> None:

@@ -71,10 +71,10 @@ class TorchExchange(Exchange):
     def _connected(self) -> Any:
         patience = timedelta(seconds=self.seconds)
         if not dist.is_initialized():
-            if interface := _interface():
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            if found := interface():
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", found)
             store, rank, size = next(dist.rendezvous("env://", timeout=patience))
-            store = dist.PrefixStore(f"zoplat/{_shared_name(store, rank, size, self.seconds)}", store)
+            store = dist.PrefixStore(f"zoplat/{shared_name(store, rank, size, self.seconds)}", store)
             dist.init_process_group("gloo", timeout=patience, store=store, rank=rank, world_size=size)
         return dist.new_group(backend="gloo", timeout=patience)
 
@@ -107,7 +107,7 @@ class TorchExchange(Exchange):
             ) from problem
 
 
-def _shared_name(store: dist.Store, rank: int, size: int, seconds: float) -> str:
+def shared_name(store: dist.Store, rank: int, size: int, seconds: float) -> str:
     """A name that these processes share, and no others that torchrun has started before: it keeps one store for all.
 
     How often it has started some is counted on each machine by itself, and so is no such name. Rank 0 makes one and
@@ -134,7 +134,7 @@ def _shared_name(store: dist.Store, rank: int, size: int, seconds: float) -> str
     return own
 
 
-def _interface() -> str | None:
+def interface() -> str | None:
     """The network interface that leads to rank 0; gloo takes that of the host's name, which is often the loopback."""
     try:
         family, _, _, _, address = socket.getaddrinfo(os.environ["MASTER_ADDR"], DISCARD, type=socket.SOCK_DGRAM)[0]
