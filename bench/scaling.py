@@ -77,7 +77,7 @@ class Case:
     @property
     def steps(self) -> int:
         """Measured in each round; more where a mean depends on rare losses."""
-        return 60 if self.loss else 6 if self.setup == "real" else 15
+        return 60 if self.loss else 15
 
     @property
     def row(self) -> Row:

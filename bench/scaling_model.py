@@ -40,10 +40,19 @@ class Work:
 
 
 def fitted(cases: Sequence[tuple[int, int, int, float]]) -> Work:
-    """The work that comes closest to measured steps of one rank, relative to each: (queries, points, rows, seconds)."""
+    """The work that comes closest to measured steps of one rank, relative to each: (queries, points, rows, seconds).
+
+    What would take less than no time takes none.
+    """
     weights = np.array([[queries, points, points * rows] for queries, points, rows, _ in cases], dtype=float)
-    seconds = np.array([case[-1] for case in cases])
-    found, *_ = np.linalg.lstsq(weights / seconds[:, None], np.ones(len(cases)), rcond=None)
+    weights /= np.array([case[-1] for case in cases])[:, None]
+    used, found = [0, 1, 2], np.zeros(3)
+    while used:
+        found[:] = 0.0
+        found[used] = np.linalg.lstsq(weights[:, used], np.ones(len(cases)), rcond=None)[0]
+        if found.min() >= 0:
+            break
+        used.remove(int(found.argmin()))
     return Work(*map(float, found))
 
 
