@@ -4,7 +4,7 @@
 
 Takes root, iproute2 and /dev/net/tun; see bench/network.py. All ranks make two-sided MeZO on one thread each. In the
 setup "stand-in" they have a transformer of 0.3 million weights, and a forward pass takes a fixed time for each row by
-sleeping, so that more ranks than processors do not wait for each other. In "real" they have one of 11 million weights,
+sleeping, so that more ranks than processors do not wait for each other. In "real" they have one of 10 million weights,
 and nothing sleeps. Every round has every case once. Ranks get a processor before other work on the machine does.
 """
 

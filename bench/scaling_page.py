@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from bench.scaling_model import Line, Work, fitted, step_seconds
 from bench.tables import head, line
 
 NONE = "No figure has been measured yet; `python bench/scaling.py` makes them."
+QUARTILES = 1.349
+"""Between the quartiles of a normal distribution, in standard deviations."""
 LONG = 2000
 """Steps that are simulated for a case that was measured."""
-SHORT = 10
-"""The same for many ranks."""
+FEWEST, ENOUGH = 10, 4096
+"""The same in the projection: fewest steps, and steps × ranks that are enough."""
 FAR = Line(delay=0.05, bandwidth=12.5e6)
 """A wide-area network: 100 ms there and back, 100 Mbit/s for each rank."""
 LOST = 0.01
@@ -41,6 +44,12 @@ def work_of(rows: Sequence[Row], setup: str) -> Work:
     return fitted([(row["queries"], points_of(row) // row["of"], row["rows"], row["mean"] / 1000) for row in alone])
 
 
+def spread_of(rows: Sequence[Row], setup: str) -> float:
+    """Standard deviation of the steps of one rank over their mean, by their quartiles, as of a normal distribution."""
+    alone = [row for row in rows if row["setup"] == setup and row["size"] == 1]
+    return float(statistics.median((row["high"] - row["low"]) / QUARTILES / row["mean"] for row in alone))
+
+
 def points_of(row: Row) -> int:
     """Points of a step of two-sided MeZO."""
     return 2 * int(row["queries"])
@@ -55,21 +64,24 @@ def line_of(rows: Sequence[Row]) -> Line:
 
 def predicted(rows: Sequence[Row]) -> Iterator[tuple[Row, float]]:
     """Steps of several ranks, each with the milliseconds that the model gives; it has not seen any of them."""
-    works, between = {setup: work_of(rows, setup) for setup in {row["setup"] for row in rows}}, line_of(rows)
+    setups, between = {row["setup"] for row in rows}, line_of(rows)
+    alone = {setup: (work_of(rows, setup), spread_of(rows, setup)) for setup in setups}
     for row in rows:
         if row["size"] > 1 and row["queries"]:
             shape = (row["queries"], points_of(row), row["rows"])
-            work = works[row["setup"]].shared(row["parallel"], row["size"], *shape)
+            work, spread = alone[row["setup"]]
+            seconds = work.shared(row["parallel"], row["size"], *shape)
             there = replace(between, delay=row["delay"], loss=row["loss"])
-            yield row, 1000 * step_seconds(work, row["size"], there, steps=LONG)
+            yield row, 1000 * step_seconds(seconds, row["size"], there, spread=spread, steps=LONG)
 
 
 def fits(rows: Sequence[Row]) -> str:
     """What the model was fitted to."""
-    text = head(("forward passes", "a direction, ms", "a point, ms", "a row of a point, ms"))
+    text = head(("forward passes", "a direction, ms", "a point, ms", "a row of a point, ms", "spread of steps"))
     for setup in dict.fromkeys(row["setup"] for row in rows):
         work = work_of(rows, setup)
-        text += line([setup, *(f"{1000 * value:.1f}" for value in (work.query, work.point, work.row))])
+        cells = [f"{1000 * value:.1f}" for value in (work.query, work.point, work.row)]
+        text += line([setup, *cells, f"{100 * spread_of(rows, setup):.0f} %"])
     between = line_of(rows)
     return text + (
         f"\nAn exchange without delay takes {1000 * between.software:.2f} ms between two ranks, and "
@@ -86,7 +98,7 @@ def steps(rows: Sequence[Row], runs: Sequence[Row]) -> str:
         cells += [f"{row['mean']:.1f}", f"{model:.1f}", f"{100 * (model / row['mean'] - 1):+.0f} %"]
         text += line([*cells, f"{row['sent']:.0f}", f"{row['line']:,.0f}", f"{row['packets']:.0f}"])
     return text + "".join(
-        f"\n`{run['command']}`, {run['date']}, {run['processor']}, torch {run['versions']['torch']}, "
+        f"\n- `{run['command']}`, {run['date']}, {run['processor']}, torch {run['versions']['torch']}, "
         f"commit {run['commit']}."
         for run in runs
     )
@@ -100,12 +112,12 @@ def far(rows: Sequence[Row]) -> str:
     columns = ("mesh", "mesh, 1 % lost", "star", "star, 1 % lost", "ring")
     text = head(("ranks", *(f"{name}, s" for name in columns), "mesh: times as fast", "bytes on the line"))
     for size in MANY:
-        seconds = work.shared("queries", size, POINTS, POINTS, 1)
+        seconds, count = work.shared("queries", size, POINTS, POINTS, 1), max(FEWEST, ENOUGH // size)
         cells = [
-            step_seconds(seconds, size, there, pattern, SPREAD, SHORT)
+            step_seconds(seconds, size, there, pattern, SPREAD, count)
             for there, pattern in ((without, "mesh"), (lossy, "mesh"), (without, "star"), (lossy, "star"))
         ]
-        cells.append(step_seconds(seconds, size, without, "ring", SPREAD, SHORT))
+        cells.append(step_seconds(seconds, size, without, "ring", SPREAD, count))
         shown = [f"{value:,.2f}" for value in cells]
         text += line(
             [f"{size:,}", *shown, f"{POINTS * FORWARD / cells[0]:.0f}", f"{(size - 1) * without.message:,.0f}"]
