@@ -116,15 +116,17 @@ def trained(folder: Path, strategy: str, steps: int, rows: int) -> dict[str, Any
     }
 
 
-def write(folder: Path, layers: int) -> None:
+def write(folder: Path, layers: int, width: int = 1024) -> None:
     """A checkpoint with random weights, and a tokenizer of a few words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": layers, "num_attention_heads": 16}
-    LlamaForCausalLM(LlamaConfig(vocab_size=4096, **sizes)).save_pretrained(folder, max_shard_size="500MB")
+    sizes = {"hidden_size": width, "intermediate_size": 11 * width // 4, "num_hidden_layers": layers}
+    LlamaForCausalLM(LlamaConfig(vocab_size=4096, num_attention_heads=16, **sizes)).save_pretrained(
+        folder, max_shard_size="500MB"
+    )
     known = {word: number for number, word in enumerate(dict.fromkeys(["<unk>", "</s>", *WORDS]))}
     words = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

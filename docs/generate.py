@@ -2,7 +2,8 @@
 
 The reference comes from the code and, for its list of terms, from docs/explanation/glossary.md; the results of methods
 from docs/methods/comparison.json, which `zoplat compare` made; the figures of docs/performance.md from bench/results,
-which `make bench` made; docs/results and the table of README.md from the studies in docs/results, see pages.py there.
+which `make bench` made; those of docs/explanation/scaling.md from what bench/scaling.py made; docs/results and the
+table of README.md from the studies in docs/results, see pages.py there.
 With --check it only says what is stale.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 import click
 
+from bench import scaling_page
 from bench.page import Page
 from docs.places import filled
 from docs.results.pages import pages as results
@@ -35,6 +37,7 @@ FOLDER = Path(__file__).parent / "reference"
 METHODS = Path(__file__).parent / "methods"
 GLOSSARY = Path(__file__).parent / "explanation" / "glossary.md"
 PERFORMANCE = Path(__file__).parent / "performance.md"
+SCALING = Path(__file__).parent / "explanation" / "scaling.md"
 README = Path(__file__).parents[1] / "README.md"
 NOTE = "<!-- Made by `python docs/generate.py`; change the code, not this page. -->\n\n"
 
@@ -121,6 +124,14 @@ def performance(text: str) -> str:
     return text
 
 
+def scaling() -> str:
+    """The page on what ranks cost, with its marked places filled in."""
+    text = SCALING.read_text(encoding="utf-8")
+    for mark, content in scaling_page.places().items():
+        text = filled(text, mark, content)
+    return text
+
+
 def overview(own: dict[str, Entry]) -> str:
     """Every method with what a step costs."""
     head = "| method | in a line | passes | over θ | bytes a weight |\n| --- | --- | ---: | ---: | ---: |\n"
@@ -173,7 +184,7 @@ if __name__ == "__main__":
     pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), FOLDER / "glossary.md": glossary()}
     pages |= methods() | {MEASURED: costs()}
     pages |= {PERFORMANCE: performance(PERFORMANCE.read_text(encoding="utf-8"))}
-    pages |= results()
+    pages |= {SCALING: scaling()} | results()
     pages[README] = performance(pages[README])
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:

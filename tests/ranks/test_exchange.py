@@ -12,8 +12,9 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.exchange import Ended, Exchange
+from zoplat.training.journal import Journal
 from zoplat.training.opening import open_run
-from zoplat.training.ranks import check_ranks, for_ranks, strategy_of
+from zoplat.training.ranks import check_ranks, check_records, for_ranks, strategy_of
 from zoplat.training.step import Learner
 
 SIZE = 4
@@ -179,10 +180,17 @@ def test_points_are_shared_on_weights_that_are_never_written_to_reach_them() -> 
 
 
 def test_another_number_of_ranks_is_refused_only_where_rows_are_shared(tmp_path: Path) -> None:
-    from zoplat.training.journal import Journal
-
     journal = Journal({"ranks": 4}, [], [("", 0)])
     check_ranks(journal, config_of("queries"), 2)
     check_ranks(journal, config_of("data"), 4)
     with pytest.raises(ZoplatError, match="begun with 4 ranks, and there are 2"):
         check_ranks(journal, config_of("data"), 2)
+
+
+def test_a_rank_0_on_another_machine_than_before_is_refused_on_all() -> None:
+    def journal(steps: int) -> Any:
+        return Journal({}, [object()] * steps, []) if steps else None  # type: ignore[list-item]
+
+    assert on_all(lambda e: check_records(e, journal(0 if e.rank else 7))) == [None] * SIZE
+    found = on_all(lambda e: check_records(e, journal(7 if e.rank == 2 else 0)))
+    assert all("Rank 2 of 4 has 7 steps of this run on record, and rank 0 has 0" in str(problem) for problem in found)

@@ -1,15 +1,22 @@
 """Members that join a run through its folder, come late, leave, and fall behind."""
 
+import json
+import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.training.callbacks import Callback
 from zoplat.training.join import join
 from zoplat.training.train import train
+
+from .launching import finished, started, summary
 
 
 def config_of(**settings: Any) -> RunConfig:
@@ -55,3 +62,45 @@ def test_a_member_that_joins_at_half_time_computes_points_and_changes_no_bit() -
     assert outcome["weights_digest"] == found[0].summary.weights_digest
     whole = train(config_of(steps=60), Path("whole"))
     assert whole.summary.weights_digest == found[0].summary.weights_digest
+
+
+@pytest.mark.slow
+def test_the_run_and_its_members_may_be_killed_and_come_back(command: Callable[..., list[str]]) -> None:
+    flags = ("--estimator", "mezo", "--queries", "2", "--steps", "150", "--evaluate-every", "40")
+    flags += ("--parallel", "queries", "--resume")
+    finished(started(1, command("undisturbed", *flags)))
+    out, run = Path("helped"), started(1, command("helped", *flags))
+    reaches(out, 20, run)
+    first = joined_while_stopped(out, run)
+    reaches(out, lines(out) + 10, run)
+    first.kill()  # the run waits for it, drops it, and computes its points
+    first.communicate()
+    reaches(out, lines(out) + 10, run)
+    second = joined_while_stopped(out, run)
+    reaches(out, lines(out) + 10, run)
+    run.kill()
+    run.communicate()
+    assert lines(out) < 150, "killed in the middle"
+    finished(started(1, command("helped", *flags)))
+    outcome = json.loads(finished(second).splitlines()[-1])
+    assert outcome["points"] > 0
+    assert outcome["weights_digest"] == summary("helped")["weights_digest"] == summary("undisturbed")["weights_digest"]
+
+
+def reaches(out: Path, count: int, run: Any) -> None:
+    """Wait until the journal has so many lines."""
+    while lines(out) < count:
+        assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.01)
+
+
+def joined_while_stopped(out: Path, run: Any) -> Any:
+    """A member in a process of its own, which has come before the run makes another step."""
+    run.send_signal(signal.SIGSTOP)
+    before = set(out.glob("ranks/member-*"))
+    member = started(1, ["join", str(out), "--json"])
+    while set(out.glob("ranks/member-*")) == before:
+        assert member.poll() is None, member.communicate()[0]
+        time.sleep(0.05)
+    run.send_signal(signal.SIGCONT)
+    return member

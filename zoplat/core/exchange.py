@@ -12,7 +12,9 @@ from zoplat.core.errors import RunFailed
 GO, END, FAILED = 0.0, 1.0, 2.0
 """First number of what a rank sends: it goes on; the run is at its end, which rank 0 says; it can't go on."""
 ROOM = 14
-"""Numbers that travel together with the two at their head: 128 bytes. More take a second exchange."""
+"""Numbers that travel together with the two at their head. More take a second exchange."""
+TURN = 2 + ROOM
+"""Numbers of a turn: 128 bytes. More than these travel in a second exchange."""
 WORDS = 8
 """Numbers of a digest, of 32 bits each."""
 

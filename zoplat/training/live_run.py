@@ -28,6 +28,7 @@ from zoplat.training.opening import open_run
 from zoplat.training.ranks import (
     agree_on_weights,
     check_ranks,
+    check_records,
     close,
     meet,
     strategy_of,
@@ -127,6 +128,7 @@ class LiveRun:
         if self.exchange:
             journal = self.directory.read_journal()
             check_ranks(journal, self.config, self.exchange.size)
+            check_records(self.exchange, journal)
             self.exchange.share(self.directory.journal.read_bytes()[: journal.bytes] if journal else b"")
             meet(self.exchange, self.learner, self.opened)
 

@@ -14,10 +14,11 @@ from typing import Any
 from zoplat.config.parts import setting_fields
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
-from zoplat.core.errors import ZoplatError
+from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.exchange import Ended, Exchange
 from zoplat.core.losses import SIDE_TERMS
 from zoplat.core.plain_json import to_text, with_numbers
+from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
 from zoplat.training.opening import OpenedRun, open_run
 from zoplat.training.progress import Progress
@@ -158,6 +159,27 @@ def check_ranks(journal: Journal | None, config: RunConfig, size: int) -> None:
         )
 
 
+def check_records(exchange: Exchange, journal: Journal | None) -> None:
+    """On every rank, see that rank 0 has the longest journal: a launcher may start it on another machine than before.
+
+    Args:
+        exchange: the ranks.
+        journal: that this rank has in a run directory of the same name; None where there is none.
+
+    Raises:
+        RunFailed: another rank has more steps on record than rank 0; on all ranks.
+    """
+    steps = [int(row[0]) for row in exchange.gather([float(len(journal.steps) if journal else 0)])]
+    if max(steps) > steps[0]:
+        exchange.is_over = True
+        rank = steps.index(max(steps))
+        raise RunFailed(
+            f"Rank {rank} of {exchange.size} has {steps[rank]} steps of this run on record, and rank 0 has {steps[0]}: "
+            "it is on another machine than when the run began. torchrun gives rank 0 to the machine whose address "
+            "(--local-addr) comes first as text. Copy the run directory there, or start the machines in another order."
+        )
+
+
 @contextmanager
 def failing_together(exchange: Exchange | None) -> Iterator[None]:
     """What fails in here ends the other ranks too, so that none of them waits for this one."""
@@ -169,8 +191,13 @@ def failing_together(exchange: Exchange | None) -> Iterator[None]:
         raise
 
 
-def help_out(config: RunConfig, exchange: Exchange) -> tuple[Summary, Path]:
+def help_out(config: RunConfig, exchange: Exchange, out: Path | None) -> tuple[Summary, Path]:
     """Make the steps of a run as a rank other than 0.
+
+    Args:
+        config: the settings.
+        exchange: the ranks.
+        out: the run directory that rank 0 goes on with if it is there; None where it begins a new one.
 
     Returns:
         The summary of the run, and its directory as rank 0 names it.
@@ -179,7 +206,7 @@ def help_out(config: RunConfig, exchange: Exchange) -> tuple[Summary, Path]:
     check_commands(config)
     try:
         exchange.gather([])  # rank 0 has the run directory, and the run is not finished yet
-        _make_steps(config, exchange)
+        _make_steps(config, exchange, out)
     except Ended:
         pass
     found = json.loads(exchange.share())
@@ -192,9 +219,10 @@ def tell(exchange: Exchange | None, summary: Summary, directory: Path) -> None:
         exchange.share(to_text({"summary": summary.to_json(), "directory": str(directory)}).encode())
 
 
-def _make_steps(config: RunConfig, exchange: Exchange) -> None:
+def _make_steps(config: RunConfig, exchange: Exchange, out: Path | None) -> None:
     """Open the model, catch up with the journal, and follow."""
     opened = open_run(config)
+    check_records(exchange, RunDirectory(out).read_journal() if out else None)
     recorded = exchange.share()
     strategy = str(_journal(recorded).header["strategy"]) if recorded else strategy_of(opened, opened.strategy)
     learner = Learner(

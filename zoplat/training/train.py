@@ -62,7 +62,7 @@ def train(
     with failing_together(exchange):
         config = for_ranks(config, exchange.size if exchange else 1)
         if exchange and exchange.rank:
-            return Result(*help_out(config, exchange))
+            return Result(*help_out(config, exchange, out if resume else None))
         return _train(config, out, resume, callback, report_to, limit, exchange)
 
 
