@@ -36,6 +36,7 @@ METHODS = Path(__file__).parent / "methods"
 GLOSSARY = Path(__file__).parent / "explanation" / "glossary.md"
 PERFORMANCE = Path(__file__).parent / "performance.md"
 README = Path(__file__).parents[1] / "README.md"
+DECISIONS = Path(__file__).parent / "decisions"
 NOTE = "<!-- Made by `python docs/generate.py`; change the code, not this page. -->\n\n"
 
 
@@ -95,6 +96,18 @@ def glossary() -> str:
     lines = sorted((f"| {term} | {meaning} | `{name}` |\n" for term, meaning, name in rows), key=str.lower)
     head = "# Terms from A to Z\n\nBy subject: [glossary](../explanation/glossary.md).\n\n"
     return f"{NOTE}{head}| term | meaning | in code |\n| --- | --- | --- |\n{''.join(lines)}"
+
+
+def decisions() -> str:
+    """The decisions in the order they were made."""
+    head = "# Decisions\n\nIn the order they were made, each with the option that was not taken.\n\n"
+    rows = []
+    for path in sorted(DECISIONS.glob("[0-9]*.md")):
+        found = re.match(r"# (\d+\. )(.+)\n", path.read_text(encoding="utf-8"))
+        if not found:
+            sys.exit(f"{path} has no heading such as '# 1. What was decided'.")
+        rows.append(f"{found[1]}[{found[2]}]({path.name})\n")
+    return NOTE + head + "".join(rows)
 
 
 def methods() -> dict[Path, str]:
@@ -171,6 +184,7 @@ def result(name: str, results: dict[str, Any], command: str) -> str:
 
 if __name__ == "__main__":
     pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), FOLDER / "glossary.md": glossary()}
+    pages |= {DECISIONS / "README.md": decisions()}
     pages |= methods() | {MEASURED: costs()}
     pages |= {PERFORMANCE: performance(PERFORMANCE.read_text(encoding="utf-8"))}
     pages |= results()
