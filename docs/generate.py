@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from bench.page import Page
+from docs import files, licences, reference_pages
 from docs.places import filled
 from docs.results.pages import pages as results
 from zoplat import hookspecs
@@ -184,6 +185,16 @@ def result(name: str, results: dict[str, Any], command: str) -> str:
 
 if __name__ == "__main__":
     pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), FOLDER / "glossary.md": glossary()}
+    more = {
+        "README": reference_pages.index,
+        "hooks": reference_pages.hooks,
+        "files": files.page,
+        "exit-status": reference_pages.exit_status,
+        "environment-variables": reference_pages.environment_variables,
+        "python": reference_pages.python,
+        "licences": licences.page,
+    }
+    pages |= {FOLDER / f"{name}.md": NOTE + make() for name, make in more.items()}
     pages |= {DECISIONS / "README.md": decisions()}
     pages |= methods() | {MEASURED: costs()}
     pages |= {PERFORMANCE: performance(PERFORMANCE.read_text(encoding="utf-8"))}

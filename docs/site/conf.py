@@ -27,7 +27,8 @@ SECTIONS = {
 FIRST = {"Results": ("docs/performance",)}
 """Pages that stand beside a folder's own."""
 BESIDE = {
-    "Project": ("CONTRIBUTING", "CHANGELOG", "changelog.d/README", "SECURITY", "docs/examples/zoplat-example/README")
+    "Project": ("CONTRIBUTING", "CHANGELOG", "changelog.d/README", "SECURITY", "docs/examples/zoplat-example/README"),
+    "Data": ("zoplat/tasks/data/README", "zoplat/evaluation/general"),
 }
 """Pages that are in none of the folders."""
 
@@ -35,8 +36,8 @@ project = "zoplat"
 version = release = __version__
 root_doc = "README"
 extensions = ["myst_parser"]
-include_patterns = ["*.md", "docs/**.md", "changelog.d/README.md"]
-exclude_patterns = [".*", "build", "dist", "runs", "zoplat", "plugins", "devices", "tests", "bench", "**/.*"]
+include_patterns = ["*.md", "docs/**.md", "changelog.d/README.md", "zoplat/**.md"]
+exclude_patterns = [".*", "build", "dist", "runs", "plugins", "devices", "tests", "bench", "**/.*"]
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 6
 nitpicky = True
