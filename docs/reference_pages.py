@@ -73,7 +73,7 @@ SET: dict[str, str] = {
 }
 """What zoplat sets, for libraries and for processes that it starts."""
 LIBRARIES: dict[str, str] = {
-    "NO_COLOR": "No colours and no bold text, whatever its value.",
+    "NO_COLOR": "No colours on a terminal, if it is not empty; text stays bold. Files and pipes have neither.",
     "COLUMNS": "Width of help and of bars of progress.",
     "OMP_NUM_THREADS": "Threads of torch; `-o device.threads=N` goes before it.",
     "HF_HOME": "Where models and data sets from the hub are kept.",

@@ -59,7 +59,7 @@ def test_every_command_has_its_options_and_arguments_on_the_page(name: str) -> N
     for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Option):
             assert not parameter.hidden, f"{parameter.name} is hidden"
-            assert parameter.help or parameter.name == "formats", f"{parameter.opts[0]} has no help"
+            assert parameter.help, f"{parameter.opts[0]} has no help"
             assert all(re.search(rf"{flag}\b", section) for flag in parameter.opts), parameter.opts
         else:
             assert parameter.human_readable_name.upper() in section.upper()
@@ -100,14 +100,17 @@ def is_environment(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr == "environ"
 
 
+def reads_environment(function: ast.expr) -> bool:
+    """Whether a function is a method of os.environ, or os.getenv."""
+    return isinstance(function, ast.Attribute) and (is_environment(function.value) or function.attr == "getenv")
+
+
 def variables_in(path: Path) -> Iterator[str]:
     """The environment variables that a module reads or sets; names of constants are looked up."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Subscript) and is_environment(node.value):
             yield text_of(node.slice, path)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and is_environment(node.func.value):
-            yield text_of(node.args[0], path)
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "getenv":
+        elif isinstance(node, ast.Call) and reads_environment(node.func):
             yield text_of(node.args[0], path)
         elif isinstance(node, ast.Dict) and None in node.keys and any(map(is_environment, node.values)):
             yield from (text_of(key, path) for key in node.keys if key)

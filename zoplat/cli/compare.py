@@ -10,7 +10,7 @@ from zoplat.cli.options import (
     DRY_RUN,
     ESTIMATOR,
     FORGETTING,
-    JSON,
+    OUTPUT,
     PARTS,
     PLUGIN,
     RETRY,
@@ -24,6 +24,7 @@ from zoplat.cli.options import (
     flags,
     plugin_files,
 )
+from zoplat.cli.terminal import echo, note
 from zoplat.core.errors import ZoplatError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ STUDY = [
 @click.option("--published", metavar="MODEL", help="Show published scores of this model beside: opt-13b, …")
 @flags(STUDY)
 @PLUGIN
-@JSON
+@OUTPUT
 def compare(
     runs: tuple[Path, ...],
     published: str | None,
@@ -101,7 +102,7 @@ def compare(
         if as_json:
             echo_json({"rows": rows, "failed": []})
         else:
-            click.echo(markdown(rows, beside), nl=False)
+            echo(markdown(rows, beside), end=False)
         return
     study = _study(given, axes, out, join, storage or "")
     if dry_run:
@@ -111,7 +112,7 @@ def compare(
     if as_json:
         echo_json(outcome.to_json())
     else:
-        click.echo(outcome.markdown(beside), nl=False)
+        echo(outcome.markdown(beside), end=False)
         for line in (*outcome.failed, *outcome.violations):
             _report(str(line))
     if outcome.failed or outcome.violations:
@@ -139,11 +140,11 @@ def made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | Non
     from zoplat.comparison.work import Workers
 
     study.prepare()
-    workers = Workers(study, jobs, _report)
+    workers = Workers(study, jobs, note)
     if retry_failed:
         workers.retry()
     for line in study.remarks():
-        _report(line)
+        note(line)
     try:
         workers.work()
     except KeyboardInterrupt:

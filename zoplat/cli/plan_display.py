@@ -18,7 +18,8 @@ WIDTH = 128
 def print_plan(plan: Plan) -> None:
     """Print the owners of the asked mode, the modes, and what to change."""
     console, asked = plain_console(), plan.outcomes[0]
-    console.width = max(console.width, WIDTH)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
     assert asked.planned is not None
     facts, (rows, tokens) = asked.planned.facts, asked.planned.rows
     console.print(

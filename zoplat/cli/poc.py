@@ -11,7 +11,7 @@ from zoplat.cli.options import (
     BUDGET,
     DRY_RUN,
     ESTIMATOR,
-    JSON,
+    OUTPUT,
     PARTS,
     PLUGIN,
     RETRY,
@@ -24,6 +24,7 @@ from zoplat.cli.options import (
     flags,
     plugin_files,
 )
+from zoplat.cli.terminal import echo
 from zoplat.config.defaults import TRIED
 from zoplat.core.errors import ZoplatError
 
@@ -45,11 +46,13 @@ PLAN = [
     click.option("--max-hours", type=click.FloatRange(0, min_open=True), help="That a full run may take."),
     click.option("--price-per-hour", type=click.FloatRange(0), help="Of the machine, for the costs of a full run."),
 ]
-OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs/poc"), show_default=True)
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/poc"), show_default=True, help="Where all goes."
+)
 
 
 @click.command(cls=Sectioned)
-@flags(SHORT, PLAN, [OUT, RETRY, DRY_RUN, PLUGIN, JSON])
+@flags(SHORT, PLAN, [OUT, RETRY, DRY_RUN, PLUGIN, OUTPUT])
 def poc(
     shots: int,
     no_backpropagation: bool,
@@ -92,7 +95,7 @@ def poc(
     if as_json:
         echo_json(found.to_json())
     else:
-        click.echo(as_text(found), nl=False)
+        echo(as_text(found), end=False)
         click.echo(f"\nFor who decides: {written[0]}")
     raise SystemExit(STATUS[found.decision.verdict])
 
