@@ -2,7 +2,7 @@
 
 Meanings come from the docstrings of the classes that are written, where there is one. In a key, `<…>` stands for a
 name, `[]` for the entries of a list, and a last `.*` for all that is below it. tests/docs/test_files.py makes runs,
-studies and bundles and compares: each key of a file is here, and each key here is in a file, unless `elsewhere` has it.
+studies and bundles and compares: each key of a file is here, and each key here is in a file, unless `unseen` has it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class File:
         name: its place in the folder; `N` and `NAME` vary.
         what: what it is, in a sentence or two.
         keys: dotted key → meaning; none for files that are not made of keys.
-        elsewhere: keys that need a GPU, a library or a sensor, and are in no file of the test.
+        unseen: keys that need a GPU, a library or a sensor, and are in no file of the test.
         variant: which lines of the file, or which files of that name; empty where all are alike.
     """
 
     name: str
     what: str
     keys: Keys = field(default_factory=dict)
-    elsewhere: frozenset[str] = frozenset()
+    unseen: frozenset[str] = frozenset()
     variant: str = ""
 
 
@@ -419,7 +419,7 @@ BUNDLE = [
             "checksum": "SHA-256 of the manifest without it.",
         },
     ),
-    File("run.toml", "The settings of the run, as in config.toml.", {"*": "as in [config.toml](#config-toml)."}),
+    File("run.toml", "The settings of the run, as in config.toml.", {"*": "as in [config.toml](#configtoml)."}),
     File("data/SPLIT.jsonl", "The rows of the task."),
     File("task/FILE.toml", "The task, where it is a file."),
     File(

@@ -126,7 +126,7 @@ def hooks() -> str:
         spec, options = getattr(hookspecs, name), getattr(hookspecs, name).zoplat_spec
         results = "the first result that is not None" if options["firstresult"] else "the results of all plugins"
         page += (
-            f"\n## {name}\n\n```python\n{name}{inspect.signature(spec)}\n```\n\n{inspect.getdoc(spec)}\n\n"
+            f"\n## {name}\n\n```python\ndef {name}{inspect.signature(spec)}: ...\n```\n\n{inspect.getdoc(spec)}\n\n"
             f"Arguments: {', '.join(inspect.signature(spec).parameters) or 'none'}. Called: once, when parts are "
             f"looked up. Used: {results}. Class of the parts: `{public(base)}`. [All that ship](parts.md#{name}).\n\n"
             f"```python\n{example(name, kind)}```\n"
@@ -199,7 +199,7 @@ def named(door: str, name: str, value: Any) -> str:
     """One name: how it is called, its docstring, and its methods."""
     text = f"\n### {door}.{name}\n"
     if inspect.isclass(value) or inspect.isfunction(value):
-        text += f"\n```python\n{name}{signature(value)}\n```\n\n```text\n{inspect.getdoc(value)}\n```\n"
+        text += f"\n```text\n{name}{signature(value)}\n```\n\n```text\n{inspect.getdoc(value)}\n```\n"
         rows = "".join(f"| `{method}{signature(function)}` | {line} |\n" for method, function, line in methods(value))
         return text + (
             f"\n| method | |\n| --- | --- |\n{rows}".replace("| method | |", "| method | what it does |")

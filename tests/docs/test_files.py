@@ -95,7 +95,7 @@ def check(file: File, values: Iterable[Any]) -> None:
     unknown = {path for path in found if not any(fits(path, key) for key in file.keys)}
     unknown = {path for path in unknown if not is_empty_above(path, file.keys)}
     assert not unknown, f"{file.name}: not on the page"
-    unseen = {key for key in file.keys if key not in file.elsewhere and not any(fits(path, key) for path in found)}
+    unseen = {key for key in file.keys if key not in file.unseen and not any(fits(path, key) for path in found)}
     assert not unseen, f"{file.name}: on the page, and in no file"
 
 

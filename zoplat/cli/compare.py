@@ -24,7 +24,7 @@ from zoplat.cli.options import (
     flags,
     plugin_files,
 )
-from zoplat.cli.terminal import echo, note
+from zoplat.cli.terminal import echo, note, notes
 from zoplat.core.errors import ZoplatError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def made(study: "Study", jobs: int, retry_failed: bool, beside: "Published | Non
     from zoplat.comparison.work import Workers
 
     study.prepare()
-    workers = Workers(study, jobs, note)
+    workers = Workers(study, jobs, notes())
     if retry_failed:
         workers.retry()
     for line in study.remarks():

@@ -4,7 +4,8 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import click
 
@@ -14,13 +15,18 @@ QUIET = "zoplat.quiet"
 
 def is_quiet() -> bool:
     """Whether the user wants nothing but errors and the result."""
-    return bool(click.get_current_context().meta.get(QUIET))
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(QUIET))
+
+
+def notes() -> Callable[[str], None]:
+    """What prints lines of progress on standard error, from any thread; nothing after --quiet."""
+    return (lambda text: None) if is_quiet() else partial(click.echo, err=True)
 
 
 def note(text: str) -> None:
-    """Print a line of progress on standard error, unless --quiet."""
-    if not is_quiet():
-        click.echo(text, err=True)
+    """Print a line of progress on standard error, unless --quiet; for the thread of the command."""
+    notes()(text)
 
 
 def echo(text: str, end: bool = True) -> None:
