@@ -2,7 +2,8 @@
 
 A block of shell commands is run as it stands, but for sizes: models are replaced by a small one, budgets by a few
 steps, and what a reader has to put in (NAME, DIR, …) by something. The quick test takes what trains by `--dry-run`; the
-slow one runs it. Above a block that can't be run here a comment says what it needs, and when it last ran there:
+slow one makes the runs. Comparisons are made in tests/cli. Above a block that can't be run here a comment says what it
+needs, and when it last ran there:
 
     <!-- needs: a CUDA GPU; last ran: 2026-11-28 -->
 
@@ -24,6 +25,7 @@ import click.testing
 import pytest
 
 from zoplat.cli import main
+from zoplat.registry import catalogue
 from zoplat_devices.edge.runner import main as edge
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +41,9 @@ PUT_IN = {
     "MODEL": "MODEL",
     "DIR": "data",
     "…": "",
-    "[…]": "",
+    "[-o": "",
+    "…]": "",
+    "device.rounding=R": "device.rounding=nearest",
 }
 """What a reader has to put in → what the test does."""
 SMALL = ("--steps", "2", "--max-passes", "8", "--limit", "40", "--batch-size", "4")
@@ -55,6 +59,11 @@ class Command:
     line: int
     words: tuple[str, ...]
     needs: str
+
+    @property
+    def name(self) -> str:
+        """A name for its run directory."""
+        return f"{Path(self.page).stem}-{self.line}"
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}: {' '.join(self.words)}"
@@ -101,6 +110,8 @@ def small(command: Command, trains: bool) -> list[str]:
     words = [word for word in (PUT_IN.get(word, word) for word in command.words[1:]) if word]
     if not words or program_of(command) != "zoplat":
         return words
+    if value_of(words, "--model") == "data":
+        words[words.index("--model") + 1] = "MODEL"
     name = words[0]
     asks_model = name in ("run", "compare", "profile", "poc", "plan", "pack", "eval") and "--help" not in words
     made = name in ("eval", "compare") and any(word.startswith("runs/") for word in words[1:2])
@@ -109,9 +120,13 @@ def small(command: Command, trains: bool) -> list[str]:
     models = {"plan": ["--model", "MODEL"], "compare": ["--models", "MODEL"]}.get(name, ["--model", "MODEL"])
     goes_on = "--resume" in words and "--parallel" not in words
     if not goes_on:
-        words += models if "reference" not in words else []
-    if name in ("run", "pack", "compare", "poc"):
-        words += SMALL[4:] if goes_on else SMALL
+        words += models if not {"reference", "bag"} & {*words} else []
+        if name in ("run", "pack", "compare", "poc"):
+            words += SMALL[2:] if name == "poc" else SMALL
+        if name == "run" and "--out" in words:
+            words += ["--out", f"{value_of(words, '--out')}-of-{command.name}"]
+        if name == "compare" and "--out" not in words:
+            words += ["--out", f"runs/compare-of-{command.name}"]
     if name in ("eval", "profile", "plan"):
         words += ["--limit", "40"] if name == "eval" else ["--limit", "40", "--batch-size", "4"]
     if name == "profile" and "--suggest-eps" not in words:
@@ -142,6 +157,7 @@ def rows_of(task: str, draw: random.Random) -> dict[str, object]:
         "sentiment": {"sentence": word, "label": draw.randrange(2)},
         "rte": {"premise": word, "hypothesis": f"not {word}", "label": draw.randrange(2)},
         "wsc": {"text": f"{word} it", "span1_text": word, "span2_text": "it", "label": draw.randrange(2)},
+        "tickets": {"title": word, "body": word, "label": draw.choice(("billing", "login", "other"))},
         "wic": {"sentence1": word, "sentence2": f"more {word}", "word": word, "label": draw.randrange(2)},
     }[task]
 
@@ -154,6 +170,10 @@ def write_rows(folder: Path, task: str) -> None:
         (folder / f"{split_}.jsonl").write_text("\n".join(lines) + "\n")
 
 
+JUDGE = "import sys\nprint(sum(map(len, sys.stdin.read().split())) % 7 / 7)\n"
+MINE = """def score(answers, right):
+    return sum(a in r for a, r in zip(answers, right)) / len(answers)
+"""
 TASK = """summary = "reviews, good or bad"
 prompt = "{sentence} It was"
 label = "label"
@@ -172,11 +192,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     write_rows(folder / "data", "sentiment")
     write_rows(folder / "reviews", "sentiment")
     (folder / "my-task.toml").write_text(TASK)
-    (folder / "judge.py").write_text("import sys\nprint(sum(map(len, sys.stdin.read().split())) % 7 / 7)\n")
-    (folder / "mine.py").write_text(
-        "def score(answers, right):\n    return sum(a in r for a, r in zip(answers, right)) / len(answers)\n"
-    )
-    shutil.copy(ROOT / "docs/examples/zoplat-example/zoplat_example.py", folder / "my_method.py")
+    (folder / "judge.py").write_text(JUDGE)
+    (folder / "mine.py").write_text(MINE)
+    example = ROOT / "docs" / "examples" / "zoplat-example"
+    shutil.copytree(example, folder / "path/to/project", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    files = {"bag.py": "write-a-device", "soft_sign.py": "write-a-rule", "clipped.py": "write-an-estimator"}
+    for name, where in files.items():
+        (folder / name).write_text(first_block(where, "python"))
+    shutil.copy(folder / "clipped.py", folder / "my_method.py")
+    shutil.copy(folder / "bag.py", folder / "my_device.py")
+    (folder / "tickets.toml").write_text(first_block("own-task", "toml"))
+    write_rows(folder / "tickets", "tickets")
     for name in ("bench", "docs"):
         (folder / name).symlink_to(ROOT / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -185,20 +211,66 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
         for seed, name in enumerate(("a", "b")):
             flags = (*toy, "--steps", "2", "--estimator", "lozo", "--seed", str(seed), "--out", f"runs/{name}")
             assert invoke("zoplat", ["run", *flags]).exit_code == 0
-    for name in ("first", "sentiment-lozo-0", "sentiment-mezo-0", "rte-lozo-0", "lora-0"):
+    again = ("compare/lozo-0", "first", "sentiment-lozo-0", "sentiment-mezo-0", "rte-lozo-0", "lora-0", "mine-0")
+    (folder / "runs/compare").mkdir()
+    (folder / "runs/compare/study.toml").write_text('estimators = ["lozo"]\nseeds = [0]\n[study]\nname = "made"\n')
+    for name in again:
         shutil.copytree(folder / "runs/a", folder / "runs" / name)
     return folder
 
 
-TRAINED = [pytest.param(command, id=str(command)) for command in RUN_HERE if program_of(command).startswith("zoplat")]
+def first_block(page: str, language: str) -> str:
+    """The first block of code in a language on a how-to page."""
+    text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8")
+    found = re.search(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+    assert found
+    return found[1]
 
 
-@pytest.mark.parametrize("command", TRAINED)
-def test_a_command_of_a_page_is_understood(command: Command, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(prepared)
-    words = small(command, trains=False)
+LONG = (
+    r"zoplat (pack|check) |zoplat report docs/|(how-to/report|first-run).md zoplat report|--beside|science.toml|killed|"
+    r"docs/methods/(?!dizo|lozo\b)"
+)
+
+
+def takes_long(command: Command) -> bool:
+    """Whether it takes seconds even so, as graphs, kits of tests and large reports do; or is one of many alike."""
+    whole = " ".join(command.words)
+    return program_of(command) == "zoplat-edge" or bool(re.search(LONG, f"{command.page} {whole}"))
+
+
+TRIED = [
+    pytest.param(command, id=str(command), marks=pytest.mark.slow if takes_long(command) else ())
+    for command in RUN_HERE
+    if program_of(command).startswith("zoplat")
+]
+MADE = [
+    pytest.param(command, id=str(command))
+    for command in RUN_HERE
+    if command.words[:2] == ("zoplat", "run") and "--dry-run" not in command.words
+]
+
+
+@pytest.mark.parametrize("command", TRIED)
+def test_a_command_of_a_page_works(command: Command, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt(command, small(command, trains=False), prepared, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", MADE)
+def test_a_run_of_a_page_is_made(command: Command, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt(command, small(command, trains=True), prepared, monkeypatch)
+
+
+def attempt(command: Command, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run it in the folder; as for `python -m zoplat`, modules that are there can be imported."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
     done = invoke(program_of(command), words)
     assert done.exit_code in allowed(words), f"zoplat {' '.join(words)}\n{done.output[-1500:]}"
+    assert "Error:" not in done.stderr, done.stderr
+    if "--plugin" in words or words[0] == "check":
+        catalogue.cache_clear()  # which has the parts of the file now
 
 
 def allowed(words: list[str]) -> tuple[int, ...]:
