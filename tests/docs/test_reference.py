@@ -6,6 +6,7 @@ What there is comes from the sources, by other means than those that make the pa
 import ast
 import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
@@ -184,3 +185,12 @@ def test_licences_name_every_package_that_an_install_has() -> None:
 def test_the_version_of_the_hooks_is_on_the_page_of_stability() -> None:
     assert f"zoplat_api = {hookspecs.API}\n" in page("stability")
     assert f"It is {hookspecs.API}." in page("stability")
+
+
+def test_the_citation_has_the_version_and_the_licence_of_the_project() -> None:
+    yaml = pytest.importorskip("yaml")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert [author["name"] for author in cited["authors"]] == [author["name"] for author in project["authors"]]
+    assert {"cff-version", "message", "title"} <= cited.keys()
