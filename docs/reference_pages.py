@@ -47,6 +47,7 @@ OURS: dict[str, str] = {
     "ZOPLAT_CACHE": "Folder for what can be computed again: compiled kernels, first scores, converted models. "
     "Default: `zoplat/` in `$XDG_CACHE_HOME` or in `~/.cache`.",
     "ZOPLAT_KERNELS": "A compiled library to load in place of the one in the cache; `numpy` for none at all.",
+    "ZOPLAT_SERVER_KEY": "Of the device `served`: the key that the server asks for.",
     NO_PLUGINS: "Where it is set, plugins of other distributions are not loaded.",
     permissions.VARIABLE: f"Permissions with commas between them: `{permissions.COMMANDS}` is `--allow-commands`, "
     f"`{permissions.REMOTE_CODE}` is `--trust-remote-code`.",
