@@ -1,13 +1,14 @@
 # make run    the main job on the packaged model and data
 # make test   everything that CI checks
 # make bench  the figures of docs/performance.md, some 25 minutes on two quiet cores; bench-engines and bench-gpu the rest
+# make site   the documentation as a site in build/site, to be read without a network
 # All set up .venv themselves, can be repeated, and work from any folder and beside each other.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
-TARGETS := run test test-slow test-oldest test-newest soak fuzz release-check bench bench-engines bench-gpu docs format
+TARGETS := run test test-slow test-oldest test-newest soak fuzz release-check bench bench-engines bench-gpu docs site format
 
 VERSIONED := tests/devices tests/noise tests/contracts tests/cli
 
@@ -72,6 +73,10 @@ bench-gpu: ready
 docs: ready
 	$(BIN)/python docs/generate.py
 
+site: complete
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs/site -d build/site-read . build/site
+	@echo "build/site/index.html"
+
 format: ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -93,6 +98,6 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 # What only tests need: each makes every run import more.
 $(VENV)/complete: $(VENV)/ready
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[onnx,quant,triton,loops]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs,onnx,quant,triton,loops]"
 	touch $@
 endif

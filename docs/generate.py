@@ -22,6 +22,7 @@ import click
 
 from bench import scaling_page
 from bench.page import Page
+from docs import files, licences, reference_pages
 from docs.places import filled
 from docs.results.pages import pages as results
 from zoplat import hookspecs
@@ -39,6 +40,7 @@ GLOSSARY = Path(__file__).parent / "explanation" / "glossary.md"
 PERFORMANCE = Path(__file__).parent / "performance.md"
 SCALING = Path(__file__).parent / "explanation" / "scaling.md"
 README = Path(__file__).parents[1] / "README.md"
+DECISIONS = Path(__file__).parent / "decisions"
 NOTE = "<!-- Made by `python docs/generate.py`; change the code, not this page. -->\n\n"
 
 
@@ -98,6 +100,18 @@ def glossary() -> str:
     lines = sorted((f"| {term} | {meaning} | `{name}` |\n" for term, meaning, name in rows), key=str.lower)
     head = "# Terms from A to Z\n\nBy subject: [glossary](../explanation/glossary.md).\n\n"
     return f"{NOTE}{head}| term | meaning | in code |\n| --- | --- | --- |\n{''.join(lines)}"
+
+
+def decisions() -> str:
+    """The decisions in the order they were made."""
+    head = "# Decisions\n\nIn the order they were made, each with the option that was not taken.\n\n"
+    rows = []
+    for path in sorted(DECISIONS.glob("[0-9]*.md")):
+        found = re.match(r"# (\d+\. )(.+)\n", path.read_text(encoding="utf-8"))
+        if not found:
+            sys.exit(f"{path} has no heading such as '# 1. What was decided'.")
+        rows.append(f"{found[1]}[{found[2]}]({path.name})\n")
+    return NOTE + head + "".join(rows)
 
 
 def methods() -> dict[Path, str]:
@@ -182,6 +196,17 @@ def result(name: str, results: dict[str, Any], command: str) -> str:
 
 if __name__ == "__main__":
     pages = {FOLDER / "commands.md": commands(), FOLDER / "parts.md": parts(), FOLDER / "glossary.md": glossary()}
+    more = {
+        "README": reference_pages.index,
+        "hooks": reference_pages.hooks,
+        "files": files.page,
+        "exit-status": reference_pages.exit_status,
+        "environment-variables": reference_pages.environment_variables,
+        "python": reference_pages.python,
+        "licences": licences.page,
+    }
+    pages |= {FOLDER / f"{name}.md": NOTE + make() for name, make in more.items()}
+    pages |= {DECISIONS / "README.md": decisions()}
     pages |= methods() | {MEASURED: costs()}
     pages |= {PERFORMANCE: performance(PERFORMANCE.read_text(encoding="utf-8"))}
     pages |= {SCALING: scaling()} | results()

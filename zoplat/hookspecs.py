@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from zoplat.core.tracker import Tracker
     from zoplat.tasks.task import Task
 
+API = 1
+"""Version of the hooks: of their names, and of what the parts that they return must be. A plugin that says another one,
+by `zoplat_api = N` in its module, is refused; docs/reference/stability.md says when it changes."""
+
 hookspec = pluggy.HookspecMarker("zoplat")
 hookimpl = pluggy.HookimplMarker("zoplat")
 

@@ -193,6 +193,7 @@ class Catalogue:
         manager = pluggy.PluginManager("zoplat")
         manager.add_hookspecs(hookspecs)
         manager.register(plugin)
+        _check_version(plugin)
         _check_hooks(manager, plugin)
         box = inspect.getdoc(plugin) or ""
         file = getattr(plugin, "__file__", None)
@@ -215,6 +216,16 @@ class Catalogue:
                 raise TypeError(f"the priority of the device '{entry.name}' is no number")
         for entry in entries:
             self.entries.setdefault((entry.kind, entry.name), []).append(entry)
+
+
+def _check_version(plugin: Any) -> None:
+    """Raise TypeError for a plugin that says that it was written for hooks of another version."""
+    written_for = getattr(plugin, "zoplat_api", hookspecs.API)
+    if written_for != hookspecs.API:
+        raise TypeError(
+            f"it was written for version {written_for!r} of the hooks (zoplat_api), and this zoplat has version "
+            f"{hookspecs.API}; install a version of the plugin, or of zoplat, that goes with the other"
+        )
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:

@@ -408,6 +408,14 @@ def test_a_hook_whose_name_is_misspelt_gets_a_suggestion() -> None:
     assert "Unknown hook 'zoplat_sampler'. Did you mean 'zoplat_samplers'?" in refused("check", "misspelt.py")
 
 
+def test_a_plugin_for_hooks_of_another_version_is_refused_with_both_versions() -> None:
+    Path("newer.py").write_text(f"{FILE}\nzoplat_api = 2\n")
+    message = refused("check", "newer.py")
+    assert "it was written for version 2 of the hooks (zoplat_api), and this zoplat has version 1" in message
+    Path("same.py").write_text(f"{FILE}\nzoplat_api = 1\n")
+    assert zoplat("run", *TOY, "--plugin", "same.py", "--sampler", "level").exit_code == 0
+
+
 def test_a_hook_without_its_mark_is_said() -> None:
     Path("unmarked.py").write_text(FILE.replace("@hookimpl\n", ""))
     assert "zoplat_samplers is not marked as a hook: write @hookimpl above it" in refused("check", "unmarked.py")

@@ -56,8 +56,9 @@ FRAME = """<!doctype html><iframe src="probed.html" width="{width}" height="900"
 """A page as wide as a telephone: Chromium's own windows are not as narrow."""
 
 
-def chromium(page: Path, *flags: str) -> tuple[str, list[str]]:
-    """What Chromium prints of a page, and its console messages."""
+def chromium(page: Path | str, *flags: str) -> tuple[str, list[str]]:
+    """What Chromium prints of a page, a file or an address, and its console messages."""
+    address = page.as_uri() if isinstance(page, Path) else page
     words = [
         CHROMIUM or "",
         "--headless",
@@ -67,7 +68,7 @@ def chromium(page: Path, *flags: str) -> tuple[str, list[str]]:
         "--disable-dev-shm-usage",
     ]
     done = subprocess.run(
-        [*words, "--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom", *flags, page.as_uri()],
+        [*words, "--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom", *flags, address],
         capture_output=True,
         text=True,
         check=True,

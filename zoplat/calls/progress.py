@@ -84,7 +84,9 @@ def _columns() -> list[ProgressColumn]:
 
 def plain_console(stderr: bool = False) -> Console:
     """A console that prints names and paths as they are: brackets and colons in them mean nothing."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False, force_jupyter=False)
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, force_jupyter=False)
+    console.soft_wrap = not console.is_terminal  # lines stay whole in files and pipes
+    return console
 
 
 class Lines(Callback):

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON, PLUGIN, echo_json
+from zoplat.cli.options import OUTPUT, PLUGIN, echo_json
+from zoplat.cli.terminal import columns, is_quiet
 from zoplat.registry import Entry
 
 
@@ -14,7 +15,7 @@ from zoplat.registry import Entry
 @click.option("--only", metavar="NAME", help="This part alone.")
 @click.option("--model", metavar="ID|DIR", help="A small model on which devices are tried that open models.")
 @PLUGIN
-@JSON
+@OUTPUT
 def check(target: str, only: str | None, model: str | None, as_json: bool) -> None:
     """Try what TARGET registers: does each estimator, sampler, rule, device and task keep the promises of its kind?
 
@@ -49,13 +50,14 @@ class Report:
         self.as_json, self.model = as_json, model
         self.counts: Counter[str] = Counter()
         self.parts: list[dict[str, Any]] = []
-        self.out = Console(highlight=False, soft_wrap=True)
+        self.out = Console(highlight=False, soft_wrap=not columns())
         self.progress = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def add(self, entry: Entry, number: str) -> None:
         """Check one part and say how it turned out."""
         from zoplat.calls.check import CheckedPart
 
+        self.progress.quiet = is_quiet()
         if not self.progress.is_terminal:
             self.progress.print(f"checking {entry.kind} {entry.name} ({number})", markup=False)
         with self.progress.status(f"{entry.kind} {entry.name} ({number})"):

@@ -10,7 +10,7 @@ from zoplat.cli.options import (
     DRY_RUN,
     ESTIMATOR,
     FORGETTING,
-    JSON,
+    OUTPUT,
     PARTS,
     PLUGIN,
     RETRY,
@@ -24,6 +24,7 @@ from zoplat.cli.options import (
     flags,
     plugin_files,
 )
+from zoplat.cli.terminal import echo, notes
 from zoplat.core.errors import Interrupted, ZoplatError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ STUDY = [
 @click.option("--published", metavar="MODEL", help="Show published scores of this model beside: opt-13b, …")
 @flags(STUDY)
 @PLUGIN
-@JSON
+@OUTPUT
 def compare(
     runs: tuple[Path, ...],
     published: str | None,
@@ -103,7 +104,7 @@ def compare(
             retry_failed=retry_failed,
             published=published,
             plugin=plugin_files(),
-            progress=report_progress,
+            progress=notes(),
             **axes,
             **as_settings(given),
         )
@@ -112,9 +113,9 @@ def compare(
     if as_json:
         echo_json({"rows": result.rows, "failed": []} if runs else result.outcome.to_json())
     else:
-        click.echo(result.markdown(), nl=False)
+        echo(result.markdown(), end=False)
         for line in (*result.failed, *result.violations):
-            report_progress(str(line))
+            click.echo(str(line), err=True)
     if result.failed or result.violations:
         raise SystemExit(1)
 
@@ -145,11 +146,6 @@ def _axes(given: dict[str, Any]) -> dict[str, Any]:
     seeds = given.pop("seeds")
     numbers = {name: given.pop(name) for name in ("tune_trials", "trial_passes", "tune_seed")}
     return {**axes, "seeds": None if seeds is None else _numbers(seeds), **numbers}
-
-
-def report_progress(text: str) -> None:
-    """Print a line about how far a comparison is."""
-    click.echo(text, err=True)
 
 
 def names_in(text: str) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoplat.cli.options import JSON, PLUGIN, echo_json
+from zoplat.cli.options import OUTPUT, PLUGIN, echo_json
+from zoplat.cli.terminal import echo
 
 if TYPE_CHECKING:
     from zoplat.comparison.difference import Difference, Steps
@@ -19,7 +20,7 @@ WIDEST = 32
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("other", metavar="RUN", type=click.Path(path_type=Path))
 @PLUGIN
-@JSON
+@OUTPUT
 def diff(run: Path, other: Path, as_json: bool) -> None:
     """Show what differs between two RUNs: settings, versions, data, model, the first step that differs, and results.
 
@@ -34,7 +35,7 @@ def diff(run: Path, other: Path, as_json: bool) -> None:
         echo_json(found.to_json())
     else:
         for line in _lines(found):
-            click.echo(line)
+            echo(line)
     if not found.are_equal:
         raise SystemExit(1)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON, echo_json
+from zoplat.cli.options import OUTPUT, echo_json
+from zoplat.cli.terminal import echo
 from zoplat.paths import cache_folder, named_cache
 from zoplat.registry import catalogue, missing
 from zoplat.training.readings import Readings
@@ -39,7 +40,7 @@ PACKAGES = {
 
 
 @click.command()
-@JSON
+@OUTPUT
 def doctor(as_json: bool) -> None:
     """Show what is installed, which devices work here, where the cache is, and which plugins don't load."""
     known = catalogue()
@@ -57,17 +58,17 @@ def doctor(as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    click.echo(f"python {found['python']}")
+    echo(f"python {found['python']}")
     for name, version in found["versions"].items():
-        click.echo(f"  {name:<15} {version or f'not installed: {PACKAGES[name]}'}")
-    click.echo("devices")
+        echo(f"  {name:<15} {version or f'not installed: {PACKAGES[name]}'}")
+    echo("devices")
     for name, state in found["devices"].items():
-        click.echo(f"  {name:<15} {state}")
-    click.echo(f"cache {found['cache']}")
-    click.echo(f"energy {', '.join(found['energy']) or 'no counter can be read, so there are no joules'}")
-    click.echo(f"{found['parts']} parts from installed plugins")
+        echo(f"  {name:<15} {state}")
+    echo(f"cache {found['cache']}")
+    echo(f"energy {', '.join(found['energy']) or 'no counter can be read, so there are no joules'}")
+    echo(f"{found['parts']} parts from installed plugins")
     for problem in [*found["failed"], *found["clashes"], *found["remarks"]]:
-        click.echo(f"  ! {problem}")
+        echo(f"  ! {problem}")
 
 
 def _cache() -> str:

@@ -7,7 +7,7 @@ import click
 
 from zoplat.cli.options import (
     BATCHES,
-    JSON,
+    OUTPUT,
     PARTS,
     PLUGIN,
     SEED,
@@ -35,7 +35,7 @@ from zoplat.core.errors import ZoplatError
 )
 @flags(PARTS[3:], WORK, BATCHES, [SEED], SETTINGS)
 @PLUGIN
-@JSON
+@OUTPUT
 def evaluate(
     run: Path | None,
     shots: int,

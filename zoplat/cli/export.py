@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON, TRUST, echo_json
+from zoplat.cli.options import OUTPUT, TRUST, echo_json
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the result.")
 @TRUST
-@JSON
+@OUTPUT
 def export(run: Path, to: Path, as_json: bool) -> None:
     """Write the result of RUN: an adapter for peft, or a checkpoint for transformers."""
     from zoplat.paths import check_writable

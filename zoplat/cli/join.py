@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from zoplat.cli.options import ALLOW, JSON, PLUGIN, TRUST, echo_json
+from zoplat.cli.options import ALLOW, OUTPUT, PLUGIN, TRUST, echo_json
 
 
 @click.command()
@@ -13,7 +13,7 @@ from zoplat.cli.options import ALLOW, JSON, PLUGIN, TRUST, echo_json
 @PLUGIN
 @ALLOW
 @TRUST
-@JSON
+@OUTPUT
 def join(run: Path, rank_timeout: float, as_json: bool) -> None:
     """Compute points of RUN, which was begun with --parallel queries, until it ends.
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoplat.cli.options import JSON, echo_json
+from zoplat.cli.options import OUTPUT, echo_json
+from zoplat.cli.terminal import echo, note
 from zoplat.core.errors import ZoplatError
 from zoplat.registry import KINDS, catalogue
 
@@ -24,11 +25,11 @@ MEASURED = Path(__file__).with_name("costs.json")
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(LISTINGS))
+@click.argument("kind", metavar="KIND", type=click.Choice(LISTINGS))
 @click.option("--in", "folder", type=click.Path(path_type=Path), default=Path("runs"), help="Folder with runs.")
-@JSON
+@OUTPUT
 def list_(kind: str, folder: Path, as_json: bool) -> None:
-    """List estimators, samplers, step-rules, devices, tasks, presets, trackers, probes or runs.
+    """List one KIND: estimators, samplers, step-rules, devices, tasks, presets, trackers, probes or runs.
 
     Of estimators and step rules, also what a step takes: forward passes, passes over the weights θ, and bytes kept for
     a weight; `zoplat show NAME` has more.
@@ -37,13 +38,15 @@ def list_(kind: str, folder: Path, as_json: bool) -> None:
     if as_json:
         echo_json(rows)
         return
+    if not rows:
+        note(f"no runs in {folder}" if kind == "runs" else f"no {kind}")
     costs = [_cells(row.get("cost", {})) for row in rows] if any("cost" in row for row in rows) else []
     names = [row["name"] for row in rows]
     columns = [_column(["", *names] if costs else names, left=True)]
     columns += [_column([head, *cells]) for head, *cells in zip(COSTS, *costs, strict=True)] if costs else []
     columns.append([*([""] if costs else []), *map(_line, rows)])
     for cells in zip(*columns, strict=True):
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON, echo_json
+from zoplat.cli.options import OUTPUT, echo_json
 
 
 @click.command("new-plugin")
 @click.argument("kind", type=click.Choice(["estimator", "sampler", "step-rule", "device", "task"]))
 @click.argument("name")
 @click.option("--to", type=click.Path(path_type=Path), help="Folder of the package.  [default: ./zoplat-NAME]")
-@JSON
+@OUTPUT
 def new_plugin(kind: str, name: str, to: Path | None, as_json: bool) -> None:
     """Write a package that registers the part NAME of a KIND: code, tests, entry point and README.
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from zoplat.cli.terminal import QUIET
 from zoplat.config import defaults
 from zoplat.core.errors import ZoplatError
 from zoplat.core.permissions import COMMANDS, REMOTE_CODE, grant, withdraw
@@ -107,7 +108,14 @@ TUNE_TRIALS = click.option(
 )
 RETRY = click.option("--retry-failed", is_flag=True, help="Try again what failed.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say how many runs, passes and hours, and run nothing.")
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on error.")
+_QUIET = click.option(
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda context, option, is_given: context.meta.update({QUIET: is_given}),
+    help="Print only errors and the result.",
+)
 SECTIONS = {
     "Matrix": ("estimators", "samplers", "step_rules", "tasks", "models", "tunes", "seeds"),
     "Search": ("tune_trials", "trial_passes", "tune_seed"),
@@ -195,6 +203,11 @@ PLUGIN = click.option(
 def echo_json(value: Any) -> None:
     """Print one JSON value; numbers that are not finite are null."""
     click.echo(to_text(value))
+
+
+def OUTPUT(command: Command) -> Command:  # noqa: N802  # it stands among options
+    """Two flags that every command has: for programs that read its output, and for people who want less of it."""
+    return _JSON(_QUIET(command))
 
 
 def flags(*groups: list[Any]) -> Callable[[Command], Command]:

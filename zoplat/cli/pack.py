@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, JSON, PARTS, SETTINGS, WORK, Sectioned, as_settings, echo_json, flags
+from zoplat.cli.options import BUDGET, OUTPUT, PARTS, SETTINGS, WORK, Sectioned, as_settings, echo_json, flags
 
 DEVICE = "onnx"
 """The device that writes the bundle unless --device names another."""
@@ -14,7 +14,7 @@ DEVICE = "onnx"
 @click.command(cls=Sectioned)
 @flags(PARTS, WORK, BUDGET, SETTINGS)
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder for the bundle.")
-@JSON
+@OUTPUT
 def pack(to: Path, as_json: bool, **given: Any) -> None:
     """Write a bundle to train on a board without torch: graph, weights, rows, settings and checksums.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sectioned, as_settings, echo_json, flags
+from zoplat.cli.options import BUDGET, OUTPUT, PARTS, PLUGIN, SETTINGS, WORK, Sectioned, as_settings, echo_json, flags
 
 
 @click.command(cls=Sectioned)
@@ -16,7 +16,7 @@ from zoplat.cli.options import BUDGET, JSON, PARTS, PLUGIN, SETTINGS, WORK, Sect
 @click.option("--tokens", type=click.IntRange(1), help="Rows of this many tokens, in place of those of the task.")
 @click.option("--alone", is_flag=True, help="Only the mode that the flags ask for, beside no other.")
 @PLUGIN
-@JSON
+@OUTPUT
 @click.pass_context
 def plan(
     context: click.Context,

@@ -18,7 +18,8 @@ WIDTH = 128
 def print_plan(result: PlanResult) -> None:
     """Print the owners of the asked mode, the modes, and what to change."""
     console = plain_console()
-    console.width = max(console.width, WIDTH)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
     console.print(result.heading)
     console.print(_table(result.owner_rows()))
     console.print(f"\n{result.limit}")

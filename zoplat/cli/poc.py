@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoplat.cli.compare import names_in, report_progress
+from zoplat.cli.compare import names_in
 from zoplat.cli.mistakes import explained
 from zoplat.cli.options import (
     BUDGET,
     DRY_RUN,
     ESTIMATOR,
-    JSON,
+    OUTPUT,
     PARTS,
     PLUGIN,
     RETRY,
@@ -24,6 +24,7 @@ from zoplat.cli.options import (
     flags,
     plugin_files,
 )
+from zoplat.cli.terminal import echo, notes
 from zoplat.config.defaults import TRIED
 from zoplat.core.errors import ZoplatError
 
@@ -45,11 +46,13 @@ PLAN = [
     click.option("--max-hours", type=click.FloatRange(0, min_open=True), help="That a full run may take."),
     click.option("--price-per-hour", type=click.FloatRange(0), help="Of the machine, for the costs of a full run."),
 ]
-OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs/poc"), show_default=True)
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/poc"), show_default=True, help="Where all goes."
+)
 
 
 @click.command(cls=Sectioned)
-@flags(SHORT, PLAN, [OUT, RETRY, DRY_RUN, PLUGIN, JSON])
+@flags(SHORT, PLAN, [OUT, RETRY, DRY_RUN, PLUGIN, OUTPUT])
 def poc(
     shots: int,
     no_backpropagation: bool,
@@ -85,9 +88,8 @@ def poc(
         _forecast([methods, *([backpropagation] if backpropagation else [])], as_json)
         return
     try:
-        found = try_out(
-            out, methods, backpropagation, plan, lambda study: made(study, 1, retry_failed, report_progress)
-        )
+        say = notes()
+        found = try_out(out, methods, backpropagation, plan, lambda study: made(study, 1, retry_failed, say))
         written = write(found)
     except Exception as problem:
         known = explained(problem)
@@ -95,7 +97,7 @@ def poc(
     if as_json:
         echo_json(found.to_json())
     else:
-        click.echo(as_text(found), nl=False)
+        echo(as_text(found), end=False)
         click.echo(f"\nFor who decides: {written[0]}")
     raise SystemExit(STATUS[found.decision.verdict])
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON, PARTS, SETTINGS, STEP, WORK, Sectioned, as_settings, echo_json, flags
+from zoplat.cli.options import OUTPUT, PARTS, SETTINGS, STEP, WORK, Sectioned, as_settings, echo_json, flags
+from zoplat.cli.terminal import note
 from zoplat.core.errors import ZoplatError
 
 
@@ -25,7 +26,7 @@ from zoplat.core.errors import ZoplatError
 @click.option("--memray", type=click.Path(path_type=Path), help="Record all allocations of the process with memray.")
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Record torch's allocator on a GPU, for its viewer.")
 @flags(PARTS, WORK, STEP, SETTINGS)
-@JSON
+@OUTPUT
 def profile(
     steps: int,
     suggest_eps: bool,
@@ -88,7 +89,7 @@ def _report(settings: dict[str, Any], steps: int, beside: list[str], to: Path, a
     from zoplat.report.profile import write_profile
 
     check_writable(to, "--to")
-    cases = [*measured(settings, steps, beside, lambda text: click.echo(text, err=True))]
+    cases = [*measured(settings, steps, beside, note)]
     if not cases[1]["profile"]:
         raise ZoplatError(f"{cases[1]['name']} could not be measured: {cases[1]['reason']}")
     files = write_profile(cases, join(["zoplat", *sys.argv[1:]]), to)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON, echo_json
+from zoplat.cli.options import OUTPUT, echo_json
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@JSON
+@OUTPUT
 def repair(run: Path, as_json: bool) -> None:
     """Cut the journal of RUN back to its last whole line, drop what is damaged beside it, and say what was lost."""
     from zoplat.training.directory import RunDirectory

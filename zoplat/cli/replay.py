@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from zoplat.cli.options import JSON, PLUGIN, TRUST, echo_json
+from zoplat.cli.options import OUTPUT, PLUGIN, TRUST, echo_json
+from zoplat.cli.terminal import echo
 from zoplat.core.errors import RunFailed
 
 
@@ -14,7 +15,7 @@ from zoplat.core.errors import RunFailed
 @click.option("--device", metavar="NAME", help="Rebuild them on this device.  [default: the run's own]")
 @PLUGIN
 @TRUST
-@JSON
+@OUTPUT
 def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> None:
     """Rebuild the final weights of RUN from its journal, without a forward pass."""
     from zoplat.training.directory import RunDirectory
@@ -24,7 +25,7 @@ def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> Non
     if as_json:
         echo_json(found)
     else:
-        click.echo(f"{found['steps']} steps rebuilt: {found['weights_digest']}")
+        echo(f"{found['steps']} steps rebuilt: {found['weights_digest']}")
         if to:
             click.echo(f"written to {to}")
         for line in found["versions"]:

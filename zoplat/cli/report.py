@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from zoplat.cli.options import OUTPUT, echo_json
 from zoplat.core.errors import ZoplatError
 
 
@@ -14,12 +15,15 @@ from zoplat.core.errors import ZoplatError
     type=click.Path(path_type=Path),
     help="Folder, or one file whose ending names the format.  [default: that of the run or comparison; else report/]",
 )
-@click.option("--format", "formats", metavar="NAME,…", default="html,md", show_default=True)
+@click.option("--format", "formats", metavar="NAME,…", default="html,md", show_default=True, help="Those below.")
 @click.option("--baseline", metavar="METHOD", default="", help="What others are compared with.  [default: mezo]")
 @click.option(
     "--target", metavar="SCORE", type=click.FloatRange(0, 1), help="Dev score to count passes and seconds to."
 )
-def report(runs: tuple[Path, ...], to: Path | None, formats: str, baseline: str, target: float | None) -> None:
+@OUTPUT
+def report(
+    runs: tuple[Path, ...], to: Path | None, formats: str, baseline: str, target: float | None, as_json: bool
+) -> None:
     """Write a report of a run, or of several RUNS and folders of `zoplat compare` as one comparison.
 
     Formats: html, a single file that needs no network; md, with its figures; csv and parquet, with one row a run; tex,
@@ -33,5 +37,8 @@ def report(runs: tuple[Path, ...], to: Path | None, formats: str, baseline: str,
     if unknown := [name for name in names if name not in FORMATS] or not names:
         raise ZoplatError(f"--format {formats}: {unknown} is none of {', '.join(FORMATS)}.")
     folder = to or (runs[0] if len(runs) == 1 and not runs[0].is_file() else Path("report"))
-    for path in write(runs, folder, names, baseline=baseline, target=target):
-        click.echo(path)
+    files = [str(path) for path in write(runs, folder, names, baseline=baseline, target=target)]
+    if as_json:
+        echo_json({"status": "done", "files": files})
+    else:
+        click.echo("\n".join(files))

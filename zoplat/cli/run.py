@@ -8,7 +8,7 @@ import click
 from zoplat.cli.options import (
     BUDGET,
     FORGETTING,
-    JSON,
+    OUTPUT,
     PARALLEL,
     PARTS,
     PLUGIN,
@@ -19,6 +19,7 @@ from zoplat.cli.options import (
     echo_json,
     flags,
 )
+from zoplat.cli.terminal import is_quiet
 from zoplat.core.plain_json import to_text
 
 
@@ -30,16 +31,14 @@ from zoplat.core.plain_json import to_text
 @click.option("--dry-run", is_flag=True, help="Check everything and print the settings, without training.")
 @click.option("--report-to", metavar="NAME,…", help="Trackers that get its numbers; `zoplat list trackers`.")
 @click.option("--rank-timeout", type=float, default=1800.0, help="Seconds to wait for another process of the run.")
-@click.option("--quiet", is_flag=True, help="Print only errors and the result.")
 @PLUGIN
-@JSON
+@OUTPUT
 def run(
     out: Path | None,
     resume: bool,
     dry_run: bool,
     report_to: str | None,
     rank_timeout: float,
-    quiet: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -64,7 +63,7 @@ def run(
     from zoplat.cli.display import print_summary
     from zoplat.training.ranks import is_helper
 
-    with display(as_json, quiet) as callback:
+    with display(as_json, is_quiet()) as callback:
         result = train_within(settings, out, resume, callback, report_to, rank_timeout)
     if is_helper():
         return

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from zoplat.cli.options import JSON, PLUGIN, echo_json
+from zoplat.cli.options import OUTPUT, PLUGIN, echo_json
+from zoplat.cli.terminal import echo
 from zoplat.config.parts import field_meanings, setting_fields
 from zoplat.config.search import declarations, declared
 from zoplat.core.errors import ZoplatError, unknown
@@ -26,7 +27,7 @@ SEARCHED = "ranges of a search, `zoplat compare --tune-trials`"
 @click.argument("name")
 @click.option("--bibtex", is_flag=True, help="The publications that its box names, as BibTeX.")
 @PLUGIN
-@JSON
+@OUTPUT
 def show(name: str, bibtex: bool, as_json: bool) -> None:
     """Show NAME: its algorithm box, fields with defaults, cost, and the package it comes from."""
     known = catalogue()
@@ -38,23 +39,26 @@ def show(name: str, bibtex: bool, as_json: bool) -> None:
         cited = list(dict.fromkeys(text for entry in found for text in entry.citations))
         if not cited:
             raise ZoplatError(f"The box of '{name}' names no publication that references.bib beside it has.")
-        click.echo("\n\n".join(cited))
+        if as_json:
+            echo_json({"name": name, "bibtex": cited})
+        else:
+            echo("\n\n".join(cited))
         return
     described = [_described(entry) for entry in found]
     if as_json:
         echo_json(described[0] if len(described) == 1 else described)
         return
     for entry in described:
-        click.echo(f"{entry['kind']} {entry['name']}  ({entry['distribution']} {entry['version']})\n")
-        click.echo(entry["box"])
+        echo(f"{entry['kind']} {entry['name']}  ({entry['distribution']} {entry['version']})\n")
+        echo(entry["box"])
         if NOT_MEASURED in entry["cost"]:
-            click.echo(f"\n{entry['cost'].pop(NOT_MEASURED)}")
+            echo(f"\n{entry['cost'].pop(NOT_MEASURED)}")
         titled = {"cost of a step": entry["cost"], "fields and defaults": entry["fields"], SEARCHED: entry["search"]}
         for title, rows in titled.items():
             if rows:
                 click.echo(f"\n{title}")
             for path, value in rows.items():
-                click.echo(f"  {path} = {value}")
+                echo(f"  {path} = {value}")
 
 
 def _described(entry: Entry) -> dict[str, Any]:

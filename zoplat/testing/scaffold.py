@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from zoplat.core.errors import ZoplatError
+from zoplat.hookspecs import API
 from zoplat.registry import catalogue
 
 KINDS = {
@@ -69,6 +70,7 @@ def _words(kind: str, name: str, distribution: str, module: str) -> dict[str, st
     own = f"{title}{contract.removesuffix('Contract')}" if title in used else title
     part = "TASK" if kind == "task" else own
     return {
+        "API": str(API),
         "USE": use,
         "KIND": kind.replace("-", " "),
         "NAME": name,

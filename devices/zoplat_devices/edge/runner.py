@@ -19,7 +19,8 @@ import click
 from zoplat import __version__
 from zoplat.bundle.bundle import Bundle
 from zoplat.cli import Commands
-from zoplat.cli.options import JSON
+from zoplat.cli.options import OUTPUT
+from zoplat.cli.terminal import is_quiet
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
@@ -50,7 +51,7 @@ def main(debug: bool) -> None:
 
 @main.command()
 @click.argument("bundle", type=FOLDER)
-@JSON
+@OUTPUT
 def check(bundle: Path, as_json: bool) -> None:
     """Verify every byte of BUNDLE, and say what it holds."""
     opened = Bundle.opened(bundle)
@@ -75,8 +76,7 @@ def check(bundle: Path, as_json: bool) -> None:
 @click.option("--memory", metavar="BYTES", help="Stop above this much, such as 400MB.")
 @click.option("--battery", type=float, metavar="PERCENT", help="Pause below this charge unless plugged in.")
 @click.option("--temperature", type=float, metavar="CELSIUS", help="Pause above this.")
-@click.option("--quiet", is_flag=True, help="Print only pauses, errors and the end.")
-@JSON
+@OUTPUT
 def run(
     bundle: Path,
     out: Path | None,
@@ -85,7 +85,6 @@ def run(
     memory: str | None,
     battery: float | None,
     temperature: float | None,
-    quiet: bool,
     as_json: bool,
     **changes: Any,
 ) -> None:
@@ -102,7 +101,7 @@ def run(
     config = _config(
         opened, RunDirectory(earlier.parent).read_settings() if is_unchanged and earlier else None, given, data
     )
-    callback = EdgeCallback(Limits(battery, temperature), memory_limit, quiet or as_json)
+    callback = EdgeCallback(Limits(battery, temperature), memory_limit, is_quiet() or as_json)
     for name in ("SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), callback.on_signal)
@@ -120,7 +119,7 @@ def run(
 @click.option("--run", "run_", type=FOLDER, help="Score the weights of this run.  [default: the model as packed]")
 @click.option("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True, help="Rows to score.")
 @DATA
-@JSON
+@OUTPUT
 def evaluate(bundle: Path, run_: Path | None, split: str, data: Path | None, as_json: bool) -> None:
     """Score the model of BUNDLE, or a run's result."""
     config, session = _opened(bundle, run_, data) if run_ else (_config(Bundle.opened(bundle), data=data), None)
@@ -132,7 +131,7 @@ def evaluate(bundle: Path, run_: Path | None, split: str, data: Path | None, as_
 @main.command()
 @click.argument("bundle", type=FOLDER)
 @click.argument("run", type=FOLDER)
-@JSON
+@OUTPUT
 def replay(bundle: Path, run: Path, as_json: bool) -> None:
     """Rebuild the weights of RUN, of any device, from its journal and BUNDLE, without a forward pass."""
     directory = RunDirectory.existing(run)
@@ -147,7 +146,7 @@ def replay(bundle: Path, run: Path, as_json: bool) -> None:
 @click.argument("bundle", type=FOLDER)
 @click.argument("run", type=FOLDER)
 @click.option("--to", type=FOLDER, required=True, help="Folder for the result.")
-@JSON
+@OUTPUT
 def export(bundle: Path, run: Path, to: Path, as_json: bool) -> None:
     """Write the result of RUN: the trained weights as safetensors, and an adapter in ONNX Runtime's format."""
     check_writable(to, "--to")

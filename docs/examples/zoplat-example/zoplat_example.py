@@ -63,6 +63,9 @@ class ForwardDifference(Estimator[None]):
         yield Estimate(Direction.mean(slopes, directions), losses, self.eps)
 
 
+zoplat_api = 1  # the version of the hooks that this was written for
+
+
 @hookimpl
 def zoplat_samplers() -> dict[str, Triangular]:
     return {"triangular": Triangular()}
