@@ -127,7 +127,7 @@ def hooks() -> str:
         spec, options = getattr(hookspecs, name), getattr(hookspecs, name).zoplat_spec
         results = "the first result that is not None" if options["firstresult"] else "the results of all plugins"
         page += (
-            f"\n## {name}\n\n```python\ndef {name}{inspect.signature(spec)}: ...\n```\n\n{inspect.getdoc(spec)}\n\n"
+            f"\n## {name}\n\n```python\ndef {name}{signature(spec)}: ...\n```\n\n{inspect.getdoc(spec)}\n\n"
             f"Arguments: {', '.join(inspect.signature(spec).parameters) or 'none'}. Called: once, when parts are "
             f"looked up. Used: {results}. Class of the parts: `{public(base)}`. [All that ship](parts.md#{name}).\n\n"
             f"```python\n{example(name, kind)}```\n"
