@@ -20,7 +20,7 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError, bytes_asked, is_out_of_memory
 from zoplat.core.memory import MemoryReading
-from zoplat.planning.memory import rehearsed
+from zoplat.planning.memory import Rehearsals
 from zoplat.planning.within import chosen, train_within
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
@@ -50,7 +50,7 @@ def arrays_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def limits(config: RunConfig, **smaller: Any) -> int:
     """Bytes at the peak of a run with these settings."""
-    return rehearsed(replace(config, **smaller), is_limited=True).total.high
+    return Rehearsals().planned(replace(config, **smaller), is_limited=True).total.high
 
 
 @pytest.mark.usefixtures("arrays_only")

@@ -13,7 +13,7 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import OutOfMemory, RunFailed, ZoplatError, is_out_of_memory
 from zoplat.planning.fixed import MIB
-from zoplat.planning.memory import Planned, rehearsed
+from zoplat.planning.memory import Planned, Rehearsals
 from zoplat.planning.plan import plan, verdict
 from zoplat.planning.profiles import limit_of
 from zoplat.training.callbacks import Callback
@@ -78,12 +78,12 @@ def chosen(config: RunConfig, size: int, is_begun: bool, settings: Mapping[str, 
     Raises:
         RunFailed: nothing that may be chosen makes it fit.
     """
-    found, flags = config, list[str]()
-    planned = rehearsed(found, is_limited=True)
+    found, flags, rehearsals = config, list[str](), Rehearsals()
+    planned = rehearsals.planned(found, is_limited=True)
     while verdict(planned, size) != "fits" and (step := _smaller(config, found, planned, is_begun)):
         found, flag = step
         flags = [known for known in flags if known.split()[0] != flag.split()[0] or flag.startswith("-o")] + [flag]
-        planned = rehearsed(found, is_limited=True)
+        planned = rehearsals.planned(found, is_limited=True)
     if verdict(planned, size) == "too large":
         raise RunFailed(_refusal(config, planned, size, is_begun, settings))
     beside = sum(share.expected for share in planned.shares if share.owner in BESIDE)
@@ -157,13 +157,13 @@ def _remedies(config: RunConfig, failed: OutOfMemory, limit: Limit | None) -> st
 
 def _same_bits(config: RunConfig, failed: OutOfMemory) -> Iterator[str]:
     """Flags that change no bit of a run and save what it lacked, as far as the plan can say."""
-    rows = config.scored_at_once
+    rows, rehearsals = config.scored_at_once, Rehearsals()
     try:
-        planned = rehearsed(config, is_limited=True)
+        planned = rehearsals.planned(config, is_limited=True)
         if failed.phase in SCORING and rows > 1:
             yield f"--eval-batch-size {rows // 2}"
         if step := _on_disk(config, planned):
-            saved = planned.total.expected - rehearsed(step[0], is_limited=True).total.expected
+            saved = planned.total.expected - rehearsals.planned(step[0], is_limited=True).total.expected
             if saved >= failed.asked:
                 yield step[1]
     except ZoplatError:
