@@ -219,10 +219,12 @@ class Rehearsal(Session):
 
     Attributes:
         libraries: resident bytes of this process with the libraries and, if there is a reader, its tokenizer.
+        resident: of this process as it is, with what only a rehearsal imports.
         opening: bytes of the file of the weights that are resident beside them while they are converted.
     """
 
     libraries: int
+    resident: int
     opening: int = 0
 
     @property

@@ -98,10 +98,11 @@ class Rehearsals:
     Args:
         profile: the machine that is meant; this one when None.
         tokens: of every row; those of the task's own rows when None.
+        goes_on: whether the run is made in this process afterwards, with what rehearsals have imported.
     """
 
-    def __init__(self, profile: Profile | None = None, tokens: int | None = None) -> None:
-        self._profile, self._tokens = profile, tokens
+    def __init__(self, profile: Profile | None = None, tokens: int | None = None, goes_on: bool = False) -> None:
+        self._profile, self._tokens, self._goes_on = profile, tokens, goes_on
         self._known: dict[Any, tuple[Reader | None, dict[str, list[Row]]]] = {}
 
     def planned(self, config: RunConfig, steps: int = 2, is_limited: bool = False) -> Planned:
@@ -132,7 +133,8 @@ class Rehearsals:
         except CostUnknown:
             cost = None
         shares = [Share.counted(owner, size) for owner, size in owners.items()]
-        fixed = fixed_costs(session.facts["device"], session.libraries, self._profile)
+        libraries = session.resident if self._goes_on else session.libraries
+        fixed = fixed_costs(session.facts["device"], libraries, self._profile)
         return Planned(
             (*shares, *fixed),
             inference,

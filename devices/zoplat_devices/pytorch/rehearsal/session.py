@@ -80,7 +80,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
             self.derivatives = _ShapedDerivatives(self.model, self.space)
             self._open_strategies(settings, spec)
         self.trace.trained = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)
-        self.facts = self._facts(settings, spec)
+        self.facts, self.resident = self._facts(settings, spec), self._host.now()
 
     def _open_space(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
         trained = blocks(settings, self.model)
