@@ -114,6 +114,19 @@ def test_modes_differ_as_they_should(small_model: Any) -> None:
     assert planned["mezo, LoRA"].facts["trainable_parameters"] < full.facts["trainable_parameters"]
 
 
+def test_qlora_is_lora_with_its_linear_layers_in_4_bits(small_model: Any) -> None:
+    model = small_model(hidden_size=64, intermediate_size=256)
+    given = {"model": str(model), "task": "sst2", "device": "cpu", "estimator": "mezo", "dtype": "float32"}
+    found = plan({**given, "batch_size": 1}, 1 << 34, None, 12)
+    planned = {outcome.mode.name: outcome.planned for outcome in found.outcomes if outcome.planned}
+    lora, qlora = planned["backpropagation, LoRA, checkpointed"], planned["QLoRA by arithmetic, not in zoplat"]
+    layers, largest = qlora.facts["linear_parameters"], qlora.facts["largest_linear"]
+    assert largest == 64 * 256
+    saved = layers * 4 - largest * 4
+    assert lora.training - qlora.training == pytest.approx(saved - layers * (0.5 + 1 / 64 + 4 / 64 / 256), abs=1)
+    assert layers < lora.facts["model_bytes"] / 4
+
+
 @pytest.mark.slow
 def test_what_would_fit_is_named(small_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoplat.planning.memory.fixed_costs", lambda *_: ())
@@ -187,7 +200,7 @@ def test_rows_are_encoded_once_for_all_modes(small_model: Any, rows: Any, tmp_pa
             patch.setattr(owner, name, counted(counts, name, getattr(owner, name)))
         found = plan({**given, "device": "cpu", "estimator": "mezo", "batch_size": 2, "steps": 2}, 1 << 34)
     planned = [outcome for outcome in found.outcomes if outcome.planned]
-    assert counts == {"rows": 3, "reader": 1, "rehearse": len(planned)}  # three splits
+    assert counts == {"rows": 3, "reader": 1, "rehearse": len(planned) - 1}  # three splits; QLoRA is arithmetic
     assert len(planned) > 5
 
 

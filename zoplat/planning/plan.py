@@ -10,8 +10,9 @@ from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
 from zoplat.planning.kept import seconds_a_step
 from zoplat.planning.memory import Planned, Rehearsals
-from zoplat.planning.modes import ASKED, COMPARED, Mode, configured
+from zoplat.planning.modes import ASKED, CHECKPOINTED, COMPARED, Mode, configured
 from zoplat.planning.profiles import Profile, limit_of
+from zoplat.planning.qlora import QLORA, as_qlora
 
 Verdict = Literal["fits", "too large", "can't say"]
 
@@ -114,7 +115,10 @@ def _outcomes(
             config = configured(given, mode)
             if _same(config) not in seen:
                 seen.append(_same(config))
-                yield _outcome(config, mode, limit, profile, rehearsals)
+                found = _outcome(config, mode, limit, profile, rehearsals)
+                yield found
+                if mode is CHECKPOINTED and found.planned and (packed := as_qlora(found.planned)):
+                    yield Outcome(QLORA, packed, "", verdict(packed, limit), steps=found.steps)
         except ZoplatError as problem:
             yield Outcome(mode, None, str(problem).partition("\n")[0], "can't say")
 
@@ -158,7 +162,7 @@ def _advice(
             break
         size //= 2
     for outcome in outcomes[1:]:
-        if outcome.verdict == "fits" and outcome.planned:
+        if outcome.verdict == "fits" and outcome.planned and outcome.mode is not QLORA:
             yield f"{outcome.mode.command}: {_gib(outcome.planned.total.high)} at most"
     if not any(outcome.verdict == "fits" for outcome in outcomes) and asked.kept > (limit or 0):
         yield (

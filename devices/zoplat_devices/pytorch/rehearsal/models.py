@@ -52,17 +52,31 @@ def _quantise(model: Any) -> None:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
         raise ZoplatError("--base int8 needs a package that is not installed: pip install 'zoplat[quant]'") from None
-    import torch
 
-    kept, known = model.get_output_embeddings(), dict[Any, Any]()
+    known = dict[Any, Any]()
     with marks_ignored():
-        for part in [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not kept]:
+        for part in _layers(model):
             form = part.weight.shape, part.weight.dtype
             if form in known:
                 part.weight = _another(known[form])
             else:
                 quantize_(part, Int8WeightOnlyConfig())
                 known[form] = part.weight
+
+
+def linear(model: Any) -> dict[str, int]:
+    """Weights of the linear layers that a quantised base packs, and those of the largest of them."""
+    sizes = [part.weight.numel() for part in _layers(model)]
+    return {"linear_parameters": sum(sizes), "largest_linear": max(sizes, default=0)}
+
+
+def _layers(model: Any) -> list[Any]:
+    """The linear layers of a model but for its head; not those of an adapter."""
+    import torch
+
+    head = model.get_output_embeddings()
+    linears = [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    return [part for name, part in linears if part is not head and "lora_" not in name]
 
 
 def _another(weight: Any) -> Any:

@@ -31,7 +31,7 @@ from zoplat_devices.pytorch.precision import choose_restore, choose_rounding
 from zoplat_devices.pytorch.reader import NoTokenizer, TextReader
 from zoplat_devices.pytorch.rehearsal.allocations import FORWARD, GRADIENTS, LOGITS, Allocations
 from zoplat_devices.pytorch.rehearsal.attention import fused_attention
-from zoplat_devices.pytorch.rehearsal.models import shaped
+from zoplat_devices.pytorch.rehearsal.models import linear, shaped
 from zoplat_devices.pytorch.rehearsal.space import STATE, ShapedBackend
 from zoplat_devices.pytorch.session import PyTorchSession
 from zoplat_devices.pytorch.settings import PyTorchSettings
@@ -80,7 +80,8 @@ class RehearsalSession(PyTorchSession, Rehearsal):
             self.derivatives = _ShapedDerivatives(self.model, self.space)
             self._open_strategies(settings, spec)
         self.trace.trained = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)
-        self.facts, self.resident = self._facts(settings, spec), self._host.now()
+        self.facts = {**self._facts(settings, spec), **linear(self.loaded.model)}
+        self.resident = self._host.now()
 
     def _open_space(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
         trained = blocks(settings, self.model)
