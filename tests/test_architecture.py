@@ -52,6 +52,7 @@ DEVICES: dict[str, set[str]] = {
     "reference": {"kernels", "memory", "text"},
     "pytorch": {"kernels", "memory", "text"},
     "onnx": {"kernels", "memory", "text", "pytorch"},
+    "served": {"kernels", "memory", "text", "pytorch"},
     "edge": {"kernels", "memory", "text", "onnx"},
     "optimizer": {"pytorch"},
 }

@@ -1,6 +1,6 @@
-"""`zoplat.torch.ZerothOrder`: the methods of zoplat as an optimizer of PyTorch, for a training loop of your own.
+"""For modules of PyTorch of any kind: `ZerothOrder` in a training loop of your own, `ModuleDevice` for `zoplat run`.
 
-A door to the room of the devices where it lives; importing this module imports no framework.
+A door to the rooms of the devices where they live; importing this module imports no framework.
 """
 
 from importlib import import_module
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoplat_devices.optimizer.loops import LightningForwardOnly, TrainerForwardOnly
     from zoplat_devices.optimizer.zeroth_order import ZerothOrder
+    from zoplat_devices.pytorch.modules import ModuleDevice
 
-__all__ = ["LightningForwardOnly", "TrainerForwardOnly", "ZerothOrder"]
+__all__ = ["LightningForwardOnly", "ModuleDevice", "TrainerForwardOnly", "ZerothOrder"]
 _WHERE = {
     "LightningForwardOnly": "zoplat_devices.optimizer.loops",
+    "ModuleDevice": "zoplat_devices.pytorch.modules",
     "TrainerForwardOnly": "zoplat_devices.optimizer.loops",
     "ZerothOrder": "zoplat_devices.optimizer.zeroth_order",
 }

@@ -197,3 +197,51 @@ def test_the_result_of_a_run_is_scored_and_exported(zoplat: Any, toy: Any) -> No
     assert Path("there/model.safetensors").stat().st_size > 10_000
     assert "run has its own settings; leave --limit out" in zoplat.refused("eval", "run", "--limit", 3)
     assert "nowhere is not a run directory" in zoplat.refused("export", "nowhere", "--to", "x")
+
+
+PLAYS = """
+import json, pathlib, sys
+from safetensors.numpy import load_file
+asked = json.load(sys.stdin)
+weights = load_file(pathlib.Path(asked["adapter"]) / "model.safetensors")
+pathlib.Path("asked.json").write_text(json.dumps(asked))
+print(1 - float(((weights["hidden_bias"] - 1.5) ** 2).mean()))
+"""
+"""The loss that this makes is the mean square of b − 1.5, which is known to be least at b = 1.5."""
+
+
+class TestAScoreOfTheModel:
+    def test_a_program_is_given_the_perturbed_model_and_the_rows(self, zoplat: Any, toy: Any) -> None:
+        Path("plays.py").write_text(PLAYS)
+        flags = ("--objective", f"adapter:{sys.executable} plays.py", "--tune", "hidden_bias", "--estimator", "mezo")
+        summary = ran(zoplat, *toy, *flags, "--eps", 0.1, "--lr", 1, "--steps", 3, "--out", "run")
+        answers = [json.loads(line)["answers"] for line in Path("run/journal.jsonl").read_text().splitlines()[1:]]
+        assert len({answer for pair in answers for answer in pair}) == 6
+        asked = json.loads(Path("asked.json").read_text())
+        assert len(asked["rows"]) == 12
+        assert asked["rows"][0].keys() == {"prompt", "options", "label", "right"}
+        assert asked["rows"][0]["right"] == [asked["rows"][0]["options"][asked["rows"][0]["label"]].strip()]
+        replayed = json.loads(zoplat("replay", "run", "--json").stdout)
+        assert replayed["weights_digest"] == summary["weights_digest"]
+
+    @pytest.mark.slow
+    def test_it_finds_a_known_answer(self, zoplat: Any, toy: Any) -> None:
+        Path("plays.py").write_text(PLAYS)
+        flags = ("--objective", f"adapter:{sys.executable} plays.py", "--tune", "hidden_bias", "--estimator", "mezo")
+        ran(zoplat, *toy, *flags, "--eps", 0.1, "--lr", 0.4, "--steps", 50, "--out", "run")
+        answers = [json.loads(line)["answers"] for line in Path("run/journal.jsonl").read_text().splitlines()[1:]]
+        assert answers[0][0] > 1.5
+        assert max(answers[-1]) < 0.5
+
+    def test_a_program_that_a_file_names_is_refused(self, zoplat: Any, toy: Any) -> None:
+        Path("own.toml").write_text('objective = "adapter:./plays"\n')
+        assert "--allow-commands" in zoplat.refused("run", *toy, "--config", "own.toml")
+
+    def test_a_name_without_a_program_is_refused(self, zoplat: Any, toy: Any) -> None:
+        assert "names no program" in zoplat.refused("run", *toy, "--objective", "adapter:")
+
+    def test_exact_restore_is_refused(self, zoplat: Any, toy: Any) -> None:
+        flags = ("--objective", "adapter:./plays", "-o", "device.restore=exact")
+        done = zoplat("run", *toy, *flags)
+        assert done.exit_code == 2
+        assert "device.restore=in-place" in done.stderr

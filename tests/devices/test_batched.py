@@ -415,13 +415,17 @@ def test_adapters_are_batched_where_they_can_be_followed(checkpoint: Make, kind:
     [
         (LowRank(), 128, {}, "float32", "batched-side-terms"),
         (LowRank(), 129, {}, "float32", "side-terms"),
+        (LowRank(), 256, {}, "float32", "side-terms"),
+        (LowRank(), 257, {}, "float32", "sequential"),
+        (LowRank(), 257, {}, "bfloat16", "side-terms"),
+        (LowRank(), 257, {"strategy": "batched"}, "float32", "batched-side-terms"),
         (LowRank(), 32, {"strategy": "sequential"}, "float32", "side-terms"),
         (LowRank(), 32, {}, "bfloat16", "side-terms"),
         (Gaussian(), 32, {}, "float32", "sequential"),
         (None, 32, {}, "float32", "sequential"),
     ],
 )
-def test_low_rank_directions_are_batched_where_tokens_are_few(
+def test_the_strategy_of_low_rank_directions_depends_on_the_tokens(
     checkpoint: Make, law: Any, tokens: float, device: dict[str, Any], dtype: str, strategy: str
 ) -> None:
     session = PyTorch(**device).open(ModelSpec(str(checkpoint("llama")), Tuning("full"), dtype, 0))

@@ -104,7 +104,7 @@ def test_an_update_in_the_middle_of_a_pass_finishes_the_pass_first() -> None:
     np.testing.assert_allclose(toy.theta, expected, rtol=0, atol=1e-14)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(actions)
 def test_any_sequence_of_updates_ends_where_plain_arithmetic_ends(moves: list[Any]) -> None:
     toy = linear()
@@ -117,7 +117,7 @@ def test_any_sequence_of_updates_ends_where_plain_arithmetic_ends(moves: list[An
     np.testing.assert_allclose(toy.theta, eager.theta, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(actions)
 def test_exact_restore_ends_at_the_same_theta_and_never_perturbs_the_arrays(moves: list[Any]) -> None:
     toy = linear(restore="exact")

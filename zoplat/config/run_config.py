@@ -40,7 +40,7 @@ class RunConfig(Checked):
         template: how a row becomes text: "prompt", "plain" for the same without words of instruction, "chat" for a
             prompt as the turn of a user; "auto" for what suits the head.
         objective: the loss that training minimises: "options", "tokens", "auto" for the task's own of the two; or one
-            minus a score: a metric, "module:function", "command:PROGRAM".
+            minus a score: a metric, "module:function", "command:PROGRAM" of answers, "adapter:PROGRAM" of the model.
         steps, max_passes, max_seconds: budgets; the first that is used up ends the run.
         max_tokens: budget of tokens: for each forward pass those of its batch, of a row those of its longest sequence.
         max_joules: budget of energy that the machine's processors and GPUs use in steps, other work on them included.

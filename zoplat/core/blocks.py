@@ -120,7 +120,8 @@ class Buffer:
     Attributes:
         owner: method and name, such as "adam/m".
         arrays: by name of the block, with as many rows as the block.
-        is_mapped: whether the arrays are mapped from files, which the operating system reads and evicts.
+        is_mapped: whether the arrays are kept outside of the memory of the weights: mapped from files, which the
+            operating system reads and evicts, or in the memory of the host beside an accelerator.
     """
 
     owner: str

@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+IN_HOST_MEMORY = ", in host memory"
+"""End of the name of an owner in a ledger whose memory is on the host, although the weights are on an accelerator."""
+
 
 @dataclass(frozen=True)
 class MemoryReading:

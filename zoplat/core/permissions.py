@@ -1,4 +1,4 @@
-"""What a command may do only when its user says so: run the Python of a checkpoint, run programs that a file names.
+"""What a command may do only when its user says so: run a checkpoint's Python, run a program of a file, send rows away.
 
 A permission is no setting: it is given on the command line or in the environment, and never stored with a run, so that
 nobody can give it for somebody else.
@@ -10,6 +10,8 @@ COMMANDS = "commands"
 """Programs and functions that a run directory, a settings file or another user's task file names."""
 REMOTE_CODE = "remote-code"
 """Python that comes with a checkpoint."""
+SERVERS = "servers"
+"""Sending rows and adapters to an inference server on another machine."""
 VARIABLE = "ZOPLAT_ALLOW"
 """An environment variable with permissions, separated by commas."""
 _granted: set[str] = set()

@@ -39,13 +39,18 @@ def read_presets(folder: Traversable) -> dict[str, Preset]:
         folder: a `Path`, or the folder of a package as `importlib.resources.files` gives it.
 
     Raises:
-        ZoplatError: a table has no `about`, or a file no `source`.
+        ZoplatError: a file is no TOML, a table has no `about`, or a file no `source`.
     """
     found = {}
     for path in sorted((path for path in folder.iterdir() if path.name.endswith(".toml")), key=lambda path: path.name):
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as problem:
+            raise ZoplatError(f"{path.name}: {problem}.") from None
         source = tables.pop("source", None)
         for name, settings in tables.items():
+            if not isinstance(settings, dict):
+                raise ZoplatError(f"{path.name}: '{name}' is no table; a preset is a table with `about` and settings.")
             about, grid = settings.pop("about", None), settings.pop("grid", {})
             if not (source and about):
                 raise ZoplatError(f"{path.name}, [{name}]: a preset needs `about`, and its file `source`.")

@@ -17,6 +17,9 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{letter}iB": 1 << 10 * power for power, letter in enumerate("KMGT", 1)
 }
 
+MOST = 2.0**60
+"""A number of bytes that no machine has."""
+
 
 def byte_count(text: str, setting: str) -> int:
     """Bytes from a number with a unit.
@@ -28,7 +31,7 @@ def byte_count(text: str, setting: str) -> int:
         ZoplatError: it is no such number.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)?\s*", text)
-    if not found or not float(found.group(1)):
+    if not found or not 0 < float(found.group(1)) < MOST:
         raise ZoplatError(f"{setting} takes a number of bytes such as 8GiB, 900MiB or 24GB, got {text!r}.")
     return math.floor(float(found.group(1)) * UNITS[found.group(2) or ""])
 
@@ -92,20 +95,20 @@ def find(name: str) -> Profile:
         path = Path(name).expanduser()
         if not path.is_file():
             raise ZoplatError(f"--profile {name}: no such file.")
-        return _read(path.read_text(encoding="utf-8"), name)
+        return _read(path.read_bytes(), name)
     if name not in names():
         raise unknown("profile", name, names())
-    return _read((_folder() / f"{name}.toml").read_text(encoding="utf-8"), name)
+    return _read((_folder() / f"{name}.toml").read_bytes(), name)
 
 
-def _read(text: str, where: str) -> Profile:
+def _read(content: bytes, where: str) -> Profile:
     try:
-        table: dict[str, Any] = tomllib.loads(text)
+        table: dict[str, Any] = tomllib.loads(content.decode())
         found = Profile(**table, source=where)
         if found.usable <= 0:
             raise ZoplatError("its system takes all of its memory")
         return found
-    except (tomllib.TOMLDecodeError, TypeError, ZoplatError) as problem:
+    except (ValueError, TypeError, RecursionError, ZoplatError) as problem:
         raise ZoplatError(
             f"--profile {where}: {problem}. A profile has title, device, memory, and may have system, unified, "
             "capability, bandwidth, float32 and bfloat16."

@@ -110,15 +110,16 @@ def _smaller(asked: RunConfig, now: RunConfig, planned: Planned, is_begun: bool)
     rows = now.read_at_once
     if may_round and rows > 1 and asked.micro_batch_size is None:
         return replace(now, micro_batch_size=rows // 2), f"--micro-batch-size {rows // 2}"
-    return _on_disk(now, planned)
+    return _elsewhere(now, planned)
 
 
-def _on_disk(now: RunConfig, planned: Planned) -> tuple[RunConfig, str] | None:
-    """The settings with the state of the method in files, where the device can do that and there is any."""
-    if planned.facts["device"] != "cpu" or getattr(now.device, "state", "") != "memory" or not _has_state(planned):
+def _elsewhere(now: RunConfig, planned: Planned) -> tuple[RunConfig, str] | None:
+    """The settings with the state of the method outside of this memory, where there is any and the device can."""
+    place = {"cpu": "disk", "cuda": "host"}.get(str(planned.facts["device"]))
+    if place is None or getattr(now.device, "state", "") != "memory" or not _has_state(planned):
         return None
-    stored = replace(now.device, state="disk")  # type: ignore[type-var]  # devices are dataclasses
-    return replace(now, device=stored), "-o device.state=disk"
+    stored = replace(now.device, state=place)  # type: ignore[type-var]  # devices are dataclasses
+    return replace(now, device=stored), f"-o device.state={place}"
 
 
 def _has_state(planned: Planned) -> bool:
@@ -188,7 +189,7 @@ def _same_bits(config: RunConfig, failed: OutOfMemory) -> Iterator[str]:
         planned = rehearsals.planned(config, is_limited=True)
         if failed.phase in SCORING and rows > 1:
             yield f"--eval-batch-size {rows // 2}"
-        if step := _on_disk(config, planned):
+        if step := _elsewhere(config, planned):
             saved = planned.total.expected - rehearsals.planned(step[0], is_limited=True).total.expected
             if saved >= failed.asked:
                 yield step[1]

@@ -34,6 +34,7 @@ class Backend:
         empty: (shape, dtype) → a new array of the device.
         mapped: the same for arrays that are mapped from files; None where a device can't.
         release: is called with a mapped array that is not needed for a while.
+        near: a part of a buffer → the same numbers where the weights are; itself where it is there already.
 
     Attributes:
         blocks: the weights that it updates, once it is attached.
@@ -49,8 +50,9 @@ class Backend:
         empty: MakeArray,
         mapped: MakeArray | None = None,
         release: Callable[[Array], None] = lambda array: None,
+        near: Callable[[Array], Array] = lambda array: array,
     ) -> None:
-        self.noise, self.empty, self.mapped, self.release = noise, empty, mapped, release
+        self.noise, self.empty, self.mapped, self.release, self.near = noise, empty, mapped, release, near
         self._scratch: dict[str, Array] = {}
 
     def attach(self, blocks: Sequence[Block], rounding: Rounding) -> None:
@@ -117,8 +119,8 @@ class Backend:
             drift: is to follow what the kernel changes.
         """
         for tile in block.tiles():
-            with self.writable_theta(tile, update, drift) as theta:
-                kernel(theta, self.entries(direction, tile, "gradient"), *tile.rows_of(buffers))
+            with self.writable_theta(tile, update, drift) as theta, self.writable_rows(tile, buffers) as rows:
+                kernel(theta, self.entries(direction, tile, "gradient"), *rows)
 
     def sweep_all(
         self,
@@ -140,6 +142,20 @@ class Backend:
         yield theta
         drift.after(tile, theta, before)
         self.rounding.store(tile, theta)
+
+    @contextmanager
+    def writable_rows(self, tile: Tile, buffers: Sequence[Buffer]) -> Iterator[list[Array | None]]:
+        """Each buffer's rows of a tile where the weights are; what they hold when the context ends is stored."""
+        stored = tile.rows_of(buffers)
+        rows = self.all_near(stored)
+        yield rows
+        for kept, row in zip(stored, rows, strict=True):
+            if kept is not None and kept is not row:
+                kept[:] = row
+
+    def all_near(self, rows: Sequence[Array | None]) -> list[Array | None]:
+        """`near` of some buffers' rows, to be read; None where a buffer does not cover the block."""
+        return [None if row is None else self.near(row) for row in rows]
 
     def updated(self, tile: Tile, update: Update) -> Array:
         """W as an update leaves it on a tile, float32 in scratch; the array is not written."""
@@ -164,7 +180,7 @@ class Backend:
             z = self.scratch(tile, "term") if begun else total
             self._fill(draw.sampler, z, tile, draw.key)
             for buffer, power in draw.scales:
-                scale = tile.of(buffer.arrays[tile.block.name])
+                scale = self.near(tile.of(buffer.arrays[tile.block.name]))
                 z *= scale if power == 1.0 else 1.0 / scale**0.5 if power == -0.5 else scale**power
             z *= c
             if begun:

@@ -230,9 +230,12 @@ class ParameterSpace:
                 self._backend.sweep(block, vectors, self._weights.pending, direction, buffers, self._drift)
                 continue
             for tile in block.tiles():
-                with self._backend.writable_theta(tile, self._weights.pending, self._drift) as theta:
-                    factors = self._backend.factors_of(direction, tile) or (None, None)
-                    kernel(theta, *factors, *tile.rows_of(buffers), tile)
+                factors = self._backend.factors_of(direction, tile) or (None, None)
+                with (
+                    self._backend.writable_theta(tile, self._weights.pending, self._drift) as theta,
+                    self._backend.writable_rows(tile, buffers) as rows,
+                ):
+                    kernel(theta, *factors, *rows, tile)
 
     def mark(
         self, mask: Buffer, bounds: Mapping[str, float], score: Score, *buffers: Buffer, keep: Keep = "largest"

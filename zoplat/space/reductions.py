@@ -27,16 +27,10 @@ class Reductions:
         self, blocks: Iterable[Block], count: Callable[..., Any], direction: Direction, buffers: Sequence[Buffer]
     ) -> dict[str, float]:
         """For each block count(theta, g, *buffers) summed over its tiles."""
-        backend = self._backend
         found = {}
         for block in blocks:
             found[block.name] = _as_float32(
-                sum(
-                    float(
-                        count(backend.wide(tile), backend.entries(direction, tile, "gradient"), *tile.rows_of(buffers))
-                    )
-                    for tile in block.tiles()
-                )
+                sum(float(count(*self._given(tile, direction, buffers))) for tile in block.tiles())
             )
         return found
 
@@ -55,11 +49,16 @@ class Reductions:
                 middle = (low + high) // 2
                 below = 0
                 for tile in block.tiles():
-                    scores = score(self._backend.wide(tile), *tile.rows_of(buffers))
+                    scores = score(self._backend.wide(tile), *self._backend.all_near(tile.rows_of(buffers)))
                     below += int((scores <= _from_bits(middle, dtype)).sum())
                 low, high = (low, middle) if below >= share * block.size else (middle, high)
             found[block.name] = _from_bits(high, dtype)
         return found
+
+    def _given(self, tile: Tile, direction: Direction, buffers: Sequence[Buffer]) -> list[Array | None]:
+        """(theta, g, *buffers) on a tile."""
+        theta, entries = self._backend.wide(tile), self._backend.entries(direction, tile, "gradient")
+        return [theta, entries, *self._backend.all_near(tile.rows_of(buffers))]
 
     def norm(self, blocks: Iterable[Block], direction: Direction) -> float:
         """Euclidean norm of a direction over some blocks."""

@@ -10,10 +10,12 @@ import string
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from zoplat.core.errors import RunFailed, ZoplatError, unknown
+from zoplat.core.example import Example
 from zoplat.tasks import commands
 from zoplat.tasks.task import Task
 
@@ -21,6 +23,10 @@ Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 """(predictions, for each all texts that count as right) → score."""
 COMMAND = "command:"
 """Prefix of a metric that is a program."""
+Judge = Callable[[Path, Sequence[Example]], float]
+"""(folder with the exported model or adapter, rows) → score, the higher the better."""
+ADAPTER = "adapter:"
+"""Prefix of an objective that is a program, which is given the model itself and not its predictions."""
 
 
 def accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -142,24 +148,57 @@ def _imported(name: str, module: str, attribute: str) -> Callable[..., Any]:
 
 def _command(name: str) -> Metric:
     """The metric of a program and its arguments; raises RunFailed when that does not print a number."""
+    words = _program(name, COMMAND)
+
+    def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        pairs = zip(predictions, references, strict=True)
+        lines = [json.dumps({"answer": text, "right": list(right)}) for text, right in pairs]
+        return _printed(name, words, "\n".join(lines) + "\n")
+
+    return score
+
+
+def judge_of(name: str) -> Judge | None:
+    """The objective "adapter:PROGRAM ARGUMENTS"; None for one of another form.
+
+    The program gets a JSON object on standard input, `{"adapter": FOLDER, "rows": [{"prompt": …, "options": […],
+    "label": …, "right": […]}, …]}`, and prints one number. It is run only if `commands.require` takes it as the user's.
+
+    Raises:
+        ZoplatError: it names no program.
+    """
+    if not name.startswith(ADAPTER):
+        return None
+    words = _program(name, ADAPTER)
+
+    def score(folder: Path, examples: Sequence[Example]) -> float:
+        rows = [
+            {"prompt": e.prompt, "options": list(e.options), "label": e.label, "right": list(e.right)} for e in examples
+        ]
+        return _printed(name, words, json.dumps({"adapter": str(folder), "rows": rows}) + "\n")
+
+    return score
+
+
+def _program(name: str, prefix: str) -> list[str]:
+    """The program and its arguments; raises ZoplatError where there is none."""
     try:
-        words = shlex.split(name.removeprefix(COMMAND))
+        words = shlex.split(name.removeprefix(prefix))
     except ValueError as problem:
         raise ZoplatError(f"'{name}': {problem}; quotes come in pairs, as in a shell.") from None
     if not words:
-        raise ZoplatError(f"'{COMMAND}' names no program; for example {COMMAND}python judge.py.")
+        raise ZoplatError(f"'{prefix}' names no program; for example {prefix}python judge.py.")
+    return words
 
-    def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        commands.require(name)
-        pairs = zip(predictions, references, strict=True)
-        lines = [json.dumps({"answer": text, "right": list(right)}) for text, right in pairs]
-        printed = commands.answer_of(words, "\n".join(lines) + "\n")
-        try:
-            return float(printed)
-        except ValueError:
-            raise RunFailed(f"{shlex.join(words)} must print one number, got {printed[:100]!r}.") from None
 
-    return score
+def _printed(name: str, words: Sequence[str], text: str) -> float:
+    """The number that a program prints for a text; raises RunFailed when it does not."""
+    commands.require(name)
+    printed = commands.answer_of(words, text)
+    try:
+        return float(printed)
+    except ValueError:
+        raise RunFailed(f"{shlex.join(words)} must print one number, got {printed[:100]!r}.") from None
 
 
 def _mean_of_best(

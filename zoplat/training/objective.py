@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import nan, sqrt
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Part
 from zoplat.core.device import Session
 from zoplat.core.direction import ZERO, Direction
+from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat.core.losses import Number
 from zoplat.evaluation.predictions import predict
-from zoplat.tasks.metrics import Metric
+from zoplat.tasks.metrics import Judge, Metric
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,29 @@ class Objective:
     Attributes:
         metric: the loss is one minus this score; the session's own loss when None.
         micro_batch: rows in one forward pass; the whole batch when None.
+        judge: the loss is one minus what this says of the model itself, as it is exported to a folder.
     """
 
     metric: Metric | None = None
     micro_batch: int | None = None
+    judge: Judge | None = None
+
+    def check(self, session: Session) -> None:
+        """Raise ZoplatError where a session has no perturbed weights that a judge could be given."""
+        if self.judge and session.space.restore == "exact":
+            raise ZoplatError(
+                "--objective adapter:… is given weights as they are stored, and exact restore never stores perturbed "
+                "ones. Use -o device.restore=in-place, with --dtype float32 where weights would have 16 bits."
+            )
 
     def is_plain(self, rows: Sequence[Row]) -> bool:
         """Whether the loss of a batch is the session's own, by one forward pass."""
-        return self.metric is None and (self.micro_batch is None or self.micro_batch >= len(rows))
+        return not (self.metric or self.judge) and (self.micro_batch is None or self.micro_batch >= len(rows))
 
     def loss(self, session: Session, rows: Sequence[Row]) -> Number:
         """Loss of a batch at the weights that the arrays hold now, as `Session.forward` gives it."""
+        if self.judge:
+            return self._judged(self.judge, session, rows)
         if self.metric:
             predictions = [text for some in self._split(rows) for text in predict(session, some)]
             if None in predictions:  # like any loss of a batch in which a row has none
@@ -84,6 +99,13 @@ class Objective:
             name: [sqrt(sum(x * x for x in each)) for each in zip(*(norms[name] for norms in found), strict=True)]
             for name in found[0]
         }
+
+    @staticmethod
+    def _judged(judge: Judge, session: Session, rows: Sequence[Row]) -> float:
+        """One minus the score of the model as the arrays have it now."""
+        with TemporaryDirectory(prefix="zoplat-") as folder:
+            session.export(Path(folder, "model"))
+            return 1.0 - judge(Path(folder, "model"), [row.example for row in rows])
 
     def _split(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
         size = self.micro_batch or len(rows)

@@ -93,6 +93,7 @@ def open_run(config: RunConfig) -> OpenedRun:
     """Open the model of a run and encode its rows."""
     objective, raw = objective_of(config), rows_of(config)
     session, profiler = open_session(config.device, spec_of(config))
+    objective.check(session)
     rows = {split: PromptEncoder(config, session).rows(some) for split, some in raw.items()}
     batches = Batches(rows["train"], config.batch_size, config.seed)
     return OpenedRun(

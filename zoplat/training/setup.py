@@ -15,7 +15,7 @@ from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.paths import check_writable
 from zoplat.registry import missing
 from zoplat.tasks import commands, data
-from zoplat.tasks.metrics import metric_of
+from zoplat.tasks.metrics import judge_of, metric_of
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
 from zoplat.training.readings import check_energy
@@ -131,6 +131,8 @@ def objective_of(config: RunConfig) -> Objective:
     if task.generates and "generation" not in config.device.answers:
         raise ZoplatError(f"Task '{config.task}' needs text to be written, which '{config.device_name}' can't do.")
     metric_of(task)
+    if judge := judge_of(config.objective):
+        return Objective(judge=judge)
     return Objective(metric_of(task, config.objective) if config.is_judged else None, config.micro_batch_size)
 
 

@@ -40,7 +40,7 @@ class FusedBackend(Backend):
 
     Args:
         kernels: of the device that holds the weights.
-        empty, mapped, release: as in `Backend`.
+        empty, mapped, release, near: as in `Backend`.
     """
 
     def __init__(
@@ -49,8 +49,9 @@ class FusedBackend(Backend):
         empty: Callable[[tuple[int, ...], str], Any],
         mapped: Callable[[tuple[int, ...], str], Any] | None = None,
         release: Callable[[Any], None] = lambda array: None,
+        near: Callable[[Any], Any] = lambda array: array,
     ) -> None:
-        super().__init__(FusedNoise(kernels, empty), empty, mapped, release)
+        super().__init__(FusedNoise(kernels, empty), empty, mapped, release, near)
         self.kernels = kernels
         self._factors = Factors(kernels, empty)
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()

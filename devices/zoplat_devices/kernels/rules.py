@@ -33,6 +33,9 @@ class Moves(Protocol):
     def updated(self, tile: Tile, update: Update) -> Any:
         """W as an update leaves it on a tile."""
 
+    def all_near(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """Some buffers' rows where the weights are, to be read."""
+
     def entries(self, direction: Direction, tile: Tile, purpose: str = "sum") -> Any:
         """The direction's entries on a tile."""
 
@@ -118,5 +121,6 @@ def _sample(
     if before is None or is_float32(backend.rounding.theta_of(block)):
         return before, None
     theta, entries = 1.0 * before, backend.entries(direction, tile, "gradient")
-    kernel(theta, entries, *(None if array is None else 1.0 * tile.of(array) for array in arrays))
+    rows = backend.all_near([None if array is None else tile.of(array) for array in arrays])
+    kernel(theta, entries, *(None if row is None else 1.0 * row for row in rows))
     return before, theta

@@ -31,13 +31,16 @@ class TorchNoise(Noise):
 
 def backend_for(blocks: Sequence[Block], kind: str) -> Backend:
     """The backend of a kind of device: fused where there are kernels for it, else the reference one."""
-    empty, release = partial(_empty, kind), evict if kind == "cpu" else _keep
+    empty = partial(_empty, kind)
+    elsewhere = (
+        (_mapped, evict) if kind == "cpu" else (_pinned if kind == "cuda" else _mapped, _keep, partial(_near, kind))
+    )
     kernels = kernels_for(kind)
     if kernels and all(block.dtype != "float64" for block in blocks):
-        return FusedBackend(kernels, empty, _mapped, release)
+        return FusedBackend(kernels, empty, *elsewhere)
     host = kernels_for("cpu")
     inner = FusedNoise(host, _empty_on_host) if host else ReferenceNoise()
-    return Backend(TorchNoise(inner, kind), empty, _mapped, release)
+    return Backend(TorchNoise(inner, kind), empty, *elsewhere)
 
 
 def kernels_for(kind: str) -> Kernels | None:
@@ -68,6 +71,17 @@ def _empty_on_host(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
 def _mapped(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
     """A tensor of the host in a file without a name."""
     return mapped(shape, getattr(torch, dtype))
+
+
+def _pinned(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    """A tensor of the host in pages that stay where they are, which CUDA's kernels read and write by its address."""
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True)
+
+
+def _near(kind: str, array: torch.Tensor) -> torch.Tensor:
+    """The same numbers on an accelerator."""
+    return array.to(kind)
 
 
 def _keep(array: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
-from zoplat.core.memory import MemoryReading
+from zoplat.core.memory import IN_HOST_MEMORY, MemoryReading
 from zoplat_devices.memory import HostMemory
 from zoplat_devices.pytorch.loaded import Loaded, embeddings
 from zoplat_devices.pytorch.parameters import tensor_of
@@ -64,6 +64,7 @@ class MeasuredSession(Session):
     def ledger(self) -> dict[str, int]:
         trainable = sum(int(block.array.nbytes) for block in self.space.blocks)
         where = ", in files" if self.streaming else ""
+        beside = IN_HOST_MEMORY if self.target.type != "cpu" else ""
         formed = self.exact_restore.bytes if self.exact_restore else 0
         return {
             "python, torch and transformers": self._libraries,
@@ -71,7 +72,7 @@ class MeasuredSession(Session):
             f"frozen weights{where}": self.facts["model_bytes"] - trainable,
             **({"window of the streaming strategy": self.streaming.bytes} if self.streaming else {}),
             "noise kernels": max(0, self._kernel_bytes),
-            **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
+            **{buffer.owner + beside * buffer.is_mapped: buffer.bytes for buffer in self.space.buffers},
             "factors": self.space.factor_bytes,
             **({"recordings": self.recordings.bytes} if self.recordings else {}),
             "scratch": self.space.scratch_bytes + formed + self.batched.bytes,

@@ -67,7 +67,7 @@ def build_space(
         rounding,
         spec.seed,
         weights_in_files=settings.is_streaming,
-        state_in_files=settings.is_streaming or settings.state == "disk",
+        state_in_files=settings.is_streaming or settings.state != "memory",
     )
 
 

@@ -50,6 +50,8 @@ from zoplat_devices.text.layout import GPU_TOKENS
 
 FEW_TOKENS = 128
 """Tokens of a batch up to which low-rank side terms at all points together cost less than one after the other."""
+MANY_TOKENS = 256
+"""Tokens of a batch beyond which a processor moves weights in less time than side terms take in two passes."""
 
 
 class PyTorchSession(MeasuredSession):
@@ -157,12 +159,15 @@ class PyTorchSession(MeasuredSession):
     def strategy_for(self, law: Sampler | None, tokens: float) -> str:
         """The usual strategy; where directions have factors, with side terms.
 
-        Points are batched then where a batch has few tokens; measured in docs/explanation/evaluation-strategies.md for
-        processors. On a GPU they are where two points fit in one pass.
+        Points are batched then where a batch has few tokens, and where it has many a processor moves the weights;
+        measured in docs/performance.md. On a GPU points are batched where two fit in one pass.
         """
         if law is None or self.strategy not in SIDE_TERMS or not self.space.is_low_rank(law):
             return self.strategy
         if self.strategy == "sequential" and not (self._is_followed and self._can_batch):
+            return self.strategy
+        is_moved = self.strategy == "sequential" and self.space.restore == "in-place" and tokens > MANY_TOKENS
+        if is_moved and self.facts["device"] == "cpu":
             return self.strategy
         is_wide = any(len(block.shape) == 2 and block.dtype == "float32" for block in self.space.blocks)
         few = {"cpu": FEW_TOKENS * is_wide, "cuda": GPU_TOKENS // 2}.get(self.facts["device"], 0)
@@ -275,12 +280,14 @@ class PyTorchSession(MeasuredSession):
     def write(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
+        self._wait()  # for kernels that write to arrays of the host
         save_file(arrays, path)
         self._release_weights()
 
     def read(self, path: Path, arrays: dict[str, Any]) -> None:
         from safetensors import safe_open
 
+        self._wait()
         with safe_open(path, framework="pt") as file:
             for name, array in arrays.items():
                 array.copy_(file.get_tensor(name))
@@ -293,6 +300,11 @@ class PyTorchSession(MeasuredSession):
     def _unpadded(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
         """Rows in batches without padding: one for each row of a model that sees it, else all in one."""
         return [[row] for row in rows] if len(rows) > 1 and self.scorer.sees_padding else [rows]
+
+    def _wait(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.target.type == "cuda":
+            torch.cuda.synchronize()
 
     def _release_weights(self) -> None:
         """Release the memory of weights that are in files, after all of them were read."""

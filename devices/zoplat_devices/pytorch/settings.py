@@ -26,8 +26,9 @@ class PyTorchSettings(Checked, Device):
             pass over as many copies of the batch; "auto" chooses the latter for adapters, and for low-rank directions
             on batches of up to 128 tokens. "streaming" keeps the weights in files and evaluates layer by layer, for
             models larger than memory; on the processor only.
-        state: where methods that keep something for each weight have it, such as momentum or curvature: in "memory", or
-            on "disk", block by block in memory while it is used; the latter on the processor only.
+        state: where methods that keep something for each weight have it, such as momentum or curvature: in "memory"
+            beside the weights; in the memory of the "host", read and written there by CUDA's kernels; or on "disk",
+            block by block in memory while it is used, on the processor only.
         max_tokens: most tokens of a row, which loses its beginning beyond that; 0 for as many as the model reads.
         threads: of the processor; 0 for all that the process may use.
         tf32: whether CUDA may round the inputs of matrix products to 10 bits.
@@ -40,7 +41,7 @@ class PyTorchSettings(Checked, Device):
     restore: Literal["auto", "in-place", "exact"] = "auto"
     rounding: Literal["auto", "nearest", "stochastic", "master"] = "auto"
     strategy: Literal["auto", "sequential", "batched", "streaming"] = "auto"
-    state: Literal["memory", "disk"] = "memory"
+    state: Literal["memory", "host", "disk"] = "memory"
     max_tokens: int = number(0, at_least=0)
     threads: int = 0
     tf32: bool = False
@@ -49,9 +50,13 @@ class PyTorchSettings(Checked, Device):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in (("strategy", "streaming"), ("state", "disk")):
-            if getattr(self, name) == value and self.kind != "cpu":
-                raise ZoplatError(f"{name}={value} is for --device cpu, not '{self.kind}'  (-o device.{name}=…)")
+        for name, value, kind in (
+            ("strategy", "streaming", "cpu"),
+            ("state", "disk", "cpu"),
+            ("state", "host", "cuda"),
+        ):
+            if getattr(self, name) == value and self.kind != kind:
+                raise ZoplatError(f"{name}={value} is for --device {kind}, not '{self.kind}'  (-o device.{name}=…)")
         if self.is_streaming and self.restore == "in-place":
             raise ZoplatError(
                 "strategy=streaming never writes a perturbation into the weights. Leave -o device.restore=in-place out."

@@ -20,6 +20,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from zoplat.training.summary import Summary
 FORMAT = 1
 """Of the file; a later one can't be read by this version."""
 GZIP = b"\x1f\x8b"
+MOST = 1 << 28
+"""Bytes of a study that is not compressed."""
 METRICS = ("step", "split", "score", "rows", "passes", "seconds_training")
 PHASES = ("phase", "seconds", "calls", "host_peak", "device_peak")
 """What of a row of metrics.jsonl, and of memory.jsonl, is kept."""
@@ -169,16 +172,25 @@ def _portable(value: Any, homes: Sequence[str]) -> Any:
 def _read(path: Path) -> Study:
     """The study in a file; raises ZoplatError where it is none, or is damaged."""
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if content.startswith(GZIP) else content).decode()
-        return _Reader().study(text)
+        return _Reader().study(_text(path))
     except OSError as problem:
         raise ZoplatError(f"{path} can't be read: {problem.strerror or problem}.") from None
-    except (LookupError, TypeError, ValueError, AttributeError, EOFError, RecursionError) as problem:
+    except (LookupError, TypeError, ValueError, AttributeError, EOFError, RecursionError, zlib.error) as problem:
         raise ZoplatError(
             f"{path} is not the file of a study, or it is damaged ({type(problem).__name__}: {problem}). `zoplat "
             "report STUDY --to FILE.jsonl` writes one."
         ) from None
+
+
+def _text(path: Path) -> str:
+    """What a file says, compressed or not; raises ValueError for more than any study has."""
+    with path.open("rb") as file:
+        is_compressed = file.read(len(GZIP)) == GZIP
+    with gzip.open(path) if is_compressed else path.open("rb") as file:
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise ValueError(f"it has more than {MOST >> 20} MiB")
+    return content.decode()
 
 
 class _Reader:

@@ -88,7 +88,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
         restore = choose_restore(settings, trained)
         rounding = choose_rounding(settings, trained, restore)
         self.space = CountingSpace(
-            trained, restore, rounding, ShapedBackend(self.trace), settings.is_streaming or settings.state == "disk"
+            trained, restore, rounding, ShapedBackend(self.trace), settings.is_streaming or settings.state != "memory"
         )
         self._form_when_needed()
 
