@@ -14,7 +14,7 @@ MODELS = ("transformers.modeling_utils", "transformers.generation.utils")
 def import_lean() -> None:
     """Import what models are made of, without torch's compiler and torchao, and without Triton where there is no GPU.
 
-    Together with what `import_transformers` leaves out that is 130 MiB and half the time. All of it can be imported
+    Together with what `import_transformers` leaves out that is 115 MiB and half the time. All of it can be imported
     later nevertheless.
     """
     if MODELS[0] in sys.modules:
