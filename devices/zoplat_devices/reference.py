@@ -57,12 +57,15 @@ class Reference(Device):
             raise ZoplatError("Device 'reference' has no frozen weights to hold as int8. Leave --base out.")
         return ReferenceSession(self, spec)
 
-    def reader(self, spec: ModelSpec) -> "ReferenceSession":
+    def reader(self, spec: ModelSpec, fetches: bool = False) -> "ReferenceSession":
         return self.open(spec)
 
 
 class ReferenceSession(Session):
     """The bag-of-words network, opened."""
+
+    def release(self) -> None:
+        """Nothing: it has no tokenizer."""
 
     def __init__(self, device: Reference, spec: ModelSpec) -> None:
         import numpy as np

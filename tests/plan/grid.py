@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
-from zoplat.planning.memory import Longest, rehearsed
+from zoplat.planning.memory import Longest, Rehearsals
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
 from zoplat.training.setup import spec_of
@@ -82,7 +82,7 @@ def lines(
         rows, tokens = shape
         flags = {"estimator": estimator, "tune": tune, "dtype": dtype, "model": str(place), "device": "cpu"}
         config = resolve({**flags, "task": "sst2", "batch_size": rows, "steps": 10})
-        planned = rehearsed(config, tokens=tokens)
+        planned = Rehearsals(tokens=tokens).planned(config)
         name = f"{family} {estimator} {tune} {dtype} {rows}×{tokens}"
         yield Line(name, planned.training, traced(config, tokens, planned.facts["strategy"]))
 
@@ -103,7 +103,7 @@ def traced(config: RunConfig, tokens: int, strategy: str) -> int:
     from zoplat_devices.pytorch.rehearsal.allocations import Allocations
     from zoplat_devices.pytorch.session import PyTorchSession
 
-    empty = config.device.rehearse(spec_of(config), tokenizes=False)
+    empty = config.device.rehearse(spec_of(config))
     assert empty is not None
     rows = empty.blank(config.batch_size, tokens)
     del empty

@@ -20,7 +20,7 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError, bytes_asked, is_out_of_memory
 from zoplat.core.memory import MemoryReading
-from zoplat.planning.memory import rehearsed
+from zoplat.planning.memory import Rehearsals
 from zoplat.planning.within import chosen, train_within
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
@@ -50,7 +50,7 @@ def arrays_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def limits(config: RunConfig, **smaller: Any) -> int:
     """Bytes at the peak of a run with these settings."""
-    return rehearsed(replace(config, **smaller), is_limited=True).total.high
+    return Rehearsals().planned(replace(config, **smaller), is_limited=True).total.high
 
 
 @pytest.mark.usefixtures("arrays_only")
@@ -163,6 +163,7 @@ def test_the_system_refuses_what_exceeds_a_limit() -> None:
         ),
         (MemoryError("Unable to allocate 1.50 MiB for an array"), 3 << 19),
         (MemoryError(), 0),
+        (RuntimeError("can't start new thread"), 0),
     ],
 )
 def test_messages_of_allocators_are_understood(problem: Exception, size: int) -> None:
@@ -219,3 +220,51 @@ def test_the_packaged_model_trains_within_a_gibibyte(rows: Any, tmp_path: Path) 
     losses = [RunDirectory(Path(run)).read_journal() for run in ("limited", "free")]
     first, other = ([answer for step in found.steps for answer in step.answers] for found in losses if found)
     assert first == pytest.approx(other, rel=0.02)  # bfloat16 has 8 bits
+
+
+def zoplat(*given: object, before: Any = None) -> Any:
+    """The command line in a process of its own."""
+    command = [sys.executable, "-m", "zoplat", *map(str, given)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=before)
+
+
+def flags_of(given: dict[str, Any]) -> list[str]:
+    return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.mark.slow
+@linux
+def test_a_run_with_30_percent_too_little_goes_on_with_what_is_suggested(given: dict[str, Any]) -> None:
+    flags = flags_of(given)
+    assert zoplat("run", *flags, "--out", "whole").returncode == 0
+    assert zoplat("run", *flags, "--steps", 2, "--out", "run").returncode == 0
+    journal = RunDirectory(Path("run")).read_journal()
+    plan = json.loads(zoplat("plan", *flags, "--alone", "--memory", "8GiB", "--json").stdout)
+    little = f"{int(0.7 * plan['modes'][0]['bytes']['expected']) // MIB}MiB"
+    failed = zoplat("run", *flags, "--resume", "--out", "run", "--memory", little)
+    assert failed.returncode == 1, failed.stderr
+    assert f"--memory {little} is" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert RunDirectory(Path("run")).read_journal() == journal
+    suggested = failed.stderr.partition("--resume --memory ")[2].split()[0].strip(".")
+    done = zoplat("run", *flags, "--resume", "--out", "run", "--memory", suggested)
+    assert done.returncode == 0, done.stderr
+    digests = [json.loads((Path(run) / "summary.json").read_text())["weights_digest"] for run in ("whole", "run")]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize("mib", [300, 420])
+def test_a_limit_of_the_system_below_that_of_the_run_ends_with_a_message(given: dict[str, Any], mib: int) -> None:
+    import resource
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (mib * MIB, mib * MIB))
+
+    wide = {**given, "batch_size": 32, "eval_batch_size": 32}
+    failed = zoplat("run", *flags_of(wide), "--out", "run", "--memory", "4GiB", before=lower)
+    assert failed.returncode == 1, failed.stderr
+    assert "Out of memory in the phase" in failed.stderr
+    assert f"{mib / 1024:.2f} GiB of private memory that the system allows" in failed.stderr
+    assert "Traceback" not in failed.stderr

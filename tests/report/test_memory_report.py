@@ -104,7 +104,7 @@ def test_every_mode_is_measured_once_and_one_that_fails_says_why(monkeypatch: py
         return (None, "too large") if config.estimator_name == "adamw" else ({"steps": steps}, "")
 
     monkeypatch.setattr(module, "_in_a_process", run)
-    monkeypatch.setattr(module, "_planned", lambda config, only_inference: None)
+    monkeypatch.setattr(module, "_planned", lambda *_: None)
     found = list(measured({"estimator": "mezo", "tune": "full"}, 3, ["lozo", "mezo", "nothing-like-it"]))
     assert made == [("mezo", True), ("mezo", False), ("lozo", False), ("adamw", False), ("adamw", False)]
     assert [case["reason"] for case in found if case["name"].startswith("backprop")] == ["too large"] * 2

@@ -54,6 +54,9 @@ class Reader(Protocol):
     def chat(self, prompts: Sequence[str]) -> list[str]:
         """As `Session.chat`."""
 
+    def release(self) -> None:
+        """Give up what only encoding needs; nothing is encoded afterwards."""
+
 
 class Session(ABC):
     """An opened model.
@@ -215,11 +218,13 @@ class Rehearsal(Session):
     Steps are made on shapes, losses are random, and `memory` is what would be in use on the device that is meant.
 
     Attributes:
-        libraries: resident bytes of this process once the libraries and the tokenizer were there.
+        libraries: resident bytes of this process with the libraries and, if there is a reader, its tokenizer.
+        resident: of this process as it is, with what only a rehearsal imports.
         opening: bytes of the file of the weights that are resident beside them while they are converted.
     """
 
     libraries: int
+    resident: int
     opening: int = 0
 
     @property
@@ -271,8 +276,12 @@ class Device(ABC):
             ZoplatError: the model can't be found or read, or nothing in it is trainable.
         """
 
-    def reader(self, spec: ModelSpec) -> Reader | None:
+    def reader(self, spec: ModelSpec, fetches: bool = False) -> Reader | None:
         """What encodes text for a model, without reading its weights; None where that can't be had here.
+
+        Args:
+            spec: as for `open`.
+            fetches: whether the small files of a model that is not on this machine are fetched.
 
         Raises:
             ZoplatError: what `open` would refuse, as far as that shows before weights are read.
@@ -287,12 +296,13 @@ class Device(ABC):
         """
         return None
 
-    def rehearse(self, spec: ModelSpec, tokenizes: bool = True) -> Rehearsal | None:
+    def rehearse(self, spec: ModelSpec, reader: Reader | None = None) -> Rehearsal | None:
         """A session without weights, to find out what a run would take; None where this device has none.
 
         Args:
-            spec: as for `open`; only the configuration of the model and its tokenizer are read.
-            tokenizes: whether text is to be encoded; if not, the tokenizer need not be there.
+            spec: as for `open`; only the configuration of the model is read.
+            reader: of this device and this model, where rows are its rows; all are `blank` when None. Texts can be
+                generated unless it was released.
 
         Raises:
             ZoplatError: as `open`, as far as that shows before weights are read.

@@ -66,8 +66,8 @@ def is_out_of_memory(problem: BaseException) -> bool:
     )
 
 
-NO_MEMORY = r"out of memory|can(?:no|')t allocate memory|bad_alloc|failed to allocate memory"
-"""In the messages of allocators."""
+NO_MEMORY = r"out of memory|can(?:no|')t allocate memory|bad_alloc|failed to allocate memory|can't start new thread"
+"""In the messages of allocators, and of threads, whose stacks are memory."""
 
 
 def bytes_asked(problem: BaseException) -> int:

@@ -12,10 +12,9 @@ Base = Literal["plain", "int8"]
 Head = Literal["auto", "causal", "masked", "seq2seq", "classifier"]
 """What a model predicts from a text: the next token, a masked token, a target sequence, or a class."""
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
-"""Ways of tuning that add weights to a frozen model; the others train weights of the model itself."""
-
-ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
 """Names of tunings that train new weights beside a frozen model."""
+VIRTUAL = ("prefix", "prompt")
+"""Those of them that train virtual tokens."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,11 @@ class Tuning(Checked):
     def is_adapter(self) -> bool:
         """Whether the trained weights are added to the model, whose own ones stay as they are."""
         return self.name in ADAPTERS
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Tokens that take the place of as many of a text."""
+        return self.tokens if self.name in VIRTUAL else 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
-from zoplat.planning.memory import rehearsed
+from zoplat.planning.memory import Rehearsals
 from zoplat.planning.modes import ASKED, COMPARED, Mode, configured
 
 INFERENCE = Mode("inference", {})
@@ -41,7 +41,7 @@ def measured(
     """
     asked = configured(settings, ASKED)
     named = (Mode(name, {"estimator": name}) for name in beside)
-    seen: list[Any] = []
+    seen, rehearsals = list[Any](), Rehearsals()
     for mode in (INFERENCE, Mode(asked.estimator_name, {}), *named, *YARDSTICKS):
         try:
             config = configured(settings, mode)
@@ -53,7 +53,7 @@ def measured(
             seen.append(what)
             tell(f"measuring {mode.name}")
             profile, reason = _in_a_process(config, steps, mode is INFERENCE)
-            planned = _planned(config, mode is INFERENCE)
+            planned = _planned(config, mode is INFERENCE, rehearsals)
             yield {
                 "name": mode.name,
                 "flags": mode.command,
@@ -80,10 +80,10 @@ def _in_a_process(config: RunConfig, steps: int, only_inference: bool) -> tuple[
     return found, ""
 
 
-def _planned(config: RunConfig, only_inference: bool) -> dict[str, int] | None:
+def _planned(config: RunConfig, only_inference: bool, rehearsals: Rehearsals) -> dict[str, int] | None:
     """Bytes that the steps of a mode are planned to take, fixed costs included."""
     try:
-        planned = rehearsed(config)
+        planned = rehearsals.planned(config)
     except ZoplatError:
         return None
     counted = planned.inference if only_inference else planned.training

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
-from zoplat.core.device import Rehearsal
+from zoplat.core.device import Reader, Rehearsal, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat.evaluation.predictions import by_length
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.planning.fixed import Share, fixed_costs
 from zoplat.planning.profiles import Profile
+from zoplat.tasks import data
 from zoplat.training.batches import Batches
 from zoplat.training.dry_run import CostUnknown, measure_cost
 from zoplat.training.opening import at_once
@@ -91,58 +92,81 @@ class Longest(Batches):
         return [*self.rows]
 
 
-def rehearsed(
-    config: RunConfig,
-    profile: Profile | None = None,
-    tokens: int | None = None,
-    steps: int = 2,
-    is_limited: bool = False,
-) -> Planned:
-    """What a run would take.
+class Rehearsals:
+    """Rehearses runs of a model on a task; its tokenizer is read once, and its rows are encoded once.
 
     Args:
-        config: its settings.
         profile: the machine that is meant; this one when None.
         tokens: of every row; those of the task's own rows when None.
-        steps: that are made; the second has what the first one left.
-        is_limited: whether the model is opened as under a limit, where its file does not stay resident.
-
-    Raises:
-        ZoplatError: the model, the task or the settings can't be planned.
+        goes_on: whether the run is made in this process afterwards, with what rehearsals have imported.
     """
-    session = config.device.rehearse(spec_of(config), tokenizes=tokens is None)
-    if session is None:
-        raise ZoplatError(f"Device '{config.device_name}' can't say what a run would take. Use --device cpu or cuda.")
-    with session.traced():
-        if is_limited and config.base == "plain":  # packing takes the whole model in memory, limit or not
-            session.opening = 0
-        splits = _rows(config, session, tokens)
-        batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
-        inference, training, scoring, products, owners = _peaks(config, session, splits, batch, steps)
-    try:
-        cost = measure_cost(config.estimator, session.space.blocks, strategy, session.space.restore)
-    except CostUnknown:
-        cost = None
-    shares = [Share.counted(owner, size) for owner, size in owners.items()]
-    fixed = fixed_costs(session.facts["device"], session.libraries, profile)
-    return Planned(
-        (*shares, *fixed),
-        inference,
-        training,
-        scoring,
-        cost.forward_passes if cost else None,
-        cost.passes_over_weights if cost else None,
-        {**session.facts, "strategy": strategy},
-        (len(batch), max(row.length for row in batch)),
-        products,
-    )
+
+    def __init__(self, profile: Profile | None = None, tokens: int | None = None, goes_on: bool = False) -> None:
+        self._profile, self._tokens, self._goes_on = profile, tokens, goes_on
+        self._known: dict[Any, tuple[Reader | None, dict[str, list[Row]]]] = {}
+
+    def planned(self, config: RunConfig, steps: int = 2, is_limited: bool = False) -> Planned:
+        """What a run would take.
+
+        Args:
+            config: its settings.
+            steps: that are made; the second has what the first one left.
+            is_limited: whether the model is opened as under a limit, where its file does not stay resident.
+
+        Raises:
+            ZoplatError: the model, the task or the settings can't be planned.
+        """
+        reader, rows = self._encoded(config)
+        session = config.device.rehearse(spec_of(config), reader)
+        if session is None:
+            raise ZoplatError(
+                f"Device '{config.device_name}' can't say what a run would take. Use --device cpu or cuda."
+            )
+        with session.traced():
+            if is_limited and config.base == "plain":  # packing takes the whole model in memory, limit or not
+                session.opening = 0
+            splits = rows or {split: session.blank(config.batch_size, self._tokens or 1) for split in ("train", "dev")}
+            batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
+            inference, training, scoring, products, owners = _peaks(config, session, splits, batch, steps)
+        try:
+            cost = measure_cost(config.estimator, session.space.blocks, strategy, session.space.restore)
+        except CostUnknown:
+            cost = None
+        shares = [Share.counted(owner, size) for owner, size in owners.items()]
+        libraries = session.resident if self._goes_on else session.libraries
+        fixed = fixed_costs(session.facts["device"], libraries, self._profile)
+        return Planned(
+            (*shares, *fixed),
+            inference,
+            training,
+            scoring,
+            cost.forward_passes if cost else None,
+            cost.passes_over_weights if cost else None,
+            {**session.facts, "strategy": strategy},
+            (len(batch), max(row.length for row in batch)),
+            products,
+        )
+
+    def _encoded(self, config: RunConfig) -> tuple[Reader | None, dict[str, list[Row]]]:
+        """The reader of a run's rows, and the rows of each split; (None, {}) where rows are made."""
+        if self._tokens is not None:
+            return None, {}
+        name = _encoding(config)
+        if name not in self._known:
+            reader, raw = config.device.reader(spec_of(config), fetches=True), rows_of(config)
+            encoder = PromptEncoder(config, cast(Session, reader))
+            rows = {split: encoder.rows(some) for split, some in raw.items()} if reader else {}
+            if reader and not (config.is_judged and data.find(config.task).generates):
+                reader.release()
+            self._known[name] = reader, rows
+        return self._known[name]
 
 
-def _rows(config: RunConfig, session: Rehearsal, tokens: int | None) -> dict[str, list[Row]]:
-    """The rows of each split, encoded; or rows of so many tokens."""
-    if tokens is not None:
-        return {split: session.blank(config.batch_size, tokens) for split in ("train", "dev")}
-    return {split: PromptEncoder(config, session).rows(some) for split, some in rows_of(config).items()}
+def _encoding(config: RunConfig) -> tuple[Any, ...]:
+    """All settings that the encoded rows of a run depend on."""
+    most = getattr(config.device, "max_tokens", 0)
+    rows = config.task, config.data, config.limit, config.per_class, config.per_class and config.seed
+    return config.model, config.head, most, config.tune.virtual_tokens, config.template, config.objective, *rows
 
 
 def _longest(config: RunConfig, rows: Sequence[Row]) -> list[Row]:

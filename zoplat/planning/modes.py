@@ -36,17 +36,18 @@ class Mode:
 
 
 ASKED = Mode("as asked", {})
+CHECKPOINTED = Mode(
+    "backpropagation, LoRA, checkpointed",
+    {"estimator": "adamw", "tune": "lora", "options": {"recompute": "true"}},
+    "backward",
+)
 COMPARED = (
     Mode("mezo, all weights", {"estimator": "mezo", "tune": "full"}),
     Mode("lozo, all weights", {"estimator": "lozo", "tune": "full"}),
     Mode("mezo, all weights, bfloat16", {"estimator": "mezo", "tune": "full", "dtype": "bfloat16"}),
     Mode("mezo, LoRA", {"estimator": "mezo", "tune": "lora"}),
     Mode("mezo, LoRA, int8 base", {"estimator": "mezo", "tune": "lora", "base": "int8"}),
-    Mode(
-        "backpropagation, LoRA, checkpointed",
-        {"estimator": "adamw", "tune": "lora", "options": {"recompute": "true"}},
-        "backward",
-    ),
+    CHECKPOINTED,
     Mode("backpropagation, AdamW, all weights", {"estimator": "adamw", "tune": "full"}, "backward"),
 )
 

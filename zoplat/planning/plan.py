@@ -9,9 +9,10 @@ from typing import Any, Literal
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
 from zoplat.planning.kept import seconds_a_step
-from zoplat.planning.memory import Planned, rehearsed
-from zoplat.planning.modes import ASKED, COMPARED, Mode, configured
+from zoplat.planning.memory import Planned, Rehearsals
+from zoplat.planning.modes import ASKED, CHECKPOINTED, COMPARED, Mode, configured
 from zoplat.planning.profiles import Profile, limit_of
+from zoplat.planning.qlora import QLORA, as_qlora
 
 Verdict = Literal["fits", "too large", "can't say"]
 
@@ -97,23 +98,27 @@ def plan(
     named = configured(given, ASKED).memory
     limit = limit or (profile.usable if profile else limit_of(named) if named else None)
     where = profile.title if profile else "this machine"
-    outcomes = [*_outcomes(given, limit, profile, tokens, compares)]
-    advice = [*_advice(given, limit, profile, tokens, outcomes)] if outcomes[0].verdict == "too large" else []
+    rehearsals = Rehearsals(profile, tokens)
+    outcomes = [*_outcomes(given, limit, profile, rehearsals, compares)]
+    advice = [*_advice(given, limit, rehearsals, outcomes)] if outcomes[0].verdict == "too large" else []
     return Plan(tuple(outcomes), limit, where, tuple(advice))
 
 
 def _outcomes(
-    given: Mapping[str, Any], limit: int | None, profile: Profile | None, tokens: int | None, compares: bool
+    given: Mapping[str, Any], limit: int | None, profile: Profile | None, rehearsals: Rehearsals, compares: bool
 ) -> Iterator[Outcome]:
     asked = configured(given, ASKED)
-    yield _outcome(asked, ASKED, limit, profile, tokens)
+    yield _outcome(asked, ASKED, limit, profile, rehearsals)
     seen = [_same(asked)]
     for mode in COMPARED if compares else ():
         try:
             config = configured(given, mode)
             if _same(config) not in seen:
                 seen.append(_same(config))
-                yield _outcome(config, mode, limit, profile, tokens)
+                found = _outcome(config, mode, limit, profile, rehearsals)
+                yield found
+                if mode is CHECKPOINTED and found.planned and (packed := as_qlora(found.planned)):
+                    yield Outcome(QLORA, packed, "", verdict(packed, limit), steps=found.steps)
         except ZoplatError as problem:
             yield Outcome(mode, None, str(problem).partition("\n")[0], "can't say")
 
@@ -124,8 +129,10 @@ def _same(config: RunConfig) -> tuple[Any, ...]:
     return config.estimator_name, config.tune, config.dtype, config.base, recompute
 
 
-def _outcome(config: RunConfig, mode: Mode, limit: int | None, profile: Profile | None, tokens: int | None) -> Outcome:
-    planned = rehearsed(config, profile, tokens, 2 if mode is ASKED else 1, limit is not None)
+def _outcome(
+    config: RunConfig, mode: Mode, limit: int | None, profile: Profile | None, rehearsals: Rehearsals
+) -> Outcome:
+    planned = rehearsals.planned(config, 2 if mode is ASKED else 1, limit is not None)
     steps = config.steps
     if steps is None and config.max_passes and planned.forward_passes:
         steps = int(config.max_passes / planned.forward_passes)
@@ -142,24 +149,20 @@ def verdict(planned: Planned, limit: int | None) -> Verdict:
 
 
 def _advice(
-    given: Mapping[str, Any],
-    limit: int | None,
-    profile: Profile | None,
-    tokens: int | None,
-    outcomes: list[Outcome],
+    given: Mapping[str, Any], limit: int | None, rehearsals: Rehearsals, outcomes: list[Outcome]
 ) -> Iterator[str]:
     """What would fit: the same run with fewer rows at a time, or another mode."""
     config, asked = configured(given, ASKED), outcomes[0].planned
     assert asked is not None
     size = config.read_at_once // 2
     while size and asked.kept <= (limit or 0) and config.estimator_name:
-        planned = rehearsed(replace(config, micro_batch_size=size), profile, tokens, is_limited=True)
+        planned = rehearsals.planned(replace(config, micro_batch_size=size), is_limited=True)
         if verdict(planned, limit) == "fits":
             yield f"--micro-batch-size {size}: the same results up to rounding, {_gib(planned.total.high)} at most"
             break
         size //= 2
     for outcome in outcomes[1:]:
-        if outcome.verdict == "fits" and outcome.planned:
+        if outcome.verdict == "fits" and outcome.planned and outcome.mode is not QLORA:
             yield f"{outcome.mode.command}: {_gib(outcome.planned.total.high)} at most"
     if not any(outcome.verdict == "fits" for outcome in outcomes) and asked.kept > (limit or 0):
         yield (

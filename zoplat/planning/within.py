@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import OutOfMemory, RunFailed, ZoplatError, is_out_of_memory
 from zoplat.planning.fixed import MIB
-from zoplat.planning.memory import Planned, rehearsed
+from zoplat.planning.memory import Planned, Rehearsals
 from zoplat.planning.plan import plan, verdict
 from zoplat.planning.profiles import limit_of
 from zoplat.training.callbacks import Callback
@@ -57,7 +58,12 @@ def train_within(
         check(config, out, resume)
         config.device.convert(spec_of(config))
         is_begun = bool(resume and out and RunDirectory(out).config.exists())
-        config, limit = chosen(config, size, is_begun, settings)
+        try:
+            config, limit = chosen(config, size, is_begun, settings)
+        except (MemoryError, OSError, RuntimeError) as problem:
+            if not is_out_of_memory(problem):
+                raise
+            raise RunFailed(_unplanned(config)) from None
     try:
         return train(config, out, resume, callback, report_to, limit, rank_timeout)
     except OutOfMemory as failure:
@@ -78,12 +84,12 @@ def chosen(config: RunConfig, size: int, is_begun: bool, settings: Mapping[str, 
     Raises:
         RunFailed: nothing that may be chosen makes it fit.
     """
-    found, flags = config, list[str]()
-    planned = rehearsed(found, is_limited=True)
+    found, flags, rehearsals = config, list[str](), Rehearsals(goes_on=True)
+    planned = rehearsals.planned(found, is_limited=True)
     while verdict(planned, size) != "fits" and (step := _smaller(config, found, planned, is_begun)):
         found, flag = step
         flags = [known for known in flags if known.split()[0] != flag.split()[0] or flag.startswith("-o")] + [flag]
-        planned = rehearsed(found, is_limited=True)
+        planned = rehearsals.planned(found, is_limited=True)
     if verdict(planned, size) == "too large":
         raise RunFailed(_refusal(config, planned, size, is_begun, settings))
     beside = sum(share.expected for share in planned.shares if share.owner in BESIDE)
@@ -136,10 +142,20 @@ def _refusal(config: RunConfig, planned: Planned, size: int, is_begun: bool, set
     return "\n".join([text, "What would fit:", f"  {enough}", *(f"  {line}" for line in others)])
 
 
+def _unplanned(config: RunConfig) -> str:
+    """What to say where there is not even enough memory to plan the run."""
+    held = _private_limit()
+    text = "Out of memory in the phase 'plan': libraries and the model's configuration asked for more than there was"
+    allowed = f", {in_gib(held)} of private memory that the system allows this process (ulimit -d)" if held else ""
+    return f"{text}{allowed}. The limit is --memory {config.memory}. No step was made. Give the process more."
+
+
 def _remedies(config: RunConfig, failed: OutOfMemory, limit: Limit | None) -> str:
     """What would help, by the plan: first what goes on with the same run, then what needs a new one."""
-    same = [*_same_bits(config, failed)]
-    if limit:
+    same, held = [*_same_bits(config, failed)], _private_limit()
+    if held and (limit is None or held < limit.size):
+        same.append(f"more than the {in_gib(held)} of private memory that the system allows this process (ulimit -d)")
+    elif limit:
         same.append(f"--memory {_rounded(max(limit.highest, limit.size + failed.asked))}")
     else:
         same.append("more memory for the process")
@@ -156,15 +172,25 @@ def _remedies(config: RunConfig, failed: OutOfMemory, limit: Limit | None) -> st
     return "\n".join(lines)
 
 
+def _private_limit() -> int:
+    """Bytes of private memory that whoever began this process lets it have; 0 where that is not limited."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return 0 if soft == resource.RLIM_INFINITY else soft
+
+
 def _same_bits(config: RunConfig, failed: OutOfMemory) -> Iterator[str]:
     """Flags that change no bit of a run and save what it lacked, as far as the plan can say."""
-    rows = config.scored_at_once
+    rows, rehearsals = config.scored_at_once, Rehearsals(goes_on=True)
     try:
-        planned = rehearsed(config, is_limited=True)
+        planned = rehearsals.planned(config, is_limited=True)
         if failed.phase in SCORING and rows > 1:
             yield f"--eval-batch-size {rows // 2}"
         if step := _elsewhere(config, planned):
-            saved = planned.total.expected - rehearsed(step[0], is_limited=True).total.expected
+            saved = planned.total.expected - rehearsals.planned(step[0], is_limited=True).total.expected
             if saved >= failed.asked:
                 yield step[1]
     except ZoplatError:

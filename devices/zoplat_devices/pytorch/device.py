@@ -48,22 +48,23 @@ class PyTorch(PyTorchSettings):
 
         return PyTorchSession(self, spec)
 
-    def reader(self, spec: ModelSpec) -> Reader | None:
+    def reader(self, spec: ModelSpec, fetches: bool = False) -> Reader | None:
         self.check_forward()
         from zoplat_devices.pytorch.reader import text_reader
 
-        return text_reader(self, spec)
+        return text_reader(self, spec, fetches)
 
     def exchange(self, seconds: float) -> Exchange | None:
         from zoplat_devices.pytorch.exchange import TorchExchange
 
         return TorchExchange(self.kind, seconds)
 
-    def rehearse(self, spec: ModelSpec, tokenizes: bool = True) -> Rehearsal | None:
+    def rehearse(self, spec: ModelSpec, reader: Reader | None = None) -> Rehearsal | None:
         self.check_forward()
+        from zoplat_devices.pytorch.reader import TextReader
         from zoplat_devices.pytorch.rehearsal.session import RehearsalSession
 
-        return RehearsalSession(self, spec, tokenizes)
+        return RehearsalSession(self, spec, reader if isinstance(reader, TextReader) else None)
 
     def convert(self, spec: ModelSpec) -> None:
         from zoplat_devices.memory import trim

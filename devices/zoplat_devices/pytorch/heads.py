@@ -8,6 +8,7 @@ from typing import Any
 
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Base, Head
+from zoplat_devices.pytorch.hiding import import_without_compiler
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.screening import trust
 
@@ -108,6 +109,7 @@ def _quantisation(base: Base) -> dict[str, Any]:
 
     try:
         with quiet():
+            import_without_compiler("torchao.quantization")
             from torchao.quantization import Int8WeightOnlyConfig
     except ImportError:
         raise ZoplatError("--base int8 needs a package that is not installed: pip install 'zoplat[quant]'") from None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zoplat.core.device import Session
+from zoplat.core.device import Reader, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example
 from zoplat.core.model_spec import ModelSpec
@@ -80,10 +80,10 @@ class ModuleDevice(PyTorch):
 
         return ModuleSession(self, self, spec)
 
-    def reader(self, spec: ModelSpec) -> None:
+    def reader(self, spec: ModelSpec, fetches: bool = False) -> None:
         return None
 
-    def rehearse(self, spec: ModelSpec, tokenizes: bool = True) -> None:
+    def rehearse(self, spec: ModelSpec, reader: Reader | None = None) -> None:
         return None
 
     def convert(self, spec: ModelSpec) -> None:

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from zoplat_devices.pytorch.hiding import import_transformers
+
 
 def notice(text: str) -> None:
     """Print what the user should know to stderr."""
@@ -17,6 +19,7 @@ def notice(text: str) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress progress bars, advice and warnings of libraries; errors still come through."""
+    import_transformers()
     from transformers.utils import logging as bars
 
     shown, level = bars.is_progress_bar_enabled(), logging.root.manager.disable

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
 from zoplat.core.blocks import Block
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError
-from zoplat.core.model_spec import ADAPTERS, ModelSpec, Tuning
+from zoplat.core.model_spec import ADAPTERS, VIRTUAL, Base, ModelSpec, Tuning
 from zoplat_devices.pytorch.heads import head_modules
+from zoplat_devices.pytorch.hiding import hidden, undistributed
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.virtual import cache_shape, set_start
 
-VIRTUAL = ("prefix", "prompt")
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS", "masked": "FEATURE_EXTRACTION"}
 """Head → the task type of peft whose forward pass fits; for masked models, which have none, one that passes all on."""
 
@@ -171,7 +172,7 @@ def _with_adapter(loaded: Loaded, spec: ModelSpec) -> Any:
         name = type(loaded.model).__name__
         raise ZoplatError(f"--tune {spec.tune.name}: {name} takes no virtual tokens. Use --tune lora.")
     try:
-        with torch.random.fork_rng(), quiet():
+        with torch.random.fork_rng(), quiet(), _without_torchao(spec.base):
             from peft import get_peft_model
 
             torch.manual_seed(spec.seed)
@@ -186,6 +187,22 @@ def _with_adapter(loaded: Loaded, spec: ModelSpec) -> Any:
     if spec.tune.name in VIRTUAL and spec.tune.start == "text":
         set_start(model, loaded, spec.tune)
     return model.eval()
+
+
+@contextmanager
+def _without_torchao(base: Base) -> Iterator[None]:
+    """A context in which peft does not look for layers that are quantised or distributed, where there are none.
+
+    It would import torchao, torch's compiler and distributed tensors: 90 MiB.
+    """
+    if base != "plain":
+        yield
+        return
+    with undistributed():
+        from peft import import_utils
+    with hidden("torchao"):
+        yield
+    import_utils.is_torchao_available.cache_clear()
 
 
 def _config(loaded: Loaded, tune: Tuning) -> Any:

@@ -16,7 +16,9 @@ from zoplat.core.model_spec import ModelSpec
 from zoplat_devices.pytorch.parameters import tensor_of
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.rehearsal.models import shaped
+from zoplat_devices.pytorch.sources import DEFAULT, load_errors
 from zoplat_devices.pytorch.tuning import blocks, tuned
+from zoplat_devices.pytorch.unloaded import source_of, tokenizer_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The files of an adapter's folder."""
@@ -41,7 +43,10 @@ class Adapter:
     """
 
     def __init__(self, device: Device, spec: ModelSpec) -> None:
-        self.loaded, _ = shaped(replace(spec, dtype="float32"), "cpu")
+        name = spec.model or DEFAULT
+        with quiet(), load_errors(name):
+            tokenizer = tokenizer_of(source_of(name))
+        self.loaded, _ = shaped(replace(spec, dtype="float32"), "cpu", tokenizer)
         if self.loaded.head != "causal":
             raise ZoplatError(
                 f"Device 'served' asks for log-probabilities of next tokens; {self.loaded.name} is a "

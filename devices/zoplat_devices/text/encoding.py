@@ -10,13 +10,16 @@ The input for each head:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.model_spec import Head
+
+AT_ONCE = 64
+"""Texts that the tokenizer is given at a time."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Encoder:
 
     def text(self, text: str) -> list[int]:
         """Token ids of a plain text, no more than the model reads: the first ones, without an end-of-sequence token."""
-        one = self._encoded([text])[0]
+        one = next(self._encoded([text]))
         return one.ids[: len(one.ids) - one.closing][: self.limit]
 
     def prompts(self, rows: Sequence[Row], room: int) -> list[list[int]]:
@@ -108,7 +111,7 @@ class Encoder:
         return [one.ids[: len(one.ids) - one.closing] if self.head == "causal" else one.ids for one in encoded]
 
     def _encode_causal(self, examples: Sequence[Example]) -> list[Row]:
-        encoded = iter(self._encoded([example.prompt + option for example in examples for option in example.options]))
+        encoded = self._encoded([example.prompt + option for example in examples for option in example.options])
         return [self._causal_row(example, [next(encoded) for _ in example.options]) for example in examples]
 
     def _causal_row(self, example: Example, encoded: list[_Encoded]) -> Row:
@@ -235,19 +238,21 @@ class Encoder:
                 raise
             raise ZoplatError(f"The model's tokenizer can't read the rows: {problem}. Its files are damaged.") from None
 
-    def _encoded(self, texts: Sequence[str]) -> list[_Encoded]:
-        batch = self._tokenized(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
-        encoded = []
-        for ids, offsets, special in zip(
-            batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
-        ):
-            ends = [end for _, end in offsets]
-            if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id and special[0]:
-                ids, ends, special = ids[1:], ends[1:], special[1:]  # the text itself begins with one
-            opening = next((i for i, is_special in enumerate(special) if not is_special), len(ids))
-            closing = next((i for i, is_special in enumerate(reversed(special)) if not is_special), 0)
-            encoded.append(_Encoded(self._known(ids), ends, opening, closing))
-        return encoded
+    def _encoded(self, texts: Sequence[str]) -> Iterator[_Encoded]:
+        """Texts as tokens, a few hundred at a time: what the tokenizer gives takes far more than what is kept of it."""
+        for start in range(0, len(texts), AT_ONCE):
+            some = list(texts[start : start + AT_ONCE])
+            batch = self._tokenized(some, return_offsets_mapping=True, return_special_tokens_mask=True)
+            columns = (batch[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
+            for ids, offsets, special in zip(*columns, strict=True):
+                yield self._without_double_start(ids, [end for _, end in offsets], special)
+
+    def _without_double_start(self, ids: list[int], ends: list[int], special: list[int]) -> _Encoded:
+        if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id and special[0]:
+            ids, ends, special = ids[1:], ends[1:], special[1:]  # the text itself begins with one
+        opening = next((i for i, is_special in enumerate(special) if not is_special), len(ids))
+        closing = next((i for i, is_special in enumerate(reversed(special)) if not is_special), 0)
+        return _Encoded(self._known(ids), ends, opening, closing)
 
     def _last(self, ids: list[int], opening: int, limit: int) -> list[int]:
         """At most `limit` tokens: the special tokens at the beginning, and the last of the others."""

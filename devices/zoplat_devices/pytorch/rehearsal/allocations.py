@@ -17,8 +17,9 @@ from random import Random
 from typing import Any
 
 import torch
-from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoplat_devices.pytorch.nested import tensors_in
 
 LINEAR, READ, COPY = (
     torch.ops.aten.linear.default,
@@ -34,6 +35,17 @@ ROUNDING = {"cuda": 512, "cpu": 64}
 """Kind of device → bytes that its allocator rounds up to."""
 FORWARD, LOGITS, GRADIENTS, IN_FILES = "activations", "logits", "gradients", "in files"
 """Owners of what a forward pass makes; of what backpropagation finds for trained weights; of what is in files."""
+
+
+FORMS: dict[Any, tuple[list[Any], bool]] = {}
+"""Operation and what it is given → (shape, strides and type of each tensor that it makes, whether they are several).
+
+All traces share it: the modes of a plan ask for the same operations again.
+"""
+IN_PLACE: tuple[list[Any], bool] = ([], False)
+"""The entry of an operation whose result is its first argument."""
+ALIASING: set[Any] = set()
+"""Operations whose results share memory with what they are given."""
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no types here
@@ -64,9 +76,12 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         self._alive: Counter[str] = Counter()
         self._known: dict[int, Any] = {}
         self._owner = ""
-        self._forms: dict[Any, tuple[list[Any], bool]] = {}
-        self._aliasing: set[Any] = set()
         self._random = Random(0)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch puts its compiler around `__torch_dispatch__`, which would import it: 70 MiB, and a second."""
+        return False
 
     def reset(self) -> None:
         """Begin a new peak from what is alive."""
@@ -108,39 +123,40 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
                 return self._entries(args[0])
         if self._adopts:
             with self.owned(IN_FILES):
-                for tensor in _pytree.tree_leaves((args, kwargs)):
-                    if isinstance(tensor, torch.Tensor):
-                        self._note(tensor)
+                for tensor in tensors_in((args, kwargs)):
+                    self._note(tensor)
         found = self._made(func, args, kwargs)
-        if factors := PRODUCTS.get(func.name().partition(".")[0].rstrip("_")):
+        if factors := _factors(func):
             left, right = (args[index] for index in factors)
             self.products += 2 * left.numel() * right.shape[-1]
-        for tensor in _pytree.tree_leaves(found):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor)
+        for tensor in tensors_in(found):
+            self._note(tensor)
         return found
 
     def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result of an operation; on shapes, made from those that it had before with arguments like these."""
-        given = [one for one in _pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-        if not given or not all(one.is_meta for one in given) or func in self._aliasing:
+        given = [*tensors_in((args, kwargs))]
+        if not given or not all(one.is_meta for one in given) or func in ALIASING:
             return func(*args, **kwargs)
         try:
             name = (func, torch.is_inference_mode_enabled(), *map(_like, args), *map(_like, kwargs.items()))
-            known = self._forms.get(name)
+            known = FORMS.get(name)
         except TypeError:  # an argument that can't be a key
             return func(*args, **kwargs)
         if known is None:
             found = func(*args, **kwargs)
             made = found if isinstance(found, tuple) else (found,)
-            if not all(isinstance(one, torch.Tensor) for one in made):
+            if found is args[0]:
+                FORMS[name] = IN_PLACE
+            elif not all(isinstance(one, torch.Tensor) for one in made):
                 return found
-            before = {id(one.untyped_storage()) for one in given}
-            if any(id(one.untyped_storage()) in before for one in made):
-                self._aliasing.add(func)
+            elif {id(one.untyped_storage()) for one in given} & {id(one.untyped_storage()) for one in made}:
+                ALIASING.add(func)
             else:
-                self._forms[name] = [(one.shape, one.stride(), one.dtype) for one in made], isinstance(found, tuple)
+                FORMS[name] = [(one.shape, one.stride(), one.dtype) for one in made], isinstance(found, tuple)
             return found
+        if known is IN_PLACE:
+            return args[0]
         forms, is_several = known
         again = tuple(torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in forms)
         return again if is_several else again[0]
@@ -188,6 +204,12 @@ def _like(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.shape, value.stride(), value.dtype
     return tuple(map(_like, value)) if isinstance(value, list | tuple) else (type(value), value)
+
+
+@cache
+def _factors(func: Any) -> tuple[int, int] | None:
+    """Which arguments of an operation are the factors of a product; None for what is no product."""
+    return PRODUCTS.get(func.name().partition(".")[0].rstrip("_"))
 
 
 @cache

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
-from zoplat.core.model_spec import Head, ModelSpec
-from zoplat_devices.pytorch.heads import AUTO_CLASSES, head_of
+from zoplat.core.model_spec import ModelSpec
+from zoplat_devices.pytorch.hiding import import_without_compiler, marks_ignored
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.precision import base_dtype
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.screening import check_gguf, screen, trust
-from zoplat_devices.pytorch.sources import DEFAULT, base_of, check_online, is_adapter, load_errors, present
+from zoplat_devices.pytorch.screening import screen
+from zoplat_devices.pytorch.sources import DEFAULT, load_errors
+from zoplat_devices.pytorch.unloaded import configuration, empty_model, source_of
 
 
-def shaped(spec: ModelSpec, kind: str, tokenizes: bool = True) -> tuple[Loaded, int]:
-    """A model whose parameters have shapes and no entries; only its configuration and its tokenizer are read.
+def shaped(spec: ModelSpec, kind: str, tokenizer: Any) -> tuple[Loaded, int]:
+    """A model whose parameters have shapes and no entries; only its configuration is read.
 
     Args:
         spec: which model. A checkpoint folder needs no weights here; of a hub id a few small files are fetched.
         kind: of the device that it is meant for.
-        tokenizes: whether the tokenizer is needed.
+        tokenizer: of the model.
 
     Returns:
         (the model, bytes of its file that are read into memory and converted; 0 where the file is used as it is)
@@ -30,19 +30,14 @@ def shaped(spec: ModelSpec, kind: str, tokenizes: bool = True) -> tuple[Loaded, 
         ZoplatError: there is no such model, or it has not that head.
     """
     import torch
-    import transformers
 
     name = spec.model or DEFAULT
-    source, more = _source(name)
-    screen(source, name)
+    source = source_of(name)
+    screen(source[0], name)
     with quiet(), load_errors(name):
-        config = transformers.AutoConfig.from_pretrained(source, **more, **trust())
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more, **trust()) if tokenizes else None
-        head = head_of(config, spec.head)
-        if head == "classifier" and spec.classes:
-            config.num_labels = spec.classes
+        config, head = configuration(source, spec)
         stored, dtype = config.dtype or torch.float32, getattr(torch, base_dtype(spec, kind, head))
-        model = _empty(config, head, dtype)
+        model = empty_model(config, head, dtype)
         copies = {stored, dtype} if spec.base == "int8" else {stored} - {dtype}  # beside the model that stays
         read = sum(p.numel() for p in model.parameters()) * sum(copy.itemsize for copy in copies)
         if spec.base == "int8":
@@ -50,50 +45,45 @@ def shaped(spec: ModelSpec, kind: str, tokenizes: bool = True) -> tuple[Loaded, 
     return Loaded(model, tokenizer, name, None, head), read if kind == "cpu" else 0
 
 
-def _source(name: str) -> tuple[str, dict[str, Any]]:
-    """(folder or hub id, further arguments of `from_pretrained`) of a model's configuration."""
-    path = Path(name).expanduser()
-    if path.is_dir() and (path / "config.json").exists():
-        return str(path), {"local_files_only": True}
-    source = present(name)
-    if source is not None:
-        whole = base_of(source) if is_adapter(source) else source
-        return whole, {"local_files_only": True}
-    if name.endswith(".gguf"):
-        check_gguf(path)
-        return str(path.parent), {"gguf_file": path.name}
-    if name.startswith("packaged:"):
-        raise ZoplatError(
-            f"--model {name}: it has to be converted once before it can be planned; `zoplat eval --model {name} "
-            "--limit 1` does that."
-        )
-    check_online(name)
-    return name, {}
-
-
-def _empty(config: Any, head: Head, dtype: Any) -> Any:
-    """A model of transformers on the meta device."""
-    import torch
-    import transformers
-
-    config.dtype, before = dtype, torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(dtype)
-        with torch.device("meta"):
-            model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config, **trust())
-    finally:
-        torch.set_default_dtype(before)
-    model.tie_weights()  # which older versions leave out on this device
-    return model.eval().requires_grad_(False)
-
-
 def _quantise(model: Any) -> None:
     """Replace the weights of linear layers but for the head by 8-bit ones, as transformers does when it loads them."""
     try:
+        import_without_compiler("torchao.quantization")
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
         raise ZoplatError("--base int8 needs a package that is not installed: pip install 'zoplat[quant]'") from None
+
+    known = dict[Any, Any]()
+    with marks_ignored():
+        for part in _layers(model):
+            form = part.weight.shape, part.weight.dtype
+            if form in known:
+                part.weight = _another(known[form])
+            else:
+                quantize_(part, Int8WeightOnlyConfig())
+                known[form] = part.weight
+
+
+def linear(model: Any) -> dict[str, int]:
+    """Weights of the linear layers that a quantised base packs, and those of the largest of them."""
+    sizes = [part.weight.numel() for part in _layers(model)]
+    return {"linear_parameters": sum(sizes), "largest_linear": max(sizes, default=0)}
+
+
+def _layers(model: Any) -> list[Any]:
+    """The linear layers of a model but for its head; not those of an adapter."""
     import torch
 
-    kept = model.get_output_embeddings()
-    quantize_(model, Int8WeightOnlyConfig(), lambda part, _: isinstance(part, torch.nn.Linear) and part is not kept)
+    head = model.get_output_embeddings()
+    linears = [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    return [part for name, part in linears if part is not head and "lora_" not in name]
+
+
+def _another(weight: Any) -> Any:
+    """A weight like a quantised one of the same shape, with memory of its own."""
+    import torch
+
+    names, context = weight.__tensor_flatten__()
+    parts = {name: torch.empty_like(getattr(weight, name)) for name in names}
+    made = type(weight).__tensor_unflatten__(parts, context, weight.shape, weight.stride())
+    return torch.nn.Parameter(made, requires_grad=False)

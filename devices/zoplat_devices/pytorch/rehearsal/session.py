@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,17 +19,19 @@ from zoplat.core.example import Example, Row
 from zoplat.core.memory import MemoryReading
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.counting import CountingSpace
-from zoplat_devices.memory import HostMemory, trim
+from zoplat_devices.memory import HostMemory
 from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.generation import TextGenerator
+from zoplat_devices.pytorch.hiding import marks_ignored
 from zoplat_devices.pytorch.lean import import_lean
-from zoplat_devices.pytorch.loaded import Loaded, embeddings
+from zoplat_devices.pytorch.loaded import embeddings
 from zoplat_devices.pytorch.opening import build_encoder, build_scorer
 from zoplat_devices.pytorch.parameters import tensor_of
 from zoplat_devices.pytorch.precision import choose_restore, choose_rounding
+from zoplat_devices.pytorch.reader import NoTokenizer, TextReader
 from zoplat_devices.pytorch.rehearsal.allocations import FORWARD, GRADIENTS, LOGITS, Allocations
 from zoplat_devices.pytorch.rehearsal.attention import fused_attention
-from zoplat_devices.pytorch.rehearsal.models import shaped
+from zoplat_devices.pytorch.rehearsal.models import linear, shaped
 from zoplat_devices.pytorch.rehearsal.space import STATE, ShapedBackend
 from zoplat_devices.pytorch.session import PyTorchSession
 from zoplat_devices.pytorch.settings import PyTorchSettings
@@ -41,56 +42,46 @@ META = torch.device("meta")
 WEIGHTS = "weights"
 
 
-@dataclass(frozen=True)
-class NoTokenizer:
-    """In place of a tokenizer, where rows are made of token ids alone."""
-
-    model_max_length: int = 0
-    pad_token_id: int | None = None
-    eos_token_id: int | None = None
-
-
 class RehearsalSession(PyTorchSession, Rehearsal):
     """A model of transformers on the meta device.
 
     Args:
         settings: of the device that is meant.
         spec: which model, and what of it is trained.
-        tokenizes: whether text is encoded; else all rows are `blank`.
+        reader: of the rows; all are `blank` where there is none.
 
     Attributes:
         trace: counts what is allocated.
     """
 
-    def __init__(self, settings: PyTorchSettings, spec: ModelSpec, tokenizes: bool = True) -> None:
+    def __init__(self, settings: PyTorchSettings, spec: ModelSpec, reader: TextReader | None = None) -> None:
         self._host, self._libraries, self._files, self._kernel_bytes = HostMemory(), 0, 0, 0
         import_lean()
         if settings.is_streaming:
             raise ZoplatError("The streaming strategy can't be planned yet. Use -o device.strategy=sequential.")
         self._kernels = self.recordings = None
-        self.target, self._kind, self._tokenizes = META, settings.kind, tokenizes
-        found, self.opening = shaped(spec, settings.kind, tokenizes)
-        self.loaded = found if tokenizes else Loaded(found.model, NoTokenizer(), found.name, None, found.head)
-        self.trace = Allocations(settings.kind, embeddings(found.model) or 0)
+        self.target, self._kind, self._tokenizes = META, settings.kind, reader is not None and reader.can_encode
+        self.loaded, self.opening = shaped(spec, settings.kind, reader.tokenizer if reader else NoTokenizer())
+        self.trace = Allocations(settings.kind, embeddings(self.loaded.model) or 0)
         self._records = settings.kind == "cuda" and settings.record and not settings.compile
-        with META:
+        with META, marks_ignored():
             self.model = tuned(self.loaded, spec)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             self.trace.enter(tensor, WEIGHTS)
-        trim()
-        self.head, self.libraries = self.loaded.head, self._host.now()
+        self.head, self.libraries = self.loaded.head, reader.libraries if reader else self._host.now()
         with self.traced():
             self._open_space(settings, spec)
-            if tokenizes:
+            if self._tokenizes:
                 self.encoder = build_encoder(settings, self.loaded, self.model)
             self.scorer = build_scorer(settings, self.loaded, self.model, META)
             self.scorer.sees_padding = False
-            if tokenizes:
+            if self._tokenizes:
                 self.generator = TextGenerator(self.scorer, self.encoder)
             self.derivatives = _ShapedDerivatives(self.model, self.space)
             self._open_strategies(settings, spec)
         self.trace.trained = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)
-        self.facts = self._facts(settings, spec)
+        self.facts = {**self._facts(settings, spec), **linear(self.loaded.model)}
+        self.resident = self._host.now()
 
     def _open_space(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
         trained = blocks(settings, self.model)
@@ -103,7 +94,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
 
     @contextmanager
     def traced(self) -> Iterator[None]:
-        with fused_attention(self._kind), self.trace:
+        with marks_ignored(), fused_attention(self._kind), self.trace:
             yield
 
     def owners_at_peak(self) -> dict[str, int]:

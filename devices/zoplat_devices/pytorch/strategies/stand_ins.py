@@ -7,7 +7,7 @@ recognised by function of torch, not by family of models; a use that is not in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from zoplat.core.blocks import Block
 from zoplat.core.errors import ZoplatError
+from zoplat_devices.pytorch.nested import tensors_in
 from zoplat_devices.pytorch.strategies import products
 from zoplat_devices.pytorch.strategies.branch_weights import BranchWeights
 
@@ -71,7 +72,7 @@ class StandIn(torch.Tensor):  # type: ignore[misc]  # torch has no types here
             done = args[1].dispatcher.linear(args[0], args[1], args[2] if len(args) > 2 else None)
             if done is not None:
                 return done
-        found = [x for x in _tensors((args, kwargs)) if isinstance(x, StandIn)]
+        found = [x for x in tensors_in((args, kwargs)) if isinstance(x, StandIn)]
         return found[0].dispatcher.call(func, args, kwargs or {}, found)
 
 
@@ -163,7 +164,7 @@ class Dispatcher:
             self._see(found)
             return self._elementwise(func, args, kwargs, found[0])
         is_in_place = name.endswith("_") and (not name.endswith("__") or name.startswith(("__i", "__set")))
-        others = _tensors(kwargs if name in ELEMENTWISE else (args, kwargs))
+        others = tensors_in(kwargs if name in ELEMENTWISE else (args, kwargs))
         if is_in_place or any(_is_plain(x) and x.dim() for x in others):
             raise self._unknown(name, found)
         return self._deferred(func, name, args, kwargs, found)
@@ -288,17 +289,6 @@ def _item(choose: Callable[[Any], Any], index: int, whole: Any) -> Any:
 def _is_plain(x: Any) -> bool:
     """Whether x is a tensor and no stand-in."""
     return isinstance(x, torch.Tensor) and not isinstance(x, StandIn)
-
-
-def _tensors(x: Any) -> Iterator[Any]:
-    """Tensors of any kind in nested tuples, lists and dictionaries."""
-    if isinstance(x, torch.Tensor):
-        yield x
-    elif isinstance(x, tuple | list):
-        for item in x:
-            yield from _tensors(item)
-    elif isinstance(x, dict):
-        yield from _tensors(tuple(x.values()))
 
 
 def _replaced(x: Any, branch: int | None = None) -> Any:
