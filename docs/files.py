@@ -242,6 +242,7 @@ RUN = [
         "journal.jsonl",
         "",
         {**of(StepRecord), "checksum": "of the line before, followed by this line without its own."},
+        frozenset({"groups"}),
         variant="every other line, one a step",
     ),
     File(

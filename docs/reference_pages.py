@@ -60,14 +60,13 @@ THEIRS: dict[str, str] = {
     "WORLD_SIZE": "How many there are.",
     "MASTER_ADDR": "That a launcher set this, with the two above, says that several processes share the run.",
     "LOCAL_RANK": "The GPU of a process.",
-    "LOCAL_WORLD_SIZE": "How many processes are on this machine.",
-    "TORCHELASTIC_RESTART_COUNT": "How often `torchrun` has started them again.",
     "CUDA_VISIBLE_DEVICES": "The GPUs whose energy is read.",
     "MLFLOW_EXPERIMENT_NAME": "Of the tracker `mlflow`: the experiment. Default: zoplat.",
     "WANDB_PROJECT": "Of the tracker `wandb`: the project. Default: zoplat.",
     "WANDB_DIR": "Of the tracker `wandb`: its folder. Default: the run directory.",
 }
 SET: dict[str, str] = {
+    "GLOO_SOCKET_IFNAME": "The network interface that leads to rank 0, unless it is set already.",
     "USE_HUB_KERNELS": "`NO`, so that transformers fetches no kernels.",
     "ZIG_GLOBAL_CACHE_DIR": "A temporary folder, for the compiler of the kernels alone.",
     "ZIG_LOCAL_CACHE_DIR": "The same.",

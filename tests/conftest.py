@@ -92,10 +92,12 @@ def working_folder(session_folder: Path) -> Iterator[Path]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave float16 in Triton's interpreter to the slow tests: bfloat16 takes the same way through the programs."""
+    """Leave all but bfloat16 in Triton's interpreter to the slow tests: it takes the same way and converts besides."""
     for item in items:
         given = getattr(getattr(item, "callspec", None), "params", {})
-        if given.get("kernels") == "interpreter" and "float16" in given.values():
+        if given.get("kernels") == "interpreter" and {"float16", "float32"} & {
+            v for v in given.values() if isinstance(v, str)
+        }:
             item.add_marker(pytest.mark.slow)
 
 

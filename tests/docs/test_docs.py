@@ -56,6 +56,7 @@ def test_every_method_has_a_page_that_names_its_source(name: str) -> None:
     assert f"({name}.md)" in (ROOT / "docs/methods/README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # `make test` has the same check
 def test_generated_pages_are_fresh() -> None:
     command = [sys.executable, str(ROOT / "docs/generate.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

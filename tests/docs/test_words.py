@@ -16,8 +16,6 @@ QUOTING = {
     "zoplat/config/renamed.py",
     "zoplat/core/deprecated.py",
     "docs/decisions/0020-rooms-and-words.md",
-    "changelog.d/plugin-names.changed.md",
-    "changelog.d/words.changed.md",
     "tests/docs/test_words.py",
     "tests/tasks/test_prompts.py",  # stories in which somebody told somebody
     "tests/test_old_names.py",

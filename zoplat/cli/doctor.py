@@ -18,6 +18,7 @@ PACKAGES = {
     "transformers": "models; the device onnx too",
     "peft": "--tune lora and other adapters",
     "datasets": "rows of tasks from the hub; --data takes files without it",
+    "httpx": "the device served",
     "numpy": "",
     "safetensors": "",
     "gguf": ".gguf files and the packaged models; in zoplat[demo]",
