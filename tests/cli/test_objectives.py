@@ -46,7 +46,11 @@ def ran(zoplat: Any, *arguments: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "judge",
-    ["accuracy", f"command:{sys.executable} judge.py", pytest.param("judged:share", marks=pytest.mark.slow)],
+    [
+        f"command:{sys.executable} judge.py",
+        pytest.param("accuracy", marks=pytest.mark.slow),
+        pytest.param("judged:share", marks=pytest.mark.slow),
+    ],
 )
 def test_training_on_a_score_learns(zoplat: Any, toy: Any, monkeypatch: pytest.MonkeyPatch, judge: str) -> None:
     """The starting weights predict half of the labels; all of them can be learned."""

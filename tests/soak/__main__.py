@@ -119,7 +119,7 @@ class Soak:
         if rival is not None:
             self._check_rival(rival, case)
         code = process.returncode
-        is_refused = code == 2 and ("is in use" in errors or (not steps and "Choose another place" in errors))
+        is_refused = code == 2 and ("is in use" in errors or trouble in ("full", "limit"))
         if "Traceback" in errors or not (code == -signal.SIGKILL or is_refused or code in WELL[trouble]):
             raise Wrong(f"{case}, {trouble}, {blow}: status {code}: {errors[-2000:]}")
         summary = out / "summary.json"
