@@ -119,7 +119,8 @@ class Soak:
         if rival is not None:
             self._check_rival(rival, case)
         code = process.returncode
-        is_refused = code == 2 and ("is in use" in errors or trouble in ("full", "limit"))
+        has_no_room = trouble in ("full", "limit") and ("Choose another place" in errors or "Make room" in errors)
+        is_refused = code == 2 and ("is in use" in errors or has_no_room)
         if "Traceback" in errors or not (code == -signal.SIGKILL or is_refused or code in WELL[trouble]):
             raise Wrong(f"{case}, {trouble}, {blow}: status {code}: {errors[-2000:]}")
         summary = out / "summary.json"

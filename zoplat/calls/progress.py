@@ -132,11 +132,7 @@ class Lines(Callback):
         self.console.print(f"resumed: {step} steps restored from the checkpoint and the journal")
 
     def stepped(self, progress: RunProgress, loss: float | None) -> None:
-        if loss is not None:
-            self.recent = [*self.recent[-19:], loss]
-        self.note_skipped(progress)
-        if text := self.pace.after(progress, self.config):
-            self.console.print(text)
+        self.follow(progress, loss)
         if time.monotonic() - self.printed > INTERVAL:
             self.printed = time.monotonic()
             self.console.print(
@@ -161,6 +157,14 @@ class Lines(Callback):
     def judged(self, progress: RunProgress, outlook: Outlook) -> None:
         style = {"learning": "green", "diverging": "red", "not learning": "yellow"}.get(outlook.word, "")
         self.console.print(f"after {progress.passes} passes:", Text(f"{outlook}", style))
+
+    def follow(self, progress: RunProgress, loss: float | None) -> None:
+        """Take in a step: its loss, whether it was skipped, and once how long the run will take."""
+        if loss is not None:
+            self.recent = [*self.recent[-19:], loss]
+        self.note_skipped(progress)
+        if text := self.pace.after(progress, self.config):
+            self.console.print(text)
 
     def note_skipped(self, progress: RunProgress) -> None:
         """Say it when the first step is skipped; the summary has how many were."""
@@ -243,11 +247,7 @@ class Bar(Lines):
         self.line = self.bar.add_task("training", total=total, unit=self.unit, passes=0, loss="–", dev="–")
 
     def stepped(self, progress: RunProgress, loss: float | None) -> None:
-        if loss is not None:
-            self.recent = [*self.recent[-19:], loss]
-        self.note_skipped(progress)
-        if text := self.pace.after(progress, self.config):
-            self.console.print(text)
+        self.follow(progress, loss)
         done = {**vars(progress), "steps": progress.step}[self.unit]
         self.bar.update(self.line, completed=done, passes=progress.passes, loss=self.loss, dev=self.dev)
 

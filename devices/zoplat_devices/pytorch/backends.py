@@ -31,16 +31,20 @@ class TorchNoise(Noise):
 
 def backend_for(blocks: Sequence[Block], kind: str) -> Backend:
     """The backend of a kind of device: fused where there are kernels for it, else the reference one."""
-    empty = partial(_empty, kind)
-    elsewhere = (
-        (_mapped, evict) if kind == "cpu" else (_pinned if kind == "cuda" else _mapped, _keep, partial(_near, kind))
-    )
+    empty, outside = partial(_empty, kind), _outside(kind)
     kernels = kernels_for(kind)
     if kernels and all(block.dtype != "float64" for block in blocks):
-        return FusedBackend(kernels, empty, *elsewhere)
+        return FusedBackend(kernels, empty, *outside)
     host = kernels_for("cpu")
     inner = FusedNoise(host, _empty_on_host) if host else ReferenceNoise()
-    return Backend(TorchNoise(inner, kind), empty, *elsewhere)
+    return Backend(TorchNoise(inner, kind), empty, *outside)
+
+
+def _outside(kind: str) -> tuple[Any, ...]:
+    """`mapped`, `release` and, on an accelerator, `near` of a backend: for arrays not beside the weights."""
+    if kind == "cpu":
+        return _mapped, evict
+    return _pinned if kind == "cuda" else _mapped, _keep, partial(_near, kind)
 
 
 def kernels_for(kind: str) -> Kernels | None:

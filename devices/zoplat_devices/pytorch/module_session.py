@@ -76,7 +76,7 @@ class ModuleSession(PyTorchSession):
     def chat(self, prompts: Sequence[str]) -> list[str]:
         raise ZoplatError("This device has no chat template. Leave --template out.")
 
-    def allocations(self) -> None:  # type: ignore[override]  # they are told apart by the size of a vocabulary
+    def allocations(self) -> None:  # type: ignore[override]  # logits are known by the size of a vocabulary
         return None
 
     def export(self, directory: Path) -> None:
