@@ -208,11 +208,14 @@ def _peaks(
 
 
 def _infer(config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]]) -> None:
-    """What a run does with the longest rows of a split: their loss, and their scores."""
+    """What a run does with the longest rows of a split: their loss, and their scores or the text that is written."""
     batches = [[rows[i] for i in by_length(rows, at_once(config, split))[0]] for split, rows in splits.items()]
     longest = max(batches, key=lambda rows: rows[0].length * len(rows))
     session.forward(longest)
-    if not longest[0].example.is_open and longest[0].example.loss != "options":
+    example = longest[0].example
+    if example.is_open:
+        session.generate(longest, example.length, example.stop)
+    elif example.loss != "options":
         session.scores(longest)
 
 
