@@ -172,7 +172,9 @@ def _encoding(config: RunConfig) -> tuple[Any, ...]:
 def _longest(config: RunConfig, rows: Sequence[Row]) -> list[Row]:
     """The batch with the longest row among those of the run."""
     if config.batch_size > len(rows):
-        raise ZoplatError(f"batch_size {config.batch_size} is more than the {len(rows)} training rows.")
+        raise ZoplatError(
+            f"batch_size {config.batch_size} is more than the {len(rows)} training rows. Use a smaller one."
+        )
     batches = Batches(rows, config.batch_size, config.seed)
     steps = min(config.steps or MOST_STEPS, MOST_STEPS, len(rows) // config.batch_size)
     return max((batches.at(step) for step in range(steps)), key=lambda batch: max(row.length for row in batch))

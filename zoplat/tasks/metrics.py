@@ -86,7 +86,9 @@ def metric_of(task: Task, name: str = "") -> Metric:
     """
     name, classes = name or task.metric, task.class_names
     if name in ("macro-f1", "binary-f1") and not classes:
-        raise ZoplatError(f"Metric '{name}' compares classes, and the options of this task change from row to row.")
+        raise ZoplatError(
+            f"Metric '{name}' compares classes, and the options of this task differ by row. Use accuracy or f1."
+        )
     if name == "binary-f1" and len(classes) != 2:
         raise ZoplatError(f"Metric 'binary-f1' is for two classes, and the task has {len(classes)}. Use macro-f1.")
     if name == "binary-f1":

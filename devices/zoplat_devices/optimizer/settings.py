@@ -97,10 +97,14 @@ class Method:
         numbers = {name: None if group[name] is None else float(group[name]) for name in OWN[:3]}
         for name, value in numbers.items():
             if value and known[name] is None:
-                raise ZoplatError(f"A parameter group has {name}={value}, and '{self.name}' has no such setting.")
+                raise ZoplatError(
+                    f"A parameter group has {name}={value}, and '{self.name}' has no such setting. Leave it out."
+                )
         law = None if group["sampler"] is None else part_from("sampler", group["sampler"])
         if law is not None and law_of(self.config.estimator) is None:
-            raise ZoplatError(f"A parameter group has a sampler of its own, and '{self.name}' draws nothing.")
+            raise ZoplatError(
+                f"A parameter group has a sampler of its own, and '{self.name}' draws nothing. Leave it out."
+            )
         return Values(numbers["lr"], numbers["eps"], numbers["weight_decay"], law)
 
     def estimator(self, values: Values) -> Estimator[Any]:

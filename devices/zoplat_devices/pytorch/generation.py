@@ -49,7 +49,9 @@ class TextGenerator:
         tokens = max(1, min(tokens, self.encoder.limit - 1))
         prompts = self.encoder.prompts(rows, tokens)
         if not all(prompts):
-            raise ZoplatError("A prompt is empty, and the tokenizer has no mark to begin with.")
+            raise ZoplatError(
+                "A prompt is empty, and the tokenizer has no token to begin with. Give every row a prompt."
+            )
         inputs = self.scorer.builder.padded(prompts)
         inputs.setdefault("attention_mask", self.torch.ones_like(inputs["input_ids"]))
         for name in ("position_ids", "use_cache"):
