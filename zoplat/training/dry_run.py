@@ -28,6 +28,8 @@ from zoplat.space.counting import BlockShape, CountingSpace, PlaceholderArray, S
 from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.space.rounding import RoundingName
 
+ROWS = 4
+"""Rows of a batch, for methods that ask for the loss of each."""
 STEPS, LONGEST = 40, 500
 """Steps over which is averaged, at least; the longest period that is waited for."""
 WIDTH, VOCABULARY = 1024, 4096
@@ -87,6 +89,15 @@ class LinearLosses(LossBackend):
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         """One number in place of a row of them, which for a large model would be millions."""
         return {block.name: [1.0] for block in space.blocks if len(block.shape) == 2}
+
+    def row_count(self) -> float:
+        return float(ROWS)
+
+    def row_losses(self, rows: Sequence[int]) -> list[float]:
+        return [_loss(self._space.probe) for _ in rows]
+
+    def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[float]]:
+        return [[_loss(direction) for direction in point] for point in points]
 
     def on_batch(self, index: int) -> LossBackend:
         return self
