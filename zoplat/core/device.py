@@ -118,10 +118,7 @@ class Session(ABC):
 
     def row_losses_at(self, rows: Sequence[Row], points: Sequence[Sequence[Direction]]) -> list[list[Number]]:
         """Loss of each row by itself at θ + d, with a d of its own at each point; the arrays as for `losses_at`."""
-        return [
-            [loss for row, d in zip(rows, point, strict=True) for loss in self.losses_at([row], [d])]
-            for point in points
-        ]
+        return [[self.losses_at([row], [d])[0] for row, d in zip(rows, point, strict=True)] for point in points]
 
     def jvp(self, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:
         """Mean loss of a batch at θ and its derivative along a direction, by forward-mode differentiation."""
