@@ -39,7 +39,7 @@ class Reference(Device):
             expected value; "master", from a float32 copy. The latter two need exact restore.
     """
 
-    answers: ClassVar[frozenset[str]] = frozenset({"losses", "features"})
+    answers: ClassVar[frozenset[str]] = frozenset({"losses", "row losses", "features"})
     takes_models: ClassVar[bool] = False
     restore: Restore = "in-place"
     rounding: RoundingName = "nearest"

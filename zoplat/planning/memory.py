@@ -129,7 +129,8 @@ class Rehearsals:
             batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
             inference, training, scoring, products, owners = _peaks(config, session, splits, batch, steps)
         try:
-            cost = measure_cost(config.estimator, session.space.blocks, strategy, session.space.restore)
+            space = session.space
+            cost = measure_cost(config.estimator, space.blocks, strategy, space.restore, rows=config.batch_size)
         except CostUnknown:
             cost = None
         shares = [Share.counted(owner, size) for owner, size in owners.items()]

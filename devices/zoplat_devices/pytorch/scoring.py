@@ -123,6 +123,14 @@ class Scorer:
         """Mean loss of each of several copies of a batch, stacked one after the other; (copies,) float32."""
         return self.means(self._loss_batch([*rows] * copies), copies)
 
+    def row_losses(self, rows: Sequence[Row], copies: int = 1) -> Any:
+        """Loss of each row by itself, of several copies of a batch; (copies, rows) float32."""
+        batch = self._loss_batch([*rows] * copies)
+        losses = self._row_losses(batch).view(copies, -1)
+        if batch.by_tokens:
+            losses = losses / self.torch.tensor([float(row.weight) for row in rows], device=self.device)
+        return losses
+
     def sequences(self, rows: Sequence[Row]) -> int:
         """Number of sequences that the model reads for the loss of a batch."""
         return sum(1 if right_only(row) else len(row.tokens.inputs) for row in rows)

@@ -18,6 +18,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.losses import SIDE_TERMS, Number
 from zoplat.core.model_spec import ModelSpec
+from zoplat.core.row_signs import RowSigns
 from zoplat.core.sampler import Sampler
 from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.queue import Promise, Queue
@@ -159,8 +160,11 @@ class PyTorchSession(MeasuredSession):
         """The usual strategy; where directions have factors, with side terms.
 
         Points are batched then where a batch has few tokens, and where it has many a processor moves the weights;
-        measured in docs/performance.md. On a GPU points are batched where two fit in one pass.
+        measured in docs/performance.md. On a GPU points are batched where two fit in one pass. Where every row has a
+        direction of its own, all rows are computed together if that can be followed.
         """
+        if isinstance(law, RowSigns) and self._may_choose and self._can_batch:
+            return SIDE_TERMS["batched"] if self.space.is_low_rank(law) else "batched"
         if law is None or self.strategy not in SIDE_TERMS or not self.space.is_low_rank(law):
             return self.strategy
         if self.strategy == "sequential" and not (self._is_followed and self._can_batch):
@@ -213,16 +217,28 @@ class PyTorchSession(MeasuredSession):
         return queue.promise()
 
     def losses_at(self, rows: Sequence[Row], directions: Sequence[Direction]) -> list[Number]:
+        self._check_followed()
+        return self.streaming.losses(rows, directions) if self.streaming else self.batched.losses(rows, directions)
+
+    def row_losses(self, rows: Sequence[Row]) -> list[Number]:
+        with self._perturbed(), torch.inference_mode():
+            return self.scorer.row_losses(rows)[0].double().tolist()
+
+    def row_losses_at(self, rows: Sequence[Row], points: Sequence[Sequence[Direction]]) -> list[list[Number]]:
+        if self.streaming:
+            return super().row_losses_at(rows, points)
+        self._check_followed()
+        return self.batched.row_losses(rows, points)
+
+    def _check_followed(self) -> None:
+        """Raise ZoplatError where several points can't be computed by one pass over the model."""
         if self.scorer.sees_padding:
             raise ZoplatError(
                 f"{self.loaded.name} sees padding, so its rows are read without any, which goes with the sequential "
                 "strategy alone. Use -o device.strategy=sequential."
             )
-        if self.streaming:
-            return self.streaming.losses(rows, directions)
-        if self.head == "seq2seq":
+        if self.head == "seq2seq" and not self.streaming:
             raise ZoplatError("The batched strategy can't follow seq2seq models. Use -o device.strategy=sequential.")
-        return self.batched.losses(rows, directions)
 
     def jvp(self, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:
         _ = self.scorer.sees_padding  # its trial can't be made inside
