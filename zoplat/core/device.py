@@ -296,6 +296,10 @@ class Device(ABC):
         """
         return None
 
+    def trial_examples(self) -> Sequence[Example]:
+        """Rows on which `zoplat check` tries it, some four with the same options; none for English sentences."""
+        return ()
+
     def exchange(self, seconds: float) -> Exchange | None:
         """The exchange of the processes that a launcher such as torchrun has started; None where this device has none.
 

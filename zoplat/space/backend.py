@@ -60,6 +60,14 @@ class Backend:
         """Take charge of some weights; their space calls this once."""
         self.blocks, self.rounding = blocks, rounding
 
+    def of(self, block: Block) -> Backend:
+        """The backend of the device that has a block: itself, unless blocks lie on several devices."""
+        return self
+
+    def at_home(self, array: Array) -> Array:
+        """The same numbers where `empty` makes arrays; where blocks lie on several devices, that is the first one."""
+        return array
+
     @property
     def name(self) -> str:
         """Name of what updates the weights, for the record of a run."""
