@@ -20,7 +20,7 @@ SIN = [-0.16662834, 0.00815299]
 ANGLE = 3.6572952e-10  # (π/4) / 2³¹
 LN2 = 0.69314718
 HALF_ROOT_2 = 0x3F3504F3  # bits of √½ in float32
-HALFWAY = np.uint64(0x0FFFFFFF)  # bits that are zero in each float64 half-way between two float32 numbers
+HALFWAY = np.uint64((1 << 28) - 1)  # bits that are zero in each float64 half-way between two float32 numbers
 
 
 class ReferenceNoise(Noise):
