@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 
 import zoplat
-from zoplat.errors import ZoplatError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from tests.devices.cards import cards  # noqa: E402
 from zoplat_devices.pytorch import backends  # noqa: E402
 from zoplat_devices.pytorch.device import PyTorch  # noqa: E402
-
-from tests.devices.cards import cards  # noqa: E402
 
 MAP = {"model.embed_tokens": 0, "lm_head": 0, "model.layers.0": 0, "model.layers.1": 1, "model.norm": 1}
 MAP |= {"model.rotary_emb": 0}
