@@ -170,7 +170,12 @@ def interpreted_kernels() -> Iterator[Any]:
         nearest = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
         return np.where((bits & 0x7FFFFFFF) > 0x7F800000, 0x7FFF, nearest).astype(np.uint16)
 
+    def called(self: Any, *given: Any, **named: Any) -> Any:
+        """Call a function from a kernel, whose launch has replaced the language: each call would do so again."""
+        return self.rewrite()(*given, **named)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_interpreter.InterpretedFunction, "__call__", called)
         patch.setattr(triton_interpreter.InterpreterBuilder, "create_fma", fused)
         patch.setattr(triton_interpreter, "_convert_float", converted)
         wraps = triton_interpreter.InterpreterOptions(sanitize_overflow=False)

@@ -5,9 +5,6 @@ from typing import Any
 
 import pytest
 
-nbformat: Any = pytest.importorskip("nbformat")
-nbclient: Any = pytest.importorskip("nbclient")
-pytest.importorskip("ipykernel")
 pytest.importorskip("torch")
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial" / "notebook.ipynb"
@@ -21,9 +18,19 @@ zoplat.run(estimator="mezo", out="runs/cut", callback=Impatient(), **toy)
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def packages() -> None:
+    """Not while tests are collected: to import nbformat takes seconds."""
+    for name in ("nbformat", "nbclient", "ipykernel"):
+        pytest.importorskip(name)
+
+
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """Source of each cell of code → its outputs; one more cell interrupts a run."""
+    import nbclient
+    import nbformat
+
     book = nbformat.read(PAGE, as_version=4)
     book.cells.append(nbformat.v4.new_code_cell(CUT, metadata={"tags": ["raises-exception"]}))
     where = {"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}}
@@ -38,6 +45,8 @@ def result(cells: dict[str, list[Any]], words: str) -> Any:
 
 
 def test_no_outputs_are_stored() -> None:
+    import nbformat
+
     book = nbformat.read(PAGE, as_version=4)
     nbformat.validate(book)
     assert not [cell for cell in book.cells if cell.get("outputs") or cell.get("execution_count")]

@@ -1,5 +1,7 @@
 """Kernels generate the random numbers of the numpy definition, bit for bit, from any offset of a stream."""
 
+import math
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from zoplat import Key
-from zoplat_devices.kernels.noise import GROUP, LAWS, FusedNoise, ReferenceNoise, second, words
+from zoplat_devices.kernels.noise import GROUP, LAWS, FusedNoise, ReferenceNoise, fma, second, words
 from zoplat_devices.kernels.tables import Kernels
 
 STREAMS = [(0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 0xFFFFFFFF), (0x9E3779B9, 0x243F6A88), (12345, 2**31)]
@@ -38,6 +40,32 @@ def is_interpreted(made: FusedNoise) -> bool:
 
 def bits(array: Any) -> np.ndarray:
     return np.ascontiguousarray(array.cpu() if isinstance(array, torch.Tensor) else array).view(np.uint32)
+
+
+def rounded_once(exact: Fraction) -> np.float32:
+    """The float32 number next to an exact one; of two that are as near, the one whose last bit is zero."""
+    near = np.float32(float(exact))
+    around = [near, *(np.nextafter(near, np.float32(side)) for side in (-math.inf, math.inf))]
+    off = [abs(Fraction(float(x)) - exact) for x in around]
+    nearest = [x for x, distance in zip(around, off, strict=True) if distance == min(off)]
+    return next(x for x in nearest if len(nearest) == 1 or x.view(np.uint32) % 2 == 0)
+
+
+def test_a_fused_multiply_add_is_rounded_once() -> None:
+    """Sums a hair beside what is half-way between two float32 numbers, and others; large, small and denormal."""
+    rng = np.random.default_rng(2)
+    odd = rng.integers(2**11, 2**12, (2, 400)) * 2 + 1  # a product of 25 or 26 bits: half-way, or a quarter
+    scale = np.float32(2.0) ** rng.choice([-75, -70, -20, 0, 40], 400)
+    a, b = odd[0].astype(np.float32) * scale, odd[1].astype(np.float32) * scale
+    hair = np.ldexp(a.astype(np.float64) * b, -60).astype(np.float32)
+    c = hair * rng.choice([-1, 0, 1, 2.0**40], 400).astype(np.float32)
+    expected = [
+        rounded_once(Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z)))
+        for x, y, z in zip(a, b, c, strict=True)
+    ]
+    assert (fma(a, b, c) == np.array(expected)).all()
+    twice = (a.astype(np.float64) * b + c).astype(np.float32)
+    assert (twice != np.array(expected)).sum() > 20, "the first rounding does hide the hair"
 
 
 @pytest.mark.parametrize("law", sorted(LAWS))

@@ -128,7 +128,10 @@ def limited(task: Task, split: str, rows: Rows, limit: int, notice: Notice) -> R
     """
     if len(rows) <= limit or not task.classes:
         return rows[:limit]
-    labels = [_class_of(task, row, where) for where, row in rows]
+    labels = [_class_of(task, row, where) for where, row in rows[:limit]]
+    if set(range(len(task.classes))) <= set(labels):
+        return rows[:limit]
+    labels += [_class_of(task, row, where) for where, row in rows[limit:]]
     whole = Counter(number for number in labels if number is not None)
     lacking = [
         number

@@ -78,6 +78,10 @@ METRICS: dict[str, Metric] = {
 """Metrics by name; "f1" of a task with classes is "macro-f1"."""
 
 
+ROW_METRICS = (accuracy, exact_match, f1, rouge)
+"""Metrics that are means of the scores of rows."""
+
+
 def metric_of(task: Task, name: str = "") -> Metric:
     """The metric of a task, or the one of a name for the predictions that a task asks for.
 

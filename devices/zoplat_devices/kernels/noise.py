@@ -20,6 +20,7 @@ SIN = [-0.16662834, 0.00815299]
 ANGLE = 3.6572952e-10  # (π/4) / 2³¹
 LN2 = 0.69314718
 HALF_ROOT_2 = 0x3F3504F3  # bits of √½ in float32
+HALFWAY = np.uint64((1 << 28) - 1)  # bits that are zero in each float64 half-way between two float32 numbers
 
 
 class ReferenceNoise(Noise):
@@ -117,15 +118,27 @@ def _polynomial(coefficients: list[float], x: np.ndarray) -> np.ndarray:
 def fma(a: np.ndarray, b: Any, c: Any) -> np.ndarray:
     """a·b + c in float32 with one rounding.
 
-    The product is exact in float64. Its sum with c is rounded to odd there, by the error of the sum, so
-    that rounding once more to float32 is as good as rounding once (Boldo & Melquiond, IEEE Trans. Comput. 57, 2008).
+    The product is exact in float64, and its sum with c is rounded twice: there, and to float32. That is as good as one
+    rounding unless the first leads half-way between two float32 numbers, where the 28 low bits are zero.
     """
     product, addend = a.astype(np.float64) * b, np.asarray(c, np.float64)
+    total = np.asarray(product + addend)
+    halfway = (total.view(np.uint64) & HALFWAY) == 0
+    if halfway.any():
+        total[halfway] = _rounded_to_odd(*(x[halfway] for x in np.broadcast_arrays(product, addend)))
+    return total.astype(np.float32)
+
+
+def _rounded_to_odd(product: np.ndarray, addend: np.ndarray) -> np.ndarray:
+    """The sum, away from what is even if it is not exact: good for another rounding.
+
+    After Boldo & Melquiond, IEEE Trans. Comput. 57, 2008, with the error of the sum by Knuth's way.
+    """
     total = product + addend
     part = total - product
     error = (product - (total - part)) + (addend - part)
     even = (total.view(np.uint64) & np.uint64(1)) == 0
-    return np.where((error != 0) & even, np.nextafter(total, np.copysign(np.inf, error)), total).astype(np.float32)
+    return np.where((error != 0) & even, np.nextafter(total, np.copysign(np.inf, error)), total)
 
 
 class FusedNoise(Noise):

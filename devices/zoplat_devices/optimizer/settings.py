@@ -22,6 +22,7 @@ OWN = ("lr", "eps", "weight_decay", "sampler")
 """Settings that every group may have for itself."""
 INSTEAD = {
     "gradient": "With backward() there are torch.optim.AdamW and torch.optim.SGD; without it, mezo and lozo",
+    "row losses": "mezo, fzoo and lozo do without",
     "jvp": "mezo and lozo do without",
     "input norms": "options={'scores': 'weights'} does without where the method has such a field",
 }
