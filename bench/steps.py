@@ -15,7 +15,10 @@ from bench.cases import Setup, Variant
 from bench.models import SameBatch
 from zoplat import ZERO, Row, ZoplatError
 from zoplat.config.layers import resolve
+from zoplat.config.parts import law_of
+from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
+from zoplat.core.losses import SIDE_TERMS
 from zoplat.core.memory import MemoryReading
 from zoplat.training.profiler import Profiler
 from zoplat.training.step import Learner
@@ -60,7 +63,7 @@ class ZoplatStep:
         session.space.settle()
         self.session, self.variant, self.batches, self.passes = session, variant, SameBatch(rows), 0
         self.moves: float | None = None
-        self.learner = Learner(config, session, strategy=variant.strategy)
+        self.learner = Learner(config, session, strategy=_strategy(variant, config, session, rows))
         self.profiler = Profiler(session.memory, session.reset_peak)
 
     def before(self) -> None:
@@ -88,6 +91,12 @@ class ZoplatStep:
         for _ in range(times - 1):
             self()
         return self.profiler.peak
+
+
+def _strategy(variant: Variant, config: RunConfig, session: Session, rows: Sequence[Row]) -> str:
+    """That of the variant; sequential in place of side terms where a run would choose that for so many tokens."""
+    chosen = session.strategy_for(law_of(config.estimator), sum(row.length for row in rows))
+    return chosen if (chosen, variant.strategy) == ("sequential", SIDE_TERMS["sequential"]) else variant.strategy
 
 
 class PublishedStep:

@@ -259,7 +259,7 @@ RUN = [
             "seconds_training": "of the steps before.",
             "kept": "whether the score is that of an earlier run which began with the same model and rows.",
             "unanswered": "rows on which the model's scores were not finite; no such key where there are none.",
-            "changed": "share of the sampled weights that differ from those at the start; from the first step on.",
+            "changed": "share of sampled weights that changed since the last evaluation; not before the first step.",
             "drift": "‖W − θ‖ / ‖θ‖ on a sample: what rounding has done to the weights; from the first step on.",
             "loss": "mean of the newest losses of steps; no such key before there are some.",
         },

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from zoplat.registry import catalogue
 from zoplat_devices.pytorch.sources import PACKAGED
@@ -48,6 +51,36 @@ By the metadata of the versions that are tested together.
 | package | licence |
 | --- | --- |
 """
+EXTRAS = """
+## Packages of the extras
+
+What `pip install 'zoplat[EXTRA]'` adds to these; packages that those need in turn are left out.
+
+| package | extra | licence |
+| --- | --- | --- |
+"""
+OF_EXTRAS = {
+    "accelerate": "Apache Software License",
+    "gguf": "MIT License",
+    "lightning": "Apache Software License",
+    "lm-eval": "MIT",
+    "matplotlib": "Python Software Foundation License",
+    "mlflow-skinny": "Apache Software License",
+    "onnx": "Apache-2.0",
+    "onnxruntime": "MIT License",
+    "onnxruntime-gpu": "MIT License",
+    "onnxscript": "MIT License",
+    "optuna": "MIT License",
+    "rouge-score": "Apache Software License",
+    "scipy": "BSD License",
+    "tensorboard": "Apache Software License",
+    "torchao": "BSD 3-Clause License",
+    "trackio": "MIT License",
+    "triton": "MIT License",
+    "trl": "Apache-2.0",
+    "wandb": "MIT License",
+}
+"""Package → licence in its metadata; torchao's is in its file LICENSE. Few environments have all of them installed."""
 
 
 def page() -> str:
@@ -55,14 +88,42 @@ def page() -> str:
     models = "".join(f"| `packaged:{n}` | {one.licence} | `{one.install}` |\n" for n, one in PACKAGED.items())
     own = sorted((e.name, e.value) for e in catalogue() if (e.kind, e.distribution) == ("task", "zoplat"))
     tasks = "".join(f"| `{name}` | {task.source} |\n" for name, task in own)
-    packages = "".join(f"| {name} | {licence(name)} |\n" for name in needed())
-    return HEAD + MODELS + models + TASKS + tasks + PACKAGES + packages
+    packages = "".join(f"| {name} | {licence(name)} |\n" for name in sorted(needed(), key=str.lower))
+    more = "".join(f"| {name} | {', '.join(which)} | {of_extra(name)} |\n" for name, which in extras().items())
+    return HEAD + MODELS + models + TASKS + tasks + PACKAGES + packages + EXTRAS + more
 
 
-def needed() -> list[str]:
+def needed() -> set[str]:
     """Names of the packages that an install without extras has, those that these need left out."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return sorted((re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in project["dependencies"]), key=str.lower)
+    return {name_of(line) for line in project()["dependencies"]}
+
+
+def extras() -> dict[str, list[str]]:
+    """Names of the packages that only extras bring → the extras; those of zoplat's own development left out."""
+    found: dict[str, list[str]] = {}
+    for extra, lines in project()["optional-dependencies"].items():
+        if extra not in ("dev", "release", "docs"):
+            for name in {name_of(line) for line in lines} - needed():
+                found.setdefault(name, []).append(f"`{extra}`")
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def of_extra(name: str) -> str:
+    """The licence of a package that an extra brings."""
+    if name not in OF_EXTRAS:
+        sys.exit(f"{name} is in an extra, and its licence is not in docs/licences.py. Write it there.")
+    return OF_EXTRAS[name]
+
+
+def name_of(requirement: str) -> str:
+    """The name of a package in a line of requirements."""
+    return re.split(r"[^A-Za-z0-9_.-]", requirement)[0]
+
+
+@cache
+def project() -> dict[str, Any]:
+    """The table of the project in pyproject.toml."""
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
 
 
 def licence(name: str) -> str:

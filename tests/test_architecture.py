@@ -48,12 +48,13 @@ ENGINE: dict[str, set[str]] = {
 """Room of `zoplat` → the other rooms that it may import."""
 DEVICES: dict[str, set[str]] = {
     "memory": set(),
+    "arrays": set(),
     "text": set(),
     "kernels": {"memory"},
-    "reference": {"kernels", "memory", "text"},
+    "reference": {"arrays", "kernels", "memory", "text"},
     "pytorch": {"kernels", "memory", "text"},
-    "onnx": {"kernels", "memory", "text", "pytorch"},
-    "served": {"kernels", "memory", "text", "pytorch"},
+    "onnx": {"arrays", "kernels", "memory", "text", "pytorch"},
+    "served": {"arrays", "kernels", "memory", "text", "pytorch"},
     "edge": {"kernels", "memory", "text", "onnx"},
     "optimizer": {"pytorch"},
 }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zoplat.core.oracle import Oracle, Slopes
     from zoplat.core.preset import Preset, read_presets
     from zoplat.core.probe import Gauge, Probe, Unit
+    from zoplat.core.row_signs import RowSigns
     from zoplat.core.rule import Schedule, Scheduled, StepRule
     from zoplat.core.sampler import Extent, Sampler
     from zoplat.core.search import Around, Between, OneOf
@@ -70,6 +71,7 @@ __all__ = [
     "Preset",
     "Probe",
     "Row",
+    "RowSigns",
     "RunResult",
     "Sampler",
     "Schedule",
@@ -118,6 +120,7 @@ _WHERE = {
     "zoplat.core.oracle": "Oracle Slopes",
     "zoplat.core.preset": "Preset read_presets",
     "zoplat.core.probe": "Gauge Probe Unit",
+    "zoplat.core.row_signs": "RowSigns",
     "zoplat.core.rule": "Schedule Scheduled StepRule",
     "zoplat.core.sampler": "Extent Sampler",
     "zoplat.core.tracker": "TrackedNumbers TrackedRun Tracker",

@@ -9,12 +9,11 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
 from zoplat.core.blocks import Block
-from zoplat.core.device import Device, Session
+from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.memory import MemoryReading
@@ -23,6 +22,7 @@ from zoplat.hookspecs import hookimpl
 from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.space.rounding import RoundingName
+from zoplat_devices.arrays import ArraySession
 
 WORDS, WIDTH = 512, 24
 SHAPES = {"words": (WORDS, WIDTH), "hidden": (WIDTH, WIDTH), "hidden_bias": (WIDTH,), "options": (WORDS, WIDTH)}
@@ -39,7 +39,7 @@ class Reference(Device):
             expected value; "master", from a float32 copy. The latter two need exact restore.
     """
 
-    answers: ClassVar[frozenset[str]] = frozenset({"losses", "features"})
+    answers: ClassVar[frozenset[str]] = frozenset({"losses", "row losses", "features"})
     takes_models: ClassVar[bool] = False
     restore: Restore = "in-place"
     rounding: RoundingName = "nearest"
@@ -61,7 +61,7 @@ class Reference(Device):
         return self.open(spec)
 
 
-class ReferenceSession(Session):
+class ReferenceSession(ArraySession):
     """The bag-of-words network, opened."""
 
     def release(self) -> None:
@@ -136,23 +136,6 @@ class ReferenceSession(Session):
     def ledger(self) -> dict[str, int]:
         held = {buffer.owner: buffer.bytes for buffer in self.space.buffers}
         return {"weights": self.facts["model_bytes"], **held, "scratch": self.space.scratch_bytes}
-
-    def digest(self) -> str:
-        digest = sha256()
-        for block in self.space.blocks:
-            digest.update(self.np.ascontiguousarray(block.array).data)
-        return f"sha256:{digest.hexdigest()}"
-
-    def write(self, path: Path, arrays: dict[str, Any]) -> None:
-        from safetensors.numpy import save_file
-
-        save_file(arrays, path)
-
-    def read(self, path: Path, arrays: dict[str, Any]) -> None:
-        from safetensors.numpy import load_file
-
-        for name, array in load_file(path).items():
-            arrays[name][:] = array
 
     def export(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)

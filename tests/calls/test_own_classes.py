@@ -13,8 +13,10 @@ import pytest
 
 import zoplat
 from zoplat.config.local import Source
+from zoplat.config.written import adopted
 from zoplat.errors import ZoplatError
 from zoplat.registry import catalogue
+from zoplat.testing.target import opened
 from zoplat.training.directory import RunDirectory
 from zoplat.training.replay import replay
 
@@ -150,3 +152,55 @@ class Mine(Gaussian):
     plain = zoplat.run(estimator="mezo", out=tmp_path / "plain", **TOY)
     assert result.summary.sampler == "local.Mine"
     assert result.summary.weights_digest == plain.summary.weights_digest
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_a_class_of_a_cell_as_a_method(tmp_path: Path) -> None:
+    mine = cell(CELL)
+    found = zoplat.compare(estimators=[mine(eps=1e-2), "mezo"], out=tmp_path / "both", **TOY)
+    assert found.failed == []
+    assert {row["method"] for row in found.rows} == {"Mine", "mezo"}
+    assert "eps = 0.01" in (tmp_path / "both" / "Mine-0" / "config.toml").read_text()
+    again = zoplat.compare(estimators=[mine(eps=1e-2), "mezo"], out=tmp_path / "both", **TOY)
+    assert again.rows == found.rows
+    with pytest.raises(ZoplatError, match="another source of Mine"):
+        zoplat.compare(estimators=cell(CELL.replace("x / 2", "x / 3")), out=tmp_path / "both", **TOY)
+
+
+def test_a_class_is_written_with_what_it_uses_and_nothing_else(tmp_path: Path) -> None:
+    table, [path] = adopted([cell(CELL)(eps=0.5), "mezo"], tmp_path)
+    assert table == {"Mine": {"eps": 0.5}, "mezo": {}}
+    text = path.read_text()
+    assert "def halved" in text
+    assert "SCALE = 1.0" in text
+    assert "step = 5" not in text
+    with opened(str(path)) as target:
+        assert [entry.name for entry in target.entries] == ["Mine"]
+
+
+def test_a_class_in_the_field_of_another_is_registered_too(tmp_path: Path) -> None:
+    law = "@dataclass(frozen=True)\nclass Wide(Gaussian):\n    def scale(self, space, key):\n        return 2.0\n\n\n"
+    mine = cell(CELL.replace("@dataclass", law + "@dataclass", 1).replace("= Gaussian()", "= Wide()"))
+    _, [path] = adopted(mine, tmp_path)
+    with opened(str(path)) as target:
+        assert [(entry.kind, entry.name) for entry in target.entries] == [("estimator", "Mine"), ("sampler", "Wide")]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("SCALE = 1.0", "SCALE = object()"), "Mine uses SCALE, a object"),
+        (("= Gaussian()", ""), "Give its fields defaults"),
+    ],
+)
+def test_what_can_not_be_written_is_refused_by_name(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    text = CELL.replace(*change)
+    text = text.replace("eps: float = zoplat.number(1e-3, above=0)", "eps: float") if "Gaussian" in change[0] else text
+    with pytest.raises(ZoplatError, match=words):
+        adopted(cell(text), tmp_path)
+
+
+def test_one_class_twice_is_refused(tmp_path: Path) -> None:
+    mine = cell(CELL)
+    with pytest.raises(ZoplatError, match="Mine is given twice"):
+        adopted([mine(eps=0.1), mine(eps=0.2)], tmp_path)

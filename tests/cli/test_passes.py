@@ -15,7 +15,7 @@ from zoplat.training.step import Learner
 
 OWN = [entry for entry in catalogue() if entry.kind == "estimator" and entry.distribution == "zoplat"]
 LOSSES = sorted(entry.name for entry in OWN if entry.value.asks == {"losses"})
-STEPS = 6
+STEPS, ROWS = 6, 4
 TOY: dict[str, dict[str, Any]] = {
     "block-zo": {"by": "words|hidden|options"},
     "dizo": {"targets": "hidden", "every": 3, "rounds": 2},
@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {**TOY, "block-zo": {}, "dizo": {"every": 3, 
 
 def charged(counted: Callable[[Any], Callable[[], int]], **settings: Any) -> tuple[int, int, Meter]:
     """Passes that a run of some steps is charged for, calls of the model's forward function, and the run's meter."""
-    config = resolve({"limit": 16, "batch_size": 4, "steps": STEPS, **settings})
+    config = resolve({"limit": 16, "batch_size": ROWS, "steps": STEPS, **settings})
     run, meter = open_run(config), Meter()
     run.session.forward(run.batches.at(0))  # the first one tries out what the model can do
     count = counted(run.session)
@@ -54,6 +54,18 @@ def test_each_pass_is_one_call_on_the_reference_device(name: str, monkeypatch: p
     assert (meter.outside, meter.foreign) == (0, 0)
 
 
+def test_a_pass_of_rows_is_one_call_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(session: Any) -> Callable[[], int]:
+        calls: list[int] = []
+        forward = type(session).forward
+        monkeypatch.setattr(type(session), "forward", lambda own, rows: calls.append(len(rows)) or forward(own, rows))
+        return lambda: sum(calls)
+
+    passes, rows, meter = charged(counted, estimator="grzo", device="reference")
+    assert ROWS * passes == rows > 0
+    assert (meter.outside, meter.foreign) == (0, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(entry.name for entry in OWN))
 def test_each_pass_is_one_call_of_a_language_model(name: str, small_model: Any, rows: Any) -> None:
@@ -71,6 +83,8 @@ def test_each_pass_is_one_call_of_a_language_model(name: str, small_model: Any, 
         assert passes == GRADIENT_PASSES * calls
     elif asks == {"jvp"}:
         assert passes == JVP_PASSES * calls
+    elif asks == {"row losses"}:
+        assert ROWS * passes == calls, "one row after the other"
     elif "gradient" in asks:
         assert passes == calls + (GRADIENT_PASSES - 1) * STEPS, "one gradient a step, and losses"
     else:

@@ -63,6 +63,43 @@ class TestContract(DeviceContract):
     device = Bags()
 
 
+@dataclass(frozen=True)
+class Numbers(Bags):
+    """Reads lists of numbers, and no English.
+
+    Attributes:
+        tried: whether it gives rows.
+    """
+
+    tried: bool = True
+
+    def build(self, spec: ModelSpec) -> Any:
+        net = Net()
+        net.last = torch.nn.Linear(12, spec.classes)
+        return net
+
+    def read(self, example: Example) -> Any:
+        if set(example.prompt) - set("0123456789 "):
+            raise ZoplatError("These are no numbers.")
+        return super().read(example)
+
+    def trial_examples(self) -> Sequence[Example]:
+        return [Example(f"{k} {k + 1} 7", ("low", "middle", "high"), k) for k in range(3)] if self.tried else ()
+
+
+class TestContractWithoutText(DeviceContract):
+    """The same on rows that the device gives."""
+
+    device = Numbers()
+
+
+def test_a_device_that_reads_no_english_and_gives_no_rows_fails_with_what_to_do() -> None:
+    contract = TestContractWithoutText()
+    contract.device = Numbers(tried=False)
+    with pytest.raises(AssertionError, match=r"are no numbers\. Let its `trial_examples` give some rows"):
+        contract.test_a_probe_is_taken_back()
+
+
 def opened(device: ModuleDevice | None = None, tune: Tuning | None = None, **more: Any) -> Any:
     return (device or Bags()).open(ModelSpec(more.pop("model", None), tune or Tuning(), "auto", 0, **more))
 

@@ -16,7 +16,7 @@ from types import ModuleType
 import click
 import pytest
 
-from docs.licences import licence, needed
+from docs.licences import OF_EXTRAS, extras, licence, needed
 from docs.reference_pages import ANSWERS, EXIT, LIBRARIES, OURS, SET, THEIRS
 from zoplat import hookspecs
 from zoplat.cli import main
@@ -180,6 +180,14 @@ def test_licences_name_every_package_that_an_install_has() -> None:
         assert f"| {name} | {licence(name)} |" in text
     for path in (ROOT / "zoplat").rglob("data/*"):
         assert path.parent.relative_to(ROOT).as_posix() in text or "testing" in path.parts
+
+
+def test_licences_name_every_package_of_an_extra_in_the_words_of_its_metadata() -> None:
+    assert extras().keys() == OF_EXTRAS.keys()
+    for name, written in OF_EXTRAS.items():
+        assert f" | {written} |" in next(row for row in page("licences").splitlines() if row.startswith(f"| {name} |"))
+        if name != "torchao" and any(metadata.distributions(name=name)):
+            assert written == licence(name)
 
 
 def test_the_version_of_the_hooks_is_on_the_page_of_stability() -> None:

@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "forward-grad": {},
     "fzoo": {"queries": 3},
     "fzoo-r": {"queries": 4},
+    "grzo": {},
     "hizoo": {"smooth": 1e-3},
     "lozo": {"sampler.interval": 7},
     "lozo-m": {"sampler.interval": 7},
@@ -94,6 +95,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "block-zo, jacobi": ("block-zo", {"order": "jacobi", "by": "module"}),
     "hizoo, debiased": ("hizoo", {"debiased": True, "step_with": "new"}),
     "mezo-svrg, shared": ("mezo-svrg", {"is_shared": True, "anchor_batches": 2}),
+    "grzo, rademacher, decay": ("grzo", {"sampler.base": "rademacher", "rule.decay": 0.1}),
+    "grzo, low-rank": ("grzo", {"sampler.base": "low-rank"}),
     "es, ranks": ("es", {"queries": 4, "shaping": "ranks"}),
 }
 
@@ -124,7 +127,7 @@ def method(name: str, settings: dict[str, Any]) -> Any:
     """A registered method with a larger step size and other settings, by dotted path; parts by their names."""
     found = catalogue().entry("estimator", name).value
     for path, value in settings.items():
-        known = {"sampler": "sampler", "rule": "step-rule"}.get(path)
+        known = {"sampler": "sampler", "sampler.base": "sampler", "rule": "step-rule"}.get(path)
         found = _changed(found, path, catalogue().entry(known, value).value if known else value)
     for path in ("rule.lr", "rule.schedule.lr"):
         if path not in settings and _has(found, path):

@@ -33,6 +33,7 @@ METHODS = [
     "forward-grad",
     "fzoo",
     "fzoo-r",
+    "grzo",
     "hizoo",
     "hybrid",
     "lozo",

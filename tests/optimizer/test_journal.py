@@ -144,7 +144,7 @@ def test_mistakes_with_files_say_what_to_do(tmp_path: Path) -> None:
         train(model, made(model, "mezo", journal=file), range(1))
     with pytest.raises(ZoplatError, match="has made 2 steps, and replay"):
         optimizer.replay()
-    with pytest.raises(ZoplatError, match="Which journal"):
+    with pytest.raises(ZoplatError, match="none was given"):
         made(Net(), "mezo").replay()
     late = made(model, "mezo", journal=tmp_path / "other.jsonl")
     late.load_state_dict(optimizer.state_dict())

@@ -17,12 +17,17 @@ from click.testing import CliRunner
 from zoplat.cli import main
 from zoplat.config.layers import resolve
 from zoplat.core.errors import ZoplatError
+from zoplat.core.example import Example
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.planning import profiles
 from zoplat.planning.kept import keep_seconds, seconds_a_step
 from zoplat.planning.memory import Rehearsals
 from zoplat.planning.plan import plan
+from zoplat.training.setup import spec_of
 from zoplat_devices.pytorch.device import PyTorch
+from zoplat_devices.pytorch.rehearsal.allocations import Allocations
+from zoplat_devices.pytorch.rehearsal.session import RehearsalSession
+from zoplat_devices.pytorch.session import PyTorchSession
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -234,3 +239,20 @@ def test_a_plan_of_the_packaged_model_takes_less_than_400_mib(rows: Any, tmp_pat
     given = ["plan", "--task", "sst2", "--data", str(data), "--memory", "1GiB", "--device", "cpu"]
     done = subprocess.run([sys.executable, "-c", PEAK, *given], capture_output=True, text=True, check=False)
     assert int(done.stdout.splitlines()[-1]) < 400 * 1024, done.stderr
+
+
+def test_the_longest_text_is_planned(small_model: Any) -> None:
+    config = resolve({"model": str(small_model()), "task": "squad", "data": ".", "device": "cpu"})
+    session = PyTorchSession(config.device, spec_of(config))
+    empty = config.device.rehearse(spec_of(config), config.device.reader(spec_of(config)))
+    assert isinstance(empty, RehearsalSession)
+    example = Example("It was a good film . " * 2, (" good",), 0, length=24, stop="never")
+    rows = session.encode([example] * 3)
+    with Allocations("cpu", 0, adopts=True) as real:
+        [written, *_] = session.generate(rows, example.length, example.stop)
+    assert len(session.encoder.tokenizer(written)["input_ids"]) >= 20
+    with empty.traced():
+        before = empty.trace.now
+        empty.reset_peak()
+        empty.generate(rows, example.length, example.stop)
+    assert empty.trace.peak - before == pytest.approx(real.peak, rel=0.08)

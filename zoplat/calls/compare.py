@@ -19,10 +19,16 @@ from zoplat.comparison.study import Study
 from zoplat.comparison.table import read_runs, table
 from zoplat.comparison.work import Workers
 from zoplat.config.keywords import CompareSettings, Names, spelled_out
+from zoplat.config.written import adopted
 from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
 from zoplat.report.brief import comparison_in_brief
 from zoplat.report.pages import Rows, piece
 from zoplat.training.directory import RunDirectory
+
+FOLDER = "runs/compare"
+"""Of a comparison that names none."""
+OF_PARTS = ("samplers", "step_rules", "estimators")
+"""The axes that take parts."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def compare(
     """One table of existing runs, or of a matrix of methods, tasks and seeds under the same settings.
 
     What is already in `out` is not repeated, so the same call goes on with an interrupted comparison. Each run is made
-    in a process of its own, which knows registered names and the parts of `plugin`, and no class of a notebook.
+    in a process of its own. Classes of a notebook are written to files in the folder of the comparison for these.
 
     Args:
         runs: run directories; then nothing is run.
@@ -124,7 +130,8 @@ def compare(
         progress: whether to print a line when a run begins and when one fails, or what is called with it; None for in
             notebooks only.
         settings: the flags of the command, with underscores. An axis such as `estimators` is a name, a list of names,
-            or a table of settings by name: {"mezo": {}, "lozo": {"sampler": {"rank": 4}}}.
+            or a table of settings by name: {"mezo": {}, "lozo": {"sampler": {"rank": 4}}}. Estimators, samplers and
+            step rules may be values or classes too, also such as no plugin registers.
 
     Returns:
         The result, with `.rows`, `.failed`, `.table()`, `.history()` and `.directory`; a notebook shows it as a report.
@@ -143,12 +150,16 @@ def compare(
             raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
         paths = tuple(map(Path, runs))
         return ComparisonResult(Outcome(table(read_runs(paths)), [], [], [], [], {}), None, paths, beside)
+    for axis in [axis for axis in OF_PARTS if axis in axes]:
+        axes[axis], own = adopted(axes[axis], Path(out or FOLDER) / "plugins")
+        files += registered(own)
     study = study_of(given, axes, out, join, storage, files)
     say = progress if callable(progress) else _speaker(progress)
     try:
         outcome = made(study, jobs, retry_failed, say, beside)
     except KeyboardInterrupt:
-        raise Interrupted(study.folder, f"zoplat.compare(join={str(study.folder)!r})") from None
+        again = f", plugin={[*map(str, files)]}" if files else ""
+        raise Interrupted(study.folder, f"zoplat.compare(join={str(study.folder)!r}{again})") from None
     directories = tuple(study.folder / run["directory"] for run in outcome.runs)
     return ComparisonResult(outcome, study.folder, directories, beside)
 
@@ -185,7 +196,7 @@ def study_of(
         chosen["seeds"] = (seeds,)
     elif seeds is not None:
         chosen["seeds"] = tuple(seeds)
-    return Study(Path(out or "runs/compare"), Matrix.of(settings, chosen), storage, plugins)
+    return Study(Path(out or FOLDER), Matrix.of(settings, chosen), storage, plugins)
 
 
 def axis_of(axis: str, names: Names) -> Names:
@@ -200,8 +211,8 @@ def axis_of(axis: str, names: Names) -> Names:
     if wrong := [name for name in listed if not isinstance(name, str)]:
         raise ZoplatError(
             f"{axis} has {wrong[0]!r}. Each run of a comparison is a process of its own, so it takes names: of "
-            "registered parts, with settings as {'mezo': {'eps': 1e-3}}. A class of your own goes into a file with a "
-            "hook (`zoplat new-plugin` writes one), which is given as plugin='FILE.py'."
+            "registered parts, with settings as {'mezo': {'eps': 1e-3}}. Estimators, samplers and step rules may be "
+            "values; a task or anything else of your own goes into a file with a hook, given as plugin='FILE.py'."
         )
     return listed
 

@@ -47,7 +47,7 @@ def history(path: Path) -> Any:
     library, directory = pandas("history()"), RunDirectory(path)
     journal = directory.read_journal()
     if journal is None:
-        raise ZoplatError(f"{directory.journal} is gone, so the run has no history any more.")
+        raise ZoplatError(f"{directory.journal} is gone, so the run has no history any more. Put a copy of it back.")
     rows: dict[int, dict[str, Any]] = {one.step + 1: {"loss": one.loss, "lr": one.lr} for one in journal.steps}
     for record in directory.read_metrics():
         rows.setdefault(record["step"], {})[record["split"]] = record["score"]

@@ -33,7 +33,7 @@ def explained(problem: Exception) -> ZoplatError | None:
     if isinstance(problem, ZoplatError):
         return problem
     if isinstance(problem, OSError) and problem.errno == errno.ENAMETOOLONG:
-        return ZoplatError(f"{str(problem.filename)[:60]}…: the name is too long for a file.")
+        return ZoplatError(f"{str(problem.filename)[:60]}…: the name is too long for a file. Use a shorter one.")
     if isinstance(problem, OSError) and problem.errno in OF_THE_SYSTEM and (problem.filename or problem.filename2):
         hint = " Make room and go on." if problem.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)) else ""
         return RunFailed(f"{problem.filename or problem.filename2}: {problem.strerror}.{hint}")
@@ -43,7 +43,7 @@ def explained(problem: Exception) -> ZoplatError | None:
         near = problem.object[max(0, problem.start - 20) : problem.end + 20]
         return ZoplatError(f"Half of a surrogate pair or a byte that is no UTF-8 in {near!r}. Remove it.")
     if isinstance(problem, ValueError) and str(problem) in ("embedded null byte", "embedded null character"):
-        return ZoplatError("A name of a file has a zero byte in it.")
+        return ZoplatError("A name of a file has a zero byte in it. Remove it.")
     if isinstance(problem, MemoryError):
         return RunFailed("The memory of this machine was not enough. Use a smaller model, or a smaller --batch-size.")
     return None

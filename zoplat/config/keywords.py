@@ -19,6 +19,9 @@ from zoplat.core.sampler import Sampler
 Function = TypeVar("Function", bound=Callable[..., Any])
 Names: TypeAlias = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
 """An axis of a comparison: a name, several, or a table of settings by name."""
+Part = TypeVar("Part")
+Parts: TypeAlias = Names | Part | type[Part] | Sequence[str | Part | type[Part]]
+"""An axis that takes parts, and their classes, beside names."""
 
 
 class Settings(TypedDict, total=False):
@@ -81,9 +84,9 @@ class CompareSettings(Settings, total=False):
     """
 
     forgetting: bool
-    estimators: Names
-    samplers: Names
-    step_rules: Names
+    estimators: Parts[Estimator[Any]]
+    samplers: Parts[Sampler]
+    step_rules: Parts[StepRule[Any]]
     tasks: Names
     models: Names
     tunes: Names

@@ -89,8 +89,9 @@ class Source:
         if used in self._seen or getattr(used, "__module__", None) != self.module:
             return
         self._seen.add(used)
-        functions = [*_functions(used)]
-        yield _text(used, functions)
+        functions = [*functions_of(used)]
+        bytecode = (_bytecode(function.__code__) for function in functions)
+        yield text_of(used, functions) or "\n".join([used.__qualname__, *bytecode])
         for base in getattr(used, "__bases__", ()):
             yield from self._of(base)
         for function in functions:
@@ -101,7 +102,7 @@ class Source:
                     yield f"{name} = {value!r}"
 
 
-def _functions(used: Any) -> Iterator[FunctionType]:
+def functions_of(used: Any) -> Iterator[FunctionType]:
     """A function, or those that the text of a class has; what `dataclass` writes has no text."""
     if isinstance(used, FunctionType):
         yield used
@@ -112,8 +113,8 @@ def _functions(used: Any) -> Iterator[FunctionType]:
             yield inner
 
 
-def _text(used: Any, functions: list[FunctionType]) -> str:
-    """The text of a class or a function; its bytecode where no text is kept."""
+def text_of(used: Any, functions: list[FunctionType]) -> str:
+    """The text of a class or a function, comments and layout left out; empty where no text is kept."""
     if functions:
         code = functions[0].__code__
         try:
@@ -129,7 +130,7 @@ def _text(used: Any, functions: list[FunctionType]) -> str:
         ]
         if around:
             return ast.unparse(around[-1])
-    return "\n".join([used.__qualname__, *(_bytecode(function.__code__) for function in functions)])
+    return ""
 
 
 def _begins(node: ast.ClassDef | ast.FunctionDef) -> int:

@@ -112,6 +112,14 @@ class Session(ABC):
         """
         raise NotImplementedError
 
+    def row_losses(self, rows: Sequence[Row]) -> list[Number]:
+        """Loss of each row by itself, at the weights that the arrays hold now."""
+        return [self.forward([row]) for row in rows]
+
+    def row_losses_at(self, rows: Sequence[Row], points: Sequence[Sequence[Direction]]) -> list[list[Number]]:
+        """Loss of each row by itself at θ + d, with a d of its own at each point; the arrays as for `losses_at`."""
+        return [[self.losses_at([row], [d])[0] for row, d in zip(rows, point, strict=True)] for point in points]
+
     def jvp(self, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:
         """Mean loss of a batch at θ and its derivative along a direction, by forward-mode differentiation."""
         raise NotImplementedError
@@ -249,8 +257,8 @@ class Device(ABC):
     """A runtime that opens models. A frozen dataclass whose fields are its settings; cheap to construct.
 
     Attributes:
-        answers: what its sessions can compute; a subset of {"losses", "jvp", "gradient", "input norms", "generation",
-            "features", "text loss"}.
+        answers: what its sessions can compute; a subset of {"losses", "row losses", "jvp", "gradient", "input norms",
+            "generation", "features", "text loss"}.
         takes_models: whether it opens the model that `--model` names; if not, it has one of its own.
         makes_bundles: whether `zoplat pack` can write its sessions into a bundle.
     """
@@ -287,6 +295,10 @@ class Device(ABC):
             ZoplatError: what `open` would refuse, as far as that shows before weights are read.
         """
         return None
+
+    def trial_examples(self) -> Sequence[Example]:
+        """Rows on which `zoplat check` tries it, some four with the same options; none for English sentences."""
+        return ()
 
     def exchange(self, seconds: float) -> Exchange | None:
         """The exchange of the processes that a launcher such as torchrun has started; None where this device has none.

@@ -30,7 +30,7 @@ class Estimator(Checked, ABC, Generic[State]):
 
     @property
     def asks(self) -> frozenset[str]:
-        """What it wants of a device: some of "losses", "jvp", "gradient" and "input norms"."""
+        """What it wants of a device: some of "losses", "row losses", "jvp", "gradient" and "input norms"."""
         return frozenset({"losses"})
 
     @property

@@ -62,6 +62,22 @@ class LossBackend(ABC):
         """For each matrix, the Euclidean norm of every input of its layer over the batch, 1 where there is none."""
         raise NotImplementedError
 
+    def row_count(self) -> Number:
+        """Rows of the batch.
+
+        Raises:
+            ZoplatError: it has no rows of its own, or none whose losses are known.
+        """
+        raise ZoplatError("This method asks for the loss of each row, and here a batch has one loss. Use another one.")
+
+    def row_losses(self, rows: Sequence[int]) -> list[Number]:
+        """Loss of each of some rows of the batch by itself, at the weights as they are now."""
+        raise NotImplementedError
+
+    def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[Number]]:
+        """Loss of every row at a direction of its own, at each of several points; the weights as for `losses_at`."""
+        raise NotImplementedError
+
     def on_batch(self, index: int) -> LossBackend:
         """The backend of auxiliary batch number `index` of this step."""
         raise NotImplementedError
@@ -105,6 +121,15 @@ class RecordedLosses(LossBackend):
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         matrices = [block for block in space.blocks if len(block.shape) == 2]
         return {block.name: [self.forward() for _ in range(block.shape[1])] for block in matrices}
+
+    def row_count(self) -> Number:
+        return self.forward()
+
+    def row_losses(self, rows: Sequence[int]) -> list[Number]:
+        return [self.forward() for _ in rows]
+
+    def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[Number]]:
+        return [[self.forward() for _ in point] for point in points]
 
     def on_batch(self, index: int) -> LossBackend:
         return self

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeAlias
 
 from zoplat.core.arrays import Array
-from zoplat.core.blocks import Tile
+from zoplat.core.blocks import Block, Tile
 
 Stream: TypeAlias = tuple[int, int]
 """Two 32-bit keys of a sequence of random words."""
@@ -98,6 +99,25 @@ class KeysOf(Noise):
     def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
         self.keys.update(part for part in address if isinstance(part, Key))
         return super()._at(law, shape, address)
+
+
+class NoiseByBlock(Noise):
+    """Noise made where the numbers are needed: on the device of the block that a tile in the address belongs to.
+
+    Args:
+        of: block → the noise of its device.
+        usual: for addresses without a tile.
+    """
+
+    def __init__(self, of: Callable[[Block], Noise], usual: Noise) -> None:
+        self._of, self._usual = of, usual
+
+    def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Array:
+        return self._usual.numbers(law, stream, first, shape)
+
+    def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
+        places = [part.block for part in address if isinstance(part, Tile)]
+        return (self._of(places[0]) if places else self._usual)._at(law, shape, address)
 
 
 def stream(*address: Key | Tile | str) -> Stream:

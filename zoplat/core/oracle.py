@@ -6,12 +6,12 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, groupby
 from typing import Literal, NamedTuple, TypeAlias
 
 from zoplat.core.blocks import Buffer, Part
 from zoplat.core.direction import ZERO, Direction, held
-from zoplat.core.errors import NonFinite
+from zoplat.core.errors import NonFinite, ZoplatError
 from zoplat.core.losses import SIDE_TERMS, LossBackend, Number
 from zoplat.core.noise import Key
 from zoplat.core.sampler import Sampler
@@ -74,6 +74,7 @@ class Oracle:
         self._backend = backend
         self._draws = count()
         self._tally = Tally()
+        self._rows: int | None = None
 
     @property
     def passes(self) -> int:
@@ -135,6 +136,42 @@ class Oracle:
         losses = self.losses(*(radius * z for z in directions for radius in (eps, -eps)))
         return Slopes([(up - down) / (2 * eps) for up, down in zip(losses[::2], losses[1::2], strict=True)], losses)
 
+    def row_count(self) -> int:
+        """Rows of the batch; an answer like any other."""
+        if self._rows is None:
+            [rows] = self._backend.as_floats([self._backend.row_count()])
+            self._record([rows], 0, losses=0)
+            if not math.isfinite(rows):
+                raise NonFinite(f"The number of rows at step {self.step} is {rows}.")
+            self._rows = int(rows)
+        return self._rows
+
+    def row_losses(self, *points: Direction | Sequence[Direction]) -> list[list[float]]:
+        """Loss of each row of the batch, by itself, at each point; a point counts for one pass.
+
+        Rows with directions of their own are computed in one pass where the strategy is batched, else one row after
+        the other.
+
+        Args:
+            points: for each, a direction d that all rows have, or one for every row; the losses are those at θ + d.
+
+        Raises:
+            NonFinite: a loss is infinite or not a number; the engine skips the step.
+            ZoplatError: a point has another number of directions than the batch has rows.
+        """
+        rows = self.row_count()
+        asked = [[point] * rows if isinstance(point, Direction) else [*point] for point in points]
+        for point in asked:
+            if len(point) != rows:
+                raise ZoplatError(
+                    f"The loss of each row was asked for along {len(point)} directions, and the batch has {rows} rows. "
+                    "Give one direction for each row, or one for all: `oracle.row_count()` is their number."
+                )
+        losses = self._row_losses(asked, rows)
+        for direction, loss in zip((direction for point in asked for direction in point), losses, strict=True):
+            self._check(direction, loss)
+        return [losses[start : start + rows] for start in range(0, len(losses), rows)]
+
     def jvp(self, direction: Direction) -> tuple[float, float]:
         """(L(θ), ⟨∇L(θ), d⟩), exact, by forward-mode differentiation. Counts for two passes."""
         self.space.settle()
@@ -171,6 +208,7 @@ class Oracle:
         """The oracle of auxiliary batch number `index` of this step; answers are journaled with this one's."""
         other = copy.copy(self)  # shares answers, draw numbers and tally
         other._backend = self._backend.on_batch(index)
+        other._rows = None
         return other
 
     def _fresh(self) -> Key:
@@ -188,6 +226,35 @@ class Oracle:
         finally:
             losses = self._backend.as_floats(queued)
             self._record(losses, len(losses), losses=len(losses))
+        return losses
+
+    def _row_losses(self, points: Sequence[Sequence[Direction]], rows: int) -> list[float]:
+        """Losses of all rows at all points, one point after the other."""
+        strategy = self._backend.strategy
+        flat = [direction for point in points for direction in point]
+        found = self.space.low_rank_points(flat) if strategy in SIDE_TERMS.values() else None
+        if found is None and strategy in ("sequential", SIDE_TERMS["sequential"]):
+            return self._row_by_row(points, rows)
+        if found is None:
+            self.space.settle()
+        flat = flat if found is None else found
+        at = [flat[start : start + rows] for start in range(0, len(flat), rows)]
+        losses = self._backend.as_floats([loss for point in self._backend.row_losses_at(at) for loss in point])
+        self._record(losses, len(points), losses=len(losses))
+        return losses
+
+    def _row_by_row(self, points: Sequence[Sequence[Direction]], rows: int) -> list[float]:
+        """Move the weights to the direction of one row after the other; at once for neighbours that share theirs."""
+        found: list[Number] = []
+        losses: list[float] = []
+        try:
+            for point in points:
+                for direction, some in groupby(range(rows), key=point.__getitem__):
+                    self.space.at(direction)
+                    found += self._backend.row_losses([*some])
+        finally:
+            losses = self._backend.as_floats(found)
+            self._record(losses, -(-len(losses) // rows), losses=len(losses))
         return losses
 
     def _record(self, answers: Sequence[float], passes: int, losses: int) -> None:

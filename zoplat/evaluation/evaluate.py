@@ -69,7 +69,7 @@ def evaluate(
 def _demonstrations(training: data.Rows, count: int, seed: int) -> data.Rows:
     """Training rows for a few-shot prompt, drawn with the seed."""
     if count > len(training):
-        raise ZoplatError(f"--shots {count} is more than the {len(training)} training rows.")
+        raise ZoplatError(f"--shots {count} is more than the {len(training)} training rows. Use fewer.")
     return random.Random(derived_seed(seed, "shots")).sample(training, count)
 
 
@@ -77,7 +77,7 @@ def _calibrated(encoder: PromptEncoder, raw: data.Rows) -> list[str | None]:
     """Best options by Σ log p(option | prompt) − Σ log p(option | the same prompt without content)."""
     task = data.find(encoder.config.task)
     if task.generates:
-        raise ZoplatError(f"--calibrate compares options, and task '{encoder.config.task}' has none.")
+        raise ZoplatError(f"--calibrate compares options, and task '{encoder.config.task}' has none. Leave it out.")
     examples = [replace(encoder.example(row, where), score="sum") for where, row in raw]
     emptied = [encoder.example({**row, **dict.fromkeys(task.fields, CONTENT_FREE)}, where) for where, row in raw]
     baselines = [
@@ -97,9 +97,13 @@ def _by_linear_probe(encoder: PromptEncoder, training: data.Rows, rows: Sequence
     """The class that a logistic regression on the features of the training rows assigns to each row."""
     config = encoder.config
     if not data.find(config.task).classes:
-        raise ZoplatError(f"--probe predicts classes, and the options of task '{config.task}' change from row to row.")
+        raise ZoplatError(
+            f"--probe predicts classes, and the options of task '{config.task}' change from row to row. Leave it out."
+        )
     if "features" not in config.device.answers:
-        raise ZoplatError(f"--probe needs the features of a model, which '{config.device_name}' does not give.")
+        raise ZoplatError(
+            f"--probe needs the features of a model, which '{config.device_name}' does not give. Use --device cpu."
+        )
     known = encoder.rows(training)
     labels = [row.example.label for row in known]
     features, others = _features(encoder, known), _features(encoder, rows)

@@ -129,7 +129,8 @@ class Rehearsals:
             batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
             inference, training, scoring, products, owners = _peaks(config, session, splits, batch, steps)
         try:
-            cost = measure_cost(config.estimator, session.space.blocks, strategy, session.space.restore)
+            space = session.space
+            cost = measure_cost(config.estimator, space.blocks, strategy, space.restore, rows=config.batch_size)
         except CostUnknown:
             cost = None
         shares = [Share.counted(owner, size) for owner, size in owners.items()]
@@ -172,7 +173,9 @@ def _encoding(config: RunConfig) -> tuple[Any, ...]:
 def _longest(config: RunConfig, rows: Sequence[Row]) -> list[Row]:
     """The batch with the longest row among those of the run."""
     if config.batch_size > len(rows):
-        raise ZoplatError(f"batch_size {config.batch_size} is more than the {len(rows)} training rows.")
+        raise ZoplatError(
+            f"batch_size {config.batch_size} is more than the {len(rows)} training rows. Use a smaller one."
+        )
     batches = Batches(rows, config.batch_size, config.seed)
     steps = min(config.steps or MOST_STEPS, MOST_STEPS, len(rows) // config.batch_size)
     return max((batches.at(step) for step in range(steps)), key=lambda batch: max(row.length for row in batch))
@@ -208,11 +211,14 @@ def _peaks(
 
 
 def _infer(config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]]) -> None:
-    """What a run does with the longest rows of a split: their loss, and their scores."""
+    """What a run does with the longest rows of a split: their loss, and their scores or the text that is written."""
     batches = [[rows[i] for i in by_length(rows, at_once(config, split))[0]] for split, rows in splits.items()]
     longest = max(batches, key=lambda rows: rows[0].length * len(rows))
     session.forward(longest)
-    if not longest[0].example.is_open and longest[0].example.loss != "options":
+    example = longest[0].example
+    if example.is_open:
+        session.generate(longest, example.length, example.stop)
+    elif example.loss != "options":
         session.scores(longest)
 
 

@@ -94,7 +94,7 @@ def find(name: str) -> Profile:
     if name.endswith(".toml"):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise ZoplatError(f"--profile {name}: no such file.")
+            raise ZoplatError(f"--profile {name}: no such file. Without .toml it is one of {', '.join(names())}.")
         return _read(path.read_bytes(), name)
     if name not in names():
         raise unknown("profile", name, names())

@@ -78,6 +78,7 @@ def _attributed(state: Sequence[tuple[str, int]], excess: int) -> str:
     if rest < 0:
         return f"the ledger books {booked}; that is more than the difference, so part of it took over free memory."
     return (
-        f"the ledger books {booked}; {readable(rest)} has no owner in it: working memory that the runtime keeps for "
-        "batches of other shapes, short-lived copies, spare pages of the allocator."
+        f"the ledger books {booked}; {readable(rest)} is what a run does not follow: working memory of passes, some "
+        "of it kept for batches of other shapes, and spare pages of the allocator. `zoplat profile` with the same "
+        "settings names its owners."
     )

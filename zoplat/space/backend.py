@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import TypeAlias
 
 from zoplat.core.arrays import Array
@@ -16,6 +16,7 @@ from zoplat.core.blocks import Block, Buffer, Tile
 from zoplat.core.direction import Direction, Draw
 from zoplat.core.errors import ZoplatError
 from zoplat.core.noise import Key, Noise
+from zoplat.core.row_signs import RowSigns
 from zoplat.core.sampler import Sampler
 from zoplat.space.buffers import MakeArray
 from zoplat.space.drift import DriftMeter
@@ -58,6 +59,14 @@ class Backend:
     def attach(self, blocks: Sequence[Block], rounding: Rounding) -> None:
         """Take charge of some weights; their space calls this once."""
         self.blocks, self.rounding = blocks, rounding
+
+    def of(self, block: Block) -> Backend:
+        """The backend of the device that has a block: itself, unless blocks lie on several devices."""
+        return self
+
+    def at_home(self, array: Array) -> Array:
+        """The same numbers where `empty` makes arrays; where blocks lie on several devices, that is the first one."""
+        return array
 
     @property
     def name(self) -> str:
@@ -171,21 +180,21 @@ class Backend:
         """The direction's entries on a tile, float32 in scratch: valid until the next call with this purpose.
 
         Defined term by term: s₁ = c₁z₁, sₖ = sₖ₋₁ + cₖzₖ, each product and sum rounded to float32; z times its
-        scales before, one after the other, b^−½ as 1/√b.
+        scales before, one after the other, b^−½ as 1/√b. Successive draws that differ by signs alone are one term U·m,
+        with the sum m of their ±c formed in the same way, where `RowSigns.is_summed`.
         """
         total, begun = self.scratch(tile, purpose), False
-        for draw, c in direction:
-            if draw.part is not None and tile.block not in draw.part:
-                continue
-            z = self.scratch(tile, "term") if begun else total
-            self._fill(draw.sampler, z, tile, draw.key)
-            for buffer, power in draw.scales:
-                scale = self.near(tile.of(buffer.arrays[tile.block.name]))
-                z *= scale if power == 1.0 else 1.0 / scale**0.5 if power == -0.5 else scale**power
-            z *= c
-            if begun:
-                total += z
-            begun = True
+        there = [(draw, c) for draw, c in direction if draw.part is None or tile.block in draw.part]
+        for shared, some in groupby(there, key=lambda term: _shared(term[0], tile)):
+            for terms in [[*some]] if shared else [[term] for term in some]:
+                z = self.scratch(tile, "term") if begun else total
+                if len(terms) == 1:
+                    self._write_term(z, *terms[0], tile)
+                else:
+                    self._write_terms(z, terms, tile)
+                if begun:
+                    total += z
+                begun = True
         if not begun:
             total[:] = 0.0
         return total
@@ -258,6 +267,29 @@ class Backend:
             held = self._scratch[f"{purpose}/{wide}"] = self.empty((tile.size,), wide)
         return held[: tile.size].reshape(tile.shape)
 
+    def _write_term(self, out: Array, draw: Draw, c: float, tile: Tile) -> None:
+        """Write c times a draw and its scales."""
+        self._fill(draw.sampler, out, tile, draw.key)
+        for buffer, power in draw.scales:
+            scale = self.near(tile.of(buffer.arrays[tile.block.name]))
+            out *= scale if power == 1.0 else 1.0 / scale**0.5 if power == -0.5 else scale**power
+        out *= c
+
+    def _write_terms(self, out: Array, terms: Sequence[tuple[Draw, float]], tile: Tile) -> None:
+        """Write a sum of draws that differ by signs alone."""
+        m = self.scratch(tile, "signs")
+        m[:] = 0.0
+        for draw, c in terms:
+            law: RowSigns = draw.sampler  # type: ignore[assignment]  # `_shared` has seen to that
+            rows, columns = law.signs(tile, draw.key, self.noise)
+            self.add_product(m, c * rows, columns)
+        law.base.fill(out, tile, law.shared(draw.key), self.noise)
+        out *= m
+
+    def add_product(self, total: Array, column: Array, row: Array) -> None:
+        """Add the product of a column and a row to a matrix, product and sum each rounded."""
+        total += column * row
+
     def _fill(self, sampler: Sampler, out: Array, tile: Tile, key: Key) -> None:
         factors = sampler.factors(tile, key, self.noise)
         if factors is None:
@@ -275,6 +307,14 @@ class Backend:
             whole[:, start : start + array.shape[1]] = array
             start += array.shape[1]
         return whole
+
+
+def _shared(draw: Draw, tile: Tile) -> tuple[Sampler, Key] | None:
+    """What names U, if draws that share it are formed as one term on a tile."""
+    law = draw.sampler
+    if not isinstance(law, RowSigns) or draw.scales or not law.is_summed(tile):
+        return None
+    return law, law.shared(draw.key)
 
 
 class Points:

@@ -18,8 +18,8 @@ class Buffers:
 
     Args:
         blocks: of the space.
-        empty: makes arrays in memory.
-        mapped: makes arrays in mapped files; None where the device can't.
+        empty: what makes arrays in memory, beside a block.
+        mapped: what makes arrays in mapped files, for a block; None where its device can't.
         release: is called with a mapped array that is not needed for a while.
         in_files: whether all buffers are mapped from files.
 
@@ -30,8 +30,8 @@ class Buffers:
     def __init__(
         self,
         blocks: Sequence[Block],
-        empty: MakeArray,
-        mapped: MakeArray | None,
+        empty: Callable[[Block], MakeArray],
+        mapped: Callable[[Block], MakeArray | None],
         release: Callable[[Array], None],
         in_files: bool = False,
     ) -> None:
@@ -50,12 +50,12 @@ class Buffers:
     ) -> Buffer:
         """One array per block; the arguments are those of `ParameterSpace.buffer`."""
         mapped = mapped or self._in_files
-        make = self._mapped if mapped else self._empty
-        if make is None:
-            raise ZoplatError(f"'{owner}' is to be mapped from a file, which this device can't do.")
         arrays = {}
         for block in self._blocks:
             if on is None or block in on:
+                make = self._mapped(block) if mapped else self._empty(block)
+                if make is None:
+                    raise ZoplatError(f"'{owner}' is to be mapped from a file, which this device can't do.")
                 shape = (block.shape[0], columns) if columns and len(block.shape) == 2 else block.shape
                 arrays[block.name] = make(shape, dtype or block.wide_dtype)
                 arrays[block.name][:] = fill
@@ -77,8 +77,9 @@ class Buffers:
     def broadcast_row(self, owner: str, rows: Mapping[str, Sequence[float]]) -> Buffer:
         """A buffer of one row per matrix, broadcast over all rows of the matrix; temporary, so not in the ledger."""
         arrays = {}
+        beside = {block.name: self._empty(block) for block in self._blocks if block.name in rows}
         for name, row in rows.items():
-            arrays[name] = self._empty((1, len(row)), "float32")
+            arrays[name] = beside[name]((1, len(row)), "float32")
             for column, number in enumerate(row):
                 arrays[name][0, column] = number
         return Buffer(owner, arrays)

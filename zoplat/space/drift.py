@@ -23,6 +23,9 @@ class Arrays(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         """A new array."""
 
+    def at_home(self, array: Array) -> Array:
+        """The same numbers where `empty` makes arrays."""
+
     def gathered(self, direction: Direction, tiles: Sequence[Tile], may_wait: bool) -> Array:
         """The entries of a direction on some tiles."""
 
@@ -101,7 +104,7 @@ class DriftMeter:
         """Add what a rule changed on the sampled rows since `before`."""
         if before is not None:
             sample, shadow = self.shadows[tile.block.name]
-            shadow += theta[: sample.stop] - before
+            shadow += self._arrays.at_home(theta[: sample.stop] - before)
 
     def is_lost(self, dtype: str = "") -> bool:
         """Whether updates reached the sample since the start, and θ is still the last mark in a dtype, the block's own.
@@ -123,7 +126,8 @@ class DriftMeter:
         self.catch_up()
         off = norm = 0.0
         for tile, shadow in self.shadows.values():
-            difference = (tile.of(self._arrays.rounding.theta_of(tile.block)) - shadow).reshape(-1)
+            stored = self._arrays.at_home(tile.of(self._arrays.rounding.theta_of(tile.block)))
+            difference = (stored - shadow).reshape(-1)
             off += float(difference @ difference)
             norm += float(shadow.reshape(-1) @ shadow.reshape(-1))
         return math.sqrt(off / norm) if norm else 0.0
@@ -161,7 +165,8 @@ class DriftMeter:
     def changed(self) -> float:
         """Share of the sampled entries whose stored number differs from the one at the mark."""
         differing = sum(
-            int((tile.of(tile.block.array) != self.marks[name]).sum()) for name, (tile, _) in self.shadows.items()
+            int((self._arrays.at_home(tile.of(tile.block.array)) != self.marks[name]).sum())
+            for name, (tile, _) in self.shadows.items()
         )
         return differing / sum(tile.size for tile, _ in self.shadows.values())
 

@@ -69,10 +69,10 @@ class ParameterSpace:
         self.restore, self.rounding = restore, rounding
         self.perturbation: Direction = ZERO
         self._backend = backend
-        self._buffers = Buffers(self.blocks, backend.empty, backend.mapped, backend.release, state_in_files)
-        backend.attach(
-            self.blocks, rounding_named(rounding, self.blocks, backend.noise, self._buffers, backend.empty, seed)
-        )
+        empty, mapped = (lambda block: backend.of(block).empty), (lambda block: backend.of(block).mapped)
+        self._buffers = Buffers(self.blocks, empty, mapped, backend.release, state_in_files)
+        named = rounding_named(rounding, self.blocks, backend.noise, self._buffers, empty, seed)
+        backend.attach(self.blocks, named)
         self._drift = DriftMeter(self.blocks, backend)
         self._weights = LazyWeights(self.blocks, backend, self._buffers, weights_in_files, self._drift.catch_up)
         self._reductions = Reductions(backend)

@@ -49,7 +49,8 @@ class Reductions:
                 middle = (low + high) // 2
                 below = 0
                 for tile in block.tiles():
-                    scores = score(self._backend.wide(tile), *self._backend.all_near(tile.rows_of(buffers)))
+                    backend = self._backend.of(block)
+                    scores = score(backend.wide(tile), *backend.all_near(tile.rows_of(buffers)))
                     below += int((scores <= _from_bits(middle, dtype)).sum())
                 low, high = (low, middle) if below >= share * block.size else (middle, high)
             found[block.name] = _from_bits(high, dtype)
@@ -57,8 +58,9 @@ class Reductions:
 
     def _given(self, tile: Tile, direction: Direction, buffers: Sequence[Buffer]) -> list[Array | None]:
         """(theta, g, *buffers) on a tile."""
-        theta, entries = self._backend.wide(tile), self._backend.entries(direction, tile, "gradient")
-        return [theta, entries, *self._backend.all_near(tile.rows_of(buffers))]
+        backend = self._backend.of(tile.block)
+        theta, entries = backend.wide(tile), backend.entries(direction, tile, "gradient")
+        return [theta, entries, *backend.all_near(tile.rows_of(buffers))]
 
     def norm(self, blocks: Iterable[Block], direction: Direction) -> float:
         """Euclidean norm of a direction over some blocks."""
@@ -80,7 +82,7 @@ class Reductions:
 
     def _float64(self, direction: Direction, tile: Tile) -> Array:
         """The direction's entries on a tile as a new float64 vector."""
-        wide = self._backend.empty((tile.size,), "float64")
+        wide = self._backend.of(tile.block).empty((tile.size,), "float64")
         wide[:] = self._backend.entries(direction, tile).reshape(-1)
         return wide
 

@@ -8,7 +8,7 @@ stay. Written in operators that numpy arrays and torch tensors share; `kernels.c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from zoplat.core.arrays import Array
@@ -111,10 +111,10 @@ class MasterWeights(Rounding):
     Args:
         blocks: of 16 bits.
         buffers: of the space; a new one holds the copies.
-        empty: makes arrays in memory.
+        empty: what makes arrays in memory, beside a block.
     """
 
-    def __init__(self, blocks: Sequence[Block], buffers: Buffers, empty: MakeArray) -> None:
+    def __init__(self, blocks: Sequence[Block], buffers: Buffers, empty: Callable[[Block], MakeArray]) -> None:
         self._blocks, self._empty = blocks, empty
         part = Part(frozenset(block.name for block in blocks))
         self._masters: Mapping[str, Array] = buffers.allocate("master weights", on=part).arrays
@@ -138,21 +138,36 @@ class MasterWeights(Rounding):
         for block in self._blocks:
             for tile in block.tiles():
                 master, held = tile.of(self._masters[block.name]), tile.of(block.array)
-                rounded, wide = self._empty(tile.shape, block.dtype), self._empty(tile.shape, block.wide_dtype)
+                make = self._empty(block)
+                rounded, wide = make(tile.shape, block.dtype), make(tile.shape, block.wide_dtype)
                 rounded[:], wide[:] = master, held
                 differs = rounded != held
                 master[differs] = wide[differs]
 
 
 def rounding_named(
-    name: RoundingName, blocks: Sequence[Block], noise: Noise, buffers: Buffers, empty: MakeArray, seed: int
+    name: RoundingName,
+    blocks: Sequence[Block],
+    noise: Noise,
+    buffers: Buffers,
+    empty: Callable[[Block], MakeArray],
+    seed: int,
 ) -> Rounding:
-    """The rounding of a name for some blocks; to nearest where none of them has 16 bits."""
+    """The rounding of a name for some blocks; to nearest where none of them has 16 bits.
+
+    Args:
+        name: of the rounding.
+        blocks: of the space.
+        noise: random numbers by address.
+        buffers: of the space.
+        empty: what makes arrays in memory, beside a block.
+        seed: of the random numbers.
+    """
     narrow = [block for block in blocks if block.dtype in NARROW]
     if not narrow or name == "nearest":
         return Rounding()
     if name == "stochastic":
-        return StochasticRounding(narrow, noise, buffers, empty, seed)
+        return StochasticRounding(narrow, noise, buffers, empty(narrow[0]), seed)
     return MasterWeights(narrow, buffers, empty)
 
 

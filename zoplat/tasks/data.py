@@ -178,14 +178,17 @@ def of_each_class(task: Task, rows: Rows, count: int, seed: int) -> Rows:
         ZoplatError: the task has no classes, or a class has fewer rows.
     """
     if not task.classes:
-        raise ZoplatError("--per-class needs a task with classes; the options of this one change from row to row.")
+        raise ZoplatError(
+            "--per-class needs a task with classes; the options of this one change from row to row. Use --limit."
+        )
     by_class: dict[int, list[int]] = {number: [] for number in range(len(task.classes))}
     for index, (where, row) in enumerate(rows):
         by_class[task.example(row, where).label].append(index)
     for number, indices in by_class.items():
         if len(indices) < count:
             raise ZoplatError(
-                f"--per-class {count} is more than the {len(indices)} rows of class '{task.classes[number]}'."
+                f"--per-class {count} is more than the {len(indices)} rows of class '{task.classes[number]}'. "
+                "Use a smaller number."
             )
     drawn = random.Random(seed)
     chosen = {index for indices in by_class.values() for index in drawn.sample(indices, count)}

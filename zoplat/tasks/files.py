@@ -97,7 +97,7 @@ def _paths(folder: Path, split: str) -> list[Path]:
     if counts and counts != {len(parts)}:
         raise ZoplatError(
             f"--data: {folder} holds {len(parts)} of the {max(counts)} files of {split} that their names count "
-            f"({_listed(sorted(path.name for path in parts))})."
+            f"({_listed(sorted(path.name for path in parts))}). Copy the others there too."
         )
     return whole or sorted(parts, key=lambda path: int(parts[path]["number"]))
 
@@ -162,7 +162,9 @@ def _csv(path: Path, texts: Sequence[str]) -> Rows:
         if not any(cells):
             continue
         if len(cells) != len(names):
-            raise ZoplatError(f"{where}: {len(cells)} cells, but {len(names)} columns ({', '.join(names)}).")
+            raise ZoplatError(
+                f"{where}: {len(cells)} cells, but {len(names)} columns ({', '.join(names)}). Quote cells with commas."
+            )
         pairs = zip(names, cells, strict=True)
         rows.append((where, {name: cell if name in texts else _value(cell) for name, cell in pairs if name}))
     return rows

@@ -78,6 +78,10 @@ METRICS: dict[str, Metric] = {
 """Metrics by name; "f1" of a task with classes is "macro-f1"."""
 
 
+ROW_METRICS = (accuracy, exact_match, f1, rouge)
+"""Metrics that are means of the scores of rows."""
+
+
 def metric_of(task: Task, name: str = "") -> Metric:
     """The metric of a task, or the one of a name for the predictions that a task asks for.
 
@@ -86,7 +90,9 @@ def metric_of(task: Task, name: str = "") -> Metric:
     """
     name, classes = name or task.metric, task.class_names
     if name in ("macro-f1", "binary-f1") and not classes:
-        raise ZoplatError(f"Metric '{name}' compares classes, and the options of this task change from row to row.")
+        raise ZoplatError(
+            f"Metric '{name}' compares classes, and the options of this task differ by row. Use accuracy or f1."
+        )
     if name == "binary-f1" and len(classes) != 2:
         raise ZoplatError(f"Metric 'binary-f1' is for two classes, and the task has {len(classes)}. Use macro-f1.")
     if name == "binary-f1":

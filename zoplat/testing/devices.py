@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from zoplat.core.blocks import Part
 from zoplat.core.device import Device, Session
 from zoplat.core.direction import ZERO, Direction
 from zoplat.core.errors import ZoplatError
-from zoplat.core.example import Example
+from zoplat.core.example import Example, Row
 from zoplat.core.model_spec import ModelSpec, Tuning
 from zoplat.core.noise import Key, stream
 from zoplat.core.sampler import Sampler
@@ -31,7 +31,7 @@ EXAMPLES = [
     Example("Nothing works, and nobody answers. It was", (" terrible", " great"), 0),
     Example("A warm, clever, beautiful film. It was", (" terrible", " great"), 1),
 ]
-"""What the losses here are computed of."""
+"""What the losses here are computed of, where a device has no rows of its own for it."""
 FACTS = (
     "device",
     "model",
@@ -77,31 +77,35 @@ class DeviceContract(PartContract):
     def test_opened_twice_it_is_the_same_model(self) -> None:
         one, other = self._opened(), self._opened()
         assert one.digest() == other.digest(), "Opened twice with one seed, its weights have two digests."
-        assert _loss(one) == _loss(other), f"Opened twice, its losses are {_loss(one)} and {_loss(other)}."
-        assert _loss(one) == _loss(one), "Asked twice, the loss of the same rows is another."
+        assert self._loss(one) == self._loss(other), (
+            f"Opened twice, its losses are {self._loss(one)} and {self._loss(other)}."
+        )
+        assert self._loss(one) == self._loss(one), "Asked twice, the loss of the same rows is another."
 
     def test_the_loss_of_a_batch_is_the_mean_of_its_rows(self) -> None:
         """However long the other rows are: padding is not seen."""
         session = self._opened()
-        rows = session.encode(EXAMPLES)
+        rows = self._rows(session)
         alone = [float(session.forward([row])) for row in rows]
         _same(float(session.forward(rows)), sum(alone) / len(alone), session, "A batch, and its rows one by one, have")
 
     def test_the_loss_is_the_cross_entropy_of_the_scores(self) -> None:
         session = self._opened()
-        rows = session.encode(EXAMPLES)
+        rows = self._rows(session)
         scores = session.scores(rows)
-        assert [len(each) for each in scores] == [len(example.options) for example in EXAMPLES], "A score is missing."
+        assert [len(each) for each in scores] == [len(example.options) for example in self._examples], (
+            "A score is missing."
+        )
         terms = [
             math.log(sum(math.exp(score - max(each)) for score in each)) + max(each) - each[example.label]
-            for each, example in zip(scores, EXAMPLES, strict=True)
+            for each, example in zip(scores, self._examples, strict=True)
         ]
         _same(float(session.forward(rows)), sum(terms) / len(terms), session, "`forward` and `scores` give")
 
     def test_edits_of_the_weights_are_seen(self) -> None:
         """Of each layer, and of each block that is in none: by the loss, by the scores and by the digest."""
         session = self._opened()
-        rows, start = session.encode(EXAMPLES), session.digest()
+        rows, start = self._rows(session), session.digest()
         before, scores = float(session.forward(rows)), session.scores(rows)
         for part in session.space.layers():
             session.space.at(RADIUS * _draw(session, part))
@@ -119,11 +123,11 @@ class DeviceContract(PartContract):
 
     def test_a_probe_is_taken_back(self) -> None:
         session = self._opened()
-        before = _loss(session)
+        before = self._loss(session)
         for step in range(4):
             session.space.at(RADIUS * _draw(session, step=step))
             session.space.settle()
-        _same(_loss(session), before, session, "Before and after four probes that were taken back, the loss is")
+        _same(self._loss(session), before, session, "Before and after four probes that were taken back, the loss is")
 
     def test_its_random_numbers_are_those_of_the_definition(self) -> None:
         """To 10⁻⁵; to the bit is not asked."""
@@ -144,7 +148,7 @@ class DeviceContract(PartContract):
         session = self._opened()
         buffer = session.space.buffer("contract/m", fill=0.5)
         arrays = {**session.arrays(), **{f"m/{name}": array for name, array in buffer.arrays.items()}}
-        start, loss = session.digest(), _loss(session)
+        start, loss = session.digest(), self._loss(session)
         with tempfile.TemporaryDirectory() as folder:
             session.write(Path(folder, "arrays.safetensors"), arrays)
             session.space.add(RADIUS * _draw(session))
@@ -154,7 +158,9 @@ class DeviceContract(PartContract):
             session.read(Path(folder, "arrays.safetensors"), arrays)
         session.space.reset()
         assert session.digest() == start, "Written and read back, the weights have another digest."
-        assert _loss(session) == loss, f"Written and read back, the loss is {_loss(session):.9g} and was {loss:.9g}."
+        assert self._loss(session) == loss, (
+            f"Written and read back, the loss is {self._loss(session):.9g} and was {loss:.9g}."
+        )
         kept = {float(array.reshape(-1)[0]) for array in buffer.arrays.values()}
         assert kept == {0.5}, f"A buffer that held 0.5 holds {sorted(kept)} once it is read back."
 
@@ -176,7 +182,7 @@ class DeviceContract(PartContract):
         if not found:
             raise SkipTest("It evaluates points one after the other.")
         for session in found:
-            rows = session.encode(EXAMPLES)
+            rows = self._rows(session)
             points = [radius * _draw(session, step=step) for step in range(2) for radius in (RADIUS, -RADIUS)]
             together = session.losses_at(rows, points)
             session.space.settle()
@@ -190,7 +196,7 @@ class DeviceContract(PartContract):
     def test_what_it_says_it_answers_it_answers(self) -> None:
         """A derivative along z and a gradient agree with differences of losses, to 5 %."""
         session = self._opened()
-        rows, z = session.encode(EXAMPLES), _draw(session)
+        rows, z = self._rows(session), _draw(session)
         if "features" in self.device.answers:
             assert len({len(each) for each in session.features(rows)}) == 1, "`features` have several lengths."
         if "text loss" in self.device.answers and session.head == "causal":
@@ -257,7 +263,27 @@ class DeviceContract(PartContract):
             raise SkipTest(f"It can't be used here: {missing}")
         if self.device.takes_models and self.model is None:
             raise SkipTest("It opens models: name a small one, by --model or as `model` in a test of your own.")
-        return ModelSpec(self.model, Tuning("full"), "auto", 0)
+        classes = 0 if self.device.takes_models else max(len(example.options) for example in self._examples)
+        return ModelSpec(self.model, Tuning("full"), "auto", 0, classes=classes)
+
+    @property
+    def _examples(self) -> Sequence[Example]:
+        """What the losses are computed of."""
+        return self.device.trial_examples() or EXAMPLES
+
+    def _rows(self, session: Session) -> list[Row]:
+        try:
+            return session.encode(self._examples)
+        except ZoplatError as problem:
+            if self.device.trial_examples():
+                raise
+            raise AssertionError(
+                f"It does not read the English sentences that a device is tried on: {problem} Let its `trial_examples` "
+                "give some rows that it reads."
+            ) from problem
+
+    def _loss(self, session: Session) -> float:
+        return float(session.forward(self._rows(session)))
 
     def _opened(self) -> Session:
         return self.device.open(self._spec())
@@ -289,10 +315,6 @@ def _draw(session: Session, part: Part | None = None, step: int = 0) -> Directio
     law: Sampler = catalogue().entry("sampler", "gaussian").value
     z = session.space.draw(law, Key(5, step, 0))
     return z if part is None else z.on(part)
-
-
-def _loss(session: Session) -> float:
-    return float(session.forward(session.encode(EXAMPLES)))
 
 
 def _same(one: float, other: float, session: Session, what: str) -> None:

@@ -149,6 +149,15 @@ class FaultyLosses(LossBackend):
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         return self._losses.input_norms(space)
 
+    def row_count(self) -> float:
+        return self._next(self._losses.row_count())
+
+    def row_losses(self, rows: Sequence[int]) -> list[float]:
+        return [self._next(answer) for answer in self._losses.row_losses(rows)]
+
+    def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[float]]:
+        return [[self._next(answer) for answer in point] for point in self._losses.row_losses_at(points)]
+
     def on_batch(self, index: int) -> LossBackend:
         return self
 

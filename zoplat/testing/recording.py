@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -175,6 +175,14 @@ class RecordingOracle(Oracle):
         probes = [entries(self.toy, direction) for direction in directions]
         losses = super().losses(*directions)
         self.queries += [Query("loss", probe, loss) for probe, loss in zip(probes, losses, strict=True)]
+        return losses
+
+    def row_losses(self, *points: Direction | Sequence[Direction]) -> list[list[float]]:
+        self.kinds.add("row losses")
+        losses = super().row_losses(*points)
+        for point, row in zip(points, losses, strict=True):
+            asked = [point] * len(row) if isinstance(point, Direction) else point
+            self.queries += [Query("loss", entries(self.toy, d), loss) for d, loss in zip(asked, row, strict=True)]
         return losses
 
     def jvp(self, direction: Direction) -> tuple[float, float]:

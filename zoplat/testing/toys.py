@@ -177,6 +177,10 @@ class Toy:
         return Oracle(self.space, Key(seed, step, 0), step / steps, backend)
 
 
+SHARES = (0.4, 0.8, 1.2, 1.6)
+"""The loss of each row of a toy's batch, in units of their mean, which is the loss of the toy."""
+
+
 class ToyLosses(LossBackend):
     """The losses of a toy; an auxiliary batch has the same loss."""
 
@@ -203,6 +207,20 @@ class ToyLosses(LossBackend):
         """Norms that increase with the index of the input."""
         known = {block.name: [1.0 + i for i in range(block.shape[-1])] for block in space.blocks}
         return in_blocks(space, known)
+
+    def row_count(self) -> float:
+        """As many rows as there are shares."""
+        return float(len(SHARES))
+
+    def row_losses(self, rows: Sequence[int]) -> list[float]:
+        """The losses of some rows as the weights stand."""
+        return [SHARES[row] * self.toy.forward() for row in rows]
+
+    def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[float]]:
+        """The losses of all rows at θ + d, each with its own d."""
+        return [
+            [share * loss for share, loss in zip(SHARES, self.toy.losses_at(point), strict=True)] for point in points
+        ]
 
     def on_batch(self, index: int) -> LossBackend:
         """The same."""

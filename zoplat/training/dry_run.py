@@ -28,6 +28,8 @@ from zoplat.space.counting import BlockShape, CountingSpace, PlaceholderArray, S
 from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.space.rounding import RoundingName
 
+ROWS = 4
+"""Rows of a batch where nothing else is said, for methods that ask for the loss of each."""
 STEPS, LONGEST = 40, 500
 """Steps over which is averaged, at least; the longest period that is waited for."""
 WIDTH, VOCABULARY = 1024, 4096
@@ -65,11 +67,12 @@ class LinearLosses(LossBackend):
     Args:
         space: knows where forward passes are made; its blocks have gradients and input norms.
         strategy: how several losses are evaluated.
+        rows: of the batch.
     """
 
-    def __init__(self, space: CountingSpace, strategy: str) -> None:
+    def __init__(self, space: CountingSpace, strategy: str, rows: int = ROWS) -> None:
         self.strategy = strategy
-        self._space = space
+        self._space, self._rows = space, rows
 
     def forward(self) -> float:
         return _loss(self._space.probe)
@@ -87,6 +90,15 @@ class LinearLosses(LossBackend):
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         """One number in place of a row of them, which for a large model would be millions."""
         return {block.name: [1.0] for block in space.blocks if len(block.shape) == 2}
+
+    def row_count(self) -> float:
+        return float(self._rows)
+
+    def row_losses(self, rows: Sequence[int]) -> list[float]:
+        return [_loss(self._space.probe) for _ in rows]
+
+    def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[float]]:
+        return [[_loss(direction) for direction in point] for point in points]
 
     def on_batch(self, index: int) -> LossBackend:
         return self
@@ -113,6 +125,7 @@ class DryRun:
         shapes: of the trainable arrays.
         strategy: how losses that are asked together are evaluated: "sequential", "batched" or "streaming".
         restore, rounding: as in `ParameterSpace`.
+        rows: of a batch.
 
     Attributes:
         space: counts passes over the weights, and has the buffers.
@@ -126,11 +139,12 @@ class DryRun:
         strategy: str = "sequential",
         restore: Restore = "in-place",
         rounding: RoundingName = "nearest",
+        rows: int = ROWS,
     ) -> None:
         self.space = CountingSpace(shapes, restore, rounding)
         self.forward_passes = 0
         self._estimator, self._step = estimator, 0
-        self._losses = LinearLosses(self.space, strategy)
+        self._losses = LinearLosses(self.space, strategy, rows)
         self._states = estimator.init(self.space), estimator.rule.init_for(self.space, estimator.law)
 
     def advance(self, steps: int) -> None:
@@ -151,6 +165,7 @@ def measure_cost(
     strategy: str = "sequential",
     restore: Restore = "in-place",
     rounding: RoundingName = "nearest",
+    rows: int = ROWS,
 ) -> MeasuredCost:
     """What a step of an estimator with its rule takes: a dry run of whole periods, after one that is not counted.
 
@@ -160,13 +175,14 @@ def measure_cost(
         strategy: as in `DryRun`.
         restore: as in `ParameterSpace`.
         rounding: as in `ParameterSpace`; master weights are state.
+        rows: of a batch.
 
     Raises:
         CostUnknown: the method refuses the shapes, or reads numbers that a dry run does not have.
     """
     warmup, steps = measured_steps(estimator)
     try:
-        run = DryRun(estimator, shapes, strategy, restore, rounding)
+        run = DryRun(estimator, shapes, strategy, restore, rounding, rows)
         run.advance(warmup)
         passes, moves = run.forward_passes, run.space.passes_over_weights
         run.advance(steps)

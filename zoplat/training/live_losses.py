@@ -71,5 +71,16 @@ class LiveLosses(LossBackend):
         with self.profiler.phase("forward"):
             return in_blocks(space, self.objective.input_norms(self.session, self.rows))
 
+    def row_count(self) -> Number:
+        return float(len(self.rows))
+
+    def row_losses(self, rows: Sequence[int]) -> list[Number]:
+        with self.profiler.phase("forward"):
+            return self.objective.row_losses(self.session, [self.rows[row] for row in rows])
+
+    def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[Number]]:
+        with self.profiler.phase("forward"):
+            return self.objective.row_losses_at(self.session, self.rows, points)
+
     def on_batch(self, index: int) -> LossBackend:
         return replace(self, rows=self.batches.auxiliary(self.step, index))

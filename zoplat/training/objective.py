@@ -72,6 +72,28 @@ class Objective:
         """L(θ + d) for each direction d, by the batched or the streaming strategy."""
         return self._mean(rows, lambda some: session.losses_at(some, directions))
 
+    def row_losses(self, session: Session, rows: Sequence[Row]) -> list[Number]:
+        """Loss of each row by itself, at the weights that the arrays hold now."""
+        if self.metric:
+            predictions = [text for some in self._split(rows) for text in predict(session, some)]
+            return [
+                nan if text is None else 1.0 - self.metric([text], [row.example.right])
+                for text, row in zip(predictions, rows, strict=True)
+            ]
+        return [loss for some in self._split(rows) for loss in session.row_losses(some)]
+
+    def row_losses_at(
+        self, session: Session, rows: Sequence[Row], points: Sequence[Sequence[Direction]]
+    ) -> list[list[Number]]:
+        """Loss of each row by itself at a θ + d of its own, at each point, by the batched or the streaming strategy."""
+        size = self.micro_batch or len(rows)
+        found: list[list[Number]] = [[] for _ in points]
+        for start in range(0, len(rows), size):
+            some = slice(start, start + size)
+            for row, losses in zip(found, session.row_losses_at(rows[some], [p[some] for p in points]), strict=True):
+                row += losses
+        return found
+
     def jvp(self, session: Session, rows: Sequence[Row], direction: Direction) -> tuple[float, float]:
         """Loss at θ and its derivative along a direction."""
         loss, derivative = self._mean(rows, lambda some: session.jvp(some, direction))

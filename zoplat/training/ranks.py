@@ -75,6 +75,11 @@ def for_ranks(config: RunConfig, size: int) -> RunConfig:
             f"'{config.estimator_name}' asks for gradients by backpropagation, as large as the weights; ranks "
             "exchange numbers only. Use one process, or a method of forward passes."
         )
+    if "row losses" in config.estimator.asks:
+        raise ZoplatError(
+            f"'{config.estimator_name}' asks for the loss of each row, which several processes can't share yet. Use "
+            "one process, or another method."
+        )
     return _for_data(config, size) if config.parallel == "data" else _for_queries(config)
 
 

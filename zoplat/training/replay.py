@@ -157,7 +157,10 @@ def check_start(
     if missing:
         raise ZoplatError(f"{directory.journal} is no journal of a run: its header has no {', '.join(missing)}.")
     if header["noise"] != noise:
-        raise ZoplatError(f"{directory.journal} was made with noise '{header['noise']}'; this version makes '{noise}'.")
+        raise ZoplatError(
+            f"{directory.journal} was made with noise '{header['noise']}'; this version makes '{noise}'. Use the "
+            "version of zoplat that is in the run's environment.json."
+        )
     is_narrow = any(block.dtype in NARROW for block in session.space.blocks)
     if header["strategy"] == "batched" and law and not is_narrow and session.space.is_low_rank(law):
         raise ZoplatError(
@@ -170,6 +173,6 @@ def check_start(
     if header["start_digest"] != digest:
         raise ZoplatError(
             f"{directory.path} began from other weights than the model has now: {header['start_digest']} then, "
-            f"{digest} now. Versions then: {header['versions']}."
+            f"{digest} now. Give the model that it began with. Versions then: {header['versions']}."
         )
     check_bindings(header, now, str(directory.path), is_other_device)

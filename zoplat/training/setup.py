@@ -15,7 +15,8 @@ from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.paths import check_writable
 from zoplat.registry import missing
 from zoplat.tasks import commands, data
-from zoplat.tasks.metrics import judge_of, metric_of
+from zoplat.tasks.metrics import ROW_METRICS, judge_of, metric_of
+from zoplat.tasks.task import Task
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
 from zoplat.training.readings import check_energy
@@ -131,9 +132,21 @@ def objective_of(config: RunConfig) -> Objective:
     if task.generates and "generation" not in config.device.answers:
         raise ZoplatError(f"Task '{config.task}' needs text to be written, which '{config.device_name}' can't do.")
     metric_of(task)
+    if config.is_judged and "row losses" in config.estimator.asks:
+        _check_row_scores(config, task)
     if judge := judge_of(config.objective):
         return Objective(judge=judge)
     return Objective(metric_of(task, config.objective) if config.is_judged else None, config.micro_batch_size)
+
+
+def _check_row_scores(config: RunConfig, task: Task) -> None:
+    """Raise ZoplatError where the objective is a score of a whole batch, and the method asks for that of each row."""
+    if judge_of(config.objective) is None and metric_of(task, config.objective) in ROW_METRICS:
+        return
+    raise ZoplatError(
+        f"'{config.estimator_name}' asks for the loss of each row, and --objective {config.objective} is one score of "
+        "a whole batch. Leave it out, or use a metric that is a mean over rows, such as accuracy or exact-match."
+    )
 
 
 def spec_of(config: RunConfig) -> ModelSpec:

@@ -48,7 +48,9 @@ def state_from_json(state: Any, saved: Any, space: ParameterSpace) -> Any:
     if not (isinstance(saved, dict) and saved.keys() == {"form", "state"}):
         return _of_first_form(state, saved, space)
     if saved["form"] != FORM:
-        raise ZoplatError(f"The state was saved by another version of zoplat: form {saved['form']}, not {FORM}.")
+        raise ZoplatError(
+            f"The state was saved by another version of zoplat: form {saved['form']}, not {FORM}. Use that version."
+        )
     return _unpacked(state, saved["state"], space)
 
 

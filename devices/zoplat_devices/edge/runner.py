@@ -139,7 +139,10 @@ def replay(bundle: Path, run: Path, as_json: bool) -> None:
     result = rebuild(directory, None, config=config)
     click.echo(json.dumps(result) if as_json else f"{result['steps']} steps rebuilt: {result['weights_digest']}")
     if result["status"] == "different":
-        raise RunFailed(f"The run ended with {result['recorded_digest']}.")
+        raise RunFailed(
+            f"The run ended with {result['recorded_digest']}, so these are not its weights. The bits are the same "
+            "only for the bundle and the settings of the run."
+        )
 
 
 @main.command()

@@ -28,7 +28,7 @@ class OnnxRuntime(Device):
         threads: of the processor; 0 for all that the process may use.
     """
 
-    answers: ClassVar[frozenset[str]] = frozenset({"losses"})
+    answers: ClassVar[frozenset[str]] = frozenset({"losses", "row losses"})
     makes_bundles: ClassVar[bool] = True
 
     provider: Provider = "auto"

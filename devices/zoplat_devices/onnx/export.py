@@ -263,6 +263,10 @@ def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
 
         quantise(program.model)
     onnx_ir.save(program.model, folder / GRAPH, external_data=f"{GRAPH}.data", size_threshold_bytes=1 << 10)
+    if spec.base != "plain":
+        from zoplat_devices.onnx.pieces import cut
+
+        cut(folder / GRAPH)
 
 
 def _encoder(loaded: Loaded, before: int, tokenizer: Any) -> Encoder:

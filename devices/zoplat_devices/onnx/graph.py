@@ -55,6 +55,7 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.enable_mem_pattern = False  # batches differ in length: planned blocks would stay beside what they need
         options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "0"

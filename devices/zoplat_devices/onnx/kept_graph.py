@@ -13,7 +13,7 @@ from zoplat.core.model_spec import ModelSpec
 from zoplat.paths import cache_folder
 from zoplat_devices.onnx.versions import ENGINES, MAKERS, installed
 
-FORMAT = 3
+FORMAT = 4
 """Version of the folder's layout, part of the cache key: with another one every graph is exported again."""
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from zoplat.core.blocks import Block
-from zoplat.core.device import Device, Session
+from zoplat.core.device import Device
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.memory import MemoryReading
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.arrays import ArraySession
 from zoplat_devices.kernels.host import host_backend
 from zoplat_devices.memory import HostMemory
 from zoplat_devices.onnx import bundle_files, points
@@ -28,7 +28,7 @@ from zoplat_devices.onnx.versions import ENGINES, installed
 from zoplat_devices.text.encoding import Encoder
 
 
-class OnnxSession(Session):
+class OnnxSession(ArraySession):
     """A graph, opened.
 
     Args:
@@ -133,23 +133,6 @@ class OnnxSession(Session):
             **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
             "scratch": self.space.scratch_bytes + self.stacks.scratch_bytes,
         }
-
-    def digest(self) -> str:
-        digest = sha256()
-        for array in self.weights.values():
-            digest.update(array.data)
-        return f"sha256:{digest.hexdigest()}"
-
-    def write(self, path: Path, arrays: dict[str, Any]) -> None:
-        from safetensors.numpy import save_file
-
-        save_file(arrays, path)
-
-    def read(self, path: Path, arrays: dict[str, Any]) -> None:
-        from safetensors.numpy import load_file
-
-        for name, array in load_file(path).items():
-            arrays[name][...] = array
 
     def write_bundle(self, directory: Path) -> None:
         bundle_files.write(self.folder, {self.start, self.graph_facts.proved_on}, directory)

@@ -176,7 +176,9 @@ class Engine:
         """
         own = self.space.buffers
         if len(saved["buffers"]) > len(own):
-            raise ZoplatError("The state was saved by an optimizer with other parameter groups.")
+            raise ZoplatError(
+                "The state was saved by an optimizer with other parameter groups. Make this one with the same groups."
+            )
         fresh = self.learner.states["rule"]
         each = [*fresh.each] if self.is_grouped else []
         for buffer, arrays in zip(own, saved["buffers"], strict=False):

@@ -136,7 +136,10 @@ def check_start(journal: Journal, engine: Engine, path: Path) -> None:
     check_header(journal, bound(engine), path)
     noise, start = journal.header["noise"], journal.header["start_digest"]
     if noise != engine.space.noise.name:
-        raise ZoplatError(f"{path} was made with noise '{noise}'; this version makes '{engine.space.noise.name}'.")
+        raise ZoplatError(
+            f"{path} was made with noise '{noise}'; this version makes '{engine.space.noise.name}'. Use the "
+            "version of zoplat that is in its header."
+        )
     if start != (here := weights_digest(engine.space)):
         raise ZoplatError(
             f"{path} began with other weights than the model has: {start} then, {here} here. Give the model those with "

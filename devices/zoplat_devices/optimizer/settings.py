@@ -22,6 +22,7 @@ OWN = ("lr", "eps", "weight_decay", "sampler")
 """Settings that every group may have for itself."""
 INSTEAD = {
     "gradient": "With backward() there are torch.optim.AdamW and torch.optim.SGD; without it, mezo and lozo",
+    "row losses": "mezo, fzoo and lozo do without",
     "jvp": "mezo and lozo do without",
     "input norms": "options={'scores': 'weights'} does without where the method has such a field",
 }
@@ -97,10 +98,14 @@ class Method:
         numbers = {name: None if group[name] is None else float(group[name]) for name in OWN[:3]}
         for name, value in numbers.items():
             if value and known[name] is None:
-                raise ZoplatError(f"A parameter group has {name}={value}, and '{self.name}' has no such setting.")
+                raise ZoplatError(
+                    f"A parameter group has {name}={value}, and '{self.name}' has no such setting. Leave it out."
+                )
         law = None if group["sampler"] is None else part_from("sampler", group["sampler"])
         if law is not None and law_of(self.config.estimator) is None:
-            raise ZoplatError(f"A parameter group has a sampler of its own, and '{self.name}' draws nothing.")
+            raise ZoplatError(
+                f"A parameter group has a sampler of its own, and '{self.name}' draws nothing. Leave it out."
+            )
         return Values(numbers["lr"], numbers["eps"], numbers["weight_decay"], law)
 
     def estimator(self, values: Values) -> Estimator[Any]:

@@ -159,7 +159,9 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         """
         path = Path(journal) if journal is not None else self._journal.path if self._journal is not None else None
         if path is None:
-            raise ZoplatError("Which journal? replay('FILE'), or ZerothOrder(…, journal='FILE').")
+            raise ZoplatError(
+                "replay() needs a journal, and none was given: replay('FILE'), or ZerothOrder(…, journal='FILE')."
+            )
         if self.progress.step:
             raise ZoplatError(
                 f"The optimizer has made {self.progress.step} steps, and replay() begins with the first. Make a new "
@@ -216,7 +218,9 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         """
         saved = state_dict.get(OURS)
         if saved is None:
-            raise ZoplatError("This state_dict was not saved by zoplat.torch.ZerothOrder.")
+            raise ZoplatError(
+                "This state_dict was not saved by zoplat.torch.ZerothOrder. Load the one of its own state_dict()."
+            )
         self._method.check_saved(saved["method"])
         super().load_state_dict({name: value for name, value in state_dict.items() if name != OURS})
         self._method = self._method.seeded(int(saved["seed"]))

@@ -19,7 +19,7 @@ class PyTorch(PyTorchSettings):
     """PyTorch, with models of transformers."""
 
     answers: ClassVar[frozenset[str]] = frozenset(
-        {"losses", "jvp", "gradient", "input norms", "generation", "features", "text loss"}
+        {"losses", "row losses", "jvp", "gradient", "input norms", "generation", "features", "text loss"}
     )
 
     @property

@@ -49,7 +49,9 @@ class TextGenerator:
         tokens = max(1, min(tokens, self.encoder.limit - 1))
         prompts = self.encoder.prompts(rows, tokens)
         if not all(prompts):
-            raise ZoplatError("A prompt is empty, and the tokenizer has no mark to begin with.")
+            raise ZoplatError(
+                "A prompt is empty, and the tokenizer has no token to begin with. Give every row a prompt."
+            )
         inputs = self.scorer.builder.padded(prompts)
         inputs.setdefault("attention_mask", self.torch.ones_like(inputs["input_ids"]))
         for name in ("position_ids", "use_cache"):
@@ -96,7 +98,7 @@ class TextGenerator:
         more: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([stopping])}
         if kind == "prompt":
             stopping.skip = stopping.skip if self.head == "seq2seq" else 0
-            return self.inner.generate(**virtual.with_prompt(self.model, inputs), **more)[:, stopping.skip :]
+            return self._written(self.inner, {**virtual.with_prompt(self.model, inputs), **more})[:, stopping.skip :]
         cache = virtual.cache_argument(self.inner)
         if kind == "prefix" and self.head == "causal":
             placeholders = self.torch.zeros_like(ids[:, :1]).expand(-1, virtual.count(self.model))
@@ -110,7 +112,11 @@ class TextGenerator:
         if kind == "prefix" and is_given:
             more[cache] = self.model.get_prompt(len(ids))
         model = self.model if kind and not is_given else self.inner
-        return model.generate(**inputs, **more)[:, stopping.skip :]
+        return self._written(model, {**inputs, **more})[:, stopping.skip :]
+
+    def _written(self, model: Any, arguments: dict[str, Any]) -> Any:
+        """What a model writes, (rows, tokens before the generated ones and those)."""
+        return model.generate(**arguments)
 
     def _end_tokens(self) -> list[int]:
         """Ids of the tokens that end a text."""

@@ -125,7 +125,9 @@ def _set_classes(config: Any, classes: int) -> None:
             "Use a checkpoint without a classification head, or a task of its own classes."
         )
     if not saved and not classes:
-        raise ZoplatError("--head classifier: the task has no classes of its own; its options change from row to row.")
+        raise ZoplatError(
+            "--head classifier: the task has no classes of its own; its options differ by row. Use another --head."
+        )
     if not saved:
         config.num_labels = classes
 

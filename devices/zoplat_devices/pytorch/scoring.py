@@ -47,7 +47,7 @@ class MaskPositions(threading.local):
         hidden = inputs[0]
         if self.masks is not None:
             rows = self.torch.arange(len(hidden), device=hidden.device)
-            hidden = hidden[rows, self.masks + self.prompt][:, None]
+            hidden = hidden[rows, self.masks.to(hidden.device) + self.prompt][:, None]
         return (hidden.contiguous(), *inputs[1:])
 
 
@@ -122,6 +122,14 @@ class Scorer:
     def losses(self, rows: Sequence[Row], copies: int) -> Any:
         """Mean loss of each of several copies of a batch, stacked one after the other; (copies,) float32."""
         return self.means(self._loss_batch([*rows] * copies), copies)
+
+    def row_losses(self, rows: Sequence[Row], copies: int = 1) -> Any:
+        """Loss of each row by itself, of several copies of a batch; (copies, rows) float32."""
+        batch = self._loss_batch([*rows] * copies)
+        losses = self._row_losses(batch).view(copies, -1)
+        if batch.by_tokens:
+            losses = losses / self.torch.tensor([float(row.weight) for row in rows], device=self.device)
+        return losses
 
     def sequences(self, rows: Sequence[Row]) -> int:
         """Number of sequences that the model reads for the loss of a batch."""

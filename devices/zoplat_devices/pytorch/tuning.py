@@ -90,7 +90,7 @@ def _group(loaded: Loaded, name: str) -> list[str]:
         chosen, what = GROUPS[name]
         found = set(chosen(loaded))
         if not found:
-            raise ZoplatError(f"--tune {name}: {type(model).__name__} has no {what}.")
+            raise ZoplatError(f"--tune {name}: {type(model).__name__} has no {what}. Use --tune lora, for example.")
         found |= _classification_head(loaded) if loaded.head == "classifier" else set()
         return [own for own in names if own in found]
     try:

@@ -73,11 +73,12 @@ def empty_model(config: Any, head: Head, dtype: Any) -> Any:
     """A model of transformers on the meta device, in one precision."""
     import torch
     import transformers
+    from transformers.initialization import no_init_weights  # drawing what has no entries takes a second
 
     config.dtype, before = dtype, torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
-        with torch.device("meta"), marks_ignored():
+        with torch.device("meta"), marks_ignored(), no_init_weights():
             model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config, **trust())
     finally:
         torch.set_default_dtype(before)

@@ -17,7 +17,7 @@ from zoplat_devices.served.settings import ServedSettings
 class Served(ServedSettings):
     """A model on an inference server such as vLLM, which is sent LoRA adapters and asked for log-probabilities."""
 
-    answers: ClassVar[frozenset[str]] = frozenset({"losses", "generation"})
+    answers: ClassVar[frozenset[str]] = frozenset({"losses", "row losses", "generation"})
 
     def missing(self) -> str | None:
         for name in ("httpx", "torch", "transformers", "peft"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from zoplat.core.blocks import Tile
-from zoplat.core.device import Session
 from zoplat.core.direction import Direction
 from zoplat.core.example import Example, Row
 from zoplat.core.memory import MemoryReading
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.arrays import ArraySession
 from zoplat_devices.kernels.host import host_backend
 from zoplat_devices.memory import HostMemory
 from zoplat_devices.pytorch import about, chat
@@ -34,7 +33,7 @@ BESIDE = 2
 """Tokens that the server reads beside a row as it is encoded: the last one of an option, and one that it writes."""
 
 
-class ServedSession(Session):
+class ServedSession(ArraySession):
     """An adapter whose losses a server computes. The server is asked when rows are encoded, and not before.
 
     Args:
@@ -184,23 +183,6 @@ class ServedSession(Session):
             **{buffer.owner: buffer.bytes for buffer in self.space.buffers},
             "scratch": self.space.scratch_bytes + int(self._scratch.nbytes),
         }
-
-    def digest(self) -> str:
-        digest = sha256()
-        for array in self.adapter.arrays.values():
-            digest.update(np.ascontiguousarray(array).data)
-        return f"sha256:{digest.hexdigest()}"
-
-    def write(self, path: Path, arrays: dict[str, Any]) -> None:
-        from safetensors.numpy import save_file
-
-        save_file(arrays, path)
-
-    def read(self, path: Path, arrays: dict[str, Any]) -> None:
-        from safetensors.numpy import load_file
-
-        for name, array in load_file(path).items():
-            arrays[name][...] = array
 
     def export(self, directory: Path) -> None:
         self.adapter.export(directory)

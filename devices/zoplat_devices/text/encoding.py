@@ -77,7 +77,9 @@ class Encoder:
         if head == "masked" and tokenizer.mask_token is None:
             raise ZoplatError("The tokenizer has no mask token, so a masked head can't be used. Use another --head.")
         if head == "seq2seq" and start is None:
-            raise ZoplatError("The model's configuration has no decoder_start_token_id, so its decoder can't begin.")
+            raise ZoplatError(
+                "The model's configuration has no decoder_start_token_id, so its decoder can't begin. Add it there."
+            )
         self.tokenizer = tokenizer
         self.limit = limit
         self.head = head
@@ -120,7 +122,10 @@ class Encoder:
             first = next((i for i, end in enumerate(one.ends) if end > len(example.prompt)), len(one.ids))
             stop = len(one.ids) - one.closing
             if first >= stop or first == 0:
-                raise ZoplatError(f"No token of its own for an option of {example.options} after {example.prompt!r}.")
+                raise ZoplatError(
+                    f"No token of its own for an option of {example.options} after {example.prompt!r}: the tokenizer "
+                    "merges the two. Use other words for the options."
+                )
             self._check_length(one.ids[first:stop])
             inputs.append(self._last(one.ids[: stop - 1], one.opening, self.limit))
             targets.append(one.ids[first:stop])
@@ -148,7 +153,9 @@ class Encoder:
             masks = [i for i, token in enumerate(one.ids) if token == self.tokenizer.mask_token_id]
             position = next((i for i in masks if one.ends[i] >= end), None)
             if position is None:
-                raise ZoplatError(f"The mask after {example.prompt!r} is not a token of its own.")
+                raise ZoplatError(
+                    f"The mask after {example.prompt!r} is not a token of its own. Put a space before it in `cloze`."
+                )
             ids, position = self._truncated_around(one, position)
             tokens = Tokens([ids], [[words[option]] for option in example.options], mask=position)
             rows.append(_row(example, tokens, len(one.ids) - len(ids)))
@@ -172,7 +179,10 @@ class Encoder:
         after = over - before
         stop = len(one.ids) - one.closing
         if position >= stop - after:
-            raise ZoplatError(f"The model reads {self.limit} tokens at most, too few for a mask and special tokens.")
+            raise ZoplatError(
+                f"The model reads {self.limit} tokens at most, too few for a mask and special tokens. "
+                "Use another model."
+            )
         ids = one.ids[: one.opening] + one.ids[one.opening + before : stop - after] + one.ids[stop:]
         return ids, position - before
 
@@ -193,7 +203,7 @@ class Encoder:
         """Token ids of an option as a decoder writes it."""
         ids = self._tokenized(text_target=option.lstrip(), add_special_tokens=False)["input_ids"]
         if not ids:
-            raise ZoplatError(f"No token of its own for option {option!r}.")
+            raise ZoplatError(f"No token of its own for option {option!r}. Use another word for it.")
         return self._known(ids)
 
     def _known(self, ids: Sequence[int]) -> list[int]:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from zoplat.core.direction import Direction
 from zoplat.core.example import Row
 from zoplat.core.model_spec import Head
 
+T = TypeVar("T")
 TOKENS = 512
 """Target number of tokens in one forward pass over several copies of a batch: matrix products gain nothing from more
 rows, and activations cost memory. A batch of this many tokens is evaluated at one point at a time."""
@@ -89,15 +89,15 @@ def right_only(row: Row) -> bool:
     return row.example.loss == "tokens" and bool(row.tokens.targets)
 
 
-def cut(directions: Sequence[Direction], tokens: int, most: int | None = None) -> Iterator[Sequence[Direction]]:
-    """Directions in groups of about equal size, one group per forward pass, as few as possible.
+def cut(points: Sequence[T], tokens: int, most: int | None = None) -> Iterator[Sequence[T]]:
+    """Points in groups of about equal size, one group per forward pass, as few as possible.
 
     Args:
-        directions: to evaluate.
+        points: to evaluate: their directions, or those of each row.
         tokens: of the batch.
         most: target number of tokens in one forward pass; `TOKENS` when None.
     """
-    passes = math.ceil(len(directions) / max(1, (most or TOKENS) // tokens))
-    ends = [len(directions) * i // passes for i in range(passes + 1)]
+    passes = math.ceil(len(points) / max(1, (most or TOKENS) // tokens))
+    ends = [len(points) * i // passes for i in range(passes + 1)]
     for begin, end in pairwise(ends):
-        yield directions[begin:end]
+        yield points[begin:end]

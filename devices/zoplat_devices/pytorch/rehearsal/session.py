@@ -21,7 +21,6 @@ from zoplat.core.model_spec import ModelSpec
 from zoplat.space.counting import CountingSpace
 from zoplat_devices.memory import HostMemory
 from zoplat_devices.pytorch.derivatives import Derivatives
-from zoplat_devices.pytorch.generation import TextGenerator
 from zoplat_devices.pytorch.hiding import marks_ignored
 from zoplat_devices.pytorch.lean import import_lean
 from zoplat_devices.pytorch.loaded import embeddings
@@ -31,6 +30,7 @@ from zoplat_devices.pytorch.precision import choose_restore, choose_rounding
 from zoplat_devices.pytorch.reader import NoTokenizer, TextReader
 from zoplat_devices.pytorch.rehearsal.allocations import FORWARD, GRADIENTS, LOGITS, Allocations
 from zoplat_devices.pytorch.rehearsal.attention import fused_attention
+from zoplat_devices.pytorch.rehearsal.generation import ShapedGenerator
 from zoplat_devices.pytorch.rehearsal.models import linear, shaped
 from zoplat_devices.pytorch.rehearsal.space import STATE, ShapedBackend
 from zoplat_devices.pytorch.session import PyTorchSession
@@ -76,7 +76,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
             self.scorer = build_scorer(settings, self.loaded, self.model, META)
             self.scorer.sees_padding = False
             if self._tokenizes:
-                self.generator = TextGenerator(self.scorer, self.encoder)
+                self.generator = ShapedGenerator(self.scorer, self.encoder, self.trace)
             self.derivatives = _ShapedDerivatives(self.model, self.space)
             self._open_strategies(settings, spec)
         self.trace.trained = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)

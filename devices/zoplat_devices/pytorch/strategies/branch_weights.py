@@ -12,6 +12,7 @@ from zoplat.core.direction import Direction
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat.space.side_terms import SideTerm
 from zoplat_devices.pytorch.parameters import tensor_of
+from zoplat_devices.pytorch.strategies.signed import SignedBranches
 
 FORMED = 1 << 22
 """Entries of weights that are formed at a time, over all branches: about what a last-level cache holds."""
@@ -112,7 +113,7 @@ class BranchWeights:
     """θ + d for each branch of one forward pass, numbered from 0.
 
     Vectors, and everything where little is trained, are formed at once; matrices a few rows at a time, or never where
-    their directions have factors.
+    their directions have factors or differ by signs alone.
 
     Args:
         space: its arrays hold θ.
@@ -133,6 +134,7 @@ class BranchWeights:
         is_little = self.count * sum(block.size for block in blocks) <= FORMED
         terms = [] if is_little else space.side_terms(directions) or []
         self._side_terms = scratch.views(terms) if terms else {}
+        self._signed = None if is_little or terms else SignedBranches.of(space, directions, FORMED)
         self._formed = self._form_ahead(blocks if is_little else [b for b in blocks if len(b.shape) == 1])
 
     @property
@@ -176,6 +178,10 @@ class BranchWeights:
     def side_terms(self, block: Block) -> list[Factors]:
         """The side terms on a matrix: none where no branch is other than θ, or its weights have to be formed."""
         return self._side_terms.get(block.name, [])
+
+    def signed(self, block: Block) -> SignedBranches | None:
+        """The directions of all branches on a matrix, where they differ by signs alone and nothing is formed."""
+        return self._signed if self._signed and self._signed.covers(block) else None
 
     def _form_ahead(self, blocks: Sequence[Block]) -> dict[str, Any]:
         """Some blocks of all branches: (n, size) by name."""

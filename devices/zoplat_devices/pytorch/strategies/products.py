@@ -1,7 +1,7 @@
 """Products of the rows of all branches with the matrices of each: matrix products and embedding lookups.
 
-Directions of low rank are side terms (xV)Uᵀ beside one product that all branches share. Any other is formed a few rows
-of the matrix at a time.
+Directions of low rank are side terms (xV)Uᵀ beside one product that all branches share; those that differ by signs
+alone are one more product (`signed`). Any other is formed a few rows of the matrix at a time.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ def matrix_product(weights: BranchWeights, block: Block, stored: Any, x: Any, tr
     Returns:
         (n, rows, out)
     """
-    n, terms = weights.count, weights.side_terms(block)
+    n, terms, signed = weights.count, weights.side_terms(block), weights.signed(block)
     matrix = stored.t() if transposed else stored
-    if terms:
+    if terms or signed:
         rows, y = x.reshape(-1, x.shape[-1]), bias
         for term in terms:
             y = _with_side_term(x, rows, term, transposed, y)
+        if signed:
+            y = signed.product(block, x, transposed)
+            y = y if bias is None else y.add_(bias)
         y.view(-1, y.shape[-1]).addmm_(rows, matrix)
         return y
     formed = weights.formed(block)
@@ -120,7 +123,9 @@ def embedding(weights: BranchWeights, block: Block, ids: Any) -> Any:
     for term in terms:
         each = term.u[ids] if n == 1 else torch.stack([functional.embedding(ids[i], term.u[i]) for i in range(n)])
         found += each @ term.vt
-    if not terms and probed:
+    if signed := weights.signed(block):
+        found += signed.rows(block, ids, found)
+    elif not terms and probed:
         chosen = _selected(probed)
         needed, where = torch.unique(ids[chosen], return_inverse=True)
         tiles = [Tile(block, row, row + 1) for row in needed.tolist()]

@@ -65,7 +65,8 @@ class Relay:
         if following == 0 and len({*self._stations}) > 1 and not self._problem:
             reached = " and ".join(sorted({*self._stations}))
             self._problem = ZoplatError(
-                f"The forward pass differs from point to point: at the same time they reach {reached}."
+                f"The forward pass differs from point to point: at the same time they reach {reached}. "
+                "Use -o device.strategy=sequential."
             )
         for turn in self._turns if self._problem else [self._turns[following]]:
             turn.release()
