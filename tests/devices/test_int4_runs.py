@@ -24,7 +24,7 @@ TUNED = {
     "scales": ("--lr", "1e-2", "--eps", "1e-2"),
     "codes": ("--lr", "20", "--eps", "1", "--sampler", "rounded", "-o", "sampler.sigma=0.1"),
 }
-"""Perturbs packed codes by floats, whatever its own law, which only whole numbers may do."""
+FLOATS_ON_CODES = '''"""Perturbs packed codes by floats, whatever its own law, which only whole numbers may do."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
