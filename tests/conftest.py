@@ -41,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setenv("HOME", str(folder / "home"))
     patch.setenv("ZOPLAT_CACHE", str(folder / "cache"))
     patch.setenv("HYPOTHESIS_STORAGE_DIRECTORY", str(folder / "hypothesis"))
+    if "OMP_NUM_THREADS" not in os.environ:  # threads that wait for each other keep cores busy that other workers need
+        patch.setenv("OMP_NUM_THREADS", "1")
     notes = getattr(config, "cache", None)
     kept = Path(notes.mkdir("zoplat-kernels")) if notes else None
     if kept:

@@ -6,9 +6,10 @@ ties two modules together just as well for whoever reads them.
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -94,6 +95,26 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+Item = TypeVar("Item", str, Path)
+
+
+def each(items: Iterable[Item]) -> Callable[[Callable[[Item], None]], Callable[[str], None]]:
+    """A test of a module or file, as one test for each package or folder: thousands of small tests take a minute."""
+    homes: dict[str, list[Item]] = {}
+    for item in items:
+        home = str(item.parent.relative_to(ROOT)) if isinstance(item, Path) else item.rpartition(".")[0] or item
+        homes.setdefault(home, []).append(item)
+
+    def of_each(test: Callable[[Item], None]) -> Callable[[str], None]:
+        @pytest.mark.parametrize("home", homes)
+        def of_home(home: str) -> None:
+            for item in homes[home]:
+                test(item)
+
+        of_home.__name__, of_home.__doc__ = test.__name__, test.__doc__
+        return of_home
+
+    return of_each
 
 
 @cache
@@ -151,7 +172,7 @@ def test_every_room_is_known() -> None:
     assert [room for room in rooms if f"`{room}`" not in page] == []
 
 
-@pytest.mark.parametrize("name", ENGINE_MODULES)
+@each(ENGINE_MODULES)
 def test_a_room_of_the_engine_imports_only_rooms_below_it(name: str) -> None:
     own = room_of(name)
     for imported in imports(name):
@@ -165,7 +186,7 @@ def test_a_room_of_the_engine_imports_only_rooms_below_it(name: str) -> None:
             assert package not in ("zoplat_plugins", "zoplat_devices"), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("name", [name for name in ENGINE_MODULES if room_of(name) in VOCABULARY])
+@each([name for name in ENGINE_MODULES if room_of(name) in VOCABULARY])
 def test_core_and_space_import_the_standard_library_and_each_other(name: str) -> None:
     for imported in imports(name):
         assert imported.startswith(("zoplat.core", "zoplat.space")) or (
@@ -173,7 +194,7 @@ def test_core_and_space_import_the_standard_library_and_each_other(name: str) ->
         ), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("name", ["zoplat", *ENGINE_MODULES])
+@each(["zoplat", *ENGINE_MODULES])
 def test_the_engine_knows_no_framework_no_plugin_and_no_device(name: str) -> None:
     forbidden = FRAMEWORKS | {"zoplat_plugins"}
     if room_of(name) != "cli":
@@ -226,7 +247,7 @@ def components(graph: dict[str, set[str]]) -> list[set[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if not n.startswith("zoplat.testing")])
+@each([n for n in MODULES if not n.startswith("zoplat.testing")])
 def test_no_module_imports_arrays_or_frameworks_at_its_top(name: str) -> None:
     """So that `zoplat --help` is quick although the modules of plugins and devices are imported to read their hooks."""
     has_hooks = "def zoplat_devices()" in MODULES[name].read_text(encoding="utf-8")
@@ -251,7 +272,7 @@ def test_only_the_catalogue_and_the_hooks_know_pluggy() -> None:
     assert {name for name in MODULES if "pluggy" in tops(imports(name))} == {"zoplat.registry", "zoplat.hookspecs"}
 
 
-@pytest.mark.parametrize("name", within("zoplat.cli"))
+@each(within("zoplat.cli"))
 def test_commands_hold_no_algorithm(name: str) -> None:
     assert not tops(imports(name)) & (FRAMEWORKS | ARRAYS), name
     vocabulary = {f"zoplat.core.{word}" for word in ("direction", "oracle", "sampler", "rule", "estimate", "noise")}
@@ -259,12 +280,12 @@ def test_commands_hold_no_algorithm(name: str) -> None:
     assert not {imported for imported in imports(name) if imported.startswith("zoplat.space")}, name
 
 
-@pytest.mark.parametrize("name", within("zoplat.testing"))
+@each(within("zoplat.testing"))
 def test_the_kit_needs_no_framework(name: str) -> None:
     assert not tops(imports(name)) & (FRAMEWORKS | TERMINAL | {"zoplat_plugins"}), name
 
 
-@pytest.mark.parametrize("name", [*within("zoplat_plugins"), "zoplat_example"])
+@each([*within("zoplat_plugins"), "zoplat_example"])
 def test_a_plugin_imports_public_names_and_public_parts_of_other_plugins(name: str) -> None:
     own = TRACKERS if name.startswith("zoplat_plugins.trackers.") else set()
     own |= PROBES if name.startswith("zoplat_plugins.probes.") else set()
@@ -287,7 +308,7 @@ def public_names() -> set[str]:
     return set(ast.literal_eval(names))
 
 
-@pytest.mark.parametrize("name", within("zoplat_devices"))
+@each(within("zoplat_devices"))
 def test_a_device_knows_no_algorithm_no_engine_and_no_command_line(name: str) -> None:
     own = room_of(name)
     is_program = own == "edge"
@@ -302,12 +323,12 @@ def test_a_device_knows_no_algorithm_no_engine_and_no_command_line(name: str) ->
             assert room in allowed, f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("name", within("zoplat_devices.edge"))
+@each(within("zoplat_devices.edge"))
 def test_the_edge_runner_imports_no_framework_and_no_algorithm(name: str) -> None:
     assert not tops(imports(name)) & (FRAMEWORKS | {"zoplat_plugins", "rich"})
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+@each(sorted(MODULES))
 def test_no_module_imports_a_private_name_of_another(name: str) -> None:
     private = {
         f"{node.module}.{alias.name}"
@@ -319,7 +340,7 @@ def test_no_module_imports_a_private_name_of_another(name: str) -> None:
     assert not private, f"{name} imports {sorted(private)}"
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+@each(sorted(MODULES))
 def test_no_module_reads_or_writes_private_names_of_objects_of_another(name: str) -> None:
     """`self._x` and `cls._x`, and `other._x` where the module itself has a class with such an attribute."""
     own = private_names_of(tree(name)) | OF_FRAMEWORKS
@@ -384,7 +405,7 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@each(FILES)
 def test_a_long_file_says_at_its_head_why_it_is_long(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     lines = len(text.splitlines())
@@ -396,7 +417,7 @@ def test_a_long_file_says_at_its_head_why_it_is_long(path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+@each(sorted(MODULES))
 def test_modules_and_what_they_offer_say_what_they_are_for(name: str) -> None:
     assert ast.get_docstring(tree(name)), name
     for node in tree(name).body:

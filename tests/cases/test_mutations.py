@@ -39,7 +39,7 @@ from damage import (
 )
 from trials import Trial, fault, make_trials, peak
 
-QUICK, MANY = range(20), range(50, 2050)
+QUICK, MANY = range(12), range(50, 2050)
 
 
 def write_rows(folder: Path) -> Path:

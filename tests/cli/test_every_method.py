@@ -41,18 +41,18 @@ def digest_of(zoplat: Any, *arguments: Any) -> str:
 
 
 def runs_replays_and_resumes(zoplat: Any, *flags: Any, replays: bool = True) -> None:
-    run = ("run", *flags, "--steps", 20, "--evaluate-every", 8)
+    run = ("run", *flags, "--steps", 10, "--evaluate-every", 4)
     whole = digest_of(zoplat, *run, "--out", "whole")
     summary = json.loads(Path("whole/summary.json").read_text())
-    assert summary["steps"] == 20
+    assert summary["steps"] == 10
     assert summary["start_digest"] != whole
     if replays:
         assert digest_of(zoplat, "replay", "whole") == whole
     shutil.copytree("whole", "with-checkpoint")
     shutil.copytree("whole", "without")
     for place in ("with-checkpoint", "without"):
-        cut(Path(place), lines=13)
-    (Path("with-checkpoint") / "checkpoint" / "newest").unlink()  # the checkpoint of step 20 is ahead of the journal
+        cut(Path(place), lines=6)
+    (Path("with-checkpoint") / "checkpoint" / "newest").unlink()  # the checkpoint of step 10 is ahead of the journal
     shutil.rmtree("without/checkpoint")
     for place in ("with-checkpoint", "without"):
         assert digest_of(zoplat, *run, "--out", place, "--resume") == whole, place

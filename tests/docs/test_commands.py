@@ -229,7 +229,7 @@ def first_block(page: str, language: str) -> str:
 
 LONG = (
     r"zoplat (pack|check) |zoplat report docs/|(how-to/report|first-run).md zoplat report|--beside|science.toml|killed|"
-    r"docs/methods/(?!dizo|lozo\b)"
+    r"docs/methods/(?!dizo|lozo\b)|(at-a-glance|models).md zoplat profile --suggest-eps"
 )
 
 

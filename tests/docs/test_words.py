@@ -5,6 +5,7 @@ quote an old setting (a test of its alias, say) contains the words "old name".
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ RETIRED = {
 """Pattern → what to say instead."""
 
 
+@cache
 def files() -> list[Path]:
     found = [path for place in PLACES for path in sorted((ROOT / place).rglob("*")) if path.suffix in KINDS]
     found += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "pyproject.toml"]

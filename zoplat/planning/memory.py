@@ -123,7 +123,9 @@ class Rehearsals:
                 f"Device '{config.device_name}' can't say what a run would take. Use --device cpu or cuda."
             )
         with session.traced():
-            if is_limited and config.base == "plain":  # packing takes the whole model in memory, limit or not
+            if (
+                is_limited and config.base != "int8"
+            ):  # quantising to 8 bits takes the whole model in memory, limit or not
                 session.opening = 0
             splits = rows or {split: session.blank(config.batch_size, self._tokens or 1) for split in ("train", "dev")}
             batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
