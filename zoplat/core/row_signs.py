@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoplat.core.arrays import Array
-from zoplat.core.blocks import Tile
-from zoplat.core.noise import Key, Noise
+from zoplat.core.blocks import Block, Tile
+from zoplat.core.noise import Key, Noise, stream
 from zoplat.core.sampler import Extent, Sampler
 
 
@@ -49,8 +50,28 @@ class RowSigns(Sampler):
         """The signs r and s of a tile of a matrix, (rows, 1) and (1, columns); those of a vector, of its shape."""
         if not tile.is_matrix:
             return (noise.sign(tile.shape, key, tile, "r"),)
-        rows, columns = tile.shape
-        return noise.sign((rows, 1), key, tile, "r"), noise.sign((1, columns), key, tile.block.name, "s")
+        (rows, columns), block = tile.shape, tile.block
+        r = self._signs(block, "r", key, noise, tile.start, (rows, 1))
+        return r, self._signs(block, "s", key, noise, 0, (1, columns))
+
+    def table(self, block: Block, keys: Sequence[Key], noise: Noise) -> tuple[Array, Array, list[int]]:
+        """The signs of several draws of one step on a matrix, in as few calls as there are sides.
+
+        Returns:
+            r, (draws, rows); s, (draws, columns); for each key its line. There may be other lines in between.
+        """
+        first = min(keys, key=lambda key: key.draw)
+        lines = [key.draw - first.draw for key in keys]
+        r, s = (
+            self._signs(block, side, first, noise, 0, (max(lines) + 1, length))
+            for side, length in zip("rs", block.shape, strict=True)
+        )
+        return r, s, lines
+
+    def _signs(self, block: Block, side: str, key: Key, noise: Noise, start: int, shape: tuple[int, int]) -> Array:
+        """Signs of a side from one on; all draws of a step have theirs in one stream, draw after draw."""
+        before = (key.draw + 1) * block.shape["rs".index(side)]
+        return noise.numbers("sign", stream(self.shared(key), block.name, side), before + start, shape)
 
     def is_summed(self, tile: Tile) -> bool:
         """Whether a sum of draws is formed there as U times a sum of signs: on matrices, where U has no factors."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, groupby
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Buffer, Tile
@@ -55,6 +55,7 @@ class Backend:
     ) -> None:
         self.noise, self.empty, self.mapped, self.release, self.near = noise, empty, mapped, release, near
         self._scratch: dict[str, Array] = {}
+        self._signs: tuple[Any, tuple[Array, Array, list[int]]] | None = None
 
     def attach(self, blocks: Sequence[Block], rounding: Rounding) -> None:
         """Take charge of some weights; their space calls this once."""
@@ -277,14 +278,21 @@ class Backend:
 
     def _write_terms(self, out: Array, terms: Sequence[tuple[Draw, float]], tile: Tile) -> None:
         """Write a sum of draws that differ by signs alone."""
+        law: RowSigns = terms[0][0].sampler  # type: ignore[assignment]  # `_shared` has seen to that
+        r, s, lines = self._signs_of(tile.block, law, [draw.key for draw, _ in terms])
         m = self.scratch(tile, "signs")
         m[:] = 0.0
-        for draw, c in terms:
-            law: RowSigns = draw.sampler  # type: ignore[assignment]  # `_shared` has seen to that
-            rows, columns = law.signs(tile, draw.key, self.noise)
-            self.add_product(m, c * rows, columns)
-        law.base.fill(out, tile, law.shared(draw.key), self.noise)
+        for (_, c), line in zip(terms, lines, strict=True):
+            self.add_product(m, c * r[line, tile.start : tile.stop, None], s[line : line + 1])
+        law.base.fill(out, tile, law.shared(terms[0][0].key), self.noise)
         out *= m
+
+    def _signs_of(self, block: Block, law: RowSigns, keys: list[Key]) -> tuple[Array, Array, list[int]]:
+        """Signs of some draws on a matrix, kept from tile to tile."""
+        name = block.name, law, keys
+        if self._signs is None or self._signs[0] != name:
+            self._signs = name, law.table(block, keys, self.noise)
+        return self._signs[1]
 
     def add_product(self, total: Array, column: Array, row: Array) -> None:
         """Add the product of a column and a row to a matrix, product and sum each rounded."""

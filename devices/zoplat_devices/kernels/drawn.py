@@ -9,9 +9,10 @@ import numpy as np
 
 from zoplat.core.blocks import Block, Tile
 from zoplat.core.direction import Draw
-from zoplat.core.low_rank import Accumulated
+from zoplat.core.low_rank import Accumulated, LowRankSampler
 from zoplat.core.noise import Noise
-from zoplat.core.sampler import Held
+from zoplat.core.row_signs import RowSigns
+from zoplat.core.sampler import Held, Sampler
 from zoplat_devices.kernels.factors import Factors, filling
 from zoplat_devices.kernels.laws import traced_factors, traced_fill
 from zoplat_devices.kernels.tables import TERM, address, term
@@ -99,6 +100,13 @@ class Drawn:
             return self._in_factors(index, u, v)
         fill = traced_fill(sampler, tile, key)
         return None if fill is None else filling(fill, **scale)
+
+
+def is_for_one_tile(sampler: Sampler, tile: Tile) -> bool:
+    """Whether a law is better formed on a tile alone: factors on a small part of a block, and sums of signs."""
+    if isinstance(sampler, RowSigns):
+        return sampler.is_summed(tile)
+    return isinstance(sampler, LowRankSampler) and 2 * tile.size < tile.block.size
 
 
 def _scale(draw: Draw, block: Block) -> dict[str, Any] | None:

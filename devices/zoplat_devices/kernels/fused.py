@@ -11,13 +11,13 @@ import numpy as np
 
 from zoplat.core.blocks import Block, Buffer, Part, Tile
 from zoplat.core.direction import Direction, Draw
-from zoplat.core.low_rank import Accumulated, LowRankSampler
+from zoplat.core.low_rank import Accumulated
 from zoplat.core.sampler import Held
 from zoplat.space.backend import Backend, Kernel, Points
 from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
-from zoplat_devices.kernels.drawn import Drawn
+from zoplat_devices.kernels.drawn import Drawn, is_for_one_tile
 from zoplat_devices.kernels.factors import Factors
 from zoplat_devices.kernels.laws import traced_factors
 from zoplat_devices.kernels.noise import FusedNoise
@@ -97,6 +97,9 @@ class FusedBackend(Backend):
     def points(self, directions: Sequence[Direction]) -> Points:
         return FusedPoints(self, directions)
 
+    def add_product(self, total: Any, column: Any, row: Any) -> None:
+        total.addcmul_(column, row) if hasattr(total, "addcmul_") else super().add_product(total, column, row)
+
     def draw_factors(
         self, draw: Draw, blocks: Sequence[Block], u: Mapping[str, Any], vt: Mapping[str, Any] | None
     ) -> None:
@@ -117,8 +120,8 @@ class FusedBackend(Backend):
 
     def entries(self, direction: Iterable[tuple[Draw, float]], tile: Tile, purpose: str = "sum") -> Any:
         terms = [*direction]
-        if 2 * tile.size < tile.block.size and any(isinstance(draw.sampler, LowRankSampler) for draw, _ in terms):
-            return super().entries(terms, tile, purpose)  # which draws the factors of the tile alone
+        if any(is_for_one_tile(draw.sampler, tile) for draw, _ in terms):
+            return super().entries(terms, tile, purpose)
         sums = self._sums_on(terms, tile.block)
         if not sums.fused[0]:
             return super().entries(terms, tile, purpose)

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from zoplat_devices.pytorch.hiding import import_transformers
 
@@ -34,3 +35,19 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
         if shown:
             bars.enable_progress_bar()
+
+
+@contextmanager
+def bars_on_terminals() -> Iterator[None]:
+    """Draw the bar of transformers' reader of GGUF files on terminals only: in a log it is one line without an end.
+
+    That bar does not follow transformers' own switch.
+    """
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=None)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar

@@ -17,7 +17,7 @@ from pathlib import Path
 from zoplat.core.errors import ZoplatError, is_out_of_memory, unknown
 from zoplat.paths import in_cache
 from zoplat_devices.pytorch.digests import identity_of
-from zoplat_devices.pytorch.quiet import quiet
+from zoplat_devices.pytorch.quiet import bars_on_terminals, quiet
 from zoplat_devices.pytorch.screening import check_gguf, screen, trust
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -243,7 +243,7 @@ def _target(path: Path, name: str) -> Path:
 def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
     """Read a GGUF file through transformers once and keep it as a float32 checkpoint."""
     notice(f"reading {gguf.name} once and keeping it as safetensors in {target}")
-    with quiet(), load_errors(str(gguf)):
+    with quiet(), bars_on_terminals(), load_errors(str(gguf)):
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
         check_gguf(gguf)

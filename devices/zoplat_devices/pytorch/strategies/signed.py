@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from zoplat.core.blocks import Block, Tile
-from zoplat.core.direction import Direction, Draw
+from zoplat.core.direction import Direction
 from zoplat.core.noise import Key
 from zoplat.core.row_signs import RowSigns
 from zoplat.space.parameter_space import ParameterSpace
@@ -26,27 +26,28 @@ class SignedBranches:
         space: of the weights.
         law: of the directions.
         key: that U is drawn under.
-        terms: for each branch the draw and c; None where its direction is zero.
+        terms: for each branch the key of its signs, and c.
         entries: of U that are formed at a time, about.
     """
 
     def __init__(
-        self, space: ParameterSpace, law: RowSigns, key: Key, terms: Sequence[tuple[Draw, float] | None], entries: int
+        self, space: ParameterSpace, law: RowSigns, key: Key, terms: Sequence[tuple[Key, float]], entries: int
     ) -> None:
-        self._space, self._law, self._terms, self._entries = space, law, terms, entries
+        self._space, self._law, self._entries = space, law, entries
+        self._keys, self._coefficients = [of_signs for of_signs, _ in terms], [c for _, c in terms]
         self._base = Direction.of(law.base, key)
 
     @classmethod
     def of(cls, space: ParameterSpace, directions: Sequence[Direction], entries: int) -> SignedBranches | None:
         """What the directions have in common; None where they are not of this form."""
-        terms = [[*direction] for direction in directions]
-        drawn = [draw for some in terms for draw, _ in some]
+        found = [[*direction] for direction in directions]
+        drawn = [draw for some in found for draw, _ in some]
         shared = {(draw.sampler, draw.sampler.shared(draw.key)) for draw in drawn if isinstance(draw.sampler, RowSigns)}
         is_plain = all(isinstance(d.sampler, RowSigns) and d.part is None and not d.scales for d in drawn)
-        if len(shared) != 1 or not is_plain or any(len(some) > 1 for some in terms):
+        if len(shared) != 1 or not is_plain or any(len(some) > 1 for some in found):
             return None
-        [(law, key)] = shared
-        return cls(space, law, key, [some[0] if some else None for some in terms], entries)
+        [(law, key)], zero = shared, (drawn[0].key, 0.0)
+        return cls(space, law, key, [(some[0][0].key, some[0][1]) if some else zero for some in found], entries)
 
     def covers(self, block: Block) -> bool:
         """Whether the directions have this form on a block."""
@@ -100,15 +101,6 @@ class SignedBranches:
 
     def _signs(self, block: Block, like: Any) -> tuple[Any, Any]:
         """The signs of all branches, c times r and s: (n, rows) and (n, columns)."""
-        drawn: dict[Draw, tuple[Any, ...]] = {}
-        whole, n = Tile(block, 0, block.shape[0]), len(self._terms)
-        r, s = like.new_zeros(n, block.shape[0]), like.new_zeros(n, block.shape[1])
-        for branch, term in enumerate(self._terms):
-            if term:
-                draw, c = term
-                if draw not in drawn:
-                    drawn[draw] = self._law.signs(whole, draw.key, self._space.noise)
-                rows, columns = drawn[draw]
-                torch.mul(rows[:, 0], c, out=r[branch])
-                s[branch] = columns[0]
-        return r, s
+        r, s, lines = self._law.table(block, self._keys, self._space.noise)
+        c = torch.tensor(self._coefficients, device=like.device)[:, None]
+        return (r[lines] * c).to(like.dtype), s[lines].to(like.dtype)
