@@ -25,10 +25,11 @@ their time alone, "some of" says so: the quick ones of them are run by `make tes
 NEEDS = """
 ## What is skipped where
 
-| without | in |
+| reason | in |
 | --- | --- |
 """
 SLOW = "pytest.mark.slow"
+MOST = 12
 
 
 def page() -> str:
@@ -38,7 +39,13 @@ def page() -> str:
     for name, tree in files():
         for reason in sorted(set(reasons(tree))):
             lacking.setdefault(reason, []).append(f"`{name}`")
-    return HEAD + "".join(rows) + NEEDS + "".join(f"| {key} | {', '.join(lacking[key])} |\n" for key in sorted(lacking))
+    skipped = [f"| {reason} | {listed(lacking[reason])} |\n" for reason in sorted(lacking)]
+    return HEAD + "".join(rows) + NEEDS + "".join(skipped)
+
+
+def listed(names: list[str]) -> str:
+    """Names of files, or of many how many they are."""
+    return ", ".join(names) if len(names) <= MOST else f"{len(names)} files"
 
 
 @cache
@@ -78,7 +85,9 @@ def reasons(tree: ast.Module) -> Iterator[str]:
             continue
         called, first = ast.unparse(node.func), node.args[0] if node.args else None
         if called == "pytest.importorskip" and isinstance(first, ast.Constant):
-            yield f"the package {str(first.value).partition('.')[0]}"
+            package = str(first.value).partition(".")[0]
+            if not package.startswith("zoplat"):
+                yield f"{package} is not installed"
         if called == "pytest.skip" and isinstance(first, ast.Constant):
             yield str(first.value)
         if called == "pytest.mark.skipif":
