@@ -22,7 +22,7 @@ import click
 
 from bench import scaling_page
 from bench.page import Page
-from docs import files, licences, reference_pages
+from docs import files, licences, reference_pages, tests
 from docs.places import filled
 from docs.results.pages import pages as results
 from zoplat import hookspecs
@@ -204,6 +204,7 @@ if __name__ == "__main__":
         "environment-variables": reference_pages.environment_variables,
         "python": reference_pages.python,
         "licences": licences.page,
+        "tests": tests.page,
     }
     pages |= {FOLDER / f"{name}.md": NOTE + make() for name, make in more.items()}
     pages |= {DECISIONS / "README.md": decisions()}

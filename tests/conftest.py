@@ -93,14 +93,35 @@ def working_folder(session_folder: Path) -> Iterator[Path]:
         folder.mkdir()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all but bfloat16 in Triton's interpreter to the slow tests: it takes the same way and converts besides."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave all but bfloat16 in Triton's interpreter to the slow tests: it takes the same way and converts besides.
+
+    Tests on a GPU are left out where there is none, and those of Triton on arrays of numpy, which it does not take.
+    """
+    given = {item: getattr(getattr(item, "callspec", None), "params", {}) for item in items}
+    items[:] = [
+        item
+        for item in items
+        if not (given[item].get("kernels") in ("interpreter", "gpu") and given[item].get("runtime") == "numpy")
+    ]
     for item in items:
-        given = getattr(getattr(item, "callspec", None), "params", {})
-        if given.get("kernels") == "interpreter" and {"float16", "float32"} & {
-            v for v in given.values() if isinstance(v, str)
+        if given[item].get("kernels") == "interpreter" and {"float16", "float32"} & {
+            v for v in given[item].values() if isinstance(v, str)
         }:
             item.add_marker(pytest.mark.slow)
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not has_gpu():
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=on_gpu)
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch is installed and finds a GPU of NVIDIA."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 PLATFORMS = ["processor", "board", "interpreter", pytest.param("gpu", marks=pytest.mark.gpu)]
