@@ -13,7 +13,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-COPIES = {"aten::copy_", "aten::to", "aten::_to_copy", "aten::_has_compatible_shallow_copy_type", "aten::set_.source_Storage"}
+COPIES = {
+    "aten::copy_",
+    "aten::to",
+    "aten::_to_copy",
+    "aten::_has_compatible_shallow_copy_type",
+    "aten::set_.source_Storage",
+}
 """What takes numbers from one place to another."""
 
 
@@ -55,6 +61,8 @@ class CardTensor(torch.Tensor):
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Itself where nothing is to change, as torch has it."""
+        if kwargs.pop("copy", False):
+            return super().to(*args, **kwargs).clone()
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         is_there = device is None or (device.type == "cuda" and (device.index or 0) == self.card.index)
         return self if is_there and dtype in (None, self.dtype) else super().to(*args, **kwargs)

@@ -99,7 +99,7 @@ class MeasuredSession(Session):
         """Bytes of some tensors less those of others; marked by the card where that is not the fullest."""
         sizes = held(tensors)
         sizes.subtract(held(without))
-        if not self.is_spread:
+        if len(self.cards) < 2:
             return {owner: sum(sizes.values())}
         fullest = str(max(self.cards, key=torch.cuda.max_memory_allocated))
         return {owner if card == fullest else f"{owner}{ON_CARD}{card}": size for card, size in sizes.items()}

@@ -24,6 +24,8 @@ from zoplat_devices.pytorch.quiet import quiet
 
 Map = Mapping[str, int | str]
 """Name of a module → its card."""
+ENDLESS = 1 << 50
+"""Bytes of a card, where only the shares of cards are asked for."""
 ELSEWHERE = ("cpu", "disk")
 """Places that accelerate uses where cards are full."""
 
@@ -95,6 +97,23 @@ def inferred(model: Any, how: str, cards: Mapping[int, int]) -> dict[str, str]:
             "-o device.strategy=streaming, which leaves weights on disk."
         )
     return {name: _card(card) for name, card in found.items()}
+
+
+def shares(model: Any, how: str | Map) -> dict[str, int]:
+    """Bytes of a model's weights by card, as they would lie; on two cards where there are none here.
+
+    Args:
+        model: of transformers; may be on the meta device.
+        how: as for `spread`.
+    """
+    if isinstance(how, str):
+        how = inferred(model, how, dict.fromkeys(range(torch.cuda.device_count() or 2), ENDLESS))
+    found = Counter[str]()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        places = [place for place in how if place == "" or f"{name}.".startswith(f"{place}.")]
+        if places:
+            found[_card(how[max(places, key=len)])] += int(tensor.nbytes)
+    return dict(found)
 
 
 def free() -> dict[int, int]:
