@@ -59,7 +59,10 @@ def digest(folder: Path, place: Any, device: PyTorch, **settings: Any) -> str:
     return str(result.summary.weights_digest)
 
 
-@pytest.mark.parametrize("method", METHODS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) if name not in ("adamw", "mezo") else name for name in METHODS]
+
+
+@pytest.mark.parametrize("method", SLOW)
 def test_a_run_on_two_cards_ends_in_the_weights_of_one_place(
     method: str,
     tmp_path: Path,
@@ -130,7 +133,7 @@ def test_answers_and_scores_are_those_of_one_place(
         texts = session.generate(rows, 5, "\n") if kind == "llama" else []
         return session.scores(rows), texts
 
-    roberta = {"roberta.embeddings": 0, "roberta.encoder.layer.0": 1, "roberta.encoder.layer.1": 0, "lm_head": 1}
+    roberta = {"roberta.embeddings": 0, "roberta.encoder.layer.0": 1, "roberta.encoder.layer.1": 1, "lm_head": 0}
     for kind, places in (("llama", MAP), ("roberta", roberta)):
         alone = answered(PyTorch("cpu"), kind)
         with on_cards():
@@ -160,6 +163,9 @@ def test_a_map_that_leaves_modules_out_and_a_prefix_are_refused(
     with on_cards():
         with pytest.raises(ZoplatError, match="Name every module or its parent"):
             device.open(ModelSpec(str(checkpoint()), Tuning("full"), "float32", 0))
+        tied = PyTorch("cuda", map=json.dumps({**MAP, "lm_head": 1}))
+        with pytest.raises(ZoplatError, match="are the same weights, and can't be on cuda:0 and cuda:1"):
+            tied.open(ModelSpec(str(checkpoint()), Tuning("full"), "float32", 0))
         with pytest.raises(ZoplatError, match="--tune prefix gives all layers keys on one card"):
             device.open(ModelSpec(str(checkpoint()), Tuning("prefix"), "float32", 0))
 

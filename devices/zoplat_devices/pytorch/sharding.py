@@ -44,12 +44,13 @@ def spread(model: Any, inner: Any, how: str | Map) -> torch.device:
     found = inferred(inner, how, free()) if isinstance(how, str) else {name: _card(card) for name, card in how.items()}
     with quiet(), hidden("torchao"):
         from accelerate import dispatch_model
-        from accelerate.utils import check_device_map
+        from accelerate.utils import check_device_map, find_tied_parameters
 
         try:
             check_device_map(inner, found)
         except ValueError as problem:
             raise ZoplatError(f"-o device.map: {problem} Name every module or its parent, or use auto.") from None
+        _check_tied(find_tied_parameters(inner), found)
         home = next(card for name, card in found.items() if _has(inner, name, inner.get_input_embeddings()))
         skipped = getattr(inner, "_skip_keys_device_placement", None)
         dispatch_model(inner, found, main_device=home, skip_keys=skipped, force_hooks=True)
@@ -110,9 +111,8 @@ def shares(model: Any, how: str | Map) -> dict[str, int]:
         how = inferred(model, how, dict.fromkeys(range(torch.cuda.device_count() or 2), ENDLESS))
     found = Counter[str]()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        places = [place for place in how if place == "" or f"{name}.".startswith(f"{place}.")]
-        if places:
-            found[_card(how[max(places, key=len)])] += int(tensor.nbytes)
+        if card := _place(name, how):
+            found[card] += int(tensor.nbytes)
     return dict(found)
 
 
@@ -143,6 +143,23 @@ def held(tensors: Iterable[Any]) -> Counter[str]:
     for (device, _), size in found.items():
         sizes[device] += size
     return sizes
+
+
+def _place(name: str, how: Map) -> str:
+    """The card of a weight, that of the innermost module that has one; empty where none has."""
+    modules = [module for module in how if module == "" or f"{name}.".startswith(f"{module}.")]
+    return _card(how[max(modules, key=len)]) if modules else ""
+
+
+def _check_tied(groups: Sequence[Sequence[str]], found: Map) -> None:
+    """Raise ZoplatError where weights that are one lie on two cards."""
+    for names in groups:
+        by_card = {_place(name, found): name for name in names}
+        if len(by_card) > 1:
+            raise ZoplatError(
+                f"-o device.map: {' and '.join(sorted(by_card.values()))} are the same weights, and can't be on "
+                f"{' and '.join(sorted(by_card))}. Give their modules one GPU."
+            )
 
 
 def _card(card: int | str) -> str:
