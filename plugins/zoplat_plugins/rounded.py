@@ -40,8 +40,10 @@ class Rounded(Sampler):
         return 1 - math.erf(1 / (s * 2**0.5)) + s * (2 / math.pi) ** 0.5 * (1 - math.exp(-1 / (2 * s * s)))
 
     def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
-        moved = self.sigma * noise.normal(tile.shape, key, tile) + noise.uniform(tile.shape, key, tile, "rounding")
-        out[:] = moved - moved % 1
+        out[:] = noise.normal(tile.shape, key, tile)
+        out *= self.sigma
+        out += noise.uniform(tile.shape, key, tile, "rounding")
+        out -= out % 1
 
     def variance(self, shape: tuple[int, ...]) -> float:
         """σ² + E[f(1 − f)] for the fraction f of σg, a series in cosines of 2πnσg."""

@@ -117,7 +117,8 @@ class TestScales:
         session.space.at(0.05 * z)
         assert session.forward(rows) != base
         session.space.at(0.0 * z)
-        assert session.forward(rows) == pytest.approx(base, abs=1e-5)
+        off = 1e-5 if dtype == "float32" else 1e-3  # scales whose last bits changed are rounded to others in 16 bits
+        assert session.forward(rows) == pytest.approx(base, abs=off)
 
     def test_gradients_agree_with_losses(self, checkpoint: Make) -> None:
         session = opened(checkpoint("mistral"), "scales")

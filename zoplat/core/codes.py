@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from zoplat.core.arrays import Array
-from zoplat.core.blocks import Block
+from zoplat.core.blocks import TILE, Block, Tile
 
 PACKED = "uint4"
 """The dtype of a block of codes."""
@@ -31,6 +32,10 @@ class CodesBlock(Block):
         """(rows, columns)."""
         rows, bytes_of_row = self.array.shape
         return (rows, 2 * bytes_of_row)
+
+    def tiles(self, entries: int = TILE) -> Iterator[Tile]:
+        """The block split into tiles of whole rows; smaller than others by default, as codes take more scratch."""
+        return super().tiles(min(entries, TILE // 4))
 
     @cached_property
     def size(self) -> int:

@@ -64,9 +64,13 @@ class CodesRounding(StochasticRounding):
         theta += self._noise.coarse(tile.shape, self._key, tile, "rounding")
         theta -= theta % 1
         parts = theta.clip(-PARTS // 2, PARTS * (LEVELS - 1) + PARTS // 2 - 1)
-        codes = (parts + PARTS // 2) * (1 / PARTS)
+        codes = theta
+        codes[:] = parts
+        codes += PARTS // 2
+        codes *= 1 / PARTS
         codes -= codes % 1
-        tile.of(self._rest[tile.block.name])[:] = parts - PARTS * codes
+        parts -= PARTS * codes
+        tile.of(self._rest[tile.block.name])[:] = parts
         tile.of(tile.block.array)[:] = paired(codes)
 
 
