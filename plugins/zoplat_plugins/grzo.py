@@ -16,10 +16,10 @@ the weights. Memory: that of inference, plus U of a few rows of one layer.
 
 Source: Tan et al., "GRZO: Group-Relative Zeroth-Order Optimization for Large Language Model Fine-Tuning", 2026,
 arXiv:2606.02857, by its abstract and an independent description of the update (Zij); no code was released.
-Differs: what the paper does with vectors was not at hand; here each row has signs of its own for them. Nor were its
-settings: σ is MeZO's, and η and the step size are ours. Rows count alike, those of several tokens too, where the loss
-of a batch under --objective tokens counts tokens. A step whose δᵢ are all equal is skipped, where the paper
-divides by 10⁻⁸.
+Differs: what the paper does with vectors was not at hand; here each row has signs of its own for them. Nor were the
+law of U, which is Gaussian here, and its settings: σ is MeZO's, and η is ours. Rows count alike, those of several
+tokens too, where the loss of a batch under --objective tokens counts tokens. A step whose δᵢ are all equal is
+skipped, where the formula divides by 10⁻⁸.
 """
 
 from collections.abc import Iterator
