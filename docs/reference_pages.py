@@ -38,7 +38,7 @@ ANSWERS: dict[str, dict[int, str]] = {
     "check": {0: "every property holds", 1: "one fails, or a plugin can't be loaded"},
     "compare": {0: "all runs are in the table", 1: "one failed, or broke the terms of the comparison"},
     "diff": {0: "the runs are equal in what matters", 1: "they differ"},
-    "plan": {0: "the run fits", 1: "it does not fit", 2: "that can't be said"},
+    "plan": {0: "the run fits", 1: "it does not fit", 2: "not known"},
     "poc": {0: "go", 1: "no-go", 2: "can't tell"},
     "replay": {0: "the weights are those of the run", 1: "they are not"},
 }

@@ -100,7 +100,7 @@ class Commands(click.Group):
 
 
 COMMANDS = {
-    "check": ("zoplat.cli.check:check", "Try whether the parts of a plugin keep the promises of their kinds."),
+    "check": ("zoplat.cli.check:check", "Test the parts of a plugin for the properties of their kinds."),
     "compare": ("zoplat.cli.compare:compare", "One table of runs, or of a matrix of methods, tasks and seeds."),
     "diff": ("zoplat.cli.diff:diff", "Show what differs between two runs, and the first step that does."),
     "doctor": ("zoplat.cli.doctor:doctor", "Show versions, devices, and plugins that don't load."),

@@ -17,7 +17,7 @@ from zoplat.registry import Entry
 @PLUGIN
 @OUTPUT
 def check(target: str, only: str | None, model: str | None, as_json: bool) -> None:
-    """Try what TARGET registers: does each estimator, sampler, rule, device and task keep the promises of its kind?
+    """Test what TARGET registers: has each estimator, sampler, rule, device and task the properties of its kind?
 
     TARGET is an installed distribution such as zoplat, a registered name such as lozo, a module, a .py file, or a
     folder with a package or a project in it. Exit status 1 if a property fails.

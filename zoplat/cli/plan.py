@@ -30,7 +30,7 @@ def plan(
 ) -> None:
     """Say what memory and time a run takes and which modes fit, from the model's configuration alone.
 
-    Exit status 0 if the run fits, 1 if it does not, 2 if that can't be said.
+    Exit status 0 if the run fits, 1 if it does not, 2 if that is not known.
     """
     from zoplat.calls.plan import plan as planned
     from zoplat.cli.plan_display import print_plan
