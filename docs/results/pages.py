@@ -73,7 +73,7 @@ class Stored:
         return (
             f"```sh\nzoplat report {file}      # its whole report, from the stored file\n"
             f"zoplat report {file} --to {self.name}.toml\n"
-            f"zoplat compare --config {self.name}.toml --out runs/{self.name}      # all of it anew, with --data where "
+            f"zoplat compare --config {self.name}.toml --out runs/{self.name}      # makes it again, with --data where "
             "its rows are\n```"
         )
 
@@ -308,7 +308,7 @@ def zo_bench(studies: Sequence[Stored]) -> str:
     none = [tune for tune in BENCH_TUNES if not any(known == tune for _, known in ours)]
     why = f" Ours with {', '.join(none)}: no stored study trains these on SST-2." if none else ""
     return (
-        f"{table}\n\nEmpty cells: the published ones are not in any source that was at hand, and are left empty "
+        f"{table}\n\nEmpty cells: no source that we had contains the published ones, so they are left empty "
         f"rather than copied from memory.{why}"
     )
 

@@ -9,6 +9,10 @@ from zoplat import Array, Key, Noise, Sampler, Tile, hookimpl
 class Rademacher(Sampler):
     """Independent fair signs; one random bit an entry. E‖⟨G,z⟩z‖² = d‖G‖², the least of the laws here."""
 
+    @property
+    def is_whole(self) -> bool:
+        return True
+
     def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
         out[:] = noise.sign(tile.shape, key, tile)
 

@@ -40,6 +40,7 @@ KEY = "another seed step or draw gives other numbers"
 BLOCKS = "two blocks of one shape get different numbers"
 MOMENTS = "entries have mean zero and the variance that is claimed"
 DENSITY = "the share of entries that are not zero is its density"
+WHOLE = "entries are whole numbers where it says so"
 FACTORS = "factors agree with fill"
 SWEEP = "a probe and a sweep see the same numbers"
 DECAY = "decay shrinks matrices by one minus eta lambda and leaves vectors"
@@ -55,6 +56,7 @@ PROBED_BY_THE_RULE = "it moves along nothing that was never probed"
 FOUND_OUT = [
     ("asks_in_silence", "estimator", ASKS, "In 10 steps it asked for ['jvp']"),
     ("averages_away", "estimator", NOT_FINITE, "Answer 0 of step 3 was nan, and the step was made"),
+    ("says_whole", "sampler", WHOLE, "is_whole is true, and"),
     ("by_the_piece", "sampler", TILES, "15 of 20 numbers"),
     ("clipped_slope", "estimator", SLOPES, "is 0.2776 on average over 60; 1 ± 0.19 is expected"),
     ("clipped_slope", "estimator", MEAN, "on average over 400; 1 ± "),

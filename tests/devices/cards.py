@@ -45,7 +45,7 @@ class CardTensor(torch.Tensor):
             strides=numbers.stride(),
             storage_offset=numbers.storage_offset(),
             dtype=numbers.dtype,
-            device="meta",  # for torch's own code, which has no cards here
+            device=torch.device("meta", device.index),  # for torch's own code, which has no cards here
             requires_grad=numbers.requires_grad,
         )
         made.numbers, made.card = numbers, device
@@ -61,6 +61,8 @@ class CardTensor(torch.Tensor):
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Itself where nothing is to change, as torch has it."""
+        if kwargs.pop("copy", False):
+            return super().to(*args, **kwargs).clone()
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         is_there = device is None or (device.type == "cuda" and (device.index or 0) == self.card.index)
         return self if is_there and dtype in (None, self.dtype) else super().to(*args, **kwargs)
@@ -94,8 +96,10 @@ def performed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if len(places) > 1 and name not in COPIES and not (name == "aten::index" and _by_host(flat)):
         raise AssertionError(f"{name} on tensors of {', '.join(sorted(map(str, places)))}")
     cards = [one.device for one in flat if isinstance(one, CardTensor)]
-    asked = [one for one in flat if isinstance(one, torch.device) and not (cards and one.type == "meta")]
+    asked = [one for one in flat if isinstance(one, torch.device)]
     target = (asked or cards or [torch.device("cpu")])[0]
+    if target.type == "meta" and target.index is not None:
+        target = torch.device("cuda", target.index)
     if target.type == "cuda" and target.index is None:
         target = torch.device("cuda:0")
     plain = tree_map(_on_processor, (args, kwargs))
@@ -123,10 +127,23 @@ def _by_host(flat: list[Any]) -> bool:
     return all(one.device.type == "cpu" for one in tensors[1:])
 
 
-def _attention(query: Any, *others: Any, **options: Any) -> Any:
-    """torch's attention as one operation; taken apart, it makes masks where torch's own code has the query."""
-    func = torch.ops.aten.scaled_dot_product_attention.default
-    return performed(func, (query, *others), {k: v for k, v in options.items() if v is not None})
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """torch's attention by the kernel of the processor; otherwise torch's own code would choose one for its devices."""
+    if enable_gqa:
+        key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], 1) for one in (key, value))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
+    function = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return function(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
 class _Cards(TorchDispatchMode):

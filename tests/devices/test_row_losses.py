@@ -165,3 +165,15 @@ def test_a_run_of_grzo_replays_bit_for_bit(checkpoint: Make, more: tuple[Any, ..
     header = json.loads(Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()[0])
     assert header["strategy"] == strategy
     assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
+
+
+def test_a_plan_rehearses_the_pass_of_all_rows(checkpoint: Make) -> None:
+    device: Any = PyTorch()
+    session = device.rehearse(ModelSpec(str(checkpoint()), Tuning("full"), "float32", 0))
+    law, rows = RowSigns(Gaussian()), session.blank(4, 8)
+    with session.traced():
+        assert session.strategy_for(law, 8.0) == "batched"
+        before = session.memory().host_peak
+        losses = session.row_losses_at(rows, points(session, law))
+    assert [len(point) for point in losses] == [4, 4]
+    assert session.memory().host_peak > before

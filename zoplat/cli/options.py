@@ -32,7 +32,7 @@ WORK = [
     click.option(
         "--data", type=click.Path(path_type=Path), help="Folder with train, dev and test .jsonl, .csv or .parquet."
     ),
-    click.option("--base", metavar="plain|int8", help="How frozen weights are stored."),
+    click.option("--base", metavar="plain|int8|int4", help="How weights of linear layers are stored."),
     click.option("--head", metavar="KIND", help="causal, masked, seq2seq, classifier or auto."),
     click.option("--template", metavar="KIND", help="How a row becomes text: prompt, plain, chat or auto."),
     click.option("--tune", metavar="full|lora|…|REGEX", help="Which weights are trained: full, lora, prefix, head, …"),

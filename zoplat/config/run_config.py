@@ -15,7 +15,7 @@ from zoplat.core.errors import ZoplatError, unknown
 from zoplat.core.estimator import Estimator
 from zoplat.core.example import LOSSES
 from zoplat.core.fields import Checked, number
-from zoplat.core.model_spec import Base, Head, Tuning
+from zoplat.core.model_spec import PACKED, Base, Head, Tuning
 from zoplat.registry import catalogue
 
 SECTIONS = {"estimator": ESTIMATOR, "device": "auto", "tune": "full"}
@@ -35,7 +35,7 @@ class RunConfig(Checked):
         data: folder with train, dev and test.jsonl; None for the packaged rows.
         dtype: of the model's weights; "auto" lets the device choose.
         seed: every random stream of the run is derived from it.
-        base: how frozen weights are stored: "plain" in `dtype`, or those of linear layers in "int8".
+        base: how weights are stored: "plain" in `dtype`, or those of linear layers in "int8" or "int4".
         head: what the model predicts; "auto" for what its configuration says.
         template: how a row becomes text: "prompt", "plain" for the same without words of instruction, "chat" for a
             prompt as the turn of a user; "auto" for what suits the head.
@@ -97,6 +97,8 @@ class RunConfig(Checked):
             raise ZoplatError(f"seed must lie in [0, 2⁶³), got {self.seed}  (--seed)")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise unknown("dtype", self.dtype, ["auto", "float32", "bfloat16", "float16"])
+        if self.tune.name in PACKED and self.base != "int4":
+            raise ZoplatError(f"--tune {self.tune.name} trains weights that are packed in 4 bits. Add --base int4.")
         if self.steps is None and self.max_passes is None:
             self._check_horizon()
         self._check_answers()

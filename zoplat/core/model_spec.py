@@ -7,14 +7,16 @@ from typing import Literal
 
 from zoplat.core.fields import Checked, number
 
-Base = Literal["plain", "int8"]
-"""How frozen weights are stored: as they are, or quantised to 8 bits."""
+Base = Literal["plain", "int8", "int4"]
+"""How the weights of linear layers are stored: as they are, or quantised to 8 or 4 bits."""
 Head = Literal["auto", "causal", "masked", "seq2seq", "classifier"]
 """What a model predicts from a text: the next token, a masked token, a target sequence, or a class."""
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "prompt")
 """Names of tunings that train new weights beside a frozen model."""
 VIRTUAL = ("prefix", "prompt")
 """Those of them that train virtual tokens."""
+PACKED = ("scales", "codes")
+"""Names of tunings of weights that are packed in 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Tuning(Checked):
 
     Attributes:
         name: "full"; an adapter: "lora", "dora", "ia3", "prefix" or "prompt"; a group of the model's own weights:
-            "bitfit" (biases), "norms" or "head"; or a regular expression that finds the names of the parameters.
+            "bitfit" (biases), "norms" or "head"; of weights in 4 bits, the "scales" of groups or the "codes"; or a
+            regular expression that finds the names of the parameters.
         rank: r of LoRA's factors.
         alpha: LoRA's scale is alpha / rank.
         targets: for lora, dora and ia3, a regular expression over the names of linear layers; empty for peft's own.
@@ -60,7 +63,8 @@ class ModelSpec:
         seed: of the initial weights of an adapter or a classification head.
         head: what the model predicts; "auto" for what its configuration says.
         classes: number of classes of the task, for a classification head; 0 where the task has none.
-        base: frozen weights "plain", or those of linear layers as "int8" with one scale per row.
+        base: weights of linear layers "plain"; as "int8" with one scale per row; or packed as "int4" with a scale and a
+            zero for each group of columns.
         class_names: for each class, the names it may have in a checkpoint: its own and its word.
     """
 

@@ -26,6 +26,11 @@ class Extent(Protocol):
 class Sampler(Checked, ABC):
     """The law of z. The fields of the frozen dataclass are its parameters; entries have unit variance by convention."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every entry is a whole number, as codes need; see `--tune codes`."""
+        return False
+
     def scale(self, space: Extent, key: Key) -> float:
         """A common factor of all entries of z that depends on the whole vector, such as 1 / its norm."""
         return 1.0

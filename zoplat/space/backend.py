@@ -92,9 +92,15 @@ class Backend:
     def form(self, block: Block, direction: Direction, target: Array) -> None:
         """Write θ + direction on one block to `target`, of its shape and dtype; the arrays hold θ and stay."""
         for tile in block.tiles():
-            theta = self.wide(tile)
+            theta = self.scratch(tile, "theta")
+            self.rounding.probed(tile, theta)
             theta += self.entries(direction, tile)
-            tile.of(target)[:] = theta
+            self.rounding.write(tile, theta, target)
+
+    def copy_to(self, block: Block, target: Array) -> None:
+        """Write θ on one block, which its array holds, to an array of its shape."""
+        for tile in block.tiles():
+            self.rounding.read(tile, tile.of(target))
 
     @property
     def keeps_places(self) -> bool:
@@ -257,7 +263,7 @@ class Backend:
     def wide(self, tile: Tile, purpose: str = "theta") -> Array:
         """What the arrays hold on a tile, float32 in scratch."""
         theta = self.scratch(tile, purpose)
-        theta[:] = tile.of(self.rounding.theta_of(tile.block))
+        self.rounding.read(tile, theta)
         return theta
 
     def scratch(self, tile: Tile, purpose: str) -> Array:

@@ -63,6 +63,11 @@ class Buffers:
                     self._release(arrays[block.name])
         return self.keep(Buffer(owner, arrays, mapped))
 
+    @property
+    def can_map(self) -> bool:
+        """Whether the device can make arrays outside of the memory of the weights."""
+        return all(self._mapped(block) is not None for block in self._blocks)
+
     def keep(self, buffer: Buffer) -> Buffer:
         """Enter a buffer in the ledger."""
         self.all.append(buffer)

@@ -142,7 +142,7 @@ class PlaceholderArray:
         return self
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _with
-    __pow__ = __rpow__ = __mod__ = __and__ = __or__ = __xor__ = __lt__ = __le__ = __gt__ = __ge__ = _with
+    __pow__ = __rpow__ = __mod__ = __rshift__ = __and__ = __or__ = __xor__ = __lt__ = __le__ = __gt__ = __ge__ = _with
     __eq__ = __ne__ = _with  # type: ignore[assignment]  # entry by entry, as arrays do
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __neg__ = __abs__ = _itself
     __hash__ = None  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Tile
+from zoplat.core.codes import PACKED
 from zoplat.core.direction import Direction
 from zoplat.space.rounding import Rounding
 
@@ -60,7 +61,7 @@ class DriftMeter:
         for tile in self._tiles:
             self._decays[begin : begin + tile.size] = float(tile.block.decays)
             self.shadows[tile.block.name] = (tile, self._whole[begin : begin + tile.size].reshape(tile.shape))
-            self.marks[tile.block.name] = arrays.empty(tile.shape, tile.block.dtype)
+            self.marks[tile.block.name] = arrays.empty(tile.shape, _of_marks(tile.block))
             begin += tile.size
         self.restart()
 
@@ -70,7 +71,7 @@ class DriftMeter:
         self._is_touched = False
         self._pinned: Array | None = None
         for tile, shadow in self.shadows.values():
-            shadow[:] = tile.of(self._arrays.rounding.theta_of(tile.block))
+            self._arrays.rounding.read(tile, shadow)
         self.mark()
 
     def add(self, direction: Direction, decay: float) -> None:
@@ -115,7 +116,7 @@ class DriftMeter:
         if not self._is_touched:
             return False
         for name, (tile, shadow) in self.shadows.items():
-            now, before = (self._arrays.empty(tile.shape, dtype or tile.block.dtype) for _ in range(2))
+            now, before = (self._arrays.empty(tile.shape, dtype or _of_marks(tile.block)) for _ in range(2))
             now[:], before[:] = shadow, self.marks[name]
             if bool((now != before).any()):
                 return False
@@ -126,8 +127,9 @@ class DriftMeter:
         self.catch_up()
         off = norm = 0.0
         for tile, shadow in self.shadows.values():
-            stored = self._arrays.at_home(tile.of(self._arrays.rounding.theta_of(tile.block)))
-            difference = (stored - shadow).reshape(-1)
+            held = self._arrays.empty(tile.shape, tile.block.wide_dtype)
+            self._arrays.rounding.read(tile, held)
+            difference = (held - shadow).reshape(-1)
             off += float(difference @ difference)
             norm += float(shadow.reshape(-1) @ shadow.reshape(-1))
         return math.sqrt(off / norm) if norm else 0.0
@@ -160,15 +162,21 @@ class DriftMeter:
     def mark(self) -> None:
         """Remember the stored weights of the sample, for `changed`."""
         for name, (tile, _) in self.shadows.items():
-            self.marks[name][:] = tile.of(tile.block.array)
+            self._arrays.rounding.stored(tile, self.marks[name])
 
     def changed(self) -> float:
         """Share of the sampled entries whose stored number differs from the one at the mark."""
-        differing = sum(
-            int((self._arrays.at_home(tile.of(tile.block.array)) != self.marks[name]).sum())
-            for name, (tile, _) in self.shadows.items()
-        )
+        differing = 0
+        for name, (tile, _) in self.shadows.items():
+            now = self._arrays.empty(tile.shape, _of_marks(tile.block))
+            self._arrays.rounding.stored(tile, now)
+            differing += int((now != self.marks[name]).sum())
         return differing / sum(tile.size for tile, _ in self.shadows.values())
+
+
+def _of_marks(block: Block) -> str:
+    """The dtype in which a block's stored numbers are compared: its own; of codes, one for each."""
+    return "uint8" if block.dtype == PACKED else block.dtype
 
 
 def _accumulate(whole: Array, entries: Array) -> None:

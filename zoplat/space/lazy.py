@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
-from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Part
 from zoplat.core.direction import ZERO, Direction
 from zoplat.space.backend import Backend
@@ -128,10 +127,6 @@ class LazyWeights:
         if self._in_files:
             self._backend.release(block.array)
         self._buffers.release(block)
-
-    def theta_of(self, block: Block) -> Array:
-        """The array that holds θ on a block, once it is settled."""
-        return self._backend.rounding.theta_of(block)
 
     def _write(self, blocks: Sequence[Block], update: Update) -> None:
         """Perform an update on some blocks, one at a time where they are in files."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias
 
 from zoplat.core.arrays import Array
@@ -19,11 +19,12 @@ from zoplat.core.errors import NonFinite, ZoplatError
 from zoplat.core.noise import Key, Noise
 from zoplat.core.sampler import Sampler
 from zoplat.space.backend import Backend, Kernel, Points
-from zoplat.space.buffers import Buffers
+from zoplat.space.buffers import Buffers, MakeArray
 from zoplat.space.drift import DriftMeter
 from zoplat.space.lazy import LazyWeights, Phase
+from zoplat.space.packed import CodesRounding, check_codes, check_law, check_probe, has_codes
 from zoplat.space.reductions import Reductions
-from zoplat.space.rounding import NARROW, RoundingName, rounding_named
+from zoplat.space.rounding import NARROW, Rounding, RoundingName, rounding_named
 from zoplat.space.side_terms import SideTerm, SideTerms
 
 Restore: TypeAlias = Literal["in-place", "exact"]
@@ -64,15 +65,15 @@ class ParameterSpace:
         weights_in_files: bool = False,
         state_in_files: bool = False,
     ) -> None:
-        _check_rounding(blocks, restore, rounding)
+        self._has_codes = has_codes(blocks)
+        (check_codes if self._has_codes else partial(_check_rounding, blocks))(restore, rounding)
         self.blocks = tuple(blocks)
         self.restore, self.rounding = restore, rounding
         self.perturbation: Direction = ZERO
         self._backend = backend
         empty, mapped = (lambda block: backend.of(block).empty), (lambda block: backend.of(block).mapped)
         self._buffers = Buffers(self.blocks, empty, mapped, backend.release, state_in_files)
-        named = rounding_named(rounding, self.blocks, backend.noise, self._buffers, empty, seed)
-        backend.attach(self.blocks, named)
+        backend.attach(self.blocks, self._rounded(rounding, empty, seed))
         self._drift = DriftMeter(self.blocks, backend)
         self._weights = LazyWeights(self.blocks, backend, self._buffers, weights_in_files, self._drift.catch_up)
         self._reductions = Reductions(backend)
@@ -162,6 +163,7 @@ class ParameterSpace:
         """Make the weights that a forward pass sees equal θ + direction; one pass, together with pending updates."""
         if not direction.is_finite:
             raise NonFinite("The perturbation has a coefficient that is not finite.")
+        self._check_probes(direction)
         if self.restore == "exact":
             self.settle()
             self.perturbation = direction
@@ -170,6 +172,7 @@ class ParameterSpace:
 
     def perturb(self, direction: Direction) -> None:
         """Under exact restore, make forward passes see θ + direction without settling; the caller settles blocks."""
+        self._check_probes(direction)
         self.perturbation = direction
 
     def settle(self) -> None:
@@ -190,6 +193,7 @@ class ParameterSpace:
         """
         if not all(direction.is_finite for direction in directions):
             return None
+        self._check_probes(*directions)
         self.perturbation = ZERO
         return self._side_terms.points(directions)
 
@@ -387,7 +391,7 @@ class ParameterSpace:
         self.settle()
         for block in self._weights.visited():
             if block.name in buffer.arrays:
-                buffer.arrays[block.name][:] = self._weights.theta_of(block)
+                self._backend.copy_to(block, buffer.arrays[block.name])
 
     def release(self, block: Block) -> None:
         """Evict a block and its rows of buffers from memory, as far as they are mapped from files."""
@@ -422,6 +426,7 @@ class ParameterSpace:
 
     def points(self, directions: Sequence[Direction]) -> Points:
         """What the arrays hold + d for each direction d, to be formed a few tiles at a time."""
+        self._check_probes(*directions)
         return self._backend.points(directions)
 
     @property
@@ -438,6 +443,21 @@ class ParameterSpace:
     def backend_name(self) -> str:
         """Name of what updates the weights, for the record of a run."""
         return self._backend.name
+
+    def check_law(self, law: Sampler) -> None:
+        """Raise ZoplatError where the weights are codes, which draws of a law can't perturb."""
+        if self._has_codes:
+            check_law(law)
+
+    def _check_probes(self, *directions: Direction) -> None:
+        for direction in directions if self._has_codes else ():
+            check_probe(direction)
+
+    def _rounded(self, name: RoundingName, empty: Callable[[Block], MakeArray], seed: int) -> Rounding:
+        """How results become stored weights."""
+        if self._has_codes:
+            return CodesRounding(self.blocks, self._backend.noise, self._buffers, empty(self.blocks[0]), seed)
+        return rounding_named(name, self.blocks, self._backend.noise, self._buffers, empty, seed)
 
     def _swept(self, on: Part | None) -> Iterator[Block]:
         self.perturbation = ZERO

@@ -45,6 +45,22 @@ class Rounding:
         """The stream of random numbers for rounding a block in this pass; only where `is_stochastic`."""
         raise NotImplementedError
 
+    def read(self, tile: Tile, out: Array) -> None:
+        """Write θ on a tile to an array of its shape."""
+        out[:] = tile.of(self.theta_of(tile.block))
+
+    def probed(self, tile: Tile, out: Array) -> None:
+        """Write what a perturbation is added to on a tile to an array of its shape: θ, where it is of floats."""
+        self.read(tile, out)
+
+    def stored(self, tile: Tile, out: Array) -> None:
+        """Write the stored numbers of a tile, which a forward pass at θ sees, to an array of its shape."""
+        out[:] = tile.of(tile.block.array)
+
+    def write(self, tile: Tile, values: Array, target: Array) -> None:
+        """Write what a forward pass is to see on a tile to an array like the block's own; `values` may change."""
+        tile.of(target)[:] = values
+
     def store(self, tile: Tile, theta: Array) -> None:
         """Round θ on a tile and write it to the block.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 
@@ -88,6 +89,18 @@ class SamplerContract(PartContract):
             f"density is {density:g}, and {share:.4g} of {count} entries are not zero; "
             f"{density:g} ± {spread:.2g} is expected."
         )
+
+    def test_entries_are_whole_numbers_where_it_says_so(self) -> None:
+        """With `is_whole`, which codes of `--tune codes` need: every entry, before the law's `scale`."""
+        if not self.sampler.is_whole:
+            raise SkipTest(f"{type(self.sampler).__name__} does not say so.")
+        space = _toy().space
+        for block in space.blocks:
+            z = numbers(self.sampler, space, block, 64)
+            broken = int((z % 1 != 0).sum())
+            assert not broken, (
+                f"is_whole is true, and {broken} of {z.size} entries of '{block.name}' are no whole numbers."
+            )
 
     def test_factors_agree_with_fill(self) -> None:
         space = _toy().space

@@ -73,6 +73,8 @@ class Learner:
 
     def __post_init__(self) -> None:
         space, estimator = self.session.space, self.config.estimator
+        if estimator.law:
+            space.check_law(estimator.law)
         self.states = {"estimator": estimator.init(space), "rule": estimator.rule.init_for(space, estimator.law)}
         self.seed = derived_seed(self.config.seed, "noise")
         self.strategy = "sequential" if self.config.is_judged else self.strategy or self.session.strategy

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Block
+from zoplat.core.codes import PACKED
 from zoplat.core.noise import Noise, Stream
 from zoplat.space.backend import Backend
 from zoplat_devices.kernels import gpu, native
@@ -36,7 +37,7 @@ def backend_for(blocks: Sequence[Block], kind: str) -> Backend:
     """
     empty, outside = partial(_empty, kind), _outside(kind)
     kernels = kernels_for(kind)
-    if kernels and all(block.dtype != "float64" for block in blocks):
+    if kernels and all(block.dtype not in ("float64", PACKED) for block in blocks):
         return FusedBackend(kernels, empty, *outside)
     host = kernels_for("cpu")
     inner = FusedNoise(host, _empty_on_host) if host else ReferenceNoise()

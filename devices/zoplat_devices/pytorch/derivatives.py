@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from zoplat.core.blocks import Block, Part
+from zoplat.core.codes import PACKED
 from zoplat.core.direction import Direction
 from zoplat.core.errors import NonFinite, ZoplatError
 from zoplat.space.parameter_space import ParameterSpace
@@ -37,6 +38,7 @@ class Derivatives:
 
     def jvp(self, direction: Direction, loss: Callable[[], Any]) -> tuple[float, float]:
         """(L, ⟨∇L, d⟩) by dual numbers; the tangents take as much memory as the blocks in float32."""
+        self._check_floats()
         from torch.autograd import forward_ad
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -55,6 +57,7 @@ class Derivatives:
         Raises:
             NonFinite: the gradient has an entry that is not finite.
         """
+        self._check_floats()
         wanted = [(parameter, block) for parameter, block in self._trained if block in part]
         with self.torch.enable_grad(), self._requiring([parameter for parameter, _ in wanted]), ExitStack() as stack:
             if recompute:
@@ -64,6 +67,12 @@ class Derivatives:
         found = {block.name: self._as_buffer(g, block) for g, (_, block) in zip(gradients, wanted, strict=True)}
         self.check_finite(found)
         return value.item(), found
+
+    def _check_floats(self) -> None:
+        if any(block.dtype == PACKED for block in self.space.blocks):
+            raise ZoplatError(
+                "Codes are whole numbers and have no derivatives. Use a method of losses, or --tune scales."
+            )
 
     def check_finite(self, found: dict[str, Any]) -> None:
         """Raise NonFinite where a gradient has an entry that is not finite."""

@@ -103,7 +103,7 @@ def opened(
 
 def _quantisation(base: Base) -> dict[str, Any]:
     """Arguments of `from_pretrained` for how frozen weights are stored."""
-    if base == "plain":
+    if base != "int8":  # those of 4 bits are packed once they are there
         return {}
     from transformers import TorchAoConfig
 

@@ -85,7 +85,7 @@ class MeasuredSession(Session):
         return {
             "python, torch and transformers": self._libraries,
             **self._by_card(f"trainable weights{where}", arrays),
-            **self._by_card(f"frozen weights{where}", self._tensors(), arrays),
+            **self._frozen(f"frozen weights{where}", arrays),
             **({"window of the streaming strategy": self.streaming.bytes} if self.streaming else {}),
             "noise kernels": max(0, self._kernel_bytes),
             **{buffer.owner + beside: buffer.bytes for buffer in self.space.buffers if buffer.is_mapped},
@@ -95,12 +95,18 @@ class MeasuredSession(Session):
             "scratch": self.space.scratch_bytes + formed + self.batched.bytes,
         }
 
+    def _frozen(self, owner: str, trained: list[Any]) -> dict[str, int]:
+        """Bytes of the weights that are not trained."""
+        if len(self.cards) < 2:
+            return {owner: self.facts["model_bytes"] - sum(int(tensor.nbytes) for tensor in trained)}
+        return self._by_card(owner, self._tensors(), trained)
+
     def _by_card(self, owner: str, tensors: Iterable[Any], without: Iterable[Any] = ()) -> dict[str, int]:
         """Bytes of some tensors less those of others; marked by the card where that is not the fullest."""
+        if len(self.cards) < 2:
+            return {owner: sum(int(tensor.nbytes) for tensor in tensors)}
         sizes = held(tensors)
         sizes.subtract(held(without))
-        if not self.is_spread:
-            return {owner: sum(sizes.values())}
         fullest = str(max(self.cards, key=torch.cuda.max_memory_allocated))
         return {owner if card == fullest else f"{owner}{ON_CARD}{card}": size for card, size in sizes.items()}
 

@@ -12,6 +12,7 @@ from zoplat.core.model_spec import Base, Head
 from zoplat_devices.pytorch.digests import identity_of, model_digest_of
 from zoplat_devices.pytorch.heads import AUTO_CLASSES, class_order, head_of, opened
 from zoplat_devices.pytorch.loaded import Loaded
+from zoplat_devices.pytorch.packed import pack
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.screening import screen, trust
@@ -63,12 +64,15 @@ def load(
         order = class_order(config, class_names) if found == "classifier" else None
         wanted = dtype(found) if callable(dtype) else dtype
         _check_fits(name, config, found, wanted, base, streamed)
-        loaded, new = opened(whole, config, found, "auto" if streamed else wanted, classes, seed, base)
+        is_piecewise = streamed or base == "int4"  # weights stay in the files that they are mapped from
+        loaded, new = opened(whole, config, found, "auto" if is_piecewise else wanted, classes, seed, base)
         if streamed:
             _check_stored_dtype(name, loaded.dtype, wanted)
         tokenizer = AutoTokenizer.from_pretrained(whole, **trust())
         if whole != source:
             loaded = _merged(loaded, source, name)
+        if base == "int4":
+            pack(loaded, wanted, new)
     _free_imports()
     loaded.eval()
     for parameter in loaded.parameters():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoplat.core.blocks import Block
+from zoplat.core.codes import PACKED
 from zoplat.core.errors import ZoplatError
+from zoplat.core.model_spec import PACKED as OF_PACKED
 from zoplat.core.model_spec import Head, ModelSpec
 from zoplat.space.parameter_space import Restore
 from zoplat.space.rounding import NARROW, RoundingName
@@ -23,7 +25,7 @@ def base_dtype(spec: ModelSpec, kind: str, head: Head) -> str:
     if spec.dtype != "auto":
         return spec.dtype
     native_cpu = kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    is_frozen = spec.tune.is_adapter and head != "classifier"
+    is_frozen = (spec.tune.is_adapter or spec.tune.name in OF_PACKED) and head != "classifier"
     return "bfloat16" if is_frozen and (native_cpu or kind == "cuda") else "float32"
 
 
@@ -57,5 +59,5 @@ def choose_rounding(settings: PyTorchSettings, blocks: Sequence[Block], restore:
 
 
 def _has_narrow(blocks: Sequence[Block]) -> bool:
-    """Whether some weights have 16 bits."""
-    return any(block.dtype in NARROW for block in blocks)
+    """Whether some weights have 16 bits, or are codes of 4."""
+    return any(block.dtype in (*NARROW, PACKED) for block in blocks)

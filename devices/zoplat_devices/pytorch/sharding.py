@@ -24,6 +24,8 @@ from zoplat_devices.pytorch.quiet import quiet
 
 Map = Mapping[str, int | str]
 """Name of a module → its card."""
+ENDLESS = 1 << 50
+"""Bytes of a card, where only the shares of cards are asked for."""
 ELSEWHERE = ("cpu", "disk")
 """Places that accelerate uses where cards are full."""
 
@@ -42,12 +44,13 @@ def spread(model: Any, inner: Any, how: str | Map) -> torch.device:
     found = inferred(inner, how, free()) if isinstance(how, str) else {name: _card(card) for name, card in how.items()}
     with quiet(), hidden("torchao"):
         from accelerate import dispatch_model
-        from accelerate.utils import check_device_map
+        from accelerate.utils import check_device_map, find_tied_parameters
 
         try:
             check_device_map(inner, found)
         except ValueError as problem:
             raise ZoplatError(f"-o device.map: {problem} Name every module or its parent, or use auto.") from None
+        _check_tied(find_tied_parameters(inner), found)
         home = next(card for name, card in found.items() if _has(inner, name, inner.get_input_embeddings()))
         skipped = getattr(inner, "_skip_keys_device_placement", None)
         dispatch_model(inner, found, main_device=home, skip_keys=skipped, force_hooks=True)
@@ -97,6 +100,22 @@ def inferred(model: Any, how: str, cards: Mapping[int, int]) -> dict[str, str]:
     return {name: _card(card) for name, card in found.items()}
 
 
+def shares(model: Any, how: str | Map) -> dict[str, int]:
+    """Bytes of a model's weights by card, as they would lie; on two cards where there are none here.
+
+    Args:
+        model: of transformers; may be on the meta device.
+        how: as for `spread`.
+    """
+    if isinstance(how, str):
+        how = inferred(model, how, dict.fromkeys(range(torch.cuda.device_count() or 2), ENDLESS))
+    found = Counter[str]()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if card := _place(name, how):
+            found[card] += int(tensor.nbytes)
+    return dict(found)
+
+
 def free() -> dict[int, int]:
     """Number of each card → bytes that are free on it."""
     return {card: int(torch.cuda.mem_get_info(card)[0]) for card in range(torch.cuda.device_count())}
@@ -124,6 +143,23 @@ def held(tensors: Iterable[Any]) -> Counter[str]:
     for (device, _), size in found.items():
         sizes[device] += size
     return sizes
+
+
+def _place(name: str, how: Map) -> str:
+    """The card of a weight, that of the innermost module that has one; empty where none has."""
+    modules = [module for module in how if module == "" or f"{name}.".startswith(f"{module}.")]
+    return _card(how[max(modules, key=len)]) if modules else ""
+
+
+def _check_tied(groups: Sequence[Sequence[str]], found: Map) -> None:
+    """Raise ZoplatError where weights that are one lie on two cards."""
+    for names in groups:
+        by_card = {_place(name, found): name for name in names}
+        if len(by_card) > 1:
+            raise ZoplatError(
+                f"-o device.map: {' and '.join(sorted(by_card.values()))} are the same weights, and can't be on "
+                f"{' and '.join(sorted(by_card))}. Give their modules one GPU."
+            )
 
 
 def _card(card: int | str) -> str:

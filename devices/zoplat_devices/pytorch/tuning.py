@@ -10,12 +10,14 @@ from difflib import get_close_matches
 from typing import Any
 
 from zoplat.core.blocks import Block
+from zoplat.core.codes import CodesBlock
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ADAPTERS, VIRTUAL, Base, ModelSpec, Tuning
 from zoplat_devices.pytorch.heads import head_modules
 from zoplat_devices.pytorch.hiding import hidden, undistributed
 from zoplat_devices.pytorch.loaded import Loaded
+from zoplat_devices.pytorch.packed import packed_layers
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.virtual import cache_shape, set_start
 
@@ -31,14 +33,19 @@ def tuned(loaded: Loaded, spec: ModelSpec) -> Any:
     """
     if spec.tune.is_adapter:
         return _with_adapter(loaded, spec)
+    if spec.tune.name == "codes":
+        return _with_codes(loaded)
     parameters = dict(loaded.model.named_parameters())
     chosen = _group(loaded, spec.tune.name)
     for name in chosen:
         if stored := packed_type(parameters[name]):
             raise ZoplatError(
                 f"--tune {spec.tune.name} selects {name}, whose values are packed as {stored} and can't move by small "
-                f"steps. Use an adapter ({', '.join(ADAPTERS)}), or a regular expression that leaves it out."
+                f"steps. Use an adapter ({', '.join(ADAPTERS)}), a regular expression that leaves it out"
+                f"{', or scales' if spec.base == 'int4' else ''}."
             )
+        if spec.tune.name == "scales":  # as adapters are, beside a base of 16 bits too
+            parameters[name].data = parameters[name].data.float()
         parameters[name].requires_grad_(True)
     return loaded.model
 
@@ -65,19 +72,30 @@ def packed_type(parameter: Any) -> str:
 
 def blocks(device: Device, model: Any) -> list[Block]:
     """The trainable tensors as blocks, each storage once, in registration order."""
+    codes = {id(layer.codes) for layer in packed_layers(model).values() if layer.trains_codes}
     found = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             found.append(block_of(device, name, parameter.detach()))
+        elif id(parameter) in codes:
+            found.append(CodesBlock(_plain(name), parameter.detach(), layer=_layer(name)))
     return found
 
 
 def block_of(device: Device, name: str, tensor: Any) -> Block:
     """A trainable tensor as a block, named as the model names it outside of its adapter."""
-    plain = re.sub(r"\.default(?=\.|$)", "", name.removeprefix("base_model.model."))
-    layer = re.search(r"\.(?:layers?|h|blocks?)\.(\d+)\.", f".{plain}")
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return device.block(plain, tensor, dtype, int(layer.group(1)) if layer else None)
+    return device.block(_plain(name), tensor, str(tensor.dtype).removeprefix("torch."), _layer(name))
+
+
+def _plain(name: str) -> str:
+    """A name without what an adapter of peft puts before and into it."""
+    return re.sub(r"\.default(?=\.|$)", "", name.removeprefix("base_model.model."))
+
+
+def _layer(name: str) -> int | None:
+    """The layer that a parameter belongs to by its name."""
+    found = re.search(r"\.(?:layers?|h|blocks?)\.(\d+)\.", f".{_plain(name)}")
+    return int(found.group(1)) if found else None
 
 
 def _group(loaded: Loaded, name: str) -> list[str]:
@@ -140,6 +158,29 @@ def _normalises(module: Any) -> bool:
     return same_kind and bool(torch.allclose(one, other, rtol=0.02, atol=1e-3 * float(own[0].abs().max())))
 
 
+def _scales(loaded: Loaded) -> Iterator[str]:
+    for name in packed_layers(loaded.model):
+        yield f"{name}.scales"
+
+
+def _codes(loaded: Loaded) -> Iterator[str]:
+    for name in packed_layers(loaded.model):
+        yield f"{name}.codes"
+
+
+def _with_codes(loaded: Loaded) -> Any:
+    """The model with its codes marked."""
+    _group(loaded, "codes")
+    if loaded.head == "classifier":
+        raise ZoplatError(
+            "--tune codes: a classification head is trained along with the weights, in floats, which codes can't be "
+            "beside. Use --tune scales or lora."
+        )
+    for layer in packed_layers(loaded.model).values():
+        layer.trains_codes = True
+    return loaded.model
+
+
 def _head(loaded: Loaded) -> Iterator[str]:
     if loaded.head == "classifier":
         yield from _classification_head(loaded)
@@ -160,6 +201,8 @@ GROUPS: dict[str, tuple[Callable[[Loaded], Iterator[str]], str]] = {
     "bitfit": (_biases, "biases"),
     "norms": (_norms, "layers of normalisation with weights"),
     "head": (_head, "head"),
+    "scales": (_scales, "packed weights, which --base int4 makes"),
+    "codes": (_codes, "packed weights, which --base int4 makes"),
 }
 """Group → how its parameters are found, and what they are; a classification head is trained along with each."""
 
@@ -171,6 +214,8 @@ def _with_adapter(loaded: Loaded, spec: ModelSpec) -> Any:
     if spec.tune.name in VIRTUAL and loaded.head == "classifier" and loaded.model.config.is_encoder_decoder:
         name = type(loaded.model).__name__
         raise ZoplatError(f"--tune {spec.tune.name}: {name} takes no virtual tokens. Use --tune lora.")
+    if spec.tune.name == "dora" and spec.base == "int4":
+        raise ZoplatError("--tune dora computes with the weights themselves, unpacked. Use --tune lora.")
     try:
         with torch.random.fork_rng(), quiet(), _without_torchao(spec.base):
             from peft import get_peft_model

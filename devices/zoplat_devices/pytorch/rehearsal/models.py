@@ -8,6 +8,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat_devices.pytorch.hiding import import_without_compiler, marks_ignored
 from zoplat_devices.pytorch.loaded import Loaded
+from zoplat_devices.pytorch.packed import pack
 from zoplat_devices.pytorch.precision import base_dtype
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.screening import screen
@@ -42,6 +43,9 @@ def shaped(spec: ModelSpec, kind: str, tokenizer: Any) -> tuple[Loaded, int]:
         read = sum(p.numel() for p in model.parameters()) * sum(copy.itemsize for copy in copies)
         if spec.base == "int8":
             _quantise(model)
+        if spec.base == "int4":
+            pack(model, dtype)
+            read = 0  # layer by layer, out of the mapped file
     return Loaded(model, tokenizer, name, None, head), read if kind == "cpu" else 0
 
 
@@ -66,7 +70,7 @@ def _quantise(model: Any) -> None:
 
 def linear(model: Any) -> dict[str, int]:
     """Weights of the linear layers that a quantised base packs, and those of the largest of them."""
-    sizes = [part.weight.numel() for part in _layers(model)]
+    sizes = [part.in_features * part.out_features for part in _layers(model)]
     return {"linear_parameters": sum(sizes), "largest_linear": max(sizes, default=0)}
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from zoplat.core.blocks import Block, Tile
 from zoplat_devices.pytorch.strategies.branch_weights import BranchWeights, Factors
+from zoplat_devices.pytorch.strategies.signed import distinct
 
 
 def matrix_product(weights: BranchWeights, block: Block, stored: Any, x: Any, transposed: bool, bias: Any) -> Any:
@@ -127,8 +128,8 @@ def embedding(weights: BranchWeights, block: Block, ids: Any) -> Any:
         found += signed.rows(block, ids, found)
     elif not terms and probed:
         chosen = _selected(probed)
-        needed, where = torch.unique(ids[chosen], return_inverse=True)
-        tiles = [Tile(block, row, row + 1) for row in needed.tolist()]
+        needed, where = distinct(ids[chosen])
+        tiles = [Tile(block, row, row + 1) for row in needed]
         rows = weights.form(tiles, probed).view(len(probed), len(tiles), -1)
         found[chosen] = rows[torch.arange(len(probed), device=ids.device)[:, None], where]
     return found

@@ -72,7 +72,7 @@ class ExactRestore:
                 if depth == 1:  # a module inside another may own the same tensor
                     self._space.settle_block(block)
                     scratch = self._take_scratch(parameter)
-                    self._space.form(block, self._space.perturbation, scratch.view(block.shape))
+                    self._space.form(block, self._space.perturbation, scratch.view(block.array.shape))
                     self._formed.add(block.name)
                     parameter.data = scratch
 

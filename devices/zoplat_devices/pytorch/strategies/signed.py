@@ -87,9 +87,9 @@ class SignedBranches:
         Returns:
             (n, tokens, width)
         """
-        needed, where = torch.unique(ids, return_inverse=True)
+        needed, where = distinct(ids)
         u = like.new_empty(len(needed), block.shape[1])
-        for place, row in enumerate(needed.tolist()):
+        for place, row in enumerate(needed):
             u[place] = self._space.entries(self._base, Tile(block, row, row + 1))[0]
         r, s = self._signs(block, like)
         return functional.embedding(where, u) * torch.gather(r, 1, ids)[:, :, None] * s[:, None]
@@ -101,6 +101,15 @@ class SignedBranches:
 
     def _signs(self, block: Block, like: Any) -> tuple[Any, Any]:
         """The signs of all branches, c times r and s: (n, rows) and (n, columns)."""
-        r, s, lines = self._law.table(block, self._keys, self._space.noise)
-        c = torch.tensor(self._coefficients, device=like.device)[:, None]
-        return (r[lines] * c).to(like.dtype), s[lines].to(like.dtype)
+        found: Any = self._law.table(block, self._keys, self._space.noise)
+        r, s, lines = found
+        c = torch.tensor(self._coefficients, device=r.device)[:, None]
+        return (r[lines] * c).to(like), s[lines].to(like)
+
+
+def distinct(ids: Any) -> tuple[list[int], Any]:
+    """The different ids, and where each one is among them; on shapes alone, as many as there could be."""
+    if ids.is_meta:
+        return [0] * ids.numel(), ids
+    needed, where = torch.unique(ids, return_inverse=True)
+    return needed.tolist(), where
