@@ -204,7 +204,7 @@ def test_a_line_separator_inside_a_sentence_does_not_end_the_line(zoplat: Any) -
 
 def test_an_estimator_that_needs_more_than_the_device_offers_names_both(zoplat: Any) -> None:
     message = zoplat.refused("run", *zoplat.toy, "--estimator", "forward-grad")
-    assert "'forward-grad' asks the device for jvp; 'reference' answers only features, losses." in message
+    assert "'forward-grad' asks the device for jvp; 'reference' answers only features, losses, row losses." in message
     assert "Use --device cpu" in message
 
 

@@ -71,7 +71,7 @@ def after_steps(
         return torch.empty(shape, dtype=getattr(torch, kind), device=device)
 
     blocks = []
-    for index, shape in enumerate([(40, 64), (3, 7), (700,)]):
+    for index, shape in enumerate([(11, 64), (3, 7), (70,)]):
         array = torch.from_numpy(0.05 * rng.normal(size=shape)).to(device, getattr(torch, dtype))
         blocks.append(Block("w" if not index else f"w{index}", array, dtype, decays=len(shape) > 1))
     restore = "in-place" if rounding == "nearest" else "exact"
