@@ -18,6 +18,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.paths import cache_folder
 
 MIB = 1 << 20
+MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 STATUS, CLEAR, MAPPINGS = (Path("/proc/self") / name for name in ("status", "clear_refs", "smaps"))
 
 
@@ -181,3 +182,16 @@ def reserved(size: int) -> Iterator[Any]:
                 "Make room, or let ZOPLAT_CACHE name a folder on another disk."
             ) from None
         yield file
+
+
+def give_back(above: int) -> None:
+    """Have the C library (glibc) give every array above a size back to the system as soon as it is freed.
+
+    Else it raises that size by itself to what was freed last, up to 32 MiB, and keeps what is smaller.
+
+    Args:
+        above: bytes.
+    """
+    option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if option:
+        option(MMAP_THRESHOLD, above)

@@ -1,8 +1,8 @@
 """A board made of files: Debian for 64-bit ARM and the board's packages in a folder, and qemu that runs its Python.
 
-The processor is the Cortex-A76 of a Raspberry Pi 5. Nothing has to be mounted or registered: qemu's `-L` finds the files
-of the system in the folder first, /proc/cpuinfo too, which ONNX Runtime reads. Making the folder takes debootstrap as
-root, some minutes and 400 MB; it is used again for as long as the list of packages stays the same.
+The processor is the Cortex-A76 of a Raspberry Pi 5. Nothing has to be mounted or registered: with `-L`, qemu looks for
+files of the system in the folder first, for /proc/cpuinfo too, which ONNX Runtime reads. Making the folder takes
+debootstrap as root, some minutes and 400 MB; it is used again for as long as the list of packages stays the same.
 """
 
 from __future__ import annotations

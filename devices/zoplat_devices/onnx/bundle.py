@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat_devices.kernels import native
-from zoplat_devices.memory import HostMemory
+from zoplat_devices.memory import HostMemory, give_back, trim
 from zoplat_devices.onnx.bundle_files import GRAPH, KERNELS, REQUIREMENTS
 from zoplat_devices.onnx.device import OnnxRuntime
 from zoplat_devices.onnx.kept_graph import KeptGraph, start_name
@@ -19,6 +19,8 @@ from zoplat_devices.onnx.session import OnnxSession
 
 ADAPTER, WEIGHTS = "adapter.onnx_adapter", "weights.safetensors"
 """Files that an export from a bundle writes."""
+GIVEN_BACK = 1 << 18
+"""Bytes from which activations are given back to the system once they are freed: a board has no memory to spare."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ class OnnxBundle(OnnxRuntime):
         kernels = native.built_for_this_machine(self.bundle / KERNELS)
         if kernels and not native.compilers():
             os.environ.setdefault("ZOPLAT_KERNELS", str(kernels))
+        give_back(above=GIVEN_BACK)
         host, engine = HostMemory(), self.engine()
-        return BundleSession(self, spec, engine, self._graph(spec), host)
+        session = BundleSession(self, spec, engine, self._graph(spec), host)
+        trim()  # reading the tokenizer and the graph leaves some 20 MiB of freed memory
+        return session
 
     def _graph(self, spec: ModelSpec) -> KeptGraph:
         """The graph in the bundle.

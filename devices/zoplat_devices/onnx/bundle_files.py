@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from zoplat_devices.kernels import native
+from zoplat_devices.onnx.kept_graph import notice
 
 GRAPH, KERNELS, REQUIREMENTS = "graph", "kernels", "requirements.txt"
 """Names in a bundle: two folders, and a file for `pip install -r`."""
@@ -27,3 +28,8 @@ def write(graph: Path, starts: set[str], bundle: Path) -> None:
     text = resources.files("zoplat_devices.edge").joinpath("edge-requirements.txt").read_bytes()
     (bundle / REQUIREMENTS).write_bytes(text)
     native.build_for_boards(bundle / KERNELS)
+    if not (bundle / KERNELS).exists():
+        notice(
+            "No kernels are in this bundle, for ziglang, which compiles them, is not installed: pip install ziglang, "
+            "and pack again. Without them a board makes the same bits with numpy, slower."
+        )

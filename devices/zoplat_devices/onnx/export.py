@@ -259,14 +259,12 @@ def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
     for node in program.model.graph:
         node.metadata_props.clear()
     if spec.base != "plain":
+        from zoplat_devices.onnx.pieces import cut
         from zoplat_devices.onnx.quantising import quantise
 
         quantise(program.model)
+        cut(program.model.graph)
     onnx_ir.save(program.model, folder / GRAPH, external_data=f"{GRAPH}.data", size_threshold_bytes=1 << 10)
-    if spec.base != "plain":
-        from zoplat_devices.onnx.pieces import cut
-
-        cut(folder / GRAPH)
 
 
 def _encoder(loaded: Loaded, before: int, tokenizer: Any) -> Encoder:

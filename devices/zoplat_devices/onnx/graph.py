@@ -55,13 +55,15 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        options.enable_mem_pattern = False  # batches differ in length: planned blocks would stay beside what they need
+        options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # both keep what the longest batch took
         options.add_session_config_entry("session.disable_prepacking", str(int(not prepack)))
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "0"
         )  # idle threads leave the cores to the update
         try:
-            self._session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=[*providers])
+            self._session = onnxruntime.InferenceSession(
+                str(folder / GRAPH), options, providers=[*providers], disabled_optimizers=["ConstantFolding"]
+            )  # folding would copy the slices that `pieces` cuts
         except Exception as problem:  # onnxruntime's own classes share no other base
             raise ZoplatError(
                 f"ONNX Runtime can't open the graph in {folder}: {problem}. Delete that folder to have it made again."

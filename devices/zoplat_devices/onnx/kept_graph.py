@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from zoplat.core.device import Device
+from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat.paths import cache_folder
 from zoplat_devices.onnx.versions import ENGINES, MAKERS, installed
@@ -43,6 +45,7 @@ def kept_graph(device: Device, spec: ModelSpec) -> KeptGraph:
     versions = installed(MAKERS)
     folder, start = cache_folder() / "onnx" / cache_key(spec, identity, versions), start_name(spec)
     if not folder.exists():
+        _check_makers(model)
         from zoplat_devices.onnx.export import export
 
         notice(f"making an ONNX graph of {model}, which takes minutes, once; it is kept in {folder}")
@@ -52,6 +55,15 @@ def kept_graph(device: Device, spec: ModelSpec) -> KeptGraph:
 
         Source(device, spec, notice).write_start(folder / start)
     return KeptGraph(folder, start)
+
+
+def _check_makers(model: str) -> None:
+    """Raise ZoplatError where a package is missing that makes graphs; they are found out late otherwise."""
+    if absent := [name for name in MAKERS if importlib.util.find_spec(name) is None]:
+        raise ZoplatError(
+            f"To make an ONNX graph of {model}, PyTorch's exporter needs {' and '.join(absent)}, not installed here: "
+            "pip install 'zoplat[onnx]'. Only opening a graph that was made, or a bundle, goes without."
+        )
 
 
 def cache_key(spec: ModelSpec, identity: str, versions: dict[str, str]) -> str:

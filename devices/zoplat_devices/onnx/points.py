@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,24 +47,16 @@ class Stacks:
 
     def _formed(self, directions: Sequence[Direction]) -> dict[str, Any]:
         """Weights of all points: by name, arrays of the graph's shapes with a leading dimension of points."""
-        blocks, n = self._space.blocks, len(directions)
-        entries = n * self._space.size
-        if self._scratch.size < 2 * entries:
-            self._scratch = np.empty(2 * entries, np.float32)
-        by_point, by_block = self._scratch[: 2 * entries].reshape(2, -1)
-        by_point = by_point.reshape(n, -1)
-        self._space.points(directions).write([Tile(block, 0, block.shape[0]) for block in blocks], range(n), by_point)
-        return dict(self._regrouped(by_point, by_block))
-
-    def _regrouped(self, by_point: Any, by_block: Any) -> Iterator[tuple[str, Any]]:
-        """Copy rows that hold all blocks of one point to contiguous arrays that hold one block of all points."""
-        begin, n = 0, len(by_point)
+        n, begin, formed = len(directions), 0, {}
+        if self._scratch.size < n * self._space.size:
+            self._scratch = np.empty(n * self._space.size, np.float32)
+        points = self._space.points(directions)
         for block in self._space.blocks:
-            end = begin + block.size
-            target = by_block[n * begin : n * end].reshape(n, -1)
-            target[:] = by_point[:, begin:end]
-            yield block.name, target.reshape(n, *self._shapes[block.name])
-            begin = end
+            array = self._scratch[begin : begin + n * block.size].reshape(n, -1)
+            points.write([Tile(block, 0, block.shape[0])], range(n), array)
+            formed[block.name] = array.reshape(n, *self._shapes[block.name])
+            begin += n * block.size
+        return formed
 
 
 def check(graph: Graph, rows: Sequence[Row], arrays: Mapping[str, Any], where: str) -> float:

@@ -112,7 +112,10 @@ def _quantisation(base: Base) -> dict[str, Any]:
             import_without_compiler("torchao.quantization")
             from torchao.quantization import Int8WeightOnlyConfig
     except ImportError:
-        raise ZoplatError("--base int8 needs a package that is not installed: pip install 'zoplat[quant]'") from None
+        raise ZoplatError(
+            "--base int8 on PyTorch needs torchao, which is not installed: pip install 'zoplat[quant]'. "
+            "A run of a bundle is replayed without it by `zoplat-edge replay BUNDLE RUN`."
+        ) from None
     return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
 
 

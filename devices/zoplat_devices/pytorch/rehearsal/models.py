@@ -55,7 +55,7 @@ def _quantise(model: Any) -> None:
         import_without_compiler("torchao.quantization")
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
-        raise ZoplatError("--base int8 needs a package that is not installed: pip install 'zoplat[quant]'") from None
+        raise ZoplatError("--base int8 needs torchao, which is not installed: pip install 'zoplat[quant]'") from None
 
     known = dict[Any, Any]()
     with marks_ignored():
