@@ -78,7 +78,7 @@ LONGEST = 350
 """Lines of a file of the engine or the devices; a longer one says at its head because of what."""
 NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
 """Public, in spite of the underscore."""
-OF_FRAMEWORKS = {"_parameters", "_commit_hash", "_exit"}
+OF_FRAMEWORKS = {"_parameters", "_commit_hash", "_exit", "_no_split_modules", "_skip_keys_device_placement"}
 """Attributes of PyTorch's modules, of transformers' configurations and of `os` that have no public form."""
 
 

@@ -101,6 +101,9 @@ class PlanResult:
     def notes(self) -> Iterator[str]:
         """What to change, and what marks in the table mean."""
         yield from self.plan.advice
+        if cards := self.asked.facts.get("cards"):
+            sizes = ", ".join(f"{card} has {size_text(size)}" for card, size in cards.items())
+            yield f"sizes are those of the fullest of {len(cards)} cards; of the weights {sizes}"
         known = [(outcome.seconds, outcome.at_least) for outcome in self.plan.outcomes]
         if any(at_least is not None for _, at_least in known):
             yield AT_LEAST

@@ -10,10 +10,13 @@ from typing import Protocol
 IN_HOST_MEMORY = ", in host memory"
 """End of the name of an owner in a ledger whose memory is on the host, although the weights are on an accelerator."""
 
+ON_CARD = ", on "
+"""Between owner and card in a ledger of several cards, for what is on another than the fullest, such as "cuda:1"."""
+
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """Bytes in use now, and the most since the last `reset_peak`.
+    """Bytes in use now, and the most since the last `reset_peak`; of several cards, those of the fullest.
 
     Attributes:
         host, host_peak: resident set size of the process.

@@ -35,7 +35,7 @@ class Planned:
     """What a mode of a run would take.
 
     Attributes:
-        shares: bytes by owner, at the highest peak of training and of scoring.
+        shares: bytes by owner, at the highest peak of training and of scoring; on several cards, of the fullest.
         inference: bytes of the same model when it only predicts, fixed costs left out.
         training: bytes at the peak of the steps, fixed costs left out.
         scoring: bytes at the peak of scoring with what training keeps, fixed costs left out.
@@ -132,6 +132,8 @@ class Rehearsals:
             cost = measure_cost(config.estimator, session.space.blocks, strategy, session.space.restore)
         except CostUnknown:
             cost = None
+        owners, off = on_fullest(owners, session.facts.get("cards", {}))
+        inference, training, scoring = (peak - off for peak in (inference, training, scoring))
         shares = [Share.counted(owner, size) for owner, size in owners.items()]
         libraries = session.resident if self._goes_on else session.libraries
         fixed = fixed_costs(session.facts["device"], libraries, self._profile)
@@ -160,6 +162,25 @@ class Rehearsals:
                 reader.release()
             self._known[name] = reader, rows
         return self._known[name]
+
+
+def on_fullest(owners: Mapping[str, int], cards: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Bytes by owner on the card with most weights, and how many bytes less that is than on all cards.
+
+    What belongs to weights lies as the weights do; what a forward pass holds may all be on one card.
+
+    Args:
+        owners: bytes by owner on all cards.
+        cards: bytes of weights by card; empty where there is one device.
+
+    >>> on_fullest({"trainable weights": 8, "activations": 3}, {"cuda:0": 1, "cuda:1": 3})
+    ({'trainable weights': 6, 'activations': 3}, 2)
+    """
+    if not cards:
+        return dict(owners), 0
+    share = max(cards.values()) / sum(cards.values())
+    found = {owner: size if owner in OF_THE_PASS else round(size * share) for owner, size in owners.items()}
+    return found, sum(owners.values()) - sum(found.values())
 
 
 def _encoding(config: RunConfig) -> tuple[Any, ...]:

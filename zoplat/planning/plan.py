@@ -196,6 +196,7 @@ def _described(outcome: Outcome) -> dict[str, Any]:
         "training_bytes": planned.training,
         "rows": planned.rows[0],
         "tokens": planned.rows[1],
+        **({"cards": planned.facts["cards"]} if "cards" in planned.facts else {}),
         "forward_passes": planned.forward_passes,
         "passes_over_weights": planned.passes_over_weights,
         "seconds_a_step": outcome.seconds,

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
-from zoplat.training.attribution import is_on_host
+from zoplat.training.attribution import is_elsewhere, is_on_host
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
 from zoplat.training.profiler import INFERENCE
@@ -106,4 +106,4 @@ class Account:
         rows = [(row["owner"], row["bytes"]) for row in self.memory if row["kind"] == "owner" and row["bytes"]]
         if len(self.places) == 1:
             return rows
-        return [row for row in rows if is_on_host(row[0]) == (place == "host")]
+        return [row for row in rows if (is_on_host(row[0]) if place == "host" else not is_elsewhere(row[0]))]

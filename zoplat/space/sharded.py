@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import TypeVar
 
@@ -86,11 +86,15 @@ class ShardedBackend(Backend):
         for part, some in self._by_part(blocks, lambda pair: pair[0]):
             part.sweep_all(some, kernel, direction, buffers, drift)
 
-    def writable_theta(self, tile: Tile, update: Update, drift: DriftMeter) -> AbstractContextManager[Array]:
-        return self.of(tile.block).writable_theta(tile, update, drift)
+    @contextmanager
+    def writable_theta(self, tile: Tile, update: Update, drift: DriftMeter) -> Iterator[Array]:
+        with self.of(tile.block).writable_theta(tile, update, drift) as theta:
+            yield theta
 
-    def writable_rows(self, tile: Tile, buffers: Sequence[Buffer]) -> AbstractContextManager[list[Array | None]]:
-        return self.of(tile.block).writable_rows(tile, buffers)
+    @contextmanager
+    def writable_rows(self, tile: Tile, buffers: Sequence[Buffer]) -> Iterator[list[Array | None]]:
+        with self.of(tile.block).writable_rows(tile, buffers) as rows:
+            yield rows
 
     def updated(self, tile: Tile, update: Update) -> Array:
         return self.of(tile.block).updated(tile, update)
@@ -101,7 +105,7 @@ class ShardedBackend(Backend):
     def gathered(self, direction: Direction, tiles: Sequence[Tile], may_wait: bool) -> Array:
         ends = [*accumulate((tile.size for tile in tiles), initial=0)]
         whole = self.empty((ends[-1],), "float64")
-        begins = {tile: begin for tile, begin in zip(tiles, ends, strict=False)}
+        begins = dict(zip(tiles, ends, strict=False))
         for part, some in self._by_part(tiles, lambda tile: tile.block):
             found, begin = part.gathered(direction, some, may_wait=False), 0
             for tile in some:

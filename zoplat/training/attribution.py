@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from zoplat.core.device import Session
-from zoplat.core.memory import IN_HOST_MEMORY, MemoryReading, Trace
+from zoplat.core.memory import IN_HOST_MEMORY, ON_CARD, MemoryReading, Trace
 from zoplat.training.profiler import Profiler
 
 LIBRARIES = {"python, torch and transformers", "noise kernels"}
@@ -63,7 +63,7 @@ class Attribution:
         for name, phase in profiler.phases.items():
             is_host = phase.device_peak is None
             peak = phase.host_peak if phase.device_peak is None else phase.device_peak
-            booked = {o: size for o, size in phase.owners.items() if size and (is_host or not is_on_host(o))}
+            booked = {o: size for o, size in phase.owners.items() if size and (is_host or not is_elsewhere(o))}
             known = {**booked, **self.traced.get(name, {})}
             others = self.beyond if is_host else {ALLOCATOR: peak}
             rows.append({"kind": "phase", "phase": name, **asdict(phase), "owners": shared_out(peak, known, others)})
@@ -73,6 +73,11 @@ class Attribution:
 def is_on_host(owner: str) -> bool:
     """Whether an owner of a ledger is on the host, wherever the weights are."""
     return owner in LIBRARIES or owner.endswith(IN_HOST_MEMORY)
+
+
+def is_elsewhere(owner: str) -> bool:
+    """Whether an owner of a ledger is not on the accelerator that was read, but on the host or another card."""
+    return is_on_host(owner) or ON_CARD in owner
 
 
 def shared_out(peak: int, known: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:

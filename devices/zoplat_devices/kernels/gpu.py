@@ -7,7 +7,8 @@ import re
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -86,6 +87,7 @@ class TritonKernels(Kernels):
         self._programs = programs
         self._sources = Sources(programs)
         self._structures: OrderedDict[bytes, Structure] = OrderedDict()
+        self._on_card: Callable[[], AbstractContextManager[Any]] = _on_card(device)
 
     @property
     def table_bytes(self) -> int:
@@ -105,8 +107,9 @@ class TritonKernels(Kernels):
             return
         structure = self._sent(sums, factor)
         name = (is_stochastic, origin % 16, subset and (subset.start, subset.stop))
-        for launch in self._launches(jobs, rows, structure, name):
-            launch.start(structure, origin)
+        with self._on_card():
+            for launch in self._launches(jobs, rows, structure, name):
+                launch.start(structure, origin)
 
     def move(self, jobs: Jobs, sums: Sums, factor: float = 1.0, is_stochastic: bool = False) -> None:
         queue = self.queue
@@ -155,9 +158,10 @@ class TritonKernels(Kernels):
             known[name] = _RuleLaunches(launches, self.link.room(len(words)))
         made = known[name]
         self.link.send(words, made.room)
-        for launch in made.launches:
-            given = (*launch.tables, moved.room, entries.room, made.room, moved.stride, entries.stride)
-            launch.program[launch.grid](*given, **launch.constants)
+        with self._on_card():
+            for launch in made.launches:
+                given = (*launch.tables, moved.room, entries.room, made.room, moved.stride, entries.stride)
+                launch.program[launch.grid](*given, **launch.constants)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -170,7 +174,8 @@ class TritonKernels(Kernels):
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
         groups = -(-(first + count) // GROUP) - first // GROUP
         grid = (-(-groups * GROUP // TILE),)
-        self._programs.numbers[grid](out, *stream, first, count, TERMS[law], **PINNED)
+        with self._on_card():
+            self._programs.numbers[grid](out, *stream, first, count, TERMS[law], **PINNED)
 
     def _sent(self, sums: Sums, factor: float = 1.0, purpose: str = "update") -> Structure:
         """The structure of some sums, with their numbers in its room; rooms of different purposes differ."""
@@ -235,6 +240,14 @@ class TritonKernels(Kernels):
         tables = room[batch.owner_words :], room[: batch.owner_words].view(torch.int32)
         usual = {"count": int(batch.line["count"]), "dtype": batch.dtype, "is_whole": batch.is_whole, **PINNED}
         return _Launch(program, (len(batch.owners),), tables, usual | constants)
+
+
+def _on_card(device: Any) -> Callable[[], AbstractContextManager[Any]]:
+    """What makes contexts in which launches go to a card that is named by its number; else contexts that do nothing."""
+    import torch
+
+    named = torch.device(device)
+    return partial(torch.cuda.device, named) if named.type == "cuda" and named.index is not None else nullcontext
 
 
 def _known(jobs: Jobs, structure: Structure) -> dict[Any, Any]:

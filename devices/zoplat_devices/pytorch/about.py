@@ -10,15 +10,19 @@ from typing import Any
 from zoplat_devices.pytorch.parameters import address
 
 
-def size(model: Any) -> int:
-    """Bytes of all weights; those that several modules share count once."""
-    tensors: dict[int, int] = {}
+def tensors(model: Any) -> list[Any]:
+    """All weights and buffers of a model, once each; quantised ones as what they consist of: values and scales."""
+    found: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         held = tensor.data
-        # a quantised tensor consists of several: its values and their scales
         names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []
-        tensors |= {address(part): int(part.nbytes) for part in [getattr(held, name) for name in names] or [held]}
-    return sum(tensors.values())
+        found |= {address(part): part for part in [getattr(held, name) for name in names] or [held]}
+    return [*found.values()]
+
+
+def size(model: Any) -> int:
+    """Bytes of all weights; those that several modules share count once."""
+    return sum(int(tensor.nbytes) for tensor in tensors(model))
 
 
 def versions() -> dict[str, str]:

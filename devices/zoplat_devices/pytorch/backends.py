@@ -30,7 +30,10 @@ class TorchNoise(Noise):
 
 
 def backend_for(blocks: Sequence[Block], kind: str) -> Backend:
-    """The backend of a kind of device: fused where there are kernels for it, else the reference one."""
+    """The backend of a kind of device, or of one card such as "cuda:1".
+
+    Fused where there are kernels for it, else the reference one.
+    """
     empty, outside = partial(_empty, kind), _outside(kind)
     kernels = kernels_for(kind)
     if kernels and all(block.dtype != "float64" for block in blocks):
@@ -44,13 +47,13 @@ def _outside(kind: str) -> tuple[Any, ...]:
     """`mapped`, `release` and, on an accelerator, `near` of a backend: for arrays not beside the weights."""
     if kind == "cpu":
         return _mapped, evict
-    return _pinned if kind == "cuda" else _mapped, _keep, partial(_near, kind)
+    return _pinned if _is_cuda(kind) else _mapped, _keep, partial(_near, kind)
 
 
 def kernels_for(kind: str) -> Kernels | None:
     """The kernels that move weights on a kind of device; None where there are none."""
     found: Kernels | None = None
-    if kind == "cuda":
+    if _is_cuda(kind):
         try:
             found = gpu.kernels(kind)
         except gpu.Broken as problem:
@@ -60,6 +63,10 @@ def kernels_for(kind: str) -> Kernels | None:
         if found is None:
             notice("no C compiler was found (pip install ziglang): numpy makes the random numbers, the same but slowly")
     return found
+
+
+def _is_cuda(kind: str) -> bool:
+    return torch.device(kind).type == "cuda"
 
 
 def _empty(kind: str, shape: tuple[int, ...], dtype: str) -> torch.Tensor:

@@ -143,13 +143,16 @@ class Derivatives:
         if not lists:
             raise ZoplatError("The model has no list of layers, so none can be recomputed. Use -o recompute=false.")
         layers: list[Any] = list(max(lists, key=_size))
+        before = [vars(layer).get("forward") for layer in layers]  # hooks may have put one there
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         try:
             yield
         finally:
-            for layer in layers:
+            for layer, own in zip(layers, before, strict=True):
                 del layer.forward
+                if own is not None:
+                    layer.forward = own
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class PyTorch(PyTorchSettings):
     def within(self, limit: int) -> AbstractContextManager[str]:
         from zoplat_devices.pytorch.limits import within
 
-        return within(self.kind, limit)
+        return within(self.kind, limit, on_all=bool(self.map))
 
 
 @hookimpl

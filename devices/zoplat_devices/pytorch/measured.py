@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ import torch
 
 from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
-from zoplat.core.memory import IN_HOST_MEMORY, MemoryReading
+from zoplat.core.memory import IN_HOST_MEMORY, ON_CARD, MemoryReading
 from zoplat_devices.memory import HostMemory
+from zoplat_devices.pytorch import about
 from zoplat_devices.pytorch.loaded import Loaded, embeddings
 from zoplat_devices.pytorch.parameters import tensor_of
 from zoplat_devices.pytorch.recordings import Recordings
 from zoplat_devices.pytorch.rehearsal.allocations import Allocations
+from zoplat_devices.pytorch.sharding import held
 
 if TYPE_CHECKING:
     from zoplat_devices.pytorch.strategies.batched import BatchedEvaluator
@@ -34,10 +36,14 @@ class MeasuredSession(Session):
     """The part of `PyTorchSession` that measures.
 
     Attributes:
-        target: the device of torch.
+        is_spread: whether the model lies on several cards.
+        model: that runs.
+        target: the device of torch; of several, that of the inputs and the losses.
         loaded, recordings, exact_restore, batched, streaming: as `PyTorchSession` has them.
     """
 
+    is_spread: bool = False
+    model: Any
     target: torch.device
     loaded: Loaded
     recordings: Recordings | None
@@ -49,34 +55,64 @@ class MeasuredSession(Session):
     _files: int
     _kernel_bytes: int
 
+    @cached_property
+    def cards(self) -> list[torch.device]:
+        """The devices of CUDA that hold the model."""
+        if self.target.type != "cuda":
+            return []
+        return [torch.device(card) for card in held(self._tensors())] if self.is_spread else [self.target]
+
     def memory(self) -> MemoryReading:
         host = self._host.read()
         if self.target.type != "cuda":
             return MemoryReading(*host)
-        now = torch.cuda.memory_allocated() + (self.recordings.bytes if self.recordings else 0)
-        return MemoryReading(*host, now, max(now, torch.cuda.max_memory_allocated()), torch.cuda.memory_reserved())
+        recorded = self.recordings.bytes if self.recordings else 0
+        now = max(torch.cuda.memory_allocated(card) for card in self.cards) + recorded
+        peak = max(torch.cuda.max_memory_allocated(card) for card in self.cards)
+        return MemoryReading(*host, now, max(now, peak), max(torch.cuda.memory_reserved(card) for card in self.cards))
 
     def reset_peak(self) -> None:
         self._host.reset()
-        if self.target.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        for card in self.cards:
+            torch.cuda.reset_peak_memory_stats(card)
 
     def ledger(self) -> dict[str, int]:
-        trainable = sum(int(block.array.nbytes) for block in self.space.blocks)
+        arrays = [tensor_of(block) for block in self.space.blocks]
         where = ", in files" if self.streaming else ""
         beside = IN_HOST_MEMORY if self.target.type != "cpu" else ""
+        kept = [self._by_card(b.owner, b.arrays.values()) for b in self.space.buffers if not b.is_mapped]
         formed = self.exact_restore.bytes if self.exact_restore else 0
         return {
             "python, torch and transformers": self._libraries,
-            f"trainable weights{where}": trainable,
-            f"frozen weights{where}": self.facts["model_bytes"] - trainable,
+            **self._by_card(f"trainable weights{where}", arrays),
+            **self._frozen(f"frozen weights{where}", arrays),
             **({"window of the streaming strategy": self.streaming.bytes} if self.streaming else {}),
             "noise kernels": max(0, self._kernel_bytes),
-            **{buffer.owner + beside * buffer.is_mapped: buffer.bytes for buffer in self.space.buffers},
+            **{buffer.owner + beside: buffer.bytes for buffer in self.space.buffers if buffer.is_mapped},
+            **{owner: size for owned in kept for owner, size in owned.items()},
             "factors": self.space.factor_bytes,
             **({"recordings": self.recordings.bytes} if self.recordings else {}),
             "scratch": self.space.scratch_bytes + formed + self.batched.bytes,
         }
+
+    def _frozen(self, owner: str, trained: list[Any]) -> dict[str, int]:
+        """Bytes of the weights that are not trained."""
+        if len(self.cards) < 2:
+            return {owner: self.facts["model_bytes"] - sum(int(tensor.nbytes) for tensor in trained)}
+        return self._by_card(owner, self._tensors(), trained)
+
+    def _by_card(self, owner: str, tensors: Iterable[Any], without: Iterable[Any] = ()) -> dict[str, int]:
+        """Bytes of some tensors less those of others; marked by the card where that is not the fullest."""
+        if len(self.cards) < 2:
+            return {owner: sum(int(tensor.nbytes) for tensor in tensors)}
+        sizes = held(tensors)
+        sizes.subtract(held(without))
+        fullest = str(max(self.cards, key=torch.cuda.max_memory_allocated))
+        return {owner if card == fullest else f"{owner}{ON_CARD}{card}": size for card, size in sizes.items()}
+
+    def _tensors(self) -> list[Any]:
+        """The weights and buffers of the model, quantised ones as the tensors that they consist of."""
+        return about.tensors(self.model)
 
     def beyond_ledger(self) -> dict[str, int]:
         weights = self._host.mapped()

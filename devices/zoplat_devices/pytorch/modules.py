@@ -67,6 +67,8 @@ class ModuleDevice(PyTorch):
             raise ZoplatError(
                 "This device evaluates one point after the other. Leave -o device.strategy and compile out."
             )
+        if self.map:
+            raise ZoplatError("This device keeps its module on one GPU. Leave -o device.map out.")
         if spec.model is not None:
             raise ZoplatError(f"This device has a model of its own; it can't open '{spec.model}'. Leave --model out.")
         if spec.base != "plain":

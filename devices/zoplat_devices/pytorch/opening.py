@@ -23,6 +23,7 @@ from zoplat_devices.pytorch.quiet import notice
 from zoplat_devices.pytorch.recordings import CudaRecorder, Recordings
 from zoplat_devices.pytorch.scoring import Scorer
 from zoplat_devices.pytorch.settings import PyTorchSettings
+from zoplat_devices.pytorch.sharding import check_spread, spread
 from zoplat_devices.pytorch.tuning import tuned
 from zoplat_devices.text.encoding import Encoder
 
@@ -46,7 +47,12 @@ def open_model(settings: PyTorchSettings, spec: ModelSpec, load: Callable[..., L
 
     streamed = settings.is_streaming
     loaded = load(spec.model, dtype, notice, spec.head, spec.classes, spec.seed, spec.base, streamed, spec.class_names)
-    model = tuned(loaded, spec).to(torch.device(settings.kind))
+    model = tuned(loaded, spec)
+    if settings.map:
+        check_spread(spec)
+        spread(model, loaded.model, settings.spread)
+        return loaded, model
+    model = model.to(torch.device(settings.kind))
     if streamed:
         move_to_files(model)
     elif settings.kind == "cpu":
@@ -93,7 +99,7 @@ def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any, device: 
 
 def build_recordings(settings: PyTorchSettings, scorer: Scorer, kernels: Kernels | None) -> Recordings | None:
     """What records steps; None where the settings or the device leave nothing to record."""
-    if settings.kind != "cuda" or not settings.record or settings.compile:
+    if settings.kind != "cuda" or not settings.record or settings.compile or settings.map:
         return None
     if scorer.sees_padding:
         notice("the model sees padding, so its rows are read one length after the other, and steps are not recorded")

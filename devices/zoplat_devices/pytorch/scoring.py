@@ -47,7 +47,7 @@ class MaskPositions(threading.local):
         hidden = inputs[0]
         if self.masks is not None:
             rows = self.torch.arange(len(hidden), device=hidden.device)
-            hidden = hidden[rows, self.masks + self.prompt][:, None]
+            hidden = hidden[rows, self.masks.to(hidden.device) + self.prompt][:, None]
         return (hidden.contiguous(), *inputs[1:])
 
 

@@ -40,6 +40,7 @@ from zoplat_devices.pytorch.opening import (
 from zoplat_devices.pytorch.parameters import weights_digest
 from zoplat_devices.pytorch.precision import base_dtype, dtypes_of
 from zoplat_devices.pytorch.settings import PyTorchSettings
+from zoplat_devices.pytorch.sharding import held, sharded_backend
 from zoplat_devices.pytorch.strategies.batched import BatchedEvaluator
 from zoplat_devices.pytorch.strategies.sequential import ExactRestore
 from zoplat_devices.pytorch.strategies.streaming import StreamingEvaluator
@@ -80,9 +81,12 @@ class PyTorchSession(MeasuredSession):
         self.target = torch.device(settings.kind)
         self.loaded, self.model = open_model(settings, spec, load)
         self.head = self.loaded.head
+        self.is_spread = bool(settings.map)
+        if self.is_spread:  # losses are computed where the inputs are
+            self.target = self.loaded.model.get_input_embeddings().weight.device
         self._open_space(settings, spec)
         self.encoder = build_encoder(settings, self.loaded, self.model)
-        self.scorer = build_scorer(settings, self.loaded, self.model)
+        self.scorer = build_scorer(settings, self.loaded, self.model, self.target)
         self.recordings = build_recordings(settings, self.scorer, self._kernels)
         self.records = self.recordings is not None
         self.generator = TextGenerator(self.scorer, self.encoder)
@@ -95,7 +99,7 @@ class PyTorchSession(MeasuredSession):
         """The trained weights as a space, and exact restore's hooks on the model."""
         trained = blocks(settings, self.model)
         before = self._host.now()
-        backend = backend_for(trained, settings.kind)
+        backend = sharded_backend(trained) if self.is_spread else backend_for(trained, settings.kind)
         self._kernels = backend.kernels if isinstance(backend, FusedBackend) else None
         self.space = build_space(settings, spec, trained, backend)
         self._kernel_bytes = self._host.now() - before
@@ -114,7 +118,7 @@ class PyTorchSession(MeasuredSession):
         self.streaming: StreamingEvaluator | None = None
         if settings.is_streaming and self.exact_restore:
             self.streaming = StreamingEvaluator(self.model, self.space, self.scorer, self.exact_restore)
-        self._is_followed = self.head != "seq2seq" and not settings.static_forward
+        self._is_followed = self.head != "seq2seq" and not settings.static_forward and not self.is_spread
         self._may_choose = settings.strategy == "auto" and self._is_followed
         self.strategy = "sequential" if settings.strategy == "auto" else settings.strategy
         if self._may_choose and spec.tune.is_adapter and self._can_batch:
@@ -142,6 +146,7 @@ class PyTorchSession(MeasuredSession):
             "memory_counter": self._host.method,
             "versions": about.versions(),
             "accelerator": about.accelerator(settings.kind),
+            **({"cards": dict(held(self._tensors()))} if self.is_spread else {}),
         }
 
     @cached_property
@@ -161,7 +166,7 @@ class PyTorchSession(MeasuredSession):
         Points are batched then where a batch has few tokens, and where it has many a processor moves the weights;
         measured in docs/performance.md. On a GPU points are batched where two fit in one pass.
         """
-        if law is None or self.strategy not in SIDE_TERMS or not self.space.is_low_rank(law):
+        if law is None or self.is_spread or self.strategy not in SIDE_TERMS or not self.space.is_low_rank(law):
             return self.strategy
         if self.strategy == "sequential" and not (self._is_followed and self._can_batch):
             return self.strategy
@@ -298,8 +303,8 @@ class PyTorchSession(MeasuredSession):
 
     def _wait(self) -> None:
         """Wait until the device has done all that it was given."""
-        if self.target.type == "cuda":
-            torch.cuda.synchronize()
+        for card in self.cards:
+            torch.cuda.synchronize(card)
 
     def _release_weights(self) -> None:
         """Release the memory of weights that are in files, after all of them were read."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from zoplat.core.device import Device
 from zoplat.core.errors import ZoplatError
 from zoplat.core.fields import Checked, number
+
+HOW = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Ways of finding a GPU for each module; those of accelerate."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class PyTorchSettings(Checked, Device):
         compile: whether torch.compile makes the forward pass; for in-place restore and the sequential strategy.
         record: whether CUDA records the moves and forward passes of a step, and replays them, where the model allows it
             and nothing is compiled.
+        map: how the layers lie on several GPUs: "auto" or "balanced", evenly; "balanced_low_0", with little on the
+            first; "sequential", each filled before the next; or a JSON object of a GPU for each module. Empty for one
+            GPU.
     """
 
     kind: Literal["cpu", "cuda", "mps"] = field(default="cpu", metadata={"setting": False})
@@ -47,6 +55,7 @@ class PyTorchSettings(Checked, Device):
     tf32: bool = False
     compile: bool = False
     record: bool = True
+    map: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,9 +63,11 @@ class PyTorchSettings(Checked, Device):
             ("strategy", "streaming", "cpu"),
             ("state", "disk", "cpu"),
             ("state", "host", "cuda"),
+            ("map", self.map or None, "cuda"),
         ):
             if getattr(self, name) == value and self.kind != kind:
                 raise ZoplatError(f"{name}={value} is for --device {kind}, not '{self.kind}'  (-o device.{name}=…)")
+        self.check_map()
         if self.is_streaming and self.restore == "in-place":
             raise ZoplatError(
                 "strategy=streaming never writes a perturbation into the weights. Leave -o device.restore=in-place out."
@@ -73,6 +84,41 @@ class PyTorchSettings(Checked, Device):
         return self.strategy == "streaming"
 
     @property
+    def spread(self) -> str | dict[str, int | str]:
+        """`map` as a way to find the GPU of each module, or by the name of a module its GPU.
+
+        Raises:
+            ZoplatError: it is neither.
+        """
+        if self.map in HOW or not self.map:
+            return self.map
+        try:
+            found = json.loads(self.map)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not found or not all(isinstance(one, int | str) for one in found.values()):
+            raise ZoplatError(
+                f"device.map must be {', '.join(HOW)}, or a JSON object of a GPU for each module, such as "
+                f'{{"model.layers.0": 0, "model.layers.1": 1}}; got {self.map!r}  (-o device.map=…)'
+            )
+        return found
+
+    def check_map(self) -> None:
+        """Raise ZoplatError where a map of several GPUs can't be, or can't go with the other settings."""
+        spread = self.spread
+        others = [str(place) for place in spread.values() if not _is_gpu(place)] if isinstance(spread, dict) else []
+        if others:
+            raise ZoplatError(
+                f"device.map places modules on '{others[0]}', from where each forward pass would copy them and lose "
+                "what was trained. Give GPUs, as 0 or cuda:0; weights that fit on none are trained by "
+                "--device cpu -o device.strategy=streaming."
+            )
+        if self.map and self.strategy == "batched":
+            raise ZoplatError("strategy=batched takes one GPU. Use -o device.strategy=sequential with device.map.")
+        if self.map and self.compile:
+            raise ZoplatError("compile=true takes one GPU. Leave it out with -o device.map.")
+
+    @property
     def static_forward(self) -> str:
         """The option that compiles the forward pass; empty where the model runs eagerly."""
         return "-o device.compile=true" if self.compile else ""
@@ -84,3 +130,7 @@ class PyTorchSettings(Checked, Device):
                 f"{self.static_forward} can't follow strategy={self.strategy}, which changes what layers do. "
                 "Use -o device.strategy=sequential."
             )
+
+
+def _is_gpu(place: int | str) -> bool:
+    return type(place) is int or re.fullmatch(r"cuda:\d+", str(place)) is not None

@@ -35,6 +35,7 @@ from zoplat_devices.pytorch.rehearsal.models import linear, shaped
 from zoplat_devices.pytorch.rehearsal.space import STATE, ShapedBackend
 from zoplat_devices.pytorch.session import PyTorchSession
 from zoplat_devices.pytorch.settings import PyTorchSettings
+from zoplat_devices.pytorch.sharding import check_spread, shares
 from zoplat_devices.pytorch.tuning import blocks, tuned
 from zoplat_devices.text.encoding import Tokens
 
@@ -60,10 +61,13 @@ class RehearsalSession(PyTorchSession, Rehearsal):
         if settings.is_streaming:
             raise ZoplatError("The streaming strategy can't be planned yet. Use -o device.strategy=sequential.")
         self._kernels = self.recordings = None
+        self.is_spread = bool(settings.map)
+        if self.is_spread:
+            check_spread(spec)
         self.target, self._kind, self._tokenizes = META, settings.kind, reader is not None and reader.can_encode
         self.loaded, self.opening = shaped(spec, settings.kind, reader.tokenizer if reader else NoTokenizer())
         self.trace = Allocations(settings.kind, embeddings(self.loaded.model) or 0)
-        self._records = settings.kind == "cuda" and settings.record and not settings.compile
+        self._records = settings.kind == "cuda" and settings.record and not settings.compile and not settings.map
         with META, marks_ignored():
             self.model = tuned(self.loaded, spec)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
@@ -81,6 +85,8 @@ class RehearsalSession(PyTorchSession, Rehearsal):
             self._open_strategies(settings, spec)
         self.trace.trained = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)
         self.facts = {**self._facts(settings, spec), **linear(self.loaded.model)}
+        if self.is_spread:
+            self.facts["cards"] = shares(self.loaded.model, settings.spread)
         self.resident = self._host.now()
 
     def _open_space(self, settings: PyTorchSettings, spec: ModelSpec) -> None:
