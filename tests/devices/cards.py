@@ -13,6 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from zoplat_devices.kernels.tables import TERMS
+
 COPIES = {
     "aten::copy_",
     "aten::to",
@@ -21,6 +23,42 @@ COPIES = {
     "aten::set_.source_Storage",
 }
 """What takes numbers from one place to another."""
+
+
+OWNERS: dict[int, str] = {}
+"""Address of the numbers of a tensor → its card, the newest one's."""
+
+
+class OfCard:
+    """Kernels that fail where a job or a term is of a tensor of another card.
+
+    Args:
+        kernels: that do the work.
+        card: whose tensors they may read and write.
+    """
+
+    def __init__(self, kernels: Any, card: str) -> None:
+        self._kernels, self._card = kernels, card
+        self.launches = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernels, name)
+
+    def run(self, jobs: Any, sums: Any, *more: Any, **options: Any) -> None:
+        """Run the jobs, once their addresses are known to be of the card."""
+        used = [sums.terms[name][sums.terms["kind"] == TERMS[kind]] for kind, name in POINTERS]
+        for address in {int(a) for some in (jobs.rows["source"], jobs.rows["target"], *used) for a in some.reshape(-1)}:
+            assert OWNERS.get(address, self._card) == self._card, f"kernels of {self._card} on {OWNERS[address]}"
+        self.launches += 1
+        self._kernels.run(jobs, sums, *more, **options)
+
+    def move(self, jobs: Any, sums: Any, factor: float = 1.0, is_stochastic: bool = False) -> None:
+        """`run` in place."""
+        self.run(jobs, sums, factor, is_stochastic=is_stochastic)
+
+
+POINTERS = (("low-rank", "u"), ("low-rank", "v"), ("values", "u"))
+"""Kinds of terms that point to arrays, and where."""
 
 
 class CardTensor(torch.Tensor):
@@ -49,6 +87,7 @@ class CardTensor(torch.Tensor):
             requires_grad=numbers.requires_grad,
         )
         made.numbers, made.card = numbers, device
+        OWNERS[numbers.data_ptr()] = str(device)
         return made
 
     @classmethod
@@ -78,6 +117,7 @@ class CardTensor(torch.Tensor):
 
     @data.setter
     def data(self, other: Any) -> None:
+        assert other.card == self.card, f"a parameter of {self.card} is to point to an array of {other.card}"
         self.numbers = other.numbers
 
     def untyped_storage(self) -> Any:

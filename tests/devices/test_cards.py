@@ -18,7 +18,7 @@ from zoplat.errors import ZoplatError
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from tests.devices.cards import cards  # noqa: E402
+from tests.devices.cards import OfCard, cards  # noqa: E402
 from zoplat_devices.kernels.fused import FusedBackend  # noqa: E402
 from zoplat_devices.kernels.gpu import TritonKernels  # noqa: E402
 from zoplat_devices.pytorch import backends  # noqa: E402
@@ -46,7 +46,7 @@ def on_cards(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
 
     def enter() -> Any:
         monkeypatch.setattr(PyTorch, "missing", lambda device: None)
-        monkeypatch.setattr(backends, "kernels_for", lambda kind: for_cpu("cpu"))
+        monkeypatch.setattr(backends, "kernels_for", lambda kind: OfCard(for_cpu("cpu"), kind))
         monkeypatch.setattr(backends, "_pinned", lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype)))
         return cards(monkeypatch)
 

@@ -115,4 +115,4 @@ def _owners(model: Any, blocks: dict[int, Block]) -> Iterator[tuple[Any, list[tu
 
 def _layout(parameter: Any) -> tuple[Any, ...]:
     """What scratch arrays must have in common with a parameter."""
-    return (tuple(parameter.shape), parameter.dtype)
+    return (tuple(parameter.shape), parameter.dtype, parameter.device)
