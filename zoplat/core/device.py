@@ -1,4 +1,7 @@
-"""What a runtime provides: a model that is opened for training by forward passes."""
+"""What a runtime provides: a model that is opened for training by forward passes.
+
+In one file because a device is what makes the others: its readers, rehearsals and sessions.
+"""
 
 from __future__ import annotations
 

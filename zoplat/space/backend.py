@@ -1,7 +1,7 @@
 """Backends perform updates on arrays. `Backend` does it tile by tile in scratch memory, and is the definition.
 
 A fused backend of a device draws, scales and adds in registers. It must give the same bits, or its noise needs another
-name.
+name. In one file because `Points` is made of a backend, and a backend makes it.
 """
 
 from __future__ import annotations
