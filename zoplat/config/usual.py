@@ -16,9 +16,11 @@ from zoplat.config.parts import SHORTHANDS, Table
 
 LIKE_LORA = ("lora", "dora")
 """Tunings that the values in recipe.toml are for."""
-VIRTUAL: dict[tuple[str, str], Table] = {
+FOUND: dict[tuple[str, str], Table] = {
     ("prefix", "mezo"): {"eps": 1e-1, "rule": {"lr": 1e-2}},
     ("prompt", "zo-adam"): {"eps": 3e-2, "rule": {"lr": 3e-2}},
+    ("scales", "mezo"): {"eps": 3e-4, "rule": {"lr": 5e-6}},
+    ("codes", "mezo"): {"eps": 1.0, "rule": {"lr": 3.0}, "sampler": {"name": "rounded"}},
 }
 """(tuning, estimator) → what docs/experiments/tunings.md found."""
 OWN = "own default"
@@ -34,8 +36,8 @@ def recipes() -> Table:
 
 def usual_values(estimator: str, tune: str) -> Table:
     """Settings of an estimator for a way of tuning, where they are others than its own; empty where none are known."""
-    if (tune, estimator) in VIRTUAL:
-        return {"name": estimator, **VIRTUAL[tune, estimator]}
+    if (tune, estimator) in FOUND:
+        return {"name": estimator, **FOUND[tune, estimator]}
     known = recipes()["estimator"].get(estimator) if tune in LIKE_LORA else None
     return {"name": estimator, **_without_curves(known)} if known else {}
 

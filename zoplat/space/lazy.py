@@ -129,8 +129,9 @@ class LazyWeights:
         self._buffers.release(block)
 
     def _write(self, blocks: Sequence[Block], update: Update) -> None:
-        """Perform an update on some blocks, one at a time where they are in files."""
-        for some in [[block] for block in blocks] if self._in_files else [blocks]:
+        """Perform an update on some blocks, one at a time where a part of them is in files."""
+        is_in_files = self._in_files or self._backend.rounding.in_files
+        for some in [[block] for block in blocks] if is_in_files else [blocks]:
             self._backend.move(some, update)
             for block in some:
                 self.release(block)

@@ -41,6 +41,7 @@ class CodesRounding(StochasticRounding):
     def __init__(self, blocks: Sequence[Block], noise: Noise, buffers: Buffers, empty: MakeArray, seed: int) -> None:
         super().__init__(blocks, noise, buffers, empty, seed)
         self._empty = empty
+        self.in_files = buffers.can_map
         self._rest = buffers.allocate(RESIDUAL, dtype="int8", mapped=buffers.can_map).arrays
 
     def read(self, tile: Tile, out: Array) -> None:

@@ -30,9 +30,11 @@ class Rounding:
 
     Attributes:
         is_stochastic: whether results are rounded with the random numbers of `stream`.
+        in_files: whether a part of θ is in mapped files, to be released block by block.
     """
 
     is_stochastic = False
+    in_files = False
 
     def theta_of(self, block: Block) -> Array:
         """The array that holds θ on a block: the block's own, or its master copy."""

@@ -16,7 +16,7 @@ import torch
 from zoplat.core.device import Rehearsal
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
-from zoplat.core.memory import MemoryReading
+from zoplat.core.memory import IN_HOST_MEMORY, MemoryReading
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.counting import CountingSpace
 from zoplat_devices.memory import HostMemory
@@ -104,7 +104,8 @@ class RehearsalSession(PyTorchSession, Rehearsal):
             yield
 
     def owners_at_peak(self) -> dict[str, int]:
-        trace, found = self.trace, self.ledger()
+        trace = self.trace  # which counts what is mapped from files, or in the memory of the host, as nothing
+        found = {name: size for name, size in self.ledger().items() if not name.endswith(IN_HOST_MEMORY)}
         for name in ("python, torch and transformers", "noise kernels"):
             found.pop(name, None)
         forward = Counter({owner: size for owner, size in trace.at_peak.items() if owner not in (WEIGHTS, STATE)})
