@@ -113,6 +113,8 @@ def small(command: Command, trains: bool) -> list[str]:
     if value_of(words, "--model") == "data":
         words[words.index("--model") + 1] = "MODEL"
     name = words[0]
+    if name == "new-plugin" and "--to" not in words:  # pages make packages of the same name
+        words += ["--to", f"package-of-{command.name}"]
     asks_model = name in ("run", "compare", "profile", "poc", "plan", "pack", "eval") and "--help" not in words
     made = name in ("eval", "compare") and any(word.startswith("runs/") for word in words[1:2])
     if not asks_model or made:
