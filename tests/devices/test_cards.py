@@ -85,6 +85,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "prompt": {"tune": "prompt", "lr": 1e-1},
     "the second card alone": {"tune": r"layers\.1", "lr": 1e-2},
     "recomputed": {"estimator": "adamw", "lr": 1e-2, "options": {"recompute": True}},
+    "wanda scores": {"estimator": "sparse-zo", "lr": 1e-2, "options": {"scores": "wanda"}},
     "state on the host": {"estimator": "hizoo", "lr": 1e-2, "options": {"device.state": "host"}},
 }
 
@@ -127,17 +128,22 @@ def test_a_run_on_two_cards_goes_on_where_it_was_and_says_what_lies_where(
 def test_answers_and_scores_are_those_of_one_place(
     checkpoint: Callable[..., Path], on_cards: Callable[[], Any]
 ) -> None:
-    def answered(device: PyTorch, kind: str) -> Any:
-        session = device.open(ModelSpec(str(checkpoint(kind)), Tuning("full"), "float32", 0))
+    def answered(device: PyTorch, kind: str, head: Any) -> Any:
+        session = device.open(ModelSpec(str(checkpoint(kind)), Tuning("full"), "float32", 0, head=head, classes=2))
+        for weight in [weight for name, weight in session.arrays().items() if name == "score.weight"]:
+            weight[:] = torch.linspace(-1, 1, weight.numel()).view(weight.shape)  # a new head, whatever was drawn
         rows = session.encode([Example("the film was", (" great", " terrible"), 0, suffix=" .")] * 2)
-        texts = session.generate(rows, 5, "\n") if kind == "llama" else []
-        return session.scores(rows), texts
+        texts = session.generate(rows, 5, "\n") if head == "causal" else []
+        losses = session.text_loss(["the film was great and the food"], 2).loss if texts else 0.0
+        return session.scores(rows), texts, session.features(rows), losses
 
     roberta = {"roberta.embeddings": 0, "roberta.encoder.layer.0": 1, "roberta.encoder.layer.1": 1, "lm_head": 0}
-    for kind, places in (("llama", MAP), ("roberta", roberta)):
-        alone = answered(PyTorch("cpu"), kind)
+    classifier = {"model.embed_tokens": 0, "model.layers": 1, "model.norm": 1, "model.rotary_emb": 0, "score": 1}
+    given = (("llama", "causal", MAP), ("roberta", "masked", roberta), ("llama", "classifier", classifier))
+    for kind, head, places in given:
+        alone = answered(PyTorch("cpu"), kind, head)
         with on_cards():
-            assert answered(PyTorch("cuda", map=json.dumps(places)), kind) == alone
+            assert answered(PyTorch("cuda", map=json.dumps(places)), kind, head) == alone
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class Derivatives:
             flat = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
             if token_mask is not None and (inputs[0].dim() == 3 or len(flat) == token_mask.numel()):
                 seen = len(flat) // len(token_mask)  # the vocabulary head reads the last tokens only
-                flat = flat[token_mask[:, -seen:].reshape(-1)]
+                flat = flat[token_mask[:, -seen:].reshape(-1).to(flat.device)]
             squares[name] = squares.get(name, 0.0) + (flat * flat).sum(dim=0)
 
         with ExitStack() as stack:
