@@ -40,7 +40,7 @@ EXAMPLES = [
 TOKENS = [Example(e.prompt, e.options, e.label, loss="tokens") for e in EXAMPLES]
 KINDS = [("llama", "lora"), ("opt", "prefix"), ("gpt2", "full"), ("gpt2", "prompt")]
 ADAPTED = [("llama", "lora"), ("qwen2", "dora"), ("llama", "ia3"), ("opt", "prefix"), ("gpt2", "prompt")]
-PLAIN_KEY, INT8_KEY = "ade9f782be0c8702febb2381", "47e2a26b2a433f3810d0587b"
+PLAIN_KEY, INT8_KEY = "99a0c757072f3635c4afca7f", "681599fa1de643c7e2c86fb9"
 """Cache keys of LoRA on a model of identity "sha256:0", with a plain and with an int8 base, all packages at 1.0."""
 
 
