@@ -111,7 +111,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(flags: list[s
     ("given", "message"),
     [
         ("--base plain --tune scales", "--tune scales trains weights that are packed in 4 bits. Add --base int4"),
-        ("--tune codes", "Gaussian draws floats, and the weights of --tune codes are packed whole numbers"),
+        (
+            "--tune codes --sampler gaussian",
+            "Gaussian draws floats, and the weights of --tune codes are packed whole numbers",
+        ),
         ("--tune codes --sampler rounded --eps 0.5", "Use --eps 1"),
         ("--tune codes --sampler rounded --eps 1 -o device.restore=in-place", "Leave -o device.restore out"),
     ],
