@@ -219,11 +219,21 @@ def counted(counts: Counter[str], name: str, real: Any) -> Any:
     return called
 
 
-def test_a_plan_leaves_out_libraries_that_it_does_not_need(small_model: Any, rows: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("plan", "--memory", "4GiB", "--alone"),
+        ("run", "--steps", "1", "--limit", "4"),
+    ],
+)
+def test_libraries_that_are_not_needed_are_left_out(
+    command: tuple[str, ...], small_model: Any, rows: Any, tmp_path: Path
+) -> None:
     data = rows(tmp_path / "rows", varied=True)
     given = ["--model", small_model(), "--data", data, "--task", "sentiment", "--batch-size", 4, "--tune", "lora"]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, "plan", *map(str, given), "--memory", "4GiB", "--alone"],
+        [sys.executable, "-c", WITHOUT, *command, *map(str, given), "--estimator", "adamw", "-o", "recompute=true"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

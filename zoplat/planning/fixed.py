@@ -32,16 +32,26 @@ class Share:
         return cls(owner, size, size, size)
 
 
-def fixed_costs(kind: str, libraries: int, profile: Profile | None = None) -> tuple[Share, ...]:
+def fixed_costs(
+    kind: str, libraries: int, profile: Profile | None = None, is_backward: bool = False
+) -> tuple[Share, ...]:
     """Shares that no rehearsal sees, in the memory that is planned.
 
     Args:
         kind: of the device: "cpu", "cuda" or "mps".
         libraries: resident bytes of this process once the libraries and the tokenizer were loaded.
         profile: the machine that is meant; this one when None.
+        is_backward: whether steps ask for gradients.
     """
     capability, unified = (profile.capability, profile.unified) if profile else (0, False)
-    host = Share("python, torch and transformers", *_around(libraries, 0.9, 1.25), "measured in this process")
+    later = FIRST_STEPS["backward" if is_backward else "forward"]
+    host = Share(
+        "python, torch and transformers",
+        int(0.9 * libraries),
+        libraries + later,
+        int(libraries + 1.3 * later),
+        "measured in this process, and a default for what the first steps read",
+    )
     if kind == "cpu":
         return (host, Share("allocator of the host", 0, 16 * MIB, 64 * MIB, "default"))
     if kind != "cuda":
@@ -62,6 +72,5 @@ WORKSPACE: Mapping[int, int] = {9: 32 * MIB, **dict.fromkeys((6, 7, 8), 8519680)
 """Major compute capability → bytes that torch lets cuBLAS use for products: CUBLAS_WORKSPACE_CONFIG's defaults."""
 SMALL_OR_LARGE = (8519680, 8519680, 32 * MIB)
 
-
-def _around(size: int, least: float, most: float) -> tuple[int, int, int]:
-    return int(least * size), size, int(most * size)
+FIRST_STEPS = {"forward": 56 * MIB, "backward": 110 * MIB}
+"""What is imported, and read of code, while a model is opened and in the first steps: docs/results/memory.md."""

@@ -139,7 +139,7 @@ class Rehearsals:
         inference, training, scoring = (peak - off for peak in (inference, training, scoring))
         shares = [Share.counted(owner, size) for owner, size in owners.items()]
         libraries = session.resident if self._goes_on else session.libraries
-        fixed = fixed_costs(session.facts["device"], libraries, self._profile)
+        fixed = fixed_costs(session.facts["device"], libraries, self._profile, "gradient" in config.estimator.asks)
         return Planned(
             (*shares, *fixed),
             inference,

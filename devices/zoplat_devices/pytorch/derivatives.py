@@ -12,6 +12,7 @@ from zoplat.core.codes import PACKED
 from zoplat.core.direction import Direction
 from zoplat.core.errors import NonFinite, ZoplatError
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.pytorch.hiding import marks_ignored
 from zoplat_devices.pytorch.parameters import address, by_address, replaced, slots, tensor_of
 
 
@@ -156,7 +157,8 @@ class Derivatives:
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         try:
-            yield
+            with marks_ignored():
+                yield
         finally:
             for layer, own in zip(layers, before, strict=True):
                 del layer.forward

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Base, Head
-from zoplat_devices.pytorch.hiding import import_without_compiler
+from zoplat_devices.pytorch.hiding import import_without_compiler, marks_ignored
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.screening import trust
 
@@ -75,7 +75,7 @@ def opened(
     if head == "classifier":
         _set_classes(config, classes)
     auto = getattr(transformers, AUTO_CLASSES[head][0])
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), marks_ignored():
         torch.manual_seed(seed)
         model, report = auto.from_pretrained(
             source,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cache
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Base, Head
 from zoplat_devices.pytorch.digests import identity_of, model_digest_of
-from zoplat_devices.pytorch.heads import AUTO_CLASSES, class_order, head_of, opened
+from zoplat_devices.pytorch.heads import class_order, head_of, opened
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.packed import pack
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.screening import screen, trust
 from zoplat_devices.pytorch.sources import DEFAULT, base_of, is_adapter, load_errors, locate
+from zoplat_devices.pytorch.unloaded import empty_model
 
 GIB = 1 << 30
 
@@ -118,16 +120,12 @@ def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base, stre
     A streamed model needs its largest piece twice: as it is stored, and perturbed.
     """
     import psutil
-    import torch
-    import transformers
 
     if streamed and base != "plain":
         raise ZoplatError(f"strategy=streaming reads weights as they are in their files. Leave --base {base} out.")
     if base != "plain" or getattr(config, "quantization_config", None):
         return
-    with torch.device("meta"):
-        model = getattr(transformers, AUTO_CLASSES[head][0]).from_config(config, **trust())
-    model.tie_weights()  # which older versions leave out on this device
+    model = empty_model(copy(config), head, dtype)
     resident = [2 * _entries(piece) for _, piece in pieces(model)] if streamed else [_entries(model)]
     size, free = max(resident) * dtype.itemsize, psutil.virtual_memory().available
     if size > free:
