@@ -15,29 +15,11 @@ from zoplat.space.backend import Backend
 from zoplat.space.sharded import ShardedBackend
 from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.noise import ReferenceNoise
-from zoplat_plugins.adam import Adam
-from zoplat_plugins.conmezo import ConMeZO
-from zoplat_plugins.constant import Constant
-from zoplat_plugins.dizo import DiZO
-from zoplat_plugins.hizoo import HiZOO
-from zoplat_plugins.lozo import LowRank
-from zoplat_plugins.lozo_m import LowRankMomentum
-from zoplat_plugins.mezo import MeZO
-from zoplat_plugins.sparse_mezo import SparseMeZO
 
 torch = pytest.importorskip("torch")
 
-LR = Constant(lr=1e-2)
-METHODS: dict[str, Estimator[Any]] = {
-    "adam": MeZO(rule=Adam(schedule=LR)),
-    "conmezo": ConMeZO(rule=LR),
-    "dizo": DiZO(inner=MeZO(rule=LR), every=2, rounds=2, targets="^w"),
-    "hizoo": HiZOO(rule=LR),
-    "lozo": MeZO(rule=LR, sampler=LowRank(rank=2)),
-    "lozo-m": MeZO(rule=LowRankMomentum(schedule=LR), sampler=LowRank(rank=2)),
-    "mezo": MeZO(rule=LR),
-    "sparse-mezo": SparseMeZO(rule=LR),
-}
+from tests.devices.methods import METHODS  # noqa: E402
+
 COPIES = {"__setitem__", "copy_"}
 """What copies between cards."""
 

@@ -14,27 +14,11 @@ from zoplat.core.oracle import Oracle
 from zoplat.space.backend import Backend
 from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.noise import ReferenceNoise
-from zoplat_plugins.adam import Adam
-from zoplat_plugins.conmezo import ConMeZO
-from zoplat_plugins.constant import Constant
-from zoplat_plugins.dizo import DiZO
-from zoplat_plugins.hizoo import HiZOO
-from zoplat_plugins.lozo import LowRank
-from zoplat_plugins.lozo_m import LowRankMomentum
-from zoplat_plugins.mezo import MeZO
-from zoplat_plugins.sparse_mezo import SparseMeZO
 
 torch = pytest.importorskip("torch")
 
-LR = Constant(lr=1e-2)
-METHODS: dict[str, Estimator[Any]] = {
-    "adam": MeZO(rule=Adam(schedule=LR)),
-    "conmezo": ConMeZO(rule=LR),
-    "dizo": DiZO(inner=MeZO(rule=LR), every=2, rounds=2, targets="^w"),
-    "hizoo": HiZOO(rule=LR),
-    "lozo-m": MeZO(rule=LowRankMomentum(schedule=LR), sampler=LowRank(rank=2)),
-    "sparse-mezo": SparseMeZO(rule=LR),
-}
+from tests.devices.methods import WITH_STATE  # noqa: E402
+
 ALLOWED = {"__get__", "__getitem__", "__setitem__", "copy_", "data_ptr", "dim", "numel", "contiguous", "view", "size"}
 """What may be done with an array of the host from the processor, in the order of the device's work."""
 
@@ -62,14 +46,14 @@ def empty(shape: tuple[int, ...], dtype: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["interpreted", "processor", "plain"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_STATE)
 def test_state_on_the_host_gives_the_bits_of_state_beside_the_weights(
     name: str, kind: str, request: pytest.FixtureRequest
 ) -> None:
     kernels = None if kind == "plain" else request.getfixturevalue(f"{kind}_kernels")
-    there, here = (after_steps(METHODS[name], kernels, elsewhere) for elsewhere in (True, False))
+    there, here = (after_steps(WITH_STATE[name], kernels, elsewhere) for elsewhere in (True, False))
     assert there == here
-    assert there["w"] != after_steps(METHODS[name], kernels, True, steps=0)["w"]
+    assert there["w"] != after_steps(WITH_STATE[name], kernels, True, steps=0)["w"]
 
 
 def after_steps(method: Estimator[Any], kernels: Any, elsewhere: bool, steps: int = 3) -> dict[str, bytes]:
@@ -118,7 +102,7 @@ def test_kernels_of_a_gpu_read_and_write_state_on_the_host(gpu_kernels: Any) -> 
         array = torch.linspace(-1, 1, 4096, device="cuda").reshape(64, 64)
         blocks = [Block("w", array, "float32")]
         space = ParameterSpace(blocks, backend_for(blocks, "cuda"), seed=1, state_in_files=elsewhere)
-        method = METHODS["hizoo"]
+        method = WITH_STATE["hizoo"]
         state, rule_state = method.init(space), method.rule.init(space)
         assert all(array.is_cuda != elsewhere for buffer in space.buffers for array in buffer.arrays.values())
         oracle = Oracle(space, Key(4, 0, -1), 0.0, RecordedLosses(0, [0.5, 0.6, 0.4]))

@@ -1,4 +1,4 @@
-"""Codes that train: whole numbers in 4 bits, and beside each, in 8 bits elsewhere, what rounding has left of θ.
+"""Codes that train: whole numbers in 4 bits, and for each the remainder of θ in 8 bits, in an array of its own.
 
     θ = q + r/256        q from 0 to 15, r from −128 to 127
 
