@@ -61,10 +61,10 @@ class Guard:
         if self._timer[0]:  # somebody's own, which goes on
             signal.setitimer(signal.ITIMER_REAL, *self._timer)
         self._redirect.__exit__(None, None, None)
+        if self._is_interrupted:  # whatever became of the exception: the plugin, or Python, may have dropped it
+            raise KeyboardInterrupt from None
         if problem is None:
             return False
-        if self._is_interrupted:
-            raise KeyboardInterrupt from None
         self.problem = f"{type(problem).__name__}: {_said(problem)}".partition("\n")[0][:500]
         return True
 

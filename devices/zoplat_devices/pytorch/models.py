@@ -16,8 +16,8 @@ from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.packed import pack
 from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.screening import screen, trust
-from zoplat_devices.pytorch.sources import DEFAULT, base_of, is_adapter, load_errors, locate
+from zoplat_devices.pytorch.screening import load_errors, screen, trust
+from zoplat_devices.pytorch.sources import DEFAULT, base_of, is_adapter, locate
 from zoplat_devices.pytorch.unloaded import empty_model
 
 GIB = 1 << 30

@@ -16,9 +16,9 @@ from zoplat_devices.pytorch import chat
 from zoplat_devices.pytorch.lean import import_lean
 from zoplat_devices.pytorch.loaded import Loaded, embeddings, token_limit
 from zoplat_devices.pytorch.quiet import notice, quiet
-from zoplat_devices.pytorch.screening import screen
+from zoplat_devices.pytorch.screening import load_errors, screen
 from zoplat_devices.pytorch.settings import PyTorchSettings
-from zoplat_devices.pytorch.sources import DEFAULT, load_errors
+from zoplat_devices.pytorch.sources import DEFAULT
 from zoplat_devices.pytorch.tuning import check_tuning
 from zoplat_devices.pytorch.unloaded import configuration, empty_model, source_here, source_of, tokenizer_of
 from zoplat_devices.text.encoding import Encoder

@@ -6,10 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zoplat.core.errors import ZoplatError
+from zoplat.core.errors import ZoplatError, is_out_of_memory
 from zoplat.core.permissions import REMOTE_CODE, is_granted
 
 COUNTS = re.compile(r"(layers?|experts|blocks|labels)$")
@@ -63,6 +64,30 @@ def screen(source: str, name: str) -> None:
             )
         if COUNTS.search(key):
             check_count(name, key, value)
+
+
+@contextmanager
+def load_errors(name: str) -> Iterator[None]:
+    """Raise whatever transformers raises for a model that it can't load as a ZoplatError.
+
+    Damaged files make it raise nearly anything, of struct or of attributes that are not there. Where memory was not
+    enough, that goes through.
+    """
+    try:
+        yield
+    except ZoplatError:
+        raise
+    except Exception as problem:
+        if is_out_of_memory(problem):
+            raise
+        first = str(problem).strip().partition("\n")[0]
+        if "trust_remote_code" in str(problem) or "custom code" in first:
+            raise ZoplatError(
+                f"--model {name}: the checkpoint comes with Python of its own, which zoplat does not run. Use another "
+                "checkpoint; or, if you trust its authors with everything that you may do here, --trust-remote-code."
+            ) from problem
+        first = first if isinstance(problem, OSError | ValueError) and first else f"{type(problem).__name__}: {first}"
+        raise ZoplatError(f"--model {name}: transformers could not load it: {first[:500]}") from problem
 
 
 def check_count(name: str, key: str, value: Any) -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
-from zoplat.core.errors import ZoplatError, is_out_of_memory, unknown
+from zoplat.core.errors import ZoplatError, unknown
 from zoplat.paths import in_cache
 from zoplat_devices.pytorch.digests import identity_of
-from zoplat_devices.pytorch.quiet import bars_on_terminals, quiet
-from zoplat_devices.pytorch.screening import check_gguf, screen, trust
+from zoplat_devices.pytorch.gguf import converted
+from zoplat_devices.pytorch.quiet import quiet
+from zoplat_devices.pytorch.screening import load_errors, screen, trust
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ADAPTER = "adapter_config.json"
@@ -87,7 +86,7 @@ def locate(name: str, notice: Callable[[str], None]) -> str:
     if name.endswith(".gguf"):
         target = _target(path, name)
         if not target.exists():
-            _convert(path, target, notice)
+            converted(path, target, notice)
         return str(target)
     if _is_folder(path, name):
         return str(path)
@@ -182,36 +181,12 @@ def located(name: str, notice: Callable[[str], None]) -> tuple[str, str]:
     return source, identity
 
 
-@contextmanager
-def load_errors(name: str) -> Iterator[None]:
-    """Raise whatever transformers raises for a model that it can't load as a ZoplatError.
-
-    Damaged files make it raise nearly anything, of struct or of attributes that are not there. Where memory was not
-    enough, that goes through.
-    """
-    try:
-        yield
-    except ZoplatError:
-        raise
-    except Exception as problem:
-        if is_out_of_memory(problem):
-            raise
-        first = str(problem).strip().partition("\n")[0]
-        if "trust_remote_code" in str(problem) or "custom code" in first:
-            raise ZoplatError(
-                f"--model {name}: the checkpoint comes with Python of its own, which zoplat does not run. Use another "
-                "checkpoint; or, if you trust its authors with everything that you may do here, --trust-remote-code."
-            ) from problem
-        first = first if isinstance(problem, OSError | ValueError) and first else f"{type(problem).__name__}: {first}"
-        raise ZoplatError(f"--model {name}: transformers could not load it: {first[:500]}") from problem
-
-
 def _packaged(name: str, notice: Callable[[str], None]) -> Path:
     package, target, folder = _packaged_target(name)
     notice(f"model packaged:{name}: {package.licence}")
     if not target.exists():
         with tempfile.TemporaryDirectory() as work:
-            _convert(package.gguf(folder, Path(work)), target, notice)
+            converted(package.gguf(folder, Path(work)), target, notice)
     return target
 
 
@@ -238,40 +213,6 @@ def _target(path: Path, name: str) -> Path:
     facts = path.stat()
     mark = sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
     return in_cache("models", f"{path.stem}-{mark}")
-
-
-def _convert(gguf: Path, target: Path, notice: Callable[[str], None]) -> None:
-    """Read a GGUF file through transformers once and keep it as a float32 checkpoint."""
-    notice(f"reading {gguf.name} once and keeping it as safetensors in {target}")
-    with quiet(), bars_on_terminals(), load_errors(str(gguf)):
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-        check_gguf(gguf)
-        folder = str(gguf.parent)
-        dequantised = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=gguf.name, quantization_config=dequantised, **trust()
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name, **trust())
-    for holder, mark in (
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-        (model, "is_quantized"),
-        (model.config, "quantization_config"),
-    ):
-        if hasattr(holder, mark):  # save_pretrained refuses a model that is still marked as quantised
-            delattr(holder, mark)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
-        with quiet():
-            model.save_pretrained(unfinished)
-            tokenizer.save_pretrained(unfinished)
-        unfinished.rename(target)
-    except OSError:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if not target.exists():  # else another process was quicker
-            raise
 
 
 def is_adapter(source: str | Path) -> bool:

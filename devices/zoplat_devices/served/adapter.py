@@ -16,7 +16,8 @@ from zoplat.core.model_spec import ModelSpec
 from zoplat_devices.pytorch.parameters import tensor_of
 from zoplat_devices.pytorch.quiet import quiet
 from zoplat_devices.pytorch.rehearsal.models import shaped
-from zoplat_devices.pytorch.sources import DEFAULT, load_errors
+from zoplat_devices.pytorch.screening import load_errors
+from zoplat_devices.pytorch.sources import DEFAULT
 from zoplat_devices.pytorch.tuning import blocks, tuned
 from zoplat_devices.pytorch.unloaded import source_of, tokenizer_of
 

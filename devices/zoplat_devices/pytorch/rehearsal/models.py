@@ -11,8 +11,8 @@ from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.packed import pack
 from zoplat_devices.pytorch.precision import base_dtype
 from zoplat_devices.pytorch.quiet import quiet
-from zoplat_devices.pytorch.screening import screen
-from zoplat_devices.pytorch.sources import DEFAULT, load_errors
+from zoplat_devices.pytorch.screening import load_errors, screen
+from zoplat_devices.pytorch.sources import DEFAULT
 from zoplat_devices.pytorch.unloaded import configuration, empty_model, source_of
 
 
@@ -25,7 +25,7 @@ def shaped(spec: ModelSpec, kind: str, tokenizer: Any) -> tuple[Loaded, int]:
         tokenizer: of the model.
 
     Returns:
-        (the model, bytes of its file that are read into memory and converted; 0 where the file is used as it is)
+        (the model, bytes that opening takes beside it: 8 bits are packed from all weights in memory)
 
     Raises:
         ZoplatError: there is no such model, or it has not that head.
@@ -37,16 +37,15 @@ def shaped(spec: ModelSpec, kind: str, tokenizer: Any) -> tuple[Loaded, int]:
     screen(source[0], name)
     with quiet(), load_errors(name):
         config, head = configuration(source, spec)
-        stored, dtype = config.dtype or torch.float32, getattr(torch, base_dtype(spec, kind, head))
+        dtype = getattr(torch, base_dtype(spec, kind, head))
         model = empty_model(config, head, dtype)
-        copies = {stored, dtype} if spec.base == "int8" else {stored} - {dtype}  # beside the model that stays
-        read = sum(p.numel() for p in model.parameters()) * sum(copy.itemsize for copy in copies)
+        entries = sum(p.numel() for p in model.parameters())
         if spec.base == "int8":
             _quantise(model)
         if spec.base == "int4":
             pack(model, dtype)
-            read = 0  # layer by layer, out of the mapped file
-    return Loaded(model, tokenizer, name, None, head), read if kind == "cpu" else 0
+    beside = entries * dtype.itemsize if spec.base == "int8" and kind == "cpu" else 0
+    return Loaded(model, tokenizer, name, None, head), beside
 
 
 def _quantise(model: Any) -> None:
