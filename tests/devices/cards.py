@@ -186,7 +186,7 @@ def _attention(
     return function(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
-class _Cards(TorchDispatchMode):
+class Cards(TorchDispatchMode):
     """Operations that make tensors of cards, which have none among their arguments."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -213,7 +213,7 @@ def cards(monkeypatch: Any) -> Iterator[None]:
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…) is made on the processor, and copied
     try:
-        with _Cards():
+        with Cards():
             yield
     finally:
         torch._C._set_only_lift_cpu_tensors(before)

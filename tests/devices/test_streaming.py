@@ -246,7 +246,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"kind": "cuda"}, "strategy=streaming is for --device cpu"),
+            ({"kind": "mps"}, "strategy=streaming is for --device cpu or cuda"),
+            ({"kind": "cuda", "map": "auto"}, "strategy=streaming takes one GPU"),
             ({"restore": "in-place"}, "never writes a perturbation into the weights"),
             ({"rounding": "master"}, "rounding=stochastic"),
         ],

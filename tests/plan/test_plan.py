@@ -165,11 +165,21 @@ def test_the_time_that_was_profiled_is_found_again() -> None:
     assert seconds_a_step(resolve({"task": "sst2", "batch_size": 4})) is None
 
 
-def test_streaming_is_refused_with_a_reason(small_model: Any) -> None:
+def test_a_model_in_files_takes_less_than_one_in_memory(small_model: Any) -> None:
+    folder = str(small_model(hidden_size=64, intermediate_size=2048, num_hidden_layers=8))
+    given = {"model": folder, "task": "sst2", "estimator": "mezo", "dtype": "float32", "device": "cpu"}
+    whole, streamed = (
+        Rehearsals(tokens=12).planned(resolve({**given, "options": {"device.strategy": strategy}})).training
+        for strategy in ("sequential", "streaming")
+    )
+    assert streamed < 0.6 * whole
+
+
+def test_packed_weights_are_not_streamed(small_model: Any) -> None:
     given = ["plan", "--model", str(small_model()), "--task", "sst2", "--tokens", "12", "--device", "cpu"]
-    done = CliRunner().invoke(main, [*given, "-o", "device.strategy=streaming"])
+    done = CliRunner().invoke(main, [*given, "--base", "int4", "-o", "device.strategy=streaming"])
     assert done.exit_code == 2
-    assert "streaming" in done.stderr
+    assert "strategy=streaming takes weights as they are stored" in done.stderr
 
 
 @pytest.mark.slow
@@ -266,3 +276,17 @@ def test_the_longest_text_is_planned(small_model: Any) -> None:
         empty.reset_peak()
         empty.generate(rows, example.length, example.stop)
     assert empty.trace.peak - before == pytest.approx(real.peak, rel=0.08)
+
+
+def test_a_model_that_is_streamed_to_a_gpu_takes_two_of_its_layers_there() -> None:
+    rehearsals = Rehearsals(profiles.find("rtx-3060"), 128)
+    given = settings("opt-13b", device="cuda", batch_size=16)
+    whole, streamed = (
+        rehearsals.planned(resolve({**given, "options": {"device.strategy": strategy}}))
+        for strategy in ("sequential", "streaming")
+    )
+    assert whole.total.expected > 12 << 30 > 4 << 30 > streamed.total.high
+    owners = {share.owner: share.expected for share in streamed.shares}
+    layer = 2 * (12 * 5120**2 + 13 * 5120)  # bytes of a layer's matrices, biases and norms
+    assert layer < owners["window of the streaming strategy"] < 2 * layer * 1.01
+    assert not any("weights" in owner for owner in owners)

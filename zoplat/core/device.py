@@ -231,7 +231,7 @@ class Rehearsal(Session):
     Attributes:
         libraries: resident bytes of this process with the libraries and, if there is a reader, its tokenizer.
         resident: of this process as it is, with what only a rehearsal imports.
-        opening: bytes that opening takes beside the model: weights that are packed.
+        opening: bytes of the file of the weights that are resident beside them while they are converted.
     """
 
     libraries: int
@@ -330,6 +330,10 @@ class Device(ABC):
         Raises:
             ZoplatError: as `open`.
         """
+
+    def sparing(self) -> AbstractContextManager[None]:
+        """A context in which opening a model takes less memory and more time, where there is a choice."""
+        return nullcontext()
 
     def within(self, limit: int) -> AbstractContextManager[str]:
         """A context in which the system or the allocator refuses what exceeds a limit, as far as it can.

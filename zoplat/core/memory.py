@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-IN_HOST_MEMORY = ", in host memory"
-"""End of the name of an owner in a ledger whose memory is on the host, although the weights are on an accelerator."""
+IN_FILES, IN_HOST_MEMORY = ", in files", ", in host memory"
+"""Ends of names of owners in a ledger: mapped from files; on the host, although the model runs on an accelerator."""
 
 ON_CARD = ", on "
 """Between owner and card in a ledger of several cards, for what is on another than the fullest, such as "cuda:1"."""

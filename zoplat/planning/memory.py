@@ -25,7 +25,7 @@ from zoplat.training.step import Learner
 
 OF_THE_PASS = ("activations", "logits", "gradients", "recordings")
 """Owners of what a forward pass or backpropagation gives back, or keeps for the next one."""
-OPENING = "weights before they are packed"
+OPENING = "file of the weights, while they are read"
 MOST_STEPS = 2000
 """Steps whose batches are looked at for the longest one."""
 
@@ -105,12 +105,13 @@ class Rehearsals:
         self._profile, self._tokens, self._goes_on = profile, tokens, goes_on
         self._known: dict[Any, tuple[Reader | None, dict[str, list[Row]]]] = {}
 
-    def planned(self, config: RunConfig, steps: int = 2) -> Planned:
+    def planned(self, config: RunConfig, steps: int = 2, is_limited: bool = False) -> Planned:
         """What a run would take.
 
         Args:
             config: its settings.
             steps: that are made; the second has what the first one left.
+            is_limited: whether the model is opened as under a limit, where its file does not stay resident.
 
         Raises:
             ZoplatError: the model, the task or the settings can't be planned.
@@ -122,6 +123,10 @@ class Rehearsals:
                 f"Device '{config.device_name}' can't say what a run would take. Use --device cpu or cuda."
             )
         with session.traced():
+            if (
+                is_limited and config.base != "int8"
+            ):  # quantising to 8 bits takes the whole model in memory, limit or not
+                session.opening = 0
             splits = rows or {split: session.blank(config.batch_size, self._tokens or 1) for split in ("train", "dev")}
             batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
             inference, training, scoring, products, owners = _peaks(config, session, splits, batch, steps)

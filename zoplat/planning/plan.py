@@ -132,7 +132,7 @@ def _same(config: RunConfig) -> tuple[Any, ...]:
 def _outcome(
     config: RunConfig, mode: Mode, limit: int | None, profile: Profile | None, rehearsals: Rehearsals
 ) -> Outcome:
-    planned = rehearsals.planned(config, 2 if mode is ASKED else 1)
+    planned = rehearsals.planned(config, 2 if mode is ASKED else 1, limit is not None)
     steps = config.steps
     if steps is None and config.max_passes and planned.forward_passes:
         steps = int(config.max_passes / planned.forward_passes)
@@ -156,7 +156,7 @@ def _advice(
     assert asked is not None
     size = config.read_at_once // 2
     while size and asked.kept <= (limit or 0) and config.estimator_name:
-        planned = rehearsals.planned(replace(config, micro_batch_size=size))
+        planned = rehearsals.planned(replace(config, micro_batch_size=size), is_limited=True)
         if verdict(planned, limit) == "fits":
             yield f"--micro-batch-size {size}: the same results up to rounding, {_gib(planned.total.high)} at most"
             break

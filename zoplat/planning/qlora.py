@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from zoplat.planning.fixed import Share
-from zoplat.planning.memory import Planned
+from zoplat.planning.memory import OPENING, Planned
 from zoplat.planning.modes import Mode
 
 QLORA = Mode("QLoRA by arithmetic, not in zoplat", {}, "backward")
@@ -26,10 +26,10 @@ def as_qlora(lora: Planned) -> Planned | None:
         lora: on a plain base.
 
     Returns:
-        The plan; None where nothing is frozen.
+        The plan; None where the peak of `lora` is that of opening its file, so that it does not say what steps take.
     """
     owners = {share.owner: share for share in lora.shares}
-    if FROZEN not in owners:
+    if OPENING in owners or FROZEN not in owners:
         return None
     width = 4 if lora.facts["dtype"] == "float32" else 2
     packed = int(lora.facts["linear_parameters"] * (width - NF4))

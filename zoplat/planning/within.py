@@ -85,11 +85,11 @@ def chosen(config: RunConfig, size: int, is_begun: bool, settings: Mapping[str, 
         RunFailed: nothing that may be chosen makes it fit.
     """
     found, flags, rehearsals = config, list[str](), Rehearsals(goes_on=True)
-    planned = rehearsals.planned(found)
+    planned = rehearsals.planned(found, is_limited=True)
     while verdict(planned, size) != "fits" and (step := _smaller(config, found, planned, is_begun)):
         found, flag = step
         flags = [known for known in flags if known.split()[0] != flag.split()[0] or flag.startswith("-o")] + [flag]
-        planned = rehearsals.planned(found)
+        planned = rehearsals.planned(found, is_limited=True)
     if verdict(planned, size) == "too large":
         raise RunFailed(_refusal(config, planned, size, is_begun, settings))
     beside = sum(share.expected for share in planned.shares if share.owner in BESIDE)
@@ -186,11 +186,11 @@ def _same_bits(config: RunConfig, failed: OutOfMemory) -> Iterator[str]:
     """Flags that change no bit of a run and save what it lacked, as far as the plan can say."""
     rows, rehearsals = config.scored_at_once, Rehearsals(goes_on=True)
     try:
-        planned = rehearsals.planned(config)
+        planned = rehearsals.planned(config, is_limited=True)
         if failed.phase in SCORING and rows > 1:
             yield f"--eval-batch-size {rows // 2}"
         if step := _elsewhere(config, planned):
-            saved = planned.total.expected - rehearsals.planned(step[0]).total.expected
+            saved = planned.total.expected - rehearsals.planned(step[0], is_limited=True).total.expected
             if saved >= failed.asked:
                 yield step[1]
     except ZoplatError:

@@ -90,7 +90,10 @@ class Backend:
                 self.rounding.store(tile, self.updated(tile, update))
 
     def form(self, block: Block, direction: Direction, target: Array) -> None:
-        """Write θ + direction on one block to `target`, of its shape and dtype; the arrays hold θ and stay."""
+        """Write θ + direction on one block to `target`, of its shape and dtype; the arrays hold θ and stay.
+
+        A block of the same name with a copy of θ is read in place of that of the space.
+        """
         for tile in block.tiles():
             theta = self.scratch(tile, "theta")
             self.rounding.probed(tile, theta)

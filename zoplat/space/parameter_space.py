@@ -417,7 +417,10 @@ class ParameterSpace:
         return bool(self._side_terms.law(law).matrices)
 
     def form(self, block: Block, direction: Direction, target: Array) -> None:
-        """Write θ + direction on one block to `target`, of its shape and dtype; the arrays hold θ and stay."""
+        """Write θ + direction on one block to `target`, of its shape and dtype; the arrays hold θ and stay.
+
+        A block of the same name with a copy of θ is read in place of that of the space.
+        """
         self._backend.form(block, direction, target)
 
     def prepare_perturbation(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from zoplat.config.run_config import RunConfig
@@ -122,7 +123,8 @@ def _run(
     """Make a run within its limit; raises OutOfMemory where memory is not enough."""
     run: LiveRun | None = None
     try:
-        run = LiveRun(config, directory, callback, exchange)
+        with config.device.sparing() if limit else nullcontext():
+            run = LiveRun(config, directory, callback, exchange)
         with confined(config, limit, run.profiler) as enforced:
             if limit:
                 callback.limited(limit.text(enforced))

@@ -55,7 +55,7 @@ class FusedBackend(Backend):
         self.kernels = kernels
         self._factors = Factors(kernels, empty)
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()
-        self._plans: dict[bytes, Plan] = {}
+        self._plans: dict[tuple[bytes, int], Plan] = {}
         self._cuts: dict[tuple[tuple[int, int, int], ...], Cut] = {}
         self._gathered: dict[tuple[tuple[int, int, int], ...], Gathered] = {}
         self._rules = Rules()
@@ -82,14 +82,14 @@ class FusedBackend(Backend):
 
     def form(self, block: Block, direction: Direction, target: Any) -> None:
         index = self._index[block.name]
-        indices, line = self._all_indices, index
-        if any(isinstance(draw.sampler, CHANGING) for draw, _ in direction):  # its arrays may differ next time
+        is_copy = block is not self.blocks[index]
+        if is_copy or any(isinstance(draw.sampler, CHANGING) for draw, _ in direction):  # arrays may differ next time
             indices, line = np.array([index]), 0
             sums = self._sums(indices, direction)
         else:
-            sums = self._cached_sums(direction)
+            indices, line, sums = self._all_indices, index, self._cached_sums(direction)
         if sums.fused[line]:
-            plan = self._plan(indices)
+            plan = self._plan(indices, block if is_copy else None)
             self.kernels.run(plan.out_of_place, sums, origin=address(target), subset=plan.of_line(line))
         else:
             self._tile_by_tile(block, 1.0, direction, target)
@@ -293,10 +293,10 @@ class FusedBackend(Backend):
         if len(self._sums_cache) > SUM_CACHE:
             self._sums_cache.popitem(last=False)
 
-    def _plan(self, indices: np.ndarray) -> Plan:
-        name = indices.tobytes()
+    def _plan(self, indices: np.ndarray, copy: Block | None = None) -> Plan:
+        name = indices.tobytes(), address(copy.array) if copy else 0
         if name not in self._plans:
-            self._plans[name] = Plan([self.blocks[index] for index in indices], self.rounding)
+            self._plans[name] = Plan([copy] if copy else [self.blocks[index] for index in indices], self.rounding)
         return self._plans[name]
 
     def _terms_of(self, draw: Draw) -> Drawn:

@@ -85,7 +85,8 @@ class Rules:
         for block, (before, theta) in zip(done, samples, strict=True):
             rounding.publish(block)
             tile = Tile(block, 0, drift.rows(block))
-            drift.after(tile, tile.of(rounding.theta_of(block)) if theta is None else theta, before)
+            [stored] = backend.all_near([tile.of(rounding.theta_of(block))])
+            drift.after(tile, stored if theta is None else theta, before)
         return [block for block in blocks if block not in done]
 
     def _program(self, kernel: Kernel, arrays: Sequence[Any]) -> Program | None:

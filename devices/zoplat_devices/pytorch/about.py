@@ -7,7 +7,10 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.parameters import address
+from zoplat_devices.pytorch.precision import dtypes_of
 
 
 def tensors(model: Any) -> list[Any]:
@@ -23,6 +26,28 @@ def tensors(model: Any) -> list[Any]:
 def size(model: Any) -> int:
     """Bytes of all weights; those that several modules share count once."""
     return sum(int(tensor.nbytes) for tensor in tensors(model))
+
+
+def of_model(loaded: Loaded, model: Any) -> dict[str, Any]:
+    """What tells a model from others, and the bytes of the one that runs."""
+    return {
+        "model": loaded.name,
+        "model_identity": loaded.identity,
+        "model_digest": loaded.digest,
+        "head": loaded.head,
+        "model_bytes": size(model),
+    }
+
+
+def of_space(space: ParameterSpace) -> dict[str, Any]:
+    """What is trained, in which precision, and by which kernels."""
+    return {
+        "trainable_parameters": space.size,
+        "trainable_dtype": ", ".join(dtypes_of(space.blocks)),
+        "restore": space.restore,
+        "rounding": space.rounding,
+        "kernels": space.backend_name,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -22,14 +22,16 @@ class Derivatives:
     Args:
         model: whose parameters the blocks are.
         space: whose arrays hold θ whenever a method is called.
+        is_windowed: whether only some layers are on the device at a time; then there are none.
     """
 
-    def __init__(self, model: Any, space: ParameterSpace) -> None:
+    def __init__(self, model: Any, space: ParameterSpace, is_windowed: bool = False) -> None:
         import torch
 
         self.torch = torch
         self.model = model
         self.space = space
+        self._is_windowed = is_windowed
         self._blocks = by_address(space.blocks)
         self._trained: list[tuple[Any, Block]] = [
             (parameter, self._blocks[address(parameter)])
@@ -39,7 +41,7 @@ class Derivatives:
 
     def jvp(self, direction: Direction, loss: Callable[[], Any]) -> tuple[float, float]:
         """(L, ⟨∇L, d⟩) by dual numbers; the tangents take as much memory as the blocks in float32."""
-        self._check_floats()
+        self._check_derivable()
         from torch.autograd import forward_ad
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -58,7 +60,7 @@ class Derivatives:
         Raises:
             NonFinite: the gradient has an entry that is not finite.
         """
-        self._check_floats()
+        self._check_derivable()
         wanted = [(parameter, block) for parameter, block in self._trained if block in part]
         with self.torch.enable_grad(), self._requiring([parameter for parameter, _ in wanted]), ExitStack() as stack:
             if recompute:
@@ -69,7 +71,12 @@ class Derivatives:
         self.check_finite(found)
         return value.item(), found
 
-    def _check_floats(self) -> None:
+    def _check_derivable(self) -> None:
+        if self._is_windowed:
+            raise ZoplatError(
+                "Derivatives need all weights on the GPU, and strategy=streaming has two layers there. Use a method of "
+                "forward passes alone, or --device cpu."
+            )
         if any(block.dtype == PACKED for block in self.space.blocks):
             raise ZoplatError(
                 "Codes are whole numbers and have no derivatives. Use a method of losses, or --tune scales."

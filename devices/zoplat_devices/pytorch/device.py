@@ -76,6 +76,11 @@ class PyTorch(PyTorchSettings):
             locate(name, notice)
             trim()
 
+    def sparing(self) -> AbstractContextManager[None]:
+        from zoplat_devices.pytorch.limits import files_paged_out
+
+        return files_paged_out()
+
     def within(self, limit: int) -> AbstractContextManager[str]:
         from zoplat_devices.pytorch.limits import within
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
@@ -73,12 +72,10 @@ def opened(
     import torch
     import transformers
 
-    from zoplat_devices.pytorch.mapped import weights_read_once
-
     if head == "classifier":
         _set_classes(config, classes)
     auto = getattr(transformers, AUTO_CLASSES[head][0])
-    with torch.random.fork_rng(), marks_ignored(), nullcontext() if dtype == "auto" else weights_read_once():
+    with torch.random.fork_rng(), marks_ignored():
         torch.manual_seed(seed)
         model, report = auto.from_pretrained(
             source,

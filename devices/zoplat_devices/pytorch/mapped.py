@@ -5,9 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,6 @@ from zoplat_devices.pytorch.pages import movable
 LINE = 64
 """Bytes of a cache line."""
 MAPS = Path("/proc/self/maps")
-EVERY = 0.01
-"""Seconds after which files that are read once are evicted again."""
 
 
 def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -82,37 +77,9 @@ def prefetch(tensor: torch.Tensor) -> None:
     _advise(tensor, mmap.MADV_WILLNEED)
 
 
-@contextmanager
-def weights_read_once() -> Iterator[None]:
-    """A context in which the pages of weight files do not stay resident after they were read.
-
-    For weights that are converted as they are read: what is written to a mapped tensor meanwhile would be lost.
-    """
-    done = threading.Event()
-    thread = threading.Thread(target=_evict_files, args=(done,), daemon=True, name="zoplat-pages")
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _evict_files(done: threading.Event) -> None:
-    while MAPS.exists() and not done.wait(EVERY):
-        for line in MAPS.read_text().splitlines():
-            if line.endswith(".safetensors"):
-                start, stop = _addresses(line.split()[0])
-                _advise_range(start, stop - start, mmap.MADV_DONTNEED)
-
-
 def _advise(tensor: torch.Tensor, advice: int) -> None:
     start = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     length = tensor.data_ptr() + tensor.nbytes - start
-    _advise_range(start, length, advice)
-
-
-def _advise_range(start: int, length: int, advice: int) -> None:
     ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
-from zoplat.core.memory import IN_HOST_MEMORY, ON_CARD, MemoryReading
+from zoplat.core.memory import IN_FILES, IN_HOST_MEMORY, ON_CARD, MemoryReading
 from zoplat_devices.memory import HostMemory
 from zoplat_devices.pytorch import about
 from zoplat_devices.pytorch.loaded import Loaded, embeddings
@@ -78,8 +78,8 @@ class MeasuredSession(Session):
 
     def ledger(self) -> dict[str, int]:
         arrays = [tensor_of(block) for block in self.space.blocks]
-        where = ", in files" if self.streaming else ""
         beside = IN_HOST_MEMORY if self.target.type != "cpu" else ""
+        where = (beside or IN_FILES) if self.streaming else ""
         kept = [self._by_card(b.owner, b.arrays.values()) for b in self.space.buffers if not b.is_mapped]
         formed = self.exact_restore.bytes if self.exact_restore else 0
         return {

@@ -121,8 +121,6 @@ def _check_fits(name: str, config: Any, head: Head, dtype: Any, base: Base, stre
     """
     import psutil
 
-    if streamed and base != "plain":
-        raise ZoplatError(f"strategy=streaming reads weights as they are in their files. Leave --base {base} out.")
     if base != "plain" or getattr(config, "quantization_config", None):
         return
     model = empty_model(copy(config), head, dtype)

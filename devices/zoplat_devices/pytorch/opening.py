@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zoplat.core.blocks import Block
+from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import Head, ModelSpec
 from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import ParameterSpace
@@ -24,6 +25,7 @@ from zoplat_devices.pytorch.recordings import CudaRecorder, Recordings
 from zoplat_devices.pytorch.scoring import Scorer
 from zoplat_devices.pytorch.settings import PyTorchSettings
 from zoplat_devices.pytorch.sharding import check_spread, spread
+from zoplat_devices.pytorch.strategies.window import to_pinned_memory
 from zoplat_devices.pytorch.tuning import tuned
 from zoplat_devices.text.encoding import Encoder
 
@@ -39,21 +41,44 @@ def configure_torch(settings: PyTorchSettings) -> None:
     torch.backends.cuda.matmul.allow_tf32 = settings.tf32
 
 
+def check_streamed(settings: PyTorchSettings, spec: ModelSpec) -> None:
+    """Raise ZoplatError where the streaming strategy is to bring in packed weights."""
+    if settings.is_streaming and spec.base != "plain":
+        raise ZoplatError(f"strategy=streaming takes weights as they are stored. Leave --base {spec.base} out.")
+
+
+def target_of(settings: PyTorchSettings) -> Any:
+    """The device of torch that runs the model."""
+    if settings.is_windowed:
+        return torch.device("cuda", torch.cuda.current_device())  # whatever a thread's current one is
+    return torch.device(settings.kind)
+
+
 def open_model(settings: PyTorchSettings, spec: ModelSpec, load: Callable[..., Loaded]) -> tuple[Loaded, Any]:
     """(the model as it was loaded, the model that runs: with its adapter, on the device, its weights in place)."""
 
     def dtype(head: Head) -> Any:
         return getattr(torch, base_dtype(spec, settings.kind, head))
 
-    streamed = settings.is_streaming
-    loaded = load(spec.model, dtype, notice, spec.head, spec.classes, spec.seed, spec.base, streamed, spec.class_names)
+    check_streamed(settings, spec)
+    is_in_files = settings.is_streaming and not settings.is_windowed
+    more = spec.head, spec.classes, spec.seed, spec.base, is_in_files, spec.class_names
+    loaded = load(spec.model, dtype, notice, *more)
     model = tuned(loaded, spec)
+    if settings.is_windowed:
+        if virtual.count(model):
+            raise ZoplatError(
+                f"--tune {spec.tune.name} adds virtual tokens beside the layers, which strategy=streaming does not "
+                "bring to a GPU. Use --tune lora or full."
+            )
+        to_pinned_memory(model, target_of(settings))
+        return loaded, model
     if settings.map:
         check_spread(spec)
         spread(model, loaded.model, settings.spread)
         return loaded, model
     model = model.to(torch.device(settings.kind))
-    if streamed:
+    if is_in_files:
         move_to_files(model)
     elif settings.kind == "cpu":
         onto_large_pages(model)
@@ -72,7 +97,7 @@ def build_space(
         restore,
         rounding,
         spec.seed,
-        weights_in_files=settings.is_streaming,
+        weights_in_files=settings.is_streaming and not settings.is_windowed,
         state_in_files=settings.is_streaming or settings.state != "memory",
     )
 
@@ -97,9 +122,14 @@ def build_scorer(settings: PyTorchSettings, loaded: Loaded, model: Any, device: 
     return scorer
 
 
+def is_eager(settings: PyTorchSettings) -> bool:
+    """Whether the model runs as it is, on one device and with its weights there, so that steps can be recorded."""
+    return not (settings.compile or settings.map or settings.is_streaming)
+
+
 def build_recordings(settings: PyTorchSettings, scorer: Scorer, kernels: Kernels | None) -> Recordings | None:
     """What records steps; None where the settings or the device leave nothing to record."""
-    if settings.kind != "cuda" or not settings.record or settings.compile or settings.map:
+    if settings.kind != "cuda" or not settings.record or not is_eager(settings):
         return None
     if scorer.sees_padding:
         notice("the model sees padding, so its rows are read one length after the other, and steps are not recorded")

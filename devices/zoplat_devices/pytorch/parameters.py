@@ -57,9 +57,13 @@ class Slot:
 
 def slots(model: Any, blocks: Mapping[int, Block]) -> list[Slot]:
     """Every place that holds one of the blocks, given by address, in the order of the modules."""
+    return [slot for module in model.modules() for slot in slots_of(module, blocks)]
+
+
+def slots_of(module: Any, blocks: Mapping[int, Block]) -> list[Slot]:
+    """The places of a module itself that hold one of the blocks, given by address."""
     return [
         Slot(module._parameters, name, parameter, blocks[address(parameter)])
-        for module in model.modules()
         for name, parameter in module._parameters.items()
         if parameter is not None and address(parameter) in blocks
     ]

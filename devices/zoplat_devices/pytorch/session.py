@@ -37,9 +37,10 @@ from zoplat_devices.pytorch.opening import (
     build_space,
     configure_torch,
     open_model,
+    target_of,
 )
 from zoplat_devices.pytorch.parameters import weights_digest
-from zoplat_devices.pytorch.precision import base_dtype, dtypes_of
+from zoplat_devices.pytorch.precision import base_dtype
 from zoplat_devices.pytorch.settings import PyTorchSettings
 from zoplat_devices.pytorch.sharding import held, sharded_backend
 from zoplat_devices.pytorch.strategies.batched import BatchedEvaluator
@@ -79,7 +80,7 @@ class PyTorchSession(MeasuredSession):
         self._host = HostMemory()
         configure_torch(settings)
         self._libraries, self._files = self._host.now(), self._host.of_files()
-        self.target = torch.device(settings.kind)
+        self.target = target_of(settings)
         self.loaded, self.model = open_model(settings, spec, load)
         self.head = self.loaded.head
         self.is_spread = bool(settings.map)
@@ -91,7 +92,7 @@ class PyTorchSession(MeasuredSession):
         self.recordings = build_recordings(settings, self.scorer, self._kernels)
         self.records = self.recordings is not None
         self.generator = TextGenerator(self.scorer, self.encoder)
-        self.derivatives = Derivatives(self.model, self.space)
+        self.derivatives = Derivatives(self.model, self.space, settings.is_windowed)
         self._open_strategies(settings, spec)
         self.facts = self._facts(settings, spec)
         trim()
@@ -100,7 +101,7 @@ class PyTorchSession(MeasuredSession):
         """The trained weights as a space, and exact restore's hooks on the model."""
         trained = blocks(settings, self.model)
         before = self._host.now()
-        backend = sharded_backend(trained) if self.is_spread else backend_for(trained, settings.kind)
+        backend = sharded_backend(trained) if self.is_spread else backend_for(trained, str(self.target))
         self._kernels = backend.kernels if isinstance(backend, FusedBackend) else None
         self.space = build_space(settings, spec, trained, backend)
         self._kernel_bytes = self._host.now() - before
@@ -116,34 +117,28 @@ class PyTorchSession(MeasuredSession):
         """The evaluators, and the strategy that is usual for this model."""
         most = GPU_TOKENS if settings.kind == "cuda" else None
         self.batched = BatchedEvaluator(self.model, self.space, self.scorer, self.recordings, most)
-        self.streaming: StreamingEvaluator | None = None
-        if settings.is_streaming and self.exact_restore:
-            self.streaming = StreamingEvaluator(self.model, self.space, self.scorer, self.exact_restore)
+        self.streaming = self._streaming(self.exact_restore) if settings.is_streaming and self.exact_restore else None
         self._is_followed = self.head != "seq2seq" and not settings.static_forward and not self.is_spread
         self._may_choose = settings.strategy == "auto" and self._is_followed
         self.strategy = "sequential" if settings.strategy == "auto" else settings.strategy
         if self._may_choose and spec.tune.is_adapter and self._can_batch:
             self.strategy = "batched"
 
+    def _streaming(self, exact_restore: ExactRestore) -> Any:
+        gpu = self.target if self.target.type == "cuda" else None
+        return StreamingEvaluator(self.model, self.space, self.scorer, exact_restore, gpu)
+
     def _facts(self, settings: PyTorchSettings, spec: ModelSpec) -> dict[str, Any]:
         """Plain values for the record of a run."""
         return {
             "device": settings.kind,
-            "model": self.loaded.name,
-            "model_identity": self.loaded.identity,
-            "model_digest": self.loaded.digest,
-            "head": self.head,
+            **about.of_model(self.loaded, self.model),
             "base": spec.base,
             "dtype": base_dtype(spec, settings.kind, self.head),
-            "trainable_dtype": ", ".join(dtypes_of(self.space.blocks)),
-            "restore": self.space.restore,
-            "rounding": self.space.rounding,
+            **about.of_space(self.space),
             "compile": settings.compile,
             "records": self.records,
-            "trainable_parameters": self.space.size,
-            "model_bytes": about.size(self.model),
             "threads": torch.get_num_threads(),
-            "kernels": self.space.backend_name,
             "memory_counter": self._host.method,
             "versions": about.versions(),
             "accelerator": about.accelerator(settings.kind),
@@ -293,6 +288,7 @@ class PyTorchSession(MeasuredSession):
         return chat.turns(self.loaded.tokenizer, prompts, self.loaded.name)
 
     def digest(self) -> str:
+        self._wait()
         return weights_digest(self.space)
 
     def write(self, path: Path, arrays: dict[str, Any]) -> None:

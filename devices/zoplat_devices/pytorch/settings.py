@@ -29,8 +29,8 @@ class PyTorchSettings(Checked, Device):
             two need exact restore; "auto" is stochastic where restore is exact.
         strategy: how several losses are evaluated: "sequential", one point after the other; "batched", by one forward
             pass over as many copies of the batch; "auto" chooses the latter for adapters, and for low-rank directions
-            on batches of up to 128 tokens. "streaming" keeps the weights in files and evaluates layer by layer, for
-            models larger than memory; on the processor only.
+            on batches of up to 128 tokens. "streaming" evaluates layer by layer, for models larger than memory: the
+            weights are in files, or beside a GPU in memory of the host.
         state: where methods that keep something for each weight have it, such as momentum or curvature: in "memory"
             beside the weights; in the memory of the "host", read and written there by CUDA's kernels; or on "disk",
             block by block in memory while it is used, on the processor only.
@@ -60,7 +60,6 @@ class PyTorchSettings(Checked, Device):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value, kind in (
-            ("strategy", "streaming", "cpu"),
             ("state", "disk", "cpu"),
             ("state", "host", "cuda"),
             ("map", self.map or None, "cuda"),
@@ -68,6 +67,8 @@ class PyTorchSettings(Checked, Device):
             if getattr(self, name) == value and self.kind != kind:
                 raise ZoplatError(f"{name}={value} is for --device {kind}, not '{self.kind}'  (-o device.{name}=…)")
         self.check_map()
+        if self.is_streaming and self.kind == "mps":
+            raise ZoplatError("strategy=streaming is for --device cpu or cuda, not 'mps'  (-o device.strategy=…)")
         if self.is_streaming and self.restore == "in-place":
             raise ZoplatError(
                 "strategy=streaming never writes a perturbation into the weights. Leave -o device.restore=in-place out."
@@ -80,8 +81,13 @@ class PyTorchSettings(Checked, Device):
 
     @property
     def is_streaming(self) -> bool:
-        """Whether the weights stay in files."""
+        """Whether the weights stay in files, or on the host, until a layer runs."""
         return self.strategy == "streaming"
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether only some layers are on an accelerator at a time."""
+        return self.is_streaming and self.kind == "cuda"
 
     @property
     def spread(self) -> str | dict[str, int | str]:
@@ -111,10 +117,12 @@ class PyTorchSettings(Checked, Device):
             raise ZoplatError(
                 f"device.map places modules on '{others[0]}', from where each forward pass would copy them and lose "
                 "what was trained. Give GPUs, as 0 or cuda:0; weights that fit on none are trained by "
-                "--device cpu -o device.strategy=streaming."
+                "-o device.strategy=streaming without a map."
             )
         if self.map and self.strategy == "batched":
             raise ZoplatError("strategy=batched takes one GPU. Use -o device.strategy=sequential with device.map.")
+        if self.map and self.is_streaming:
+            raise ZoplatError("strategy=streaming takes one GPU. Use it without -o device.map.")
         if self.map and self.compile:
             raise ZoplatError("compile=true takes one GPU. Leave it out with -o device.map.")
 

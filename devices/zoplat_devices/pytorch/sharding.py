@@ -94,8 +94,8 @@ def inferred(model: Any, how: str, cards: Mapping[int, int]) -> dict[str, str]:
         sizes = ", ".join(f"{size / 2**30:.1f} GiB" for size in cards.values())
         raise ZoplatError(
             f"-o device.map={how}: the weights don't fit on the cards, which have {sizes} free; "
-            f"{left[0] or 'all of it'} is left over. Use --dtype bfloat16, more cards, or --device cpu "
-            "-o device.strategy=streaming, which leaves weights on disk."
+            f"{left[0] or 'all of it'} is left over. Use --dtype bfloat16, more cards, or "
+            "-o device.strategy=streaming without a map, which leaves weights in memory of the host."
         )
     return {name: _card(card) for name, card in found.items()}
 

@@ -33,7 +33,7 @@ PRODUCTS = {"aten::mm": (0, 1), "aten::bmm": (0, 1), "aten::addmm": (1, 2), "ate
 """
 ROUNDING = {"cuda": 512, "cpu": 64}
 """Kind of device → bytes that its allocator rounds up to."""
-FORWARD, LOGITS, GRADIENTS, IN_FILES = "activations", "logits", "gradients", "in files"
+FORWARD, LOGITS, GRADIENTS, UNCOUNTED = "activations", "logits", "gradients", "elsewhere"
 """Owners of what a forward pass makes; of what backpropagation finds for trained weights; of what is in files."""
 
 
@@ -122,7 +122,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
             if func is COPY and torch.device(kwargs.get("device") or "meta").type == "cpu":
                 return self._entries(args[0])
         if self._adopts:
-            with self.owned(IN_FILES):
+            with self.owned(UNCOUNTED):
                 for tensor in tensors_in((args, kwargs)):
                     self._note(tensor)
         found = self._made(func, args, kwargs)
@@ -165,7 +165,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         storage = tensor.untyped_storage()
         if id(storage) in self._known or not storage.nbytes():
             return
-        size = 0 if self._owner == IN_FILES else -(-storage.nbytes() // self._block) * self._block
+        size = 0 if self._owner == UNCOUNTED else -(-storage.nbytes() // self._block) * self._block
         own = LOGITS if tensor.dim() and tensor.shape[-1] == self._vocabulary else FORWARD
         if self.trained and tuple(tensor.shape) in self.trained and _is_backward():
             own = GRADIENTS

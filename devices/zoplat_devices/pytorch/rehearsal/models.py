@@ -25,7 +25,7 @@ def shaped(spec: ModelSpec, kind: str, tokenizer: Any) -> tuple[Loaded, int]:
         tokenizer: of the model.
 
     Returns:
-        (the model, bytes that opening takes beside it: 8 bits are packed from all weights in memory)
+        (the model, bytes of its file that are read into memory and converted; 0 where the file is used as it is)
 
     Raises:
         ZoplatError: there is no such model, or it has not that head.
@@ -37,15 +37,16 @@ def shaped(spec: ModelSpec, kind: str, tokenizer: Any) -> tuple[Loaded, int]:
     screen(source[0], name)
     with quiet(), load_errors(name):
         config, head = configuration(source, spec)
-        dtype = getattr(torch, base_dtype(spec, kind, head))
+        stored, dtype = config.dtype or torch.float32, getattr(torch, base_dtype(spec, kind, head))
         model = empty_model(config, head, dtype)
-        entries = sum(p.numel() for p in model.parameters())
+        copies = {stored, dtype} if spec.base == "int8" else {stored} - {dtype}  # beside the model that stays
+        read = sum(p.numel() for p in model.parameters()) * sum(copy.itemsize for copy in copies)
         if spec.base == "int8":
             _quantise(model)
         if spec.base == "int4":
             pack(model, dtype)
-    beside = entries * dtype.itemsize if spec.base == "int8" and kind == "cpu" else 0
-    return Loaded(model, tokenizer, name, None, head), beside
+            read = 0  # layer by layer, out of the mapped file
+    return Loaded(model, tokenizer, name, None, head), read if kind == "cpu" else 0
 
 
 def _quantise(model: Any) -> None:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from zoplat.core.device import Rehearsal
-from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
-from zoplat.core.memory import IN_HOST_MEMORY, MemoryReading
+from zoplat.core.memory import IN_FILES, IN_HOST_MEMORY, MemoryReading
 from zoplat.core.model_spec import ModelSpec
 from zoplat.space.counting import CountingSpace
 from zoplat_devices.memory import HostMemory
@@ -24,18 +23,20 @@ from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.hiding import marks_ignored
 from zoplat_devices.pytorch.lean import import_lean
 from zoplat_devices.pytorch.loaded import embeddings
-from zoplat_devices.pytorch.opening import build_encoder, build_scorer
+from zoplat_devices.pytorch.opening import build_encoder, build_scorer, check_streamed, is_eager
 from zoplat_devices.pytorch.parameters import tensor_of
 from zoplat_devices.pytorch.precision import choose_restore, choose_rounding
 from zoplat_devices.pytorch.reader import NoTokenizer, TextReader
-from zoplat_devices.pytorch.rehearsal.allocations import FORWARD, GRADIENTS, LOGITS, Allocations
+from zoplat_devices.pytorch.rehearsal.allocations import FORWARD, GRADIENTS, LOGITS, UNCOUNTED, Allocations
 from zoplat_devices.pytorch.rehearsal.attention import fused_attention
 from zoplat_devices.pytorch.rehearsal.generation import ShapedGenerator
 from zoplat_devices.pytorch.rehearsal.models import linear, shaped
 from zoplat_devices.pytorch.rehearsal.space import STATE, ShapedBackend
+from zoplat_devices.pytorch.rehearsal.streaming import ShapedStreaming, streamed, window
 from zoplat_devices.pytorch.session import PyTorchSession
 from zoplat_devices.pytorch.settings import PyTorchSettings
 from zoplat_devices.pytorch.sharding import check_spread, shares
+from zoplat_devices.pytorch.strategies.sequential import ExactRestore
 from zoplat_devices.pytorch.tuning import blocks, tuned
 from zoplat_devices.text.encoding import Tokens
 
@@ -58,8 +59,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
     def __init__(self, settings: PyTorchSettings, spec: ModelSpec, reader: TextReader | None = None) -> None:
         self._host, self._libraries, self._files, self._kernel_bytes = HostMemory(), 0, 0, 0
         import_lean()
-        if settings.is_streaming:
-            raise ZoplatError("The streaming strategy can't be planned yet. Use -o device.strategy=sequential.")
+        check_streamed(settings, spec)
         self._kernels = self.recordings = None
         self.is_spread = bool(settings.map)
         if self.is_spread:
@@ -67,11 +67,15 @@ class RehearsalSession(PyTorchSession, Rehearsal):
         self.target, self._kind, self._tokenizes = META, settings.kind, reader is not None and reader.can_encode
         self.loaded, self.opening = shaped(spec, settings.kind, reader.tokenizer if reader else NoTokenizer())
         self.trace = Allocations(settings.kind, embeddings(self.loaded.model) or 0)
-        self._records = settings.kind == "cuda" and settings.record and not settings.compile and not settings.map
+        self._records = settings.kind == "cuda" and settings.record and is_eager(settings)
         with META, marks_ignored():
             self.model = tuned(self.loaded, spec)
+        elsewhere = streamed(self.model) if settings.is_streaming else {}
         for tensor in (*self.model.parameters(), *self.model.buffers()):
-            self.trace.enter(tensor, WEIGHTS)
+            self.trace.enter(tensor, UNCOUNTED if id(tensor) in elsewhere else WEIGHTS)
+        if elsewhere:
+            self._window = torch.empty(window(self.model, self._kind), dtype=torch.uint8, device=META)
+            self.trace.enter(self._window, WEIGHTS)
         self.head, self.libraries = self.loaded.head, reader.libraries if reader else self._host.now()
         with self.traced():
             self._open_space(settings, spec)
@@ -81,7 +85,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
             self.scorer.sees_padding = False
             if self._tokenizes:
                 self.generator = ShapedGenerator(self.scorer, self.encoder, self.trace)
-            self.derivatives = _ShapedDerivatives(self.model, self.space)
+            self.derivatives = _ShapedDerivatives(self.model, self.space, settings.is_windowed)
             self._open_strategies(settings, spec)
         self.trace.trained = frozenset(tuple(tensor_of(block).shape) for block in self.space.blocks)
         self.facts = {**self._facts(settings, spec), **linear(self.loaded.model)}
@@ -98,6 +102,9 @@ class RehearsalSession(PyTorchSession, Rehearsal):
         )
         self._form_when_needed()
 
+    def _streaming(self, exact_restore: ExactRestore) -> ShapedStreaming:
+        return ShapedStreaming(self.model, self.space, self.scorer, exact_restore, self._window.numel())
+
     @contextmanager
     def traced(self) -> Iterator[None]:
         with marks_ignored(), fused_attention(self._kind), self.trace:
@@ -105,7 +112,7 @@ class RehearsalSession(PyTorchSession, Rehearsal):
 
     def owners_at_peak(self) -> dict[str, int]:
         trace = self.trace  # which counts what is mapped from files, or in the memory of the host, as nothing
-        found = {name: size for name, size in self.ledger().items() if not name.endswith(IN_HOST_MEMORY)}
+        found = {name: size for name, size in self.ledger().items() if not name.endswith((IN_HOST_MEMORY, IN_FILES))}
         for name in ("python, torch and transformers", "noise kernels"):
             found.pop(name, None)
         forward = Counter({owner: size for owner, size in trace.at_peak.items() if owner not in (WEIGHTS, STATE)})

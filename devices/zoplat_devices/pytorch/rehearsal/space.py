@@ -13,7 +13,7 @@ from zoplat.core.direction import Direction, Draw
 from zoplat.core.noise import Noise, Stream
 from zoplat.space.backend import Points
 from zoplat.space.counting import CountingBackend
-from zoplat_devices.pytorch.rehearsal.allocations import IN_FILES, Allocations
+from zoplat_devices.pytorch.rehearsal.allocations import UNCOUNTED, Allocations
 
 STATE = "state"
 
@@ -45,7 +45,7 @@ class ShapedBackend(CountingBackend):
             return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
 
     def _in_file(self, shape: tuple[int, ...], dtype: str) -> Any:
-        with torch.inference_mode(False), self._trace.owned(IN_FILES):
+        with torch.inference_mode(False), self._trace.owned(UNCOUNTED):
             return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
 
     def points(self, directions: Sequence[Direction]) -> Points:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from zoplat.core.blocks import Block
 from zoplat.core.errors import ZoplatError
 from zoplat.space.parameter_space import ParameterSpace
-from zoplat_devices.pytorch.parameters import address, by_address
+from zoplat_devices.pytorch.parameters import Slot, by_address, slots_of
 from zoplat_devices.pytorch.pieces import CONTAINERS
 
 
@@ -34,6 +35,7 @@ class ExactRestore:
         self._pool: dict[tuple[Any, ...], list[Any]] = {}
         self._formed: set[str] = set()
         self._depth: dict[str, int] = {}
+        self._held: dict[str, Any] = {}
         self._hooks: list[Any] = []
         for module, owned in _owners(model, by_address(space.blocks)):
             self._hooks.append(module.register_forward_pre_hook(self._form_weights(owned)))
@@ -63,30 +65,36 @@ class ExactRestore:
                 "Use -o device.restore=in-place, or leave it out of --tune."
             )
 
-    def _form_weights(self, owned: list[tuple[Any, Block]]) -> Callable[..., None]:
+    def _form_weights(self, owned: list[Slot]) -> Callable[..., None]:
         def hook(module: Any, inputs: Any) -> None:
             if not self.on:
                 return
-            for parameter, block in owned:
-                depth = self._depth[block.name] = self._depth.get(block.name, 0) + 1
+            for slot in owned:
+                block, name = slot.block, slot.block.name
+                depth = self._depth[name] = self._depth.get(name, 0) + 1
                 if depth == 1:  # a module inside another may own the same tensor
                     self._space.settle_block(block)
+                    parameter = slot.held[slot.name]  # a copy of θ stands there, where the array is not on the device
+                    self._held[name] = theta = parameter.data
                     scratch = self._take_scratch(parameter)
-                    self._space.form(block, self._space.perturbation, scratch.view(block.array.shape))
-                    self._formed.add(block.name)
+                    is_copy = parameter is not slot.parameter
+                    source = replace(block, array=theta.view(block.shape)) if is_copy else block
+                    self._space.form(source, self._space.perturbation, scratch.view(block.shape))
+                    self._formed.add(name)
                     parameter.data = scratch
 
         return hook
 
-    def _restore_weights(self, owned: list[tuple[Any, Block]]) -> Callable[..., None]:
+    def _restore_weights(self, owned: list[Slot]) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: Any) -> None:
             if not self.on:
                 return
-            for parameter, block in owned:
-                self._depth[block.name] -= 1
-                if self._depth[block.name] == 0:
+            for slot in owned:
+                name, parameter = slot.block.name, slot.held[slot.name]
+                self._depth[name] -= 1
+                if self._depth[name] == 0:
                     self._pool[_layout(parameter)].append(parameter.data)
-                    parameter.data = block.array.view(parameter.shape)
+                    parameter.data = self._held.pop(name)
 
         return hook
 
@@ -99,12 +107,12 @@ class ExactRestore:
         return free.pop()
 
 
-def _owners(model: Any, blocks: dict[int, Block]) -> Iterator[tuple[Any, list[tuple[Any, Block]]]]:
+def _owners(model: Any, blocks: dict[int, Block]) -> Iterator[tuple[Any, list[Slot]]]:
     """Modules with a forward pass, and the trained parameters of each and of the containers inside it."""
     modules = dict(model.named_modules())
-    found: dict[str, list[tuple[Any, Block]]] = {}
+    found: dict[str, list[Slot]] = {}
     for name, module in modules.items():
-        owned = [(p, blocks[address(p)]) for p in module.parameters(recurse=False) if address(p) in blocks]
+        owned = slots_of(module, blocks)
         while type(modules[name]).__name__ in CONTAINERS:
             name = name.rpartition(".")[0]
         if owned:

@@ -1,10 +1,10 @@
 """The streaming strategy: for models larger than memory, one layer at a time, each read once for all points.
 
-The weights lie in files that are mapped into memory. A unit is a layer of the model's list of layers, or a module
-beside that list with weights of its own. All points pass through a unit before any of them enters the next one: each
-point is the forward pass of the sequential strategy in a thread of its own, and one thread runs at a time. A remembered
-update of a unit's blocks is performed when the first point reaches it; when the last one has left, the unit's memory is
-evicted.
+The weights lie in files that are mapped into memory; beside a GPU, in pinned memory of the host, and a window on the
+GPU has the layer that runs and the next one. A unit is a layer of the model's list of layers, or a module beside that
+list with weights of its own. All points pass through a unit before any of them enters the next one: each point is the
+forward pass of the sequential strategy in a thread of its own, and one thread runs at a time. A remembered update of a
+unit's blocks is performed when the first point reaches it; when the last one has left, the unit's memory is evicted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import torch
 
 from zoplat.core.blocks import Block
 from zoplat.core.direction import ZERO, Direction
@@ -27,6 +29,7 @@ from zoplat_devices.pytorch.pieces import pieces
 from zoplat_devices.pytorch.scoring import Scorer
 from zoplat_devices.pytorch.strategies.relay import Relay
 from zoplat_devices.pytorch.strategies.sequential import ExactRestore
+from zoplat_devices.pytorch.strategies.window import Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +37,14 @@ class Unit:
     """A piece of a model that is in memory as a whole.
 
     Attributes:
+        number: in the order in which the model registers them.
         name: of its module.
         module: runs at least once in a forward pass.
         blocks: its trained weights.
         frozen: its other weights, those that are in files.
     """
 
+    number: int
     name: str
     module: Any
     blocks: tuple[Block, ...]
@@ -55,17 +60,25 @@ class StreamingEvaluator:
     """Losses at θ + d for several d; in any forward pass, units are evicted once they have run.
 
     Args:
-        model: its weights are in files.
+        model: its weights are in files, or in pinned memory.
         space: of these weights.
         scorer: runs the model on a batch.
         exact_restore: forms the perturbed weights of a point.
+        gpu: that runs the units; None on a processor.
 
     Attributes:
         units: in the order in which the model registers them.
         visits: how often each unit was brought into memory, by name.
     """
 
-    def __init__(self, model: Any, space: ParameterSpace, scorer: Scorer, exact_restore: ExactRestore) -> None:
+    def __init__(
+        self,
+        model: Any,
+        space: ParameterSpace,
+        scorer: Scorer,
+        exact_restore: ExactRestore,
+        gpu: torch.device | None = None,
+    ) -> None:
         self.visits: Counter[str] = Counter()
         self.units = [*_units(model, space)]
         self._space, self._scorer, self._exact_restore = space, scorer, exact_restore
@@ -73,6 +86,9 @@ class StreamingEvaluator:
         self._entered, self._left = 0, 0
         self._last: Unit | None = None
         self._following: dict[str, Unit] = {}
+        self._window = Window([unit.module for unit in self.units], gpu) if gpu else None
+        if self._window:
+            model.register_forward_pre_hook(self._begin)
         for unit in self.units:
             unit.module.register_forward_pre_hook(partial(self._enter, unit), prepend=True)
             unit.module.register_forward_hook(partial(self._leave, unit), always_call=True)
@@ -80,6 +96,8 @@ class StreamingEvaluator:
     @property
     def bytes(self) -> int:
         """The most weights that are in memory at a time: those of a unit, and of the next one as it is prefetched."""
+        if self._window:
+            return self._window.bytes
         sizes = sorted(sum(int(array.nbytes) for array in unit.arrays) for unit in self.units)
         return sum(sizes[-2:])
 
@@ -131,31 +149,49 @@ class StreamingEvaluator:
         if self._left < (self._relay.count if self._relay else 1):
             return
         self._entered, self._left = 0, 0
+        if self._window:
+            self._window.leave(unit.number)
+            return
         for block in unit.blocks:
             self._space.release(block)
         for tensor in unit.frozen:
             evict(tensor)
 
+    def _begin(self, module: Any, inputs: Any) -> None:
+        """Forget what an earlier forward pass has left in the window: the weights may have changed since."""
+        assert self._window
+        self._window.forget()
+        self._last = None
+
     def _bring_in(self, unit: Unit) -> None:
         """Bring a unit to θ as the first point reaches it, and prefetch the one that came after it the last time."""
         self.visits[unit.name] += 1
-        if self._relay:
-            for block in unit.blocks:
-                self._space.settle_block(block)
+        self._settle(unit)
+        if self._window:
+            self._window.enter(unit.number)
         if self._last:
             self._following[self._last.name] = unit
         self._last = unit
-        if unit.name in self._following:
-            for array in self._following[unit.name].arrays:
+        following = self._following.get(unit.name)
+        if following and self._window:
+            self._settle(following)
+            self._window.fetch(following.number, beside=unit.number)
+        elif following:
+            for array in following.arrays:
                 prefetch(array)
+
+    def _settle(self, unit: Unit) -> None:
+        """Perform what is remembered of the last update on a unit, while losses of several points are asked for."""
+        for block in unit.blocks if self._relay else ():
+            self._space.settle_block(block)
 
 
 def _units(model: Any, space: ParameterSpace) -> Iterator[Unit]:
     """The pieces of a model with their weights."""
     blocks = by_address(space.blocks)
     known = files()
-    for name, module in pieces(model, blocks):
+    for number, (name, module) in enumerate(pieces(model, blocks)):
         parameters = [*module.parameters()]
         trained = tuple(blocks[p.data_ptr()] for p in parameters if p.data_ptr() in blocks)
         frozen = tuple(p.detach() for p in parameters if p.data_ptr() not in blocks and lies_in(known, p))
-        yield Unit(name, module, trained, frozen)
+        yield Unit(number, name, module, trained, frozen)
