@@ -1,6 +1,7 @@
 """Rows from folders: three formats, splits cut by hash, and no text in two splits."""
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,15 @@ def test_rows_of_every_class_are_drawn_with_the_seed() -> None:
         data.of_each_class(task, rows, 11, 0)
     with pytest.raises(ZoplatError, match="--per-class needs a task with classes"):
         data.of_each_class(data.find("copa"), rows, 1, 0)
+
+
+def test_what_is_read_by_a_package_that_is_missing_names_it(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = folder("t", "parquet", train=reviews("a", "b"), dev=reviews("c"), test=reviews("d"))
+    for package in ("datasets", "pyarrow"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ZoplatError, match=r"train.parquet is read by .* pip install pyarrow. Or give the rows as .jsonl"
+    ):
+        load(find("sst2"), "sst2", table)
+    with pytest.raises(ZoplatError, match=r"Task 'sst2': .*pip install 'zoplat\[hub\]'. Or give --data DIR"):
+        load(find("sst2"), "sst2", None)
