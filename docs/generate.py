@@ -22,7 +22,8 @@ import click
 
 from bench import scaling_page
 from bench.page import Page
-from docs import files, licences, reference_pages, tests
+from docs import licences, reference_pages, tests
+from docs.files import page as files
 from docs.places import filled
 from docs.results.pages import pages as results
 from zoplat import hookspecs

@@ -61,6 +61,7 @@ What `pip install 'zoplat[EXTRA]'` adds to these; packages that those need in tu
 """
 OF_EXTRAS = {
     "accelerate": "Apache Software License",
+    "datasets": "Apache Software License",
     "gguf": "MIT License",
     "lightning": "Apache Software License",
     "lm-eval": "MIT",
@@ -71,6 +72,7 @@ OF_EXTRAS = {
     "onnxruntime-gpu": "MIT License",
     "onnxscript": "MIT License",
     "optuna": "MIT License",
+    "pyarrow": "Apache-2.0",
     "rouge-score": "Apache Software License",
     "scipy": "BSD License",
     "tensorboard": "Apache Software License",
@@ -79,6 +81,7 @@ OF_EXTRAS = {
     "triton": "MIT License",
     "trl": "Apache-2.0",
     "wandb": "MIT License",
+    "ziglang": "MIT",
 }
 """Package → licence in its metadata; torchao's is in its file LICENSE. Few environments have all of them installed."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 import zoplat
-from docs.files import GROUPS
+from docs.files.page import GROUPS
 from zoplat import hookspecs
 from zoplat.cli import INTERRUPTED, main
 from zoplat.config.parts import setting_fields

@@ -12,9 +12,14 @@ import click.testing
 import pytest
 
 from zoplat.cli import main
+from zoplat.comparison.planned import PlannedRun
+from zoplat.core.errors import ZoplatError
+from zoplat.training.train import train
 
 TOY = ("--device", "reference", "--limit", "16", "--batch-size", "4")
 """Flags of a run that takes milliseconds."""
+STUDY = (*TOY, "--max-passes", "12")
+"""Flags of a study whose runs take milliseconds."""
 
 
 def listens_to_interrupts() -> None:
@@ -37,6 +42,12 @@ class CommandLine:
     def run(self, *arguments: Any) -> dict[str, Any]:
         """Make a toy run, which must succeed; returns its summary."""
         done = self("run", *TOY, *arguments, "--json")
+        assert done.exit_code == 0, (done.stderr, done.exception)
+        return dict(json.loads(done.stdout))
+
+    def compared(self, *arguments: Any) -> dict[str, Any]:
+        """Make a comparison, which must succeed; returns what it prints with `--json`."""
+        done = self("compare", *arguments, "--json")
         assert done.exit_code == 0, (done.stderr, done.exception)
         return dict(json.loads(done.stdout))
 
@@ -78,3 +89,19 @@ def zoplat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return CommandLine(folder)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs of a comparison are made in this process, for they are tiny; the list says which, in order."""
+    made: list[str] = []
+
+    def execute(self: PlannedRun, claim: int, running: Any) -> Any:
+        made.append(str(self))
+        try:
+            return train(self.config, self.directory, resume=True).summary
+        except ZoplatError as problem:
+            return self.failed(f"Error: {problem}")
+
+    monkeypatch.setattr(PlannedRun, "execute", execute)
+    return made

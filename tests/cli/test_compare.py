@@ -193,3 +193,18 @@ def test_existing_runs_of_other_data_budgets_and_step_sizes_are_rows_of_their_ow
     assert len(set(labels_)) == 3
     assert any("rule.lr 0.5" in label for label in labels_)
     assert any("train 8 rows" in label for label in labels_)
+
+
+def test_three_runs_of_two_models_three_budgets_and_three_limits_are_three_rows(
+    zoplat: Any, small_model: Any, rows: Any
+) -> None:
+    """What was once printed as "lozo 73.5 ± 11.7, runs 3"."""
+    models, data = [small_model(seed=seed, num_hidden_layers=1) for seed in (0, 1)], rows(Path("rows"))
+    for name, model, steps, limit in (("a", 0, 1, 16), ("b", 1, 2, 12), ("c", 0, 3, 8)):
+        common = ("run", "--device", "cpu", "--estimator", "lozo", "--batch-size", 4, "--quiet", "--data", data)
+        done = zoplat(*common, "--model", models[model], "--steps", steps, "--limit", limit, "--out", name)
+        assert done.exit_code == 0, done.stderr
+    found = json.loads(zoplat("compare", "a", "b", "c", "--json").stdout)["rows"]
+    assert [row["runs"] for row in found] == [1, 1, 1]
+    assert len({row["label"] for row in found}) == 3
+    assert all("steps" in row["label"] and "model" in row["label"] for row in found), [row["label"] for row in found]

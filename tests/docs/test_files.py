@@ -9,7 +9,11 @@ from typing import Any
 import click.testing
 import pytest
 
-from docs.files import BUNDLE, PAGES, RUN, STUDY, File
+from docs.files.bundle import BUNDLE
+from docs.files.file import File
+from docs.files.reports import PAGES
+from docs.files.run import RUN
+from docs.files.study import STUDY
 from zoplat.cli import main
 
 from ..test_bundle import written

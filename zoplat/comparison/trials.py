@@ -25,6 +25,7 @@ TRIAL = "trial"
 """Attribute of a trial in the database: its number in the search, which is the same however often it was begun."""
 PATIENCE = 60.0
 """Seconds to wait for another process that writes the same SQLite file."""
+MISSING = "--tune-trials needs SciPy and Optuna, which are not both installed: pip install 'zoplat[study]'"
 
 
 def point(ranges: Mapping[str, Between | OneOf], usual: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -34,11 +35,16 @@ def point(ranges: Mapping[str, Between | OneOf], usual: Mapping[str, Any], index
         ranges: by dotted path.
         usual: the value of each setting without a search.
         index: number of the trial, from 0.
+
+    Raises:
+        ZoplatError: SciPy is not installed.
     """
     if index == 0:
         return {path: where.nearest(usual[path]) for path, where in ranges.items()}
-    from scipy.stats.qmc import Halton
-
+    try:
+        from scipy.stats.qmc import Halton
+    except ImportError:
+        raise ZoplatError(MISSING) from None
     shares = Halton(len(ranges), seed=SEED).random(index)[-1]
     values = zip(ranges.items(), shares, strict=True)
     return {path: _readable(where, where.value(float(share)), usual[path]) for (path, where), share in values}
@@ -142,7 +148,7 @@ class Record:
             try:
                 import optuna
             except ImportError:
-                raise ZoplatError("--tune-trials needs Optuna: pip install 'zoplat[study]'") from None
+                raise ZoplatError(MISSING) from None
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             arguments = {"connect_args": {"timeout": PATIENCE}} if self.url.startswith("sqlite") else {}
             try:

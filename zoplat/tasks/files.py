@@ -202,8 +202,13 @@ def _value(cell: str) -> Any:
 
 
 def _parquet(path: Path, texts: Sequence[str]) -> Rows:
-    from pyarrow import ArrowException, parquet
-
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ZoplatError(
+            f"--data: {path.name} is read by a package that is not installed: pip install pyarrow. "
+            "Or give the rows as .jsonl or .csv."
+        ) from None
     try:
         rows = parquet.ParquetFile(path).read().to_pylist()
     except (OSError, ArrowException) as problem:

@@ -28,10 +28,16 @@ def read(task: Task, hub: Hub, name: str, order: Callable[[Fields], float], most
     Rows without a label are left out.
 
     Raises:
-        ZoplatError: the hub can't be reached, or lacks the data set, configuration or split.
+        ZoplatError: the hub can't be reached, or lacks the data set, configuration or split; `datasets` is not
+            installed.
     """
-    import datasets
-
+    try:
+        import datasets
+    except ImportError:
+        raise ZoplatError(
+            f"Task '{name}': its rows come from the hub, by a package that is not installed: "
+            f"pip install 'zoplat[hub]'. Or give {data_hint(task)}"
+        ) from None
     offline, is_reachable = datasets.config.HF_HUB_OFFLINE, Path(hub.path).is_dir() or _is_online()
     try:
         datasets.config.HF_HUB_OFFLINE = offline or not is_reachable  # avoids its retries; the cache is still used

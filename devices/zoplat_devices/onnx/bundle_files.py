@@ -30,6 +30,7 @@ def write(graph: Path, starts: set[str], bundle: Path) -> None:
     native.build_for_boards(bundle / KERNELS)
     if not (bundle / KERNELS).exists():
         notice(
-            "No kernels are in this bundle, for ziglang, which compiles them, is not installed: pip install ziglang, "
-            "and pack again. Without them a board makes the same bits with numpy, slower."
+            "No kernels are in this bundle, for ziglang, which compiles them, is not installed: "
+            "pip install 'zoplat[kernels]', and pack again. Without them a board makes the same bits with numpy, "
+            "slower."
         )

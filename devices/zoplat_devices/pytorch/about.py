@@ -68,7 +68,9 @@ def accelerator(kind: str) -> dict[str, Any] | None:
         return None
     try:
         import pynvml
-
+    except ImportError:
+        return None
+    try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
         return {
@@ -76,5 +78,5 @@ def accelerator(kind: str) -> dict[str, Any] | None:
             "driver": str(pynvml.nvmlSystemGetDriverVersion()),
             "bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
         }
-    except (ImportError, pynvml.NVMLError):
+    except pynvml.NVMLError:
         return None

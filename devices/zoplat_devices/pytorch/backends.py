@@ -62,7 +62,10 @@ def kernels_for(kind: str) -> Kernels | None:
     elif kind == "cpu":
         found = native.kernels(torch.get_num_threads())
         if found is None:
-            notice("no C compiler was found (pip install ziglang): numpy makes the random numbers, the same but slowly")
+            notice(
+                "no C compiler was found (pip install 'zoplat[kernels]'): numpy makes the random numbers, the same but "
+                "slowly"
+            )
     return found
 
 
