@@ -62,6 +62,7 @@ class RecordedEstimate:
         eps: the radius it claims.
         queries: those of its step so far.
         fresh: those of them since the previous estimate.
+        drawn: the directions that were drawn in its step.
         kept: the buffers that are in the estimate and, where there is state, all directions of earlier steps.
         before, after: the loss before and after it was applied.
         rate: step size of the plain rule that applied it.
@@ -72,6 +73,7 @@ class RecordedEstimate:
     eps: float
     queries: list[Query]
     fresh: list[Query]
+    drawn: list[Vector]
     kept: list[Entries]
     before: float
     after: float
@@ -131,14 +133,17 @@ class RecordedEstimate:
         return int((np.abs(whole[~moved]) > least).sum())
 
     def _directions(self) -> list[Vector]:
-        """The probed directions since the last estimate, divided by ε, each line once; empty after other queries."""
+        """The probed directions since the last estimate, each line once; empty after other queries.
+
+        As they were drawn, whatever the radius; what is no multiple of a draw is divided by ε.
+        """
         found: list[Vector] = []
         for query in self.fresh:
             if query.kind == "gradient" or (query.kind == "loss" and not self.eps > 0):
                 return []
-            vector = query.direction.values / (self.eps if query.kind == "loss" else 1.0)
-            length = np.linalg.norm(vector)
-            if length and not any(abs(vector @ v) > (1 - 1e-9) * length * np.linalg.norm(v) for v in found):
+            probed = query.direction.values / (self.eps if query.kind == "loss" else 1.0)
+            vector = next((z for z in self.drawn if _are_parallel(z, probed)), probed)
+            if vector.any() and not any(_are_parallel(vector, v) for v in found):
                 found.append(vector)
         return found
 
@@ -151,11 +156,17 @@ class RecordedEstimate:
         return bool(np.linalg.matrix_rank(affine) == np.linalg.matrix_rank(points) + 1)
 
 
+def _are_parallel(one: Vector, other: Vector) -> bool:
+    lengths = np.linalg.norm(one) * np.linalg.norm(other)
+    return bool(lengths and abs(one @ other) > (1 - 1e-9) * lengths)
+
+
 class RecordingOracle(Oracle):
     """A toy's oracle that records its queries with their answers.
 
     Attributes:
         queries: so far, in order.
+        drawn: directions so far.
         kinds: what was queried, as `Estimator.asks` names it.
         part: outside of which draws are zero; None for all blocks.
     """
@@ -163,12 +174,15 @@ class RecordingOracle(Oracle):
     def __init__(self, toy: Toy, step: int, steps: int, part: Part | None = None) -> None:
         super().__init__(toy.space, Key(0, step, 0), step / steps, ToyLosses(toy))
         self.queries: list[Query] = []
+        self.drawn: list[Vector] = []
         self.kinds: set[str] = set()
         self.toy, self.part = toy, part
 
     def draw(self, sampler: Sampler, n: int) -> list[Direction]:
         drawn = super().draw(sampler, n)
-        return drawn if self.part is None else [z.on(self.part) for z in drawn]
+        drawn = drawn if self.part is None else [z.on(self.part) for z in drawn]
+        self.drawn += [entries(self.toy, z).values for z in drawn]
+        return drawn
 
     def losses(self, *directions: Direction) -> list[float]:
         self.kinds.add("losses")
@@ -217,8 +231,8 @@ def record_estimates(estimator: Estimator[Any], toy: Toy, steps: int) -> list[Re
                 rule.apply(estimate, oracle, rule_state)
                 after = toy.loss(toy.theta)
                 rate = rule.rate(oracle) or 0.0
-                kept = [held, past]
-                found.append(RecordedEstimate(step, values, estimate.eps, queries, fresh, kept, before, after, rate))
+                known = oracle.drawn[:], [held, past]
+                found.append(RecordedEstimate(step, values, estimate.eps, queries, fresh, *known, before, after, rate))
                 before = after
         if state is not None:
             past = _union(past, *(query.direction for query in oracle.queries))
