@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ class OnnxSession(ArraySession):
             "threads": engine.threads,
             "kernels": self.space.backend_name,
             "memory_counter": self.host.method,
-            "versions": {**made_of.versions, **running, "python": sys.version.split()[0], "system": sys.platform},
+            "versions": {**made_of.versions, **running, "python": sys.version.split()[0], "system": platform.system()},
             "accelerator": None,
             "provider": self.graph.provider,
             "graph": str(self.folder),

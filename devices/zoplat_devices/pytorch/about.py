@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import platform
 import sys
 from importlib import metadata
 from typing import Any
@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {**found, "python": ".".join(str(part) for part in sys.version_info[:3]), "system": os.uname().sysname}
+    return {**found, "python": ".".join(str(part) for part in sys.version_info[:3]), "system": platform.system()}
 
 
 def accelerator(kind: str) -> dict[str, Any] | None:
