@@ -327,6 +327,10 @@ def test_a_device_that_cannot_say_whether_it_works_is_not_used(typed: Any, distr
 
 
 @pytest.mark.parametrize("body", ["{}", "try: {}\nexcept BaseException: pass"])
-def test_a_real_interrupt_while_a_plugin_is_loaded_ends_the_command(typed: Any, distribution: Any, body: str) -> None:
+def test_a_real_interrupt_while_a_plugin_is_loaded_ends_the_command(
+    typed: Any, distribution: Any, body: str, request: pytest.FixtureRequest
+) -> None:
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, heard))
     distribution("waits", "import os, signal\n" + body.format("os.kill(os.getpid(), signal.SIGINT)"))
     assert typed("list", "estimators").exit_code == 130

@@ -78,8 +78,9 @@ class ExactRestore:
                     self._held[name] = theta = parameter.data
                     scratch = self._take_scratch(parameter)
                     is_copy = parameter is not slot.parameter
-                    source = replace(block, array=theta.view(block.shape)) if is_copy else block
-                    self._space.form(source, self._space.perturbation, scratch.view(block.shape))
+                    shape = block.array.shape
+                    source = replace(block, array=theta.view(shape)) if is_copy else block
+                    self._space.form(source, self._space.perturbation, scratch.view(shape))
                     self._formed.add(name)
                     parameter.data = scratch
 
