@@ -12,8 +12,8 @@ Cost per step: 2n forward passes. Memory: that of inference.
 
 Source: Mi et al., "KerZOO: Kernel Function Informed Zeroth-Order Optimization for Accurate and Accelerated LLM
 Fine-Tuning", 2025, arXiv:2505.18886.
-Differs: the paper's kernel has a constant factor C, which is part of η here. Its kernel of the fifth order is printed
-with 195/64, for which E[r K(r)] is 13/7; here it has 105/64, for which it is 1, like the others.
+Differs: the paper's kernel has a constant factor C, which is part of η here. A description of the paper has 195/64 in
+the kernel of the fifth order, for which E[r K(r)] is 13/7; here it has 105/64, for which it is 1, like the others.
 """
 
 from collections.abc import Iterator

@@ -16,8 +16,8 @@ Cost per step: 2 forward passes. Memory: that of inference, plus U and V of one 
 
 Source: Sun et al., "TeZO: Empowering the Low-Rankness on the Temporal Dimension in the Zeroth-Order Optimization for
 Fine-tuning LLMs", 2025, arXiv:2501.19057.
-Differs: the paper chooses the rank of each layer from the singular values of its weights; here all have the same. Its
-variants TeZO-m and TeZO-Adam keep moments of gτ; here any step rule goes with the law, and keeps its own.
+Differs: the paper has a rank for each layer; here all have the same. Its variants TeZO-m and TeZO-Adam keep moments of
+gτ; here any step rule goes with the law, and keeps its own.
 """
 
 from dataclasses import dataclass

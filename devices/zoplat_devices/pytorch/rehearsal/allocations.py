@@ -33,8 +33,8 @@ PRODUCTS = {"aten::mm": (0, 1), "aten::bmm": (0, 1), "aten::addmm": (1, 2), "ate
 """
 ROUNDING = {"cuda": 512, "cpu": 64}
 """Kind of device → bytes that its allocator rounds up to."""
-FORWARD, LOGITS, GRADIENTS, UNCOUNTED = "activations", "logits", "gradients", "elsewhere"
-"""Owners of what a forward pass makes; of what backpropagation finds for trained weights; of what is in files."""
+FORWARD, LOGITS, GRADIENTS, UNCOUNTED = "activations", "logits", "gradients", "not counted"
+"""Owners of what a forward pass makes; of what backpropagation finds for trained weights; of what is not counted."""
 
 
 FORMS: dict[Any, tuple[list[Any], bool]] = {}

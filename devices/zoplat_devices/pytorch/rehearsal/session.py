@@ -70,10 +70,10 @@ class RehearsalSession(PyTorchSession, Rehearsal):
         self._records = settings.kind == "cuda" and settings.record and is_eager(settings)
         with META, marks_ignored():
             self.model = tuned(self.loaded, spec)
-        elsewhere = streamed(self.model) if settings.is_streaming else {}
+        on_demand = streamed(self.model) if settings.is_streaming else {}
         for tensor in (*self.model.parameters(), *self.model.buffers()):
-            self.trace.enter(tensor, UNCOUNTED if id(tensor) in elsewhere else WEIGHTS)
-        if elsewhere:
+            self.trace.enter(tensor, UNCOUNTED if id(tensor) in on_demand else WEIGHTS)
+        if on_demand:
             self._window = torch.empty(window(self.model, self._kind), dtype=torch.uint8, device=META)
             self.trace.enter(self._window, WEIGHTS)
         self.head, self.libraries = self.loaded.head, reader.libraries if reader else self._host.now()
