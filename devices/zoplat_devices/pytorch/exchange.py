@@ -19,6 +19,8 @@ from zoplat.core.errors import RunFailed
 from zoplat.core.exchange import TURN, Exchange
 
 T = TypeVar("T")
+TURNS, NUMBERS, BYTES = range(3)
+"""Tags of messages: those of turns are asked for before their turn, so others must not be taken for them."""
 LOOK_EVERY = 0.01
 """Seconds between two looks of rank 0 for ranks that have started."""
 DISCARD = 9
@@ -39,7 +41,8 @@ class TorchExchange(Exchange):
     A step exchanges some hundred bytes that the host has already, so gloo serves GPUs too: nothing waits for a queue.
     Every rank sends its numbers to every other, and has asked for theirs when it got those before: gloo sends no number
     before it was asked for, so this way one takes the time of one message, not of a round trip. gloo's own all-gather
-    is a ring and takes n − 1 round trips.
+    is a ring and takes n − 1 round trips. Its collectives are also the work of threads that let go of their tensors
+    some time after they are done: where that is as Python ends, on a busy machine, the process aborts.
 
     Args:
         kind: of the device: with "cuda" each process takes the GPU of its number on the machine.
@@ -64,7 +67,7 @@ class TorchExchange(Exchange):
 
     def broadcast(self, data: bytes, length: int) -> bytes:
         words = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(length, dtype=torch.uint8)
-        self._tried(lambda: dist.broadcast(words, 0, group=self._group))
+        self._tried(lambda: self._given(words))
         self.sent += 0 if self.rank else length * (self.size - 1)
         return words.numpy().tobytes()
 
@@ -84,8 +87,7 @@ class TorchExchange(Exchange):
         found = self._next if is_turn and self._next else self._asked(len(own))
         if is_turn:
             self._next = self._asked(TURN)
-        tag = int(not is_turn)
-        sent = [dist.isend(own, rank, group=self._group, tag=tag) for rank in self._others]
+        sent = [dist.isend(own, rank, group=self._group, tag=TURNS if is_turn else NUMBERS) for rank in self._others]
         for work in (*found.works, *sent):
             work.wait()
         found.rows[self.rank] = own
@@ -93,8 +95,17 @@ class TorchExchange(Exchange):
 
     def _asked(self, length: int) -> _Receiving:
         rows = [torch.empty(length, dtype=torch.float64) for _ in range(self.size)]
-        tag = int(length != TURN)
+        tag = TURNS if length == TURN else NUMBERS
         return _Receiving(rows, [dist.irecv(rows[rank], rank, group=self._group, tag=tag) for rank in self._others])
+
+    def _given(self, words: torch.Tensor) -> None:
+        """Send bytes from rank 0 to all others, which receive them in `words`."""
+        if self.rank:
+            works = [dist.irecv(words, 0, group=self._group, tag=BYTES)]
+        else:
+            works = [dist.isend(words, rank, group=self._group, tag=BYTES) for rank in self._others]
+        for work in works:
+            work.wait()
 
     def _tried(self, work: Callable[[], T]) -> T:
         try:
