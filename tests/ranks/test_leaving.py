@@ -37,7 +37,7 @@ print(json.dumps([rows, text, before, wakings()]))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are looked at in /proc")
 def test_nothing_is_left_to_threads_of_gloo_that_hold_what_belongs_to_python() -> None:
-    """They let go of it some time later; where Python has ended by then, the process aborts."""
+    """They release it some time later; where Python has ended by then, the process aborts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -41,7 +41,7 @@ class TorchExchange(Exchange):
     A step exchanges some hundred bytes that the host has already, so gloo serves GPUs too: nothing waits for a queue.
     Every rank sends its numbers to every other, and has asked for theirs when it got those before: gloo sends no number
     before it was asked for, so this way one takes the time of one message, not of a round trip. gloo's own all-gather
-    is a ring and takes n − 1 round trips. Its collectives are also the work of threads that let go of their tensors
+    is a ring and takes n − 1 round trips. Its collectives are also the work of threads that release their tensors
     some time after they are done: where that is as Python ends, on a busy machine, the process aborts.
 
     Args:
