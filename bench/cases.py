@@ -16,6 +16,8 @@ ALL = (ONE, FOUR, SIXTEEN)
 
 PUBLISHED_GAINS = {ONE: 10.0, FOUR: 3.5, SIXTEEN: 1.0}
 """Bars: the least speed-up over the published step, by shape."""
+RATE = 0.90
+"""Bar: the least rate of batched points along low-rank directions or of adapters, over rows of plain inference."""
 STATELESS = 0.02
 """Bar: the most memory above inference without declared state and kernels, as a share of the weights."""
 
@@ -63,6 +65,11 @@ class Variant:
     eager: bool = False
     bars: dict[Shape, float] = field(default_factory=dict)
     usual: bool = True
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the points of a step are stacked as rows of one pass."""
+        return self.strategy in ("batched", SIDE_TERMS["batched"])
 
 
 @dataclass(frozen=True)

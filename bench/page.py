@@ -13,6 +13,7 @@ from bench.cases import (
     FOUR,
     ON_CPU,
     PUBLISHED_GAINS,
+    RATE,
     STATELESS,
     STRATEGIES,
     TORCH,
@@ -37,6 +38,7 @@ from bench.tables import (
     shape_text,
     speed_up,
 )
+from zoplat.core.losses import SIDE_TERMS
 
 MIB = 1 << 20
 KERNELS = "noise kernels"
@@ -64,7 +66,13 @@ class Page:
     def __init__(self, folder: Path = FOLDER) -> None:
         self.cpu, self.gpu, self.engines = (read(folder / f"{name}.json") for name in ("cpu", "gpu", "engines"))
         self.figures: list[Figure] = []
-        tables = {"steps": self.steps(), "gains": self.gains(), "memory": self.memory(), "passes": self.passes()}
+        tables = {
+            "steps": self.steps(),
+            "gains": self.gains(),
+            "rates": self.rates(),
+            "memory": self.memory(),
+            "passes": self.passes(),
+        }
         self.places = {**{name: text or NONE for name, text in tables.items()}, "gpu": self.on_gpu()}
         self.places["engines"] = self.on_engines() or NONE_ON_ENGINES
         self.places |= {"runs": self.runs() or NONE, "bars": self.bars(), "brief": self.brief()}
@@ -110,6 +118,20 @@ class Page:
         return self.by_setup(
             self.cpu["rows"], cell, lambda pair, variant: bool(variant.settings and published_variant(pair))
         )
+
+    def rates(self) -> str:
+        """Rows × points a second of batched steps, over rows of plain inference a second."""
+
+        def cell(pair: Pair, variant: Variant, shape: Shape, row: Row) -> str:
+            rate = row["rate"]
+            is_cheap = pair.setup.tune == "lora" or variant.strategy in SIDE_TERMS.values()
+            what = f"rate of points, {setup_text(pair)}, {variant.name}, {shape_text(shape)}"
+            figure = Figure(what, rate["median"], RATE if is_cheap else None, at_least=True)
+            self.figures += [figure] if is_cheap else []
+            return figure.cell(f"{rate['median']:.2f} ± {rate['spread']:.2f}")
+
+        rows = [row for row in self.cpu["rows"] if "rate" in row]
+        return self.by_setup(rows, cell, lambda pair, variant: variant.is_batched)
 
     def memory(self) -> str:
         """Peak memory above inference, a table for each model."""

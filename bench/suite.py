@@ -13,7 +13,7 @@ from bench.cases import Pair, Shape
 from bench.models import batch, opened
 from bench.results import Row, run_of
 from bench.steps import Step, ZoplatStep, bare, peaks, step_of, synchronize, vocabulary
-from bench.timing import OutOfTime, Timings, clocked, interleaved
+from bench.timing import OutOfTime, Timings, clocked, interleaved, summary
 from zoplat import Row as ModelRow
 from zoplat_devices.pytorch.session import PyTorchSession
 
@@ -72,6 +72,7 @@ class Bench:
         rows, count = rows_of(session, shape), len(session.space.buffers)
         timings: dict[str, Timings] = {}
         memory: dict[str, Row] = {}
+        rates: dict[str, Row] = {}
         steps: dict[str, Step] = {}
         way, forward = "", bare(session, rows)
         with suppress(OutOfTime):
@@ -81,6 +82,7 @@ class Bench:
             steps |= {variant.name: step_of(session, pair.setup, variant, rows) for variant in pair.variants}
             passes = 3 if shape[0] * shape[1] < SMALL else 1
             interleaved(steps, forward, self.wait, self.rounds, self.seconds, passes, timings)
+            self.measure_rates(session, pair, shape, steps, rates)
         session.space.settle()
         del session.space.buffers[count:]  # state of these steps
         identity = {"kind": "step", "model": pair.setup.model, "setup": pair.setup.name, "pair": pair.name}
@@ -88,7 +90,7 @@ class Bench:
         return [
             {**identity, "step": name, "shape": list(shape), "passes": steps[name].passes}
             | ({"moves": moves} if inference and (moves := steps[name].moves) is not None else {})
-            | {**timings[name].row(), **common, **memory.get(name, {})}
+            | {**timings[name].row(), **common, **memory.get(name, {}), **rates.get(name, {})}
             for name in timings
         ]
 
@@ -102,6 +104,24 @@ class Bench:
         seconds = {name: [clocked(work, self.wait)[0] for _ in range(WARM + 3)][WARM:] for name, work in ways.items()}
         best = min(ways, key=lambda name: min(seconds[name]))
         return best, ways[best]
+
+    def measure_rates(
+        self, session: PyTorchSession, pair: Pair, shape: Shape, steps: dict[str, Step], found: dict[str, Row]
+    ) -> None:
+        """Enter the rate of each batched step: rows × points a second, over rows of plain inference a second.
+
+        Inference is one pass over as many rows as the points of a step have together; all else of a step counts as its
+        time.
+        """
+        for variant in pair.variants:
+            if variant.is_batched:
+                points = steps[variant.name].passes
+                wide = bare(session, rows_of(session, (points * shape[0], shape[1])))
+                timings: dict[str, Timings] = {}
+                few = {variant.name: steps[variant.name]}
+                interleaved(few, wide, self.wait, self.rounds, self.seconds / 2, 1, timings)
+                ratios = timings[variant.name].ratios["wall"]
+                found[variant.name] = {"rate": summary([1 / (points * ratio) for ratio in ratios])}
 
     def measure_peaks(
         self,
@@ -147,4 +167,5 @@ def line(row: Row, clock: str = "wall") -> str:
     if row["kind"] == "pass":
         return f"{row['step']:<28} {ratio} {row['ns']:.3f} ns a weight"
     passes = f"{row['passes']} × {row['bare_ms']:.1f} ms, {row['rounds']} rounds"
+    passes += f", rate {row['rate']['median']:.3f}" if "rate" in row else ""
     return f"{row['setup']:<34} {row['shape'][0]:>2} × {row['shape'][1]:<4} {row['step']:<28} {ratio} of {passes}"

@@ -86,6 +86,8 @@ def test_every_pair_is_measured_and_every_ratio_is_positive(results: Path) -> No
         assert row["passes"] == (
             published.STEPS[row["step"][10:]].passes if "published" in row["step"] else row["passes"]
         )
+    assert {row["step"] for row in rows if "rate" in row} == {row["step"] for row in rows if "batched" in row["step"]}
+    assert all(row["rate"]["median"] > 0 for row in rows if "rate" in row)
     passed = {row["step"]: row["passes"] for row in rows}
     assert [passed[name] for name in ("mezo, gaussian", "lozo, batched", "hizoo", "zo-sgd-cons")] == [2, 2, 3, 5]
     assert passed["fzoo, rademacher"] == passed["fzoo, low-rank, batched"] == 9
@@ -97,6 +99,8 @@ def test_the_page_shows_every_row_of_the_results_and_their_bars(results: Path) -
     for row in read(results / "cpu.json")["rows"]:
         assert f"| {row['step']} | {row['passes']} | " in page.places["steps"]
         assert f"{row['wall']['median']:.2f} ± {row['wall']['spread']:.2f}" in page.places["steps"]
+        if rate := row.get("rate"):
+            assert f"{rate['median']:.2f} ± {rate['spread']:.2f}" in page.places["rates"]
     bars = {
         variant.bars[ONE]
         for pair in on_cpu("opt-125m")
