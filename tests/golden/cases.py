@@ -37,6 +37,7 @@ LAYERS = {name: int(name.split(".")[2]) for name in SHAPES if ".layers." in name
 
 METHODS: dict[str, dict[str, Any]] = {
     "block-zo": {},
+    "bszo": {},
     "conmezo": {},
     "dizo": {"every": 4, "rounds": 2},
     "eggroll": {"queries": 2},
@@ -99,6 +100,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mezo-svrg, shared": ("mezo-svrg", {"is_shared": True, "anchor_batches": 2}),
     "grzo, rademacher, decay": ("grzo", {"sampler.base": "rademacher", "rule.decay": 0.1}),
     "grzo, low-rank": ("grzo", {"sampler.base": "low-rank"}),
+    "bszo, measured again": ("bszo", {"queries": 3, "extra": 2, "remeasure": True, "rule.decay": 0.1}),
     "es, ranks": ("es", {"queries": 4, "shaping": "ranks"}),
 }
 

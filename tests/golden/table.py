@@ -26,6 +26,7 @@ import zoplat
 METHODS = [
     "adamw",
     "block-zo",
+    "bszo",
     "conmezo",
     "dizo",
     "eggroll",
