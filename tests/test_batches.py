@@ -2,13 +2,15 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from zoplat import Example, Row
+from zoplat.config.layers import resolve
 from zoplat.config.seeds import derived_seed
 from zoplat.evaluation.predictions import by_length
-from zoplat.training.batches import WINDOW, Batches
+from zoplat.training.batches import WINDOW, Batches, batches_of
 
 LENGTHS = random.Random(3)
 ROWS = [Row(Example("", (), 0), LENGTHS.randrange(5, 200), number) for number in range(1003)]
@@ -90,3 +92,14 @@ def test_purposes_of_a_seed_never_share_a_stream() -> None:
     seeds = {derived_seed(seed, purpose) for seed in range(200) for purpose in ("data", "noise", "init")}
     assert len(seeds) == 600
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(("estimator", "stay"), [("dp", True), ("mezo", False)])
+def test_where_rows_are_hidden_a_longer_one_moves_no_other_row_to_another_batch(estimator: str, stay: bool) -> None:
+    """By the length of a row, sorted batches show what it was exchanged for, in several batches of an epoch."""
+    config = resolve({"estimator": estimator, "device": "reference", "steps": 1, "batch_size": 16})
+    at = min(range(len(ROWS)), key=lambda i: ROWS[i].length)
+    changed = [*ROWS[:at], replace(ROWS[at], length=10_000), *ROWS[at + 1 :]]
+    one, other = batches_of(config, ROWS), batches_of(config, changed)
+    same = [set(numbers(one, step)) == set(numbers(other, step)) for step in range(len(ROWS) // 16)]
+    assert all(same) is stay

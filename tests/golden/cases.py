@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bszo": {},
     "conmezo": {},
     "dizo": {"every": 4, "rounds": 2},
+    "dp": {"clip": 0.2, "noise": 0.5},
     "eggroll": {"queries": 2},
     "es": {"queries": 3},
     "forward-grad": {},

@@ -57,6 +57,7 @@ METHODS = [
     "zo-sgd-mmt",
     "zo-sgd-sign",
 ]
+"""Those whose runs have a digest; that of `dp` is another one every time."""
 ON_ONNX = ("mezo", "lozo", "hizoo", "fzoo", "zo-adam", "lozo-m", "sparse-mezo")
 SHORTER: dict[str, dict[str, Any]] = {
     "block-zo": {"by": "mlp|self_attn"},

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from zoplat import Example, Row
 from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.exchange import Ended, Exchange
 from zoplat.training.journal import Journal
+from zoplat.training.live_losses import LiveLosses
 from zoplat.training.opening import open_run
 from zoplat.training.ranks import check_ranks, check_records, for_ranks, strategy_of
+from zoplat.training.shared_losses import SharedPoints, SharedRows
 from zoplat.training.step import Learner
 
 SIZE = 4
@@ -194,3 +197,13 @@ def test_a_rank_0_on_another_machine_than_before_is_refused_on_all() -> None:
     assert on_all(lambda e: check_records(e, journal(0 if e.rank else 7))) == [None] * SIZE
     found = on_all(lambda e: check_records(e, journal(7 if e.rank == 2 else 0)))
     assert all("Rank 2 of 4 has 7 steps of this run on record, and rank 0 has 0" in str(problem) for problem in found)
+
+
+@pytest.mark.parametrize("kind", [SharedPoints, SharedRows])
+def test_secret_noise_is_that_of_rank_0(kind: Any) -> None:
+    """Each rank could draw its own from its system, and the weights would go apart."""
+    rows = [Row(Example("", (), 0), 1, i) for i in range(2 * SIZE)]
+    live: Any = LiveLosses(None, None, None, None, 0, rows, "sequential")  # type: ignore[arg-type]
+    first, *others = on_all(lambda exchange: kind(live, exchange).secret_normals(20))
+    assert len(set(first)) == 20
+    assert others == [first] * (SIZE - 1)

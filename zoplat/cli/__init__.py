@@ -117,6 +117,10 @@ COMMANDS = {
         "Say before a run what memory and time it takes, and what fits; no weights are read.",
     ),
     "poc": ("zoplat.cli.poc:poc", "Go or no-go for a model, data and a device, by short runs, on one page."),
+    "privacy": (
+        "zoplat.cli.privacy:privacy",
+        "Say how private the weights of a run are, or which noise makes them so.",
+    ),
     "profile": ("zoplat.cli.profile:profile", "Make a few steps and show where time and memory go."),
     "repair": ("zoplat.cli.repair:repair", "Cut a damaged journal back to its last whole line, and say what was lost."),
     "join": ("zoplat.cli.join:join", "Compute points of a run on another machine, until it ends."),

@@ -50,7 +50,7 @@ def profile(
     from zoplat.planning.kept import keep_seconds
     from zoplat.training import profiling
     from zoplat.training.agreement import agreement as compare
-    from zoplat.training.batches import Batches
+    from zoplat.training.batches import batches_of
     from zoplat.training.opening import prepared
     from zoplat.training.setup import objective_of
 
@@ -62,7 +62,7 @@ def profile(
     config = resolve(settings)
     with _memray(memray):
         session, profiler, rows = prepared(config)
-        batches, objective = Batches(rows, config.batch_size, config.seed), objective_of(config)
+        batches, objective = batches_of(config, rows), objective_of(config)
         if suggest_eps:
             found = profiling.suggest_eps(config, session, batches.at(0), objective)
             return echo_json({"status": "done", **vars(found)}) if as_json else print_radii(found)

@@ -39,6 +39,16 @@ class Estimator(Checked, ABC, Generic[State]):
         return ""
 
     @property
+    def noise_multiplier(self) -> float | None:
+        """How well a step hides each training row; None for a method that does not promise to.
+
+        It is the standard deviation of the secret noise that a step adds to what it learns of its batch, divided by the
+        most by which that changes where one row is replaced by any other. All else that a step does with its rows must
+        be made of the noisy numbers alone.
+        """
+        return None
+
+    @property
     def has_horizon(self) -> bool:
         """Whether it must know how long the run is (`--steps` or `--max-passes`); a rule says so for itself."""
         return False

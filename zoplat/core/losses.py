@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from random import SystemRandom
 from typing import Any, TypeAlias
 
 from zoplat.core.arrays import Array
@@ -78,6 +79,11 @@ class LossBackend(ABC):
         """Loss of every row at a direction of its own, at each of several points; the weights as for `losses_at`."""
         raise NotImplementedError
 
+    def secret_normals(self, n: int) -> list[float]:
+        """Standard normal numbers that nobody can draw again: of the operating system's randomness, not of a seed."""
+        system = SystemRandom()
+        return [system.gauss(0.0, 1.0) for _ in range(n)]
+
     def on_batch(self, index: int) -> LossBackend:
         """The backend of auxiliary batch number `index` of this step."""
         raise NotImplementedError
@@ -130,6 +136,9 @@ class RecordedLosses(LossBackend):
 
     def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[Number]]:
         return [[self.forward() for _ in point] for point in points]
+
+    def secret_normals(self, n: int) -> list[float]:
+        return [self.forward() for _ in range(n)]
 
     def on_batch(self, index: int) -> LossBackend:
         return self

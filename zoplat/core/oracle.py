@@ -95,6 +95,20 @@ class Oracle:
         """Draw `n` standard normal numbers for this step, for use in the estimator itself."""
         return [float(x) for x in self.space.noise.normal((n,), self._fresh(), "numbers")]
 
+    def secret_normals(self, n: int) -> list[float]:
+        """Draw `n` standard normal numbers that no seed gives, for noise that keeps what it hides private.
+
+        They are from the operating system's randomness, and answers: who has the journal can replay them, nobody else.
+
+        Raises:
+            NonFinite: a recorded one is not finite; the engine skips the step.
+        """
+        drawn = self._backend.secret_normals(n)
+        self._record(drawn, 0, losses=0)
+        if not all(map(math.isfinite, drawn)):
+            raise NonFinite(f"The secret noise at step {self.step} is not finite.")
+        return drawn
+
     def losses(self, *directions: Direction) -> list[float]:
         """L(θ + d) for each d, in order. Directions that are passed together can be evaluated together.
 
@@ -146,7 +160,7 @@ class Oracle:
             self._rows = int(rows)
         return self._rows
 
-    def row_losses(self, *points: Direction | Sequence[Direction]) -> list[list[float]]:
+    def row_losses(self, *points: Direction | Sequence[Direction], skips: bool = True) -> list[list[float]]:
         """Loss of each row of the batch, by itself, at each point; a point counts for one pass.
 
         Rows with directions of their own are computed in one pass where the strategy is batched, else one row after
@@ -154,9 +168,11 @@ class Oracle:
 
         Args:
             points: for each, a direction d that all rows have, or one for every row; the losses are those at θ + d.
+            skips: whether a loss that is infinite or not a number skips the step. False for methods in which no row may
+                decide that by itself: they get such losses too.
 
         Raises:
-            NonFinite: a loss is infinite or not a number; the engine skips the step.
+            NonFinite: a loss is infinite or not a number, and `skips`; the engine skips the step.
             ZoplatError: a point has another number of directions than the batch has rows.
         """
         rows = self.row_count()
@@ -169,7 +185,8 @@ class Oracle:
                 )
         losses = self._row_losses(asked, rows)
         for direction, loss in zip((direction for point in asked for direction in point), losses, strict=True):
-            self._check(direction, loss)
+            if skips:
+                self._check(direction, loss)
         return [losses[start : start + rows] for start in range(0, len(losses), rows)]
 
     def jvp(self, direction: Direction) -> tuple[float, float]:

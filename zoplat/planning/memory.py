@@ -16,7 +16,7 @@ from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.planning.fixed import Share, fixed_costs
 from zoplat.planning.profiles import Profile
 from zoplat.tasks import data
-from zoplat.training.batches import Batches
+from zoplat.training.batches import Batches, batches_of
 from zoplat.training.dry_run import CostUnknown, measure_cost
 from zoplat.training.opening import at_once
 from zoplat.training.profiler import Profiler
@@ -199,7 +199,7 @@ def _longest(config: RunConfig, rows: Sequence[Row]) -> list[Row]:
         raise ZoplatError(
             f"batch_size {config.batch_size} is more than the {len(rows)} training rows. Use a smaller one."
         )
-    batches = Batches(rows, config.batch_size, config.seed)
+    batches = batches_of(config, rows)
     steps = min(config.steps or MOST_STEPS, MOST_STEPS, len(rows) // config.batch_size)
     return max((batches.at(step) for step in range(steps)), key=lambda batch: max(row.length for row in batch))
 

@@ -172,7 +172,7 @@ class RecordingOracle(Oracle):
     """
 
     def __init__(self, toy: Toy, step: int, steps: int, part: Part | None = None) -> None:
-        super().__init__(toy.space, Key(0, step, 0), step / steps, ToyLosses(toy))
+        super().__init__(toy.space, Key(0, step, 0), step / steps, ToyLosses(toy, f"0/{step}"))
         self.queries: list[Query] = []
         self.drawn: list[Vector] = []
         self.kinds: set[str] = set()
@@ -191,9 +191,9 @@ class RecordingOracle(Oracle):
         self.queries += [Query("loss", probe, loss) for probe, loss in zip(probes, losses, strict=True)]
         return losses
 
-    def row_losses(self, *points: Direction | Sequence[Direction]) -> list[list[float]]:
+    def row_losses(self, *points: Direction | Sequence[Direction], skips: bool = True) -> list[list[float]]:
         self.kinds.add("row losses")
-        losses = super().row_losses(*points)
+        losses = super().row_losses(*points, skips=skips)
         for point, row in zip(points, losses, strict=True):
             asked = [point] * len(row) if isinstance(point, Direction) else point
             self.queries += [Query("loss", entries(self.toy, d), loss) for d, loss in zip(asked, row, strict=True)]

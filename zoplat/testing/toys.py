@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from random import Random
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -173,7 +174,7 @@ class Toy:
 
     def oracle(self, step: int, steps: int = 1000, seed: int = 0, answers: Sequence[float] | None = None) -> Oracle:
         """The oracle of one step, or one that repeats recorded answers."""
-        backend = ToyLosses(self) if answers is None else RecordedLosses(step, answers, self.strategy)
+        backend = ToyLosses(self, f"{seed}/{step}") if answers is None else RecordedLosses(step, answers, self.strategy)
         return Oracle(self.space, Key(seed, step, 0), step / steps, backend)
 
 
@@ -182,10 +183,16 @@ SHARES = (0.4, 0.8, 1.2, 1.6)
 
 
 class ToyLosses(LossBackend):
-    """The losses of a toy; an auxiliary batch has the same loss."""
+    """The losses of a toy; an auxiliary batch has the same loss.
 
-    def __init__(self, toy: Toy) -> None:
+    Args:
+        toy: has the loss.
+        name: of the step; its noise is drawn from it, in place of secret noise, so that checks can be repeated.
+    """
+
+    def __init__(self, toy: Toy, name: str = "") -> None:
         self.toy, self.strategy = toy, toy.strategy
+        self._noise = Random(name)
 
     def forward(self) -> float:
         """The loss at the weights as they stand."""
@@ -221,6 +228,10 @@ class ToyLosses(LossBackend):
         return [
             [share * loss for share, loss in zip(SHARES, self.toy.losses_at(point), strict=True)] for point in points
         ]
+
+    def secret_normals(self, n: int) -> list[float]:
+        """Normal numbers that are no secret."""
+        return [self._noise.gauss(0.0, 1.0) for _ in range(n)]
 
     def on_batch(self, index: int) -> LossBackend:
         """The same."""

@@ -62,6 +62,11 @@ class EstimatorUnderTest(PartContract):
         if "gradient" in self.estimator.asks:
             raise SkipTest("It asks for gradients: no journal records them, and they are no draws.")
 
+    def skip_with_noise(self) -> None:
+        """Skips what does not apply where a step adds secret noise, and no row may decide what the step does."""
+        if self.estimator.noise_multiplier is not None:
+            raise SkipTest("It adds secret noise at every step, whatever the losses are.")
+
     def skip_with_bias(self) -> None:
         """Skips what does not apply where a bias is declared."""
         if self.estimator.bias:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 
+from zoplat.config.run_config import RunConfig
 from zoplat.config.seeds import derived_seed
 from zoplat.core.example import Row
 
@@ -20,11 +21,14 @@ class Batches:
         rows: encoded; at least `size` of them.
         size: rows of a batch.
         seed: of the run.
+        window: batches whose rows are sorted by length together; with 1, which rows a batch has depends on the seed and
+            on no row.
     """
 
-    def __init__(self, rows: Sequence[Row], size: int, seed: int) -> None:
+    def __init__(self, rows: Sequence[Row], size: int, seed: int, window: int = WINDOW) -> None:
         self.rows = rows
         self.size = size
+        self.window = window
         self.seed = derived_seed(seed, "data")
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
@@ -48,8 +52,18 @@ class Batches:
         indices = list(range(len(self.rows)))
         order.shuffle(indices)
         batches = []
-        for start in range(0, len(indices), WINDOW * self.size):
-            window = sorted(indices[start : start + WINDOW * self.size], key=lambda i: self.rows[i].length)
+        for start in range(0, len(indices), self.window * self.size):
+            window = sorted(indices[start : start + self.window * self.size], key=lambda i: self.rows[i].length)
             batches += [window[i : i + self.size] for i in range(0, len(window) - self.size + 1, self.size)]
         order.shuffle(batches)
         return batches
+
+
+def batches_of(config: RunConfig, rows: Sequence[Row]) -> Batches:
+    """The batches of a run.
+
+    A method that hides each row gets batches that are not sorted by length: else to replace one row by a longer one
+    would move others from batch to batch, and show in all of them.
+    """
+    window = WINDOW if config.estimator.noise_multiplier is None else 1
+    return Batches(rows, config.batch_size, config.seed, window)

@@ -100,6 +100,10 @@ class LinearLosses(LossBackend):
     def row_losses_at(self, points: Sequence[Sequence[Direction]]) -> list[list[float]]:
         return [[_loss(direction) for direction in point] for point in points]
 
+    def secret_normals(self, n: int) -> list[float]:
+        """No noise, so that the loss falls."""
+        return [0.0] * n
+
     def on_batch(self, index: int) -> LossBackend:
         return self
 

@@ -18,7 +18,7 @@ from zoplat.evaluation.evaluate import evaluate
 from zoplat.evaluation.predictions import by_length
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.evaluation.protocol import EvaluationProtocol
-from zoplat.training.batches import Batches
+from zoplat.training.batches import Batches, batches_of
 from zoplat.training.binding import bindings, check_bindings, rows_there
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
@@ -95,7 +95,7 @@ def open_run(config: RunConfig) -> OpenedRun:
     session, profiler = open_session(config.device, spec_of(config))
     objective.check(session)
     rows = {split: PromptEncoder(config, session).rows(some) for split, some in raw.items()}
-    batches = Batches(rows["train"], config.batch_size, config.seed)
+    batches = batches_of(config, rows["train"])
     return OpenedRun(
         config, objective, session, profiler, rows, batches, session.digest(), bindings(config, session, raw)
     )

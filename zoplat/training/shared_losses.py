@@ -31,7 +31,16 @@ def shared(live: LiveLosses, exchange: Exchange, parallel: str) -> LossBackend:
 
 
 class _Shared(LossBackend):
-    """What both kinds have in common."""
+    """What both kinds have in common.
+
+    Attributes:
+        exchange: the ranks.
+    """
+
+    exchange: Exchange
+
+    def secret_normals(self, n: int) -> list[float]:
+        return self.exchange.by_first(n, lambda: super(_Shared, self).secret_normals(n))
 
     def gradient(self, part: Part, recompute: bool) -> tuple[float, dict[str, Array]]:
         raise ZoplatError("Ranks exchange numbers, and a gradient is as large as the weights. Use one process.")

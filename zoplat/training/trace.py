@@ -34,11 +34,11 @@ def slopes_of(estimate: Estimate) -> list[float]:
     They are computed from its losses, so that a method that ranks or scales them has them in units of the loss too:
     [L(θ + εz) − L(θ − εz)]/2ε of losses in pairs, [L(θ + εz) − L(θ)]/ε of one-sided ones, and the deviation from
     their mean over ε where there is one loss a direction. Exact derivatives along random directions are the
-    coefficients of the estimate.
+    coefficients of the estimate, and so are the slopes of methods that keep their losses to themselves.
     """
     draws = [(draw, c) for draw, c in estimate.direction if not isinstance(draw.sampler, Held)]
     losses, eps, n = list(estimate.losses), estimate.eps, len(draws)
-    if not eps:
+    if not eps or not losses:
         return [n * c for _, c in draws]
     if n == 1 and len(losses) == 2 and math.isclose(abs(draws[0][1]) * eps, abs(losses[0] - losses[1]), rel_tol=1e-6):
         return [(losses[1] - losses[0]) / eps]
