@@ -134,9 +134,9 @@ def terms_of(direction: Direction) -> Terms:
     for draw, _ in direction:
         if draw.key.step < 0 or draw.scales:
             raise ZoplatError(
-                "'adamezo' makes earlier estimates again from their names, and this one has "
-                f"{'a draw that is multiplied by a buffer' if draw.scales else 'a buffer'} in it "
-                f"({type(draw.sampler).__name__}), which may have changed since. Use another --step-rule, or an "
+                "'adamezo' makes earlier estimates again from their names, and this one holds "
+                f"{'a draw that is multiplied by a buffer' if draw.scales else 'a buffer'} "
+                f"({type(draw.sampler).__name__}), which may have changed by then. Use another --step-rule, or an "
                 "estimator such as mezo."
             )
     return tuple(direction)
