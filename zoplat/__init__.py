@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoplat.calls.run import RunResult, run
     from zoplat.core.arrays import Array
     from zoplat.core.blocks import Block, Buffer, Part, Tile
+    from zoplat.core.composed import Composed
     from zoplat.core.device import Device, Session
     from zoplat.core.direction import ZERO, Direction, held
     from zoplat.core.errors import SkipStep, ZoplatError
@@ -49,6 +50,7 @@ __all__ = [
     "Callback",
     "CheckResult",
     "ComparisonResult",
+    "Composed",
     "Device",
     "Direction",
     "Estimate",
@@ -105,6 +107,7 @@ _WHERE = {
     "zoplat.calls.run": "RunResult run",
     "zoplat.core.arrays": "Array",
     "zoplat.core.blocks": "Block Buffer Part Tile",
+    "zoplat.core.composed": "Composed",
     "zoplat.core.device": "Device Session",
     "zoplat.core.direction": "ZERO Direction held",
     "zoplat.core.errors": "SkipStep ZoplatError",

@@ -4,6 +4,7 @@ from typing import Any
 
 from zoplat import Estimator
 from zoplat_plugins.adam import Adam
+from zoplat_plugins.adamezo import AdaMeZO
 from zoplat_plugins.conmezo import ConMeZO
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.dizo import DiZO
@@ -23,5 +24,10 @@ WITH_STATE: dict[str, Estimator[Any]] = {
     "sparse-mezo": SparseMeZO(rule=LR),
 }
 """Methods that keep arrays between steps."""
-METHODS = WITH_STATE | {"lozo": MeZO(rule=LR, sampler=LowRank(rank=2)), "mezo": MeZO(rule=LR)}
-"""Those, and two that keep none."""
+WITHOUT_STATE: dict[str, Estimator[Any]] = {
+    "adamezo": MeZO(rule=AdaMeZO(schedule=LR, window=3)),
+    "lozo": MeZO(rule=LR, sampler=LowRank(rank=2)),
+    "mezo": MeZO(rule=LR),
+}
+METHODS = WITH_STATE | WITHOUT_STATE
+"""Those, and some that keep none."""

@@ -36,6 +36,7 @@ SHAPES = {
 LAYERS = {name: int(name.split(".")[2]) for name in SHAPES if ".layers." in name}
 
 METHODS: dict[str, dict[str, Any]] = {
+    "adamezo": {},
     "block-zo": {},
     "bszo": {},
     "conmezo": {},
@@ -103,6 +104,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "grzo, low-rank": ("grzo", {"sampler.base": "low-rank"}),
     "bszo, measured again": ("bszo", {"queries": 3, "extra": 2, "remeasure": True, "rule.decay": 0.1}),
     "es, ranks": ("es", {"queries": 4, "shaping": "ranks"}),
+    "lozo, adamezo, two, decay": (
+        "lozo",
+        {"rule": "adamezo", "rule.window": 4, "rule.schedule.decay": 0.1, "queries": 2, "sampler.interval": 3},
+    ),
+    "grzo, adamezo": ("grzo", {"rule": "adamezo", "rule.window": 3}),
 }
 
 WITH_MATRIX_PRODUCTS = {"subzero", "zo-muon", "lozo-m", "mezo, projected", "lozo-m, rank 2, two, decay"}

@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import zoplat
 
 METHODS = [
+    "adamezo",
     "adamw",
     "block-zo",
     "bszo",

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Buffer, Tile
+from zoplat.core.composed import Composed
 from zoplat.core.direction import Direction, Draw
 from zoplat.core.errors import ZoplatError
 from zoplat.core.noise import Key, Noise
@@ -279,7 +280,10 @@ class Backend:
 
     def _write_term(self, out: Array, draw: Draw, c: float, tile: Tile) -> None:
         """Write c times a draw and its scales."""
-        self._fill(draw.sampler, out, tile, draw.key)
+        if isinstance(draw.sampler, Composed):
+            out[:] = draw.sampler.combine(lambda direction: self.entries(direction, tile, "composed"))
+        else:
+            self._fill(draw.sampler, out, tile, draw.key)
         for buffer, power in draw.scales:
             scale = self.near(tile.of(buffer.arrays[tile.block.name]))
             out *= scale if power == 1.0 else 1.0 / scale**0.5 if power == -0.5 else scale**power
