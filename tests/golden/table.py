@@ -143,7 +143,7 @@ def row(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {"refused": str(problem)}
     lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()[1:]
     answers = [json.loads(line)["answers"] for line in lines]
-    summary = result.summary
+    summary = result.summary.to_json()
     return {
         "answers": hashlib.sha256(json.dumps(answers).encode()).hexdigest()[:24],
         "weights": summary["weights_digest"],
