@@ -35,6 +35,7 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "list": [("list", "estimators"), ("list", "presets"), ("list", "runs", "--in", ".")],
     "new-plugin": [("new-plugin", "sampler", "level", "--to", "package")],
     "plan": [("plan", "--model", "MODEL", *MODEL, "--memory", "8GiB", "--alone")],
+    "privacy": [("privacy", "--rows", "1000", "--batch-size", "16", "--steps", "1000", "--epsilon", "8")],
     "profile": [("profile", *TOY, "--steps", "2"), ("profile", *TOY, "--suggest-eps")],
     "repair": [("repair", "first")],
     "replay": [("replay", "first")],
