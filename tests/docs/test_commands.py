@@ -210,8 +210,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         toy = ("--model", "MODEL", "--device", "cpu", "--limit", "8", "--batch-size", "4", "--quiet")
-        for seed, name in enumerate(("a", "b")):
-            flags = (*toy, "--steps", "2", "--estimator", "lozo", "--seed", str(seed), "--out", f"runs/{name}")
+        for name, method, seed in (("runs/a", "lozo", "0"), ("runs/b", "lozo", "1"), ("private", "dp", "0")):
+            flags = (*toy, "--steps", "2", "--estimator", method, "--seed", seed, "--out", name)
             assert invoke("zoplat", ["run", *flags]).exit_code == 0
     again = ("compare/lozo-0", "first", "sentiment-lozo-0", "sentiment-mezo-0", "rte-lozo-0", "lora-0", "mine-0")
     (folder / "runs/compare").mkdir()
