@@ -105,7 +105,7 @@ def test_what_can_not_be_accounted_for_is_refused(zoplat: Any, monkeypatch: pyte
         ((*PLAN, "--noise", -1), "not negative"),
         ((*PLAN, "--epsilon", -1), "positive ε"),
         ((*PLAN[:4], "--batch-size", 2000, "--noise", 1), "can't be made"),
-        (("elsewhere",), "not a run directory"),
+        (("nowhere",), "not a run directory"),
     ):
         done = zoplat("privacy", *arguments)
         assert done.exit_code == 2, (arguments, done.stdout)

@@ -23,7 +23,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "state changed": lambda step: _flip(step / "state.json", 9),
     "state a list": lambda step: (step / "state.json").write_text("[]"),
     "newest empty": lambda step: (step.parent / "newest").write_bytes(b""),
-    "newest elsewhere": lambda step: (step.parent / "newest").write_text("../../x"),
+    "newest outside": lambda step: (step.parent / "newest").write_text("../../x"),
     "newest no text": lambda step: (step.parent / "newest").write_bytes(b"\xff\xfe\0"),
     "folder gone": lambda step: shutil.rmtree(step),
 }

@@ -74,7 +74,7 @@ class TestJournal:
                 if how == "deleted":
                     shutil.rmtree("r")
                 elif how == "moved":
-                    Path("r").rename("elsewhere")
+                    Path("r").rename("moved")
                 else:
                     Path("r/journal.jsonl").unlink()
             append(self, record)
