@@ -67,6 +67,7 @@ THEIRS: dict[str, str] = {
 }
 SET: dict[str, str] = {
     "GLOO_SOCKET_IFNAME": "The network interface that leads to rank 0, unless it is set already.",
+    "GOMP_SPINCOUNT": "`10000`, unless it or `OMP_WAIT_POLICY` is set: threads of torch that wait sleep soon.",
     "USE_HUB_KERNELS": "`NO`, so that transformers fetches no kernels.",
     "ZIG_GLOBAL_CACHE_DIR": "A temporary folder, for the compiler of the kernels alone.",
     "ZIG_LOCAL_CACHE_DIR": "The same.",
