@@ -290,3 +290,24 @@ def test_a_model_that_is_streamed_to_a_gpu_takes_two_of_its_layers_there() -> No
     layer = 2 * (12 * 5120**2 + 13 * 5120)  # bytes of a layer's matrices, biases and norms
     assert layer < owners["window of the streaming strategy"] < 2 * layer * 1.01
     assert not any("weights" in owner for owner in owners)
+
+
+def test_an_allocator_keeps_small_arrays_that_were_freed_and_no_large_ones() -> None:
+    import torch
+
+    from zoplat_devices.pytorch.rehearsal.allocations import MAPPED, Allocations
+
+    def made(size: int) -> Any:
+        return torch.empty(size, dtype=torch.uint8, device="meta")
+
+    with Allocations("cpu", 0) as trace:
+        small = [made(MAPPED // 4) for _ in range(3)]
+        large = made(4 * MAPPED)
+        del large
+        small.clear()
+        assert trace.now == 0
+        kept = made(MAPPED)
+    assert (trace.now, trace.peak) == (MAPPED, 19 * MAPPED // 4)
+    trace.reset()
+    assert (trace.peak, trace.most_held) == (MAPPED, MAPPED + 3 * MAPPED // 4)
+    del kept

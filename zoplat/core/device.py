@@ -243,6 +243,11 @@ class Rehearsal(Session):
     def products(self) -> int:
         """Multiplications and additions in products of matrices since `reset_peak`, those of attention left out."""
 
+    @property
+    @abstractmethod
+    def kept(self) -> int:
+        """Bytes that an allocator holds at most since `reset_peak`, above the peak of those in use."""
+
     @abstractmethod
     def traced(self) -> AbstractContextManager[None]:
         """What is inside is counted by `memory`."""

@@ -33,13 +33,14 @@ class Share:
 
 
 def fixed_costs(
-    kind: str, libraries: int, profile: Profile | None = None, is_backward: bool = False
+    kind: str, libraries: int, kept: int = 0, profile: Profile | None = None, is_backward: bool = False
 ) -> tuple[Share, ...]:
     """Shares that no rehearsal sees, in the memory that is planned.
 
     Args:
         kind: of the device: "cpu", "cuda" or "mps".
         libraries: resident bytes of this process once the libraries and the tokenizer were loaded.
+        kept: bytes of small arrays that an allocator of the host holds after they were freed.
         profile: the machine that is meant; this one when None.
         is_backward: whether steps ask for gradients.
     """
@@ -53,7 +54,11 @@ def fixed_costs(
         "measured in this process, and a default for what the first steps read",
     )
     if kind == "cpu":
-        return (host, Share("allocator of the host", 0, 16 * MIB, 64 * MIB, "default"))
+        expected, high = max(kept, 16 * MIB), kept + 64 * MIB
+        return (
+            host,
+            Share("allocator of the host", 0, expected, high, "small arrays that were freed; at least a default"),
+        )
     if kind != "cuda":
         return (host, Share("context of the accelerator", 0, 200 * MIB, 1024 * MIB, "default, not measured"))
     workspace = WORKSPACE.get(capability)

@@ -15,7 +15,8 @@ from zoplat.core.errors import ZoplatError
 from zoplat.planning.memory import Rehearsals
 from zoplat.planning.modes import ASKED, COMPARED, Mode, configured
 
-INFERENCE = Mode("inference", {})
+INFERENCE = Mode("inference", {"estimator": "mezo"})
+"""Measured in any run; planned in one without gradients."""
 YARDSTICKS = tuple(mode for mode in COMPARED if mode.needs == "backward")
 KILLED = -9
 """Exit status of a process that the system killed, as it does when memory runs out."""

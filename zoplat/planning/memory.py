@@ -129,7 +129,7 @@ class Rehearsals:
                 session.opening = 0
             splits = rows or {split: session.blank(config.batch_size, self._tokens or 1) for split in ("train", "dev")}
             batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
-            inference, training, scoring, products, owners = _peaks(config, session, splits, batch, steps)
+            inference, training, scoring, products, kept, owners = _peaks(config, session, splits, batch, steps)
         try:
             space = session.space
             cost = measure_cost(config.estimator, space.blocks, strategy, space.restore, rows=config.batch_size)
@@ -139,7 +139,8 @@ class Rehearsals:
         inference, training, scoring = (peak - off for peak in (inference, training, scoring))
         shares = [Share.counted(owner, size) for owner, size in owners.items()]
         libraries = session.resident if self._goes_on else session.libraries
-        fixed = fixed_costs(session.facts["device"], libraries, self._profile, "gradient" in config.estimator.asks)
+        is_backward = "gradient" in config.estimator.asks
+        fixed = fixed_costs(session.facts["device"], libraries, kept, self._profile, is_backward)
         return Planned(
             (*shares, *fixed),
             inference,
@@ -211,8 +212,11 @@ def _strategy(config: RunConfig, session: Rehearsal, rows: Sequence[Row]) -> str
 
 def _peaks(
     config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]], batch: Sequence[Row], steps: int
-) -> tuple[int, int, int, int, dict[str, int]]:
-    """(peak of inference, of training, of scoring later, products of a step, bytes by owner at the highest of them)."""
+) -> tuple[int, int, int, int, int, dict[str, int]]:
+    """Peaks of inference, of training and of scoring later, products of a step, bytes kept, bytes by owner.
+
+    What an allocator keeps is that of a step; owners are those at the highest peak.
+    """
     profiler, longest = Profiler(session.memory, lambda: None), Longest(batch)
     before = _now(session)
     inference = _peak(session, lambda: _infer(config, session, splits))
@@ -222,7 +226,7 @@ def _peaks(
     for _ in range(steps):
         peak = _peak(session, lambda: learner.advance(longest, profiler))
         training, owners = max((training, owners), (peak, session.owners_at_peak()), key=lambda found: found[0])
-    products = session.products
+    products, kept = session.products, session.kept
     session.reset_peak()
     scoring = _now(session) + inference - before  # with what training keeps
     if scoring > training:
@@ -230,7 +234,7 @@ def _peaks(
     if before + session.opening > max(training, scoring):
         weights = {owner: size for owner, size in session.ledger().items() if owner.endswith(" weights")}
         owners = weights | {OPENING: session.opening}
-    return inference, training, scoring, products, owners
+    return inference, training, scoring, products, kept, owners
 
 
 def _infer(config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]]) -> None:

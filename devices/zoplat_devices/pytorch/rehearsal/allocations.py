@@ -33,6 +33,8 @@ PRODUCTS = {"aten::mm": (0, 1), "aten::bmm": (0, 1), "aten::addmm": (1, 2), "ate
 """
 ROUNDING = {"cuda": 512, "cpu": 64}
 """Kind of device → bytes that its allocator rounds up to."""
+MAPPED = 32 << 20
+"""Bytes from which on glibc gives freed memory back at once (DEFAULT_MMAP_THRESHOLD_MAX)."""
 FORWARD, LOGITS, GRADIENTS, UNCOUNTED = "activations", "logits", "gradients", "not counted"
 """Owners of what a forward pass makes; of what backpropagation finds for trained weights; of what is not counted."""
 
@@ -61,6 +63,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         now: bytes alive.
         peak: the most since the last `reset`.
         at_peak: bytes alive then, by owner.
+        most_held: the most with arrays below `MAPPED` as many as they were since the last `reset`.
         products: multiplications and additions in products of matrices since the last `reset`.
         truth: what a condition on a tensor without entries gives.
     """
@@ -69,11 +72,12 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         self, kind: str, vocabulary: int, trained: frozenset[tuple[int, ...]] = frozenset(), adopts: bool = False
     ) -> None:
         super().__init__()
-        self.now = self.peak = self.products = 0
+        self.now = self.peak = self.most_held = self.products = 0
         self.at_peak: Counter[str] = Counter()
         self.truth, self.trained, self._adopts = False, trained, adopts
         self._block, self._vocabulary = ROUNDING.get(kind, 64), vocabulary
         self._alive: Counter[str] = Counter()
+        self._small = self._most_small = 0
         self._known: dict[int, Any] = {}
         self._owner = ""
         self._random = Random(0)
@@ -86,6 +90,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
     def reset(self) -> None:
         """Begin a new peak from what is alive."""
         self.peak, self.at_peak, self.products = self.now, Counter(self._alive), 0
+        self.most_held = self._held
 
     @contextmanager
     def owned(self, owner: str) -> Iterator[None]:
@@ -95,6 +100,11 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
             yield
         finally:
             self._owner = before
+
+    @property
+    def _held(self) -> int:
+        """Bytes alive, and those of small arrays that were freed."""
+        return self.now - self._small + self._most_small
 
     def enter(self, tensor: Any, owner: str) -> None:
         """Count the memory of a tensor that is there already."""
@@ -173,12 +183,17 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         self._known[id(storage)] = weakref.finalize(storage, self._freed, id(storage), size, owner)
         self.now += size
         self._alive[owner] += size
+        if size < MAPPED:
+            self._small += size
+            self._most_small = max(self._most_small, self._small)
+        self.most_held = max(self.most_held, self._held)
         if self.now > self.peak:
             self.peak, self.at_peak = self.now, Counter(self._alive)
 
     def _freed(self, name: int, size: int, owner: str) -> None:
         del self._known[name]
         self.now -= size
+        self._small -= size if size < MAPPED else 0
         self._alive[owner] -= size
 
     def _answer(self, tensor: Any) -> Any:

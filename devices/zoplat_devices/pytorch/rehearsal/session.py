@@ -140,6 +140,10 @@ class RehearsalSession(PyTorchSession, Rehearsal):
     def products(self) -> int:
         return self.trace.products
 
+    @property
+    def kept(self) -> int:
+        return self.trace.most_held - self.trace.peak
+
     def reset_peak(self) -> None:
         self.trace.reset()
 
