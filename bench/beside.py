@@ -1,7 +1,7 @@
 """A forward pass alone, beside a process that computes, and beside another one of its kind, at a length of waits.
 
     python bench/beside.py
-    OMP_WAIT_POLICY=active python bench/beside.py
+    GOMP_SPINCOUNT=300000 python bench/beside.py
 
 The model is OPT-125M in shape, with random weights; the batch 4 × 64 tokens. Milliseconds, medians.
 """

@@ -15,8 +15,6 @@ from zoplat.core.errors import ZoplatError
 from zoplat.planning.memory import Rehearsals
 from zoplat.planning.modes import ASKED, COMPARED, Mode, configured
 
-INFERENCE = Mode("inference", {"estimator": "mezo"})
-"""Measured in any run; planned in one without gradients."""
 YARDSTICKS = tuple(mode for mode in COMPARED if mode.needs == "backward")
 KILLED = -9
 """Exit status of a process that the system killed, as it does when memory runs out."""
@@ -41,20 +39,21 @@ def measured(
         planned (low, expected and high bytes of its steps; None where that can't be planned), reason (why not).
     """
     asked = configured(settings, ASKED)
+    inference = Mode("inference", {"estimator": "mezo"} if "gradient" in asked.estimator.asks else {})
     named = (Mode(name, {"estimator": name}) for name in beside)
     seen, rehearsals = list[Any](), Rehearsals()
-    for mode in (INFERENCE, Mode(asked.estimator_name, {}), *named, *YARDSTICKS):
+    for mode in (inference, Mode(asked.estimator_name, {}), *named, *YARDSTICKS):
         try:
             config = configured(settings, mode)
         except ZoplatError as problem:
             yield {"name": mode.name, "flags": mode.command, "profile": None, "planned": None, "reason": str(problem)}
             continue
-        what = (mode is INFERENCE, config.estimator, config.tune)
+        what = (mode is inference, config.estimator, config.tune)
         if what not in seen:
             seen.append(what)
             tell(f"measuring {mode.name}")
-            profile, reason = _in_a_process(config, steps, mode is INFERENCE)
-            planned = _planned(config, mode is INFERENCE, rehearsals)
+            profile, reason = _in_a_process(config, steps, mode is inference)
+            planned = _planned(config, mode is inference, rehearsals)
             yield {
                 "name": mode.name,
                 "flags": mode.command,

@@ -63,7 +63,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]  # torch has no type
         now: bytes alive.
         peak: the most since the last `reset`.
         at_peak: bytes alive then, by owner.
-        most_held: the most with arrays below `MAPPED` as many as they were since the last `reset`.
+        most_held: the most since the last `reset` with arrays below `MAPPED` at their most so far, freed or not.
         products: multiplications and additions in products of matrices since the last `reset`.
         truth: what a condition on a tensor without entries gives.
     """
