@@ -108,10 +108,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "lozo",
         {"rule": "adamezo", "rule.window": 4, "rule.schedule.decay": 0.1, "queries": 2, "sampler.interval": 3},
     ),
+    "zo-muon, leading": (
+        "zo-muon",
+        {"queries": 2, "sampler.rank": 4, "sampler.interval": 7, "leading": 2, "beta": 0.5},
+    ),
     "grzo, adamezo": ("grzo", {"rule": "adamezo", "rule.window": 3}),
 }
 
-WITH_MATRIX_PRODUCTS = {"subzero", "zo-muon", "lozo-m", "mezo, projected", "lozo-m, rank 2, two, decay"}
+WITH_MATRIX_PRODUCTS = {"subzero", "zo-muon", "lozo-m", "mezo, projected", "lozo-m, rank 2, two, decay"} | {
+    "zo-muon, leading"
+}
 """Cases whose laws or rules use `@`: compared within a tolerance."""
 
 FORMS: dict[str, tuple[str, Restore, RoundingName, str]] = {

@@ -1,5 +1,6 @@
 """ZO-Muon against a plain transcription of its published step (arXiv:2602.17155), and its properties."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from zoplat import ZERO, Key, Noise, ZoplatError
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
+from zoplat.training.trace import slopes_of
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_muon
 from zoplat_plugins.gaussian import Gaussian
@@ -79,7 +81,7 @@ def published_loop(toy: Toy, steps: int, queries: int, decay: float = 0.0) -> li
 
 
 def estimator(queries: int = 3, lr: float = LR, decay: float = 0.0, interval: int = INTERVAL) -> ZOMuon:
-    return ZOMuon(EPS, queries, RATIO, Projected(RANK, interval), Plain(lr=lr, decay=decay))
+    return ZOMuon(EPS, queries, RATIO, sampler=Projected(RANK, interval), rule=Plain(lr=lr, decay=decay))
 
 
 @pytest.mark.parametrize(("queries", "decay"), [(1, 0.0), (3, 0.0), (3, DECAY)])
@@ -170,6 +172,17 @@ def test_vectors_take_plain_steps() -> None:
     drawn = [toy.entries(z)[-8:] for z in toy.oracle(0, seed=SEED).draw(Gaussian(), 3)]
     plain = sum((up - base) / EPS * z for up, z in zip(ups, drawn, strict=True)) / 3
     np.testing.assert_allclose(toy.entries(estimate.direction)[-8:], RATIO * plain, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("queries", [1, 4])
+@pytest.mark.parametrize("leading", [0, 2])
+def test_the_trace_of_a_step_has_the_slopes_of_its_probes(queries: int, leading: int) -> None:
+    """Not one more for the step of the matrices, which has the name of a probe under another law."""
+    toy, method = quadratic(SHAPES), dataclasses.replace(estimator(queries), leading=leading)
+    [estimate] = method.estimate(toy.oracle(0, seed=SEED), method.init(toy.space))
+    losses = estimate.losses
+    slopes = [(up - losses[0]) / EPS for up in losses[1:]] if queries > 1 else [(losses[0] - losses[1]) / (2 * EPS)]
+    assert slopes_of(estimate) == slopes
 
 
 @pytest.mark.parametrize("queries", [1, 4])

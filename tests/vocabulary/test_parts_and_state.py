@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zoplat import ZERO, Buffer, Direction, Key, Sampler, held
+from zoplat import ZERO, Array, Buffer, Direction, Key, Sampler, Tile, held
 from zoplat.space.backend import Backend
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat.testing import Toy, linear
@@ -155,6 +155,33 @@ def test_a_buffer_may_have_other_columns_and_bytes_for_masks() -> None:
     n = toy.space.buffer("test/n", columns=3)
     assert [array.shape for array in n.arrays.values()] == [(4, 3), (1, 3), (20, 3), (20,)]
     assert toy.space.buffer("test/mask", dtype="uint8").bytes == toy.space.size
+
+
+def test_buffers_of_rows_of_their_own_are_renewed_whole_after_what_reads_them_is_written() -> None:
+    toy = linear()
+    matrices = toy.space.part(lambda block: len(block.shape) == 2)
+    few = toy.space.buffer("test/few", on=matrices, rows=3, mapped=True)
+    m = toy.space.buffer("test/m", fill=0.5, mapped=True)
+    assert [array.shape for array in few.arrays.values()] == [(3, 5), (1, 7), (3, 2)]
+    assert (few.is_mapped, m.is_mapped) == (False, True)
+    start, seen = toy.held, []
+
+    def kernel(tile: Tile, few: Array, m: Array | None = None) -> None:
+        seen.append((tile.start, tile.stop, tile.block.shape))
+        few += 1
+        if m is not None:
+            m *= 2
+
+    toy.space.add(z(toy))
+    passes = toy.space.passes_over_weights
+    toy.space.renew(kernel, few)
+    assert toy.space.passes_over_weights == passes  # nothing that is pending reads it
+    toy.space.add(held(m) + z(toy).scaled(m))
+    toy.space.renew(kernel, few, m)
+    toy.space.settle()
+    np.testing.assert_allclose(toy.held, start + 1.5 * toy.entries(z(toy)) + 0.5, atol=1e-6)
+    assert seen[:3] == [(0, rows, (rows, columns)) for rows, columns in ((4, 5), (1, 7), (20, 2))]
+    assert {float(array.sum()) / array.size for array in few.arrays.values()} == {2.0}
 
 
 @dataclass

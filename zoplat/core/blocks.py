@@ -119,7 +119,8 @@ class Buffer:
 
     Attributes:
         owner: method and name, such as "adam/m".
-        arrays: by name of the block, with as many rows as the block.
+        arrays: by name of the block, with as many rows as the block, or with rows of their own; see
+            `ParameterSpace.buffer`.
         is_mapped: whether the arrays are kept outside of the memory of the weights: mapped from files, which the
             operating system reads and evicts, or in the memory of the host beside an accelerator.
     """

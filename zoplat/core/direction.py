@@ -85,6 +85,11 @@ class Direction:
                 return True
         return False
 
+    def reads(self, buffers: Sequence[Buffer]) -> bool:
+        """Whether entries are made of one of some buffers, which may not change before they are generated."""
+        used = [b for draw in self._terms for b in (*draw.sampler.reads, *(scale for scale, _ in draw.scales))]
+        return any(one is other for one in used for other in buffers)
+
     def has(self, draw: Draw) -> bool:
         """Whether a random vector is one of the terms."""
         return draw in self._terms

@@ -27,6 +27,11 @@ class Sampler(Checked, ABC):
     """The law of z. The fields of the frozen dataclass are its parameters; entries have unit variance by convention."""
 
     @property
+    def reads(self) -> tuple[Buffer, ...]:
+        """The buffers that entries are made of: those among the fields."""
+        return tuple(value for value in vars(self).values() if isinstance(value, Buffer))
+
+    @property
     def is_whole(self) -> bool:
         """Whether every entry is a whole number, as codes need; see `--tune codes`."""
         return False

@@ -45,18 +45,19 @@ class Buffers:
         fill: float = 0.0,
         on: Part | None = None,
         columns: int | None = None,
+        rows: int | None = None,
         dtype: str | None = None,
         mapped: bool = False,
     ) -> Buffer:
         """One array per block; the arguments are those of `ParameterSpace.buffer`."""
-        mapped = mapped or self._in_files
+        mapped = (mapped or self._in_files) and rows is None
         arrays = {}
         for block in self._blocks:
             if on is None or block in on:
                 make = self._mapped(block) if mapped else self._empty(block)
                 if make is None:
                     raise ZoplatError(f"'{owner}' is to be mapped from a file, which this device can't do.")
-                shape = (block.shape[0], columns) if columns and len(block.shape) == 2 else block.shape
+                shape = _shape(block, rows, columns) if len(block.shape) == 2 else block.shape
                 arrays[block.name] = make(shape, dtype or block.wide_dtype)
                 arrays[block.name][:] = fill
                 if mapped:
@@ -88,3 +89,9 @@ class Buffers:
             for column, number in enumerate(row):
                 arrays[name][0, column] = number
         return Buffer(owner, arrays)
+
+
+def _shape(block: Block, rows: int | None, columns: int | None) -> tuple[int, int]:
+    """The shape of a matrix's array: that of the matrix, where nothing else is asked for."""
+    m, n = block.shape
+    return min(rows or m, m), columns or n

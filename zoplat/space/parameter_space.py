@@ -241,6 +241,20 @@ class ParameterSpace:
                 ):
                     kernel(theta, *factors, *rows, tile)
 
+    def renew(self, kernel: Callable[..., None], *buffers: Buffer) -> None:
+        """Run kernel(tile, *arrays) once on each block that buffers cover: for state that is not computed row by row.
+
+        The tile is the whole block, and the arrays are those of the buffers, whole, changed in place. Weights are
+        neither read nor written; but an update that reads one of the buffers is performed first.
+        """
+        if self._weights.pending.reads(buffers):
+            self.settle()
+        with self._weights.phase("rule"):
+            for block in self._weights.visited(Part(frozenset(buffers[0].arrays))):
+                tile = Tile(block, 0, block.shape[0])
+                with self._backend.writable_rows(tile, buffers) as arrays:
+                    kernel(tile, *arrays)
+
     def mark(
         self, mask: Buffer, bounds: Mapping[str, float], score: Score, *buffers: Buffer, keep: Keep = "largest"
     ) -> None:
@@ -361,6 +375,7 @@ class ParameterSpace:
         fill: float = 0.0,
         on: Part | None = None,
         columns: int | None = None,
+        rows: int | None = None,
         dtype: str | None = None,
         mapped: bool = False,
     ) -> Buffer:
@@ -371,10 +386,12 @@ class ParameterSpace:
             fill: first value of every entry.
             on: the blocks that have one; all when None.
             columns: of the arrays of matrices, where they are not those of the matrix.
+            rows: of the arrays of matrices, or all of the matrix where it has fewer; for `renew` alone, and never
+                mapped.
             dtype: "uint8" for masks; by default float32, and float64 for float64 weights.
             mapped: map the arrays from files, outside of the process's own memory.
         """
-        return self._buffers.allocate(owner, fill, on, columns, dtype, mapped)
+        return self._buffers.allocate(owner, fill, on, columns, rows, dtype, mapped)
 
     def broadcast_row(self, owner: str, rows: Mapping[str, Sequence[float]]) -> Buffer:
         """A buffer of one row per matrix, broadcast over all of its rows: an argument for `select`, not for state."""

@@ -108,10 +108,11 @@ class PartOfSpace(ParameterSpace):
         fill: float = 0.0,
         on: Part | None = None,
         columns: int | None = None,
+        rows: int | None = None,
         dtype: str | None = None,
         mapped: bool = False,
     ) -> Buffer:
-        return super().buffer(owner, fill, self._inside(on), columns, dtype, mapped)
+        return super().buffer(owner, fill, self._inside(on), columns, rows, dtype, mapped)
 
     def reduce(self, count: Any, direction: Direction = ZERO, *buffers: Buffer, on: Part | None = None) -> Any:
         return super().reduce(count, direction, *buffers, on=self._inside(on))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zoplat.core.blocks import Block
+from zoplat.core.blocks import Block, Buffer
 from zoplat.core.direction import ZERO, Direction
 
 
@@ -40,6 +41,10 @@ class Update:
         """Whether any entry of a block may change."""
         factor, direction = self.on(block)
         return factor != 1.0 or direction.touches(block)
+
+    def reads(self, buffers: Sequence[Buffer]) -> bool:
+        """Whether an entry of it is made of one of some buffers."""
+        return any(direction.reads(buffers) for direction in (self.decayed, self.undecayed))
 
     @property
     def is_uniform(self) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 
 from zoplat.core.blocks import Buffer
 from zoplat.core.direction import Direction
-from zoplat.core.sampler import Held
 from zoplat.space.parameter_space import ParameterSpace
 
 OWN = ("zoplat", "zoplat_devices")
@@ -24,8 +23,8 @@ MADE_OF = "state is made of dataclasses, lists, Buffers from `space.buffer`, Dir
 def foreign(state: Any, space: ParameterSpace, path: str = "state") -> str:
     """A sentence on the first thing in a state that a checkpoint can't hold or the ledger can't see."""
     if isinstance(state, Direction):
-        held = [draw.sampler.buffer for draw, _ in state if isinstance(draw.sampler, Held)]
-        buffers = [*held, *(buffer for draw, _ in state for buffer, _ in draw.scales)]
+        read = [buffer for draw, _ in state for buffer in draw.sampler.reads]
+        buffers = [*read, *(buffer for draw, _ in state for buffer, _ in draw.scales)]
         strange = [buffer.owner for buffer in buffers if not _is_of(buffer, space)]
         return (
             f"{path} is a Direction along '{strange[0]}', a Buffer that `space.buffer` did not make." if strange else ""

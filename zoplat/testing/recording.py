@@ -16,7 +16,7 @@ from zoplat.core.errors import SkipStep
 from zoplat.core.estimator import Estimator
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
-from zoplat.core.sampler import Held, Sampler
+from zoplat.core.sampler import Sampler
 from zoplat.testing.noise import Address, Vector
 from zoplat.testing.runs import Run
 from zoplat.testing.toys import Toy, ToyLosses
@@ -273,5 +273,5 @@ def _union(*several: Entries) -> Entries:
 
 
 def _held_in(direction: Direction) -> Direction:
-    """The terms that are buffers, with coefficient 1."""
-    return Direction({draw: 1.0 for draw, _ in direction if isinstance(draw.sampler, Held)})
+    """The terms that are made of buffers, with coefficient 1."""
+    return Direction({draw: 1.0 for draw, _ in direction if draw.sampler.reads})

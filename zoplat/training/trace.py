@@ -18,8 +18,9 @@ from zoplat.config.run_config import RunConfig
 from zoplat.config.usual import value_of
 from zoplat.core.device import Session
 from zoplat.core.estimate import Estimate
+from zoplat.core.noise import Key
 from zoplat.core.plain_json import to_text
-from zoplat.core.sampler import Held
+from zoplat.core.sampler import Sampler
 from zoplat.paths import replace_text
 
 EVERY = 10
@@ -34,9 +35,15 @@ def slopes_of(estimate: Estimate) -> list[float]:
     They are computed from its losses, so that a method that ranks or scales them has them in units of the loss too:
     [L(θ + εz) − L(θ − εz)]/2ε of losses in pairs, [L(θ + εz) − L(θ)]/ε of one-sided ones, and the deviation from
     their mean over ε where there is one loss a direction. Exact derivatives along random directions are the
-    coefficients of the estimate, and so are the slopes of methods that keep their losses to themselves.
+    coefficients of the estimate, and so are the slopes of methods that keep their losses to themselves. Terms that read
+    a buffer, or that have the name of a probe under another law, are no probes.
     """
-    draws = [(draw, c) for draw, c in estimate.direction if not isinstance(draw.sampler, Held)]
+    laws: dict[Key, Sampler] = {}
+    draws = [
+        (draw, c)
+        for draw, c in estimate.direction
+        if not draw.sampler.reads and laws.setdefault(draw.key, draw.sampler) == draw.sampler
+    ]
     losses, eps, n = list(estimate.losses), estimate.eps, len(draws)
     if not eps or not losses:
         return [n * c for _, c in draws]
