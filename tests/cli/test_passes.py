@@ -14,7 +14,9 @@ from zoplat.training.opening import open_run
 from zoplat.training.step import Learner
 
 OWN = [entry for entry in catalogue() if entry.kind == "estimator" and entry.distribution == "zoplat"]
-LOSSES = sorted(entry.name for entry in OWN if entry.value.asks == {"losses"})
+LOSSES, OF_ROWS = (
+    sorted(entry.name for entry in OWN if entry.value.asks == {asked}) for asked in ("losses", "row losses")
+)
 STEPS, ROWS = 6, 4
 TOY: dict[str, dict[str, Any]] = {
     "block-zo": {"by": "words|hidden|options"},
@@ -54,14 +56,15 @@ def test_each_pass_is_one_call_on_the_reference_device(name: str, monkeypatch: p
     assert (meter.outside, meter.foreign) == (0, 0)
 
 
-def test_a_pass_of_rows_is_one_call_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_a_pass_of_rows_is_one_call_for_each_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def counted(session: Any) -> Callable[[], int]:
         calls: list[int] = []
         forward = type(session).forward
         monkeypatch.setattr(type(session), "forward", lambda own, rows: calls.append(len(rows)) or forward(own, rows))
         return lambda: sum(calls)
 
-    passes, rows, meter = charged(counted, estimator="grzo", device="reference")
+    passes, rows, meter = charged(counted, estimator=name, device="reference")
     assert ROWS * passes == rows > 0
     assert (meter.outside, meter.foreign) == (0, 0)
 
@@ -83,7 +86,7 @@ def test_each_pass_is_one_call_of_a_language_model(name: str, small_model: Any, 
         assert passes == GRADIENT_PASSES * calls
     elif asks == {"jvp"}:
         assert passes == JVP_PASSES * calls
-    elif name == "grzo":
+    elif name in OF_ROWS:
         assert ROWS * passes == calls, "one row after the other, each along its own direction"
     elif "gradient" in asks:
         assert passes == calls + (GRADIENT_PASSES - 1) * STEPS, "one gradient a step, and losses"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
@@ -129,28 +129,27 @@ class Rehearsals:
                 session.opening = 0
             splits = rows or {split: session.blank(config.batch_size, self._tokens or 1) for split in ("train", "dev")}
             batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
-            inference, training, scoring, products, kept, owners = _peaks(config, session, splits, batch, steps)
+            peaks = _peaks(config, session, splits, batch, steps)
         try:
             space = session.space
             cost = measure_cost(config.estimator, space.blocks, strategy, space.restore, rows=config.batch_size)
         except CostUnknown:
             cost = None
-        owners, off = on_fullest(owners, session.facts.get("cards", {}))
-        inference, training, scoring = (peak - off for peak in (inference, training, scoring))
+        owners, off = on_fullest(peaks.owners, session.facts.get("cards", {}))
         shares = [Share.counted(owner, size) for owner, size in owners.items()]
         libraries = session.resident if self._goes_on else session.libraries
         is_backward = "gradient" in config.estimator.asks
-        fixed = fixed_costs(session.facts["device"], libraries, kept, self._profile, is_backward)
+        fixed = fixed_costs(session.facts["device"], libraries, peaks.kept, self._profile, is_backward)
         return Planned(
             (*shares, *fixed),
-            inference,
-            training,
-            scoring,
+            peaks.inference - off,
+            peaks.training - off,
+            peaks.scoring - off,
             cost.forward_passes if cost else None,
             cost.passes_over_weights if cost else None,
             {**session.facts, "strategy": strategy},
             (len(batch), max(row.length for row in batch)),
-            products,
+            peaks.products,
         )
 
     def _encoded(self, config: RunConfig) -> tuple[Reader | None, dict[str, list[Row]]]:
@@ -210,13 +209,29 @@ def _strategy(config: RunConfig, session: Rehearsal, rows: Sequence[Row]) -> str
     return session.strategy_for(law_of(config.estimator), tokens)
 
 
+class _Peaks(NamedTuple):
+    """What a rehearsal found.
+
+    Attributes:
+        inference, training: peaks in bytes.
+        scoring: peak of inference beside what training keeps.
+        products: multiplications and additions of a step.
+        kept: bytes of small arrays that an allocator keeps after a step.
+        owners: bytes by owner at the highest peak.
+    """
+
+    inference: int
+    training: int
+    scoring: int
+    products: int
+    kept: int
+    owners: dict[str, int]
+
+
 def _peaks(
     config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]], batch: Sequence[Row], steps: int
-) -> tuple[int, int, int, int, int, dict[str, int]]:
-    """Peaks of inference, of training and of scoring later, products of a step, bytes kept, bytes by owner.
-
-    What an allocator keeps is that of a step; owners are those at the highest peak.
-    """
+) -> _Peaks:
+    """Rehearse inference and some steps."""
     profiler, longest = Profiler(session.memory, lambda: None), Longest(batch)
     before = _now(session)
     inference = _peak(session, lambda: _infer(config, session, splits))
@@ -234,7 +249,7 @@ def _peaks(
     if before + session.opening > max(training, scoring):
         weights = {owner: size for owner, size in session.ledger().items() if owner.endswith(" weights")}
         owners = weights | {OPENING: session.opening}
-    return inference, training, scoring, products, kept, owners
+    return _Peaks(inference, training, scoring, products, kept, owners)
 
 
 def _infer(config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]]) -> None:

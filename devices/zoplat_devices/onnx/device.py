@@ -11,7 +11,7 @@ from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
-from zoplat_devices.onnx.settings import Engine, Provider, Strategy, providers_for
+from zoplat_devices.onnx.settings import Activations, Engine, Provider, Strategy, providers_for
 from zoplat_devices.onnx.versions import ENGINES, installed
 
 
@@ -25,6 +25,8 @@ class OnnxRuntime(Device):
             else they stay in their file, which is mapped into memory.
         strategy: how several losses are evaluated: "sequential", one point after the other; "batched", for adapters
             only, by one run of the graph for as many copies of the batch; "auto" chooses the latter for adapters.
+        activations: "int8" rounds what the matrices of --base int8 are multiplied with to 8 bits too, which is faster
+            and disturbs losses; a model whose slopes it disturbs too much is refused. Weights are prepacked then.
         threads: of the processor; 0 for all that the process may use.
     """
 
@@ -34,6 +36,7 @@ class OnnxRuntime(Device):
     provider: Provider = "auto"
     prepack: bool = False
     strategy: Strategy = "auto"
+    activations: Activations = "float32"
     threads: int = 0
 
     def missing(self) -> str | None:
@@ -53,6 +56,8 @@ class OnnxRuntime(Device):
     def open(self, spec: ModelSpec) -> Session:
         if spec.dtype not in ("auto", "float32"):
             raise ZoplatError(f"Device 'onnx' computes in float32, not in {spec.dtype}. Leave --dtype out.")
+        if self.activations == "int8" and spec.base != "int8":
+            raise ZoplatError("activations=int8 is for products with a base of integers: add --base int8.")
         from zoplat_devices.memory import HostMemory
         from zoplat_devices.onnx.kept_graph import kept_graph
         from zoplat_devices.onnx.session import OnnxSession
@@ -66,7 +71,8 @@ class OnnxRuntime(Device):
         Raises:
             ZoplatError: this onnxruntime does not have the provider.
         """
-        return Engine(providers_for(self.provider), self.threads or _processors(), self.prepack, self.strategy)
+        threads = self.threads or _processors()
+        return Engine(providers_for(self.provider), threads, self.prepack, self.strategy, self.activations)
 
 
 def _processors() -> int:

@@ -247,6 +247,8 @@ def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
     with torch.no_grad(), quiet(), loss.only_scored(source.model), _export_errors(source.loaded.name):
         import onnx_ir
 
+        from zoplat_devices.onnx.tidying import tidy
+
         program = torch.onnx.export(
             loss,
             (*batch, weights),
@@ -254,8 +256,10 @@ def _write_graph(source: Source, folder: Path, spec: ModelSpec) -> None:
             dynamic_shapes=((*sizes, [points for _ in weights]),),
             input_names=[*BATCH, *source.arrays],
             output_names=[*OUTPUTS],
+            optimize=False,
             verbose=False,
         )
+    tidy(program.model)
     for node in program.model.graph:
         node.metadata_props.clear()
     if spec.base != "plain":

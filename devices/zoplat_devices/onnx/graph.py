@@ -2,6 +2,7 @@
 
     graph.onnx           from tokens and trained weights to scores and losses
     graph.onnx.data      frozen weights; mapped into memory
+    graph-rounding.onnx  the same with activations rounded to 8 bits, where it was asked for
     start-*.safetensors  initial values of the trained weights
     tokenizer.json       of the `tokenizers` library
     facts.json           `facts.Facts`
@@ -23,7 +24,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat_devices.text.layout import laid_out
 
-GRAPH, TOKENIZER = "graph.onnx", "tokenizer.json"
+GRAPH, ROUNDING, TOKENIZER = "graph.onnx", "graph-rounding.onnx", "tokenizer.json"
 BATCH = ("input_ids", "sequence", "position", "token", "share", "absent", "label")
 """Inputs of a graph, except its trained weights; see `feeds`."""
 OUTPUTS = ("scores", "options", "tokens")
@@ -39,6 +40,7 @@ class Graph:
         providers: execution providers of ONNX Runtime, best first.
         threads: of the processor.
         prepack: whether frozen weights are copied into the layout that matrix products read.
+        file: its name in the folder.
 
     Attributes:
         is_stacked: whether trained weights have a leading dimension of points.
@@ -48,7 +50,13 @@ class Graph:
     """
 
     def __init__(
-        self, folder: Path, arrays: Mapping[str, Any], providers: Sequence[str], threads: int, prepack: bool
+        self,
+        folder: Path,
+        arrays: Mapping[str, Any],
+        providers: Sequence[str],
+        threads: int,
+        prepack: bool,
+        file: str = GRAPH,
     ) -> None:
         import onnxruntime
 
@@ -62,7 +70,7 @@ class Graph:
         )  # idle threads leave the cores to the update
         try:
             self._session = onnxruntime.InferenceSession(
-                str(folder / GRAPH), options, providers=[*providers], disabled_optimizers=["ConstantFolding"]
+                str(folder / file), options, providers=[*providers], disabled_optimizers=["ConstantFolding"]
             )  # folding would copy the slices that `pieces` cuts
         except Exception as problem:  # onnxruntime's own classes share no other base
             raise ZoplatError(

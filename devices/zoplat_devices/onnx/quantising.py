@@ -1,12 +1,15 @@
 """Quantise frozen matrices of a graph to 8 bits, with a scale for every 32 entries of a row; inputs stay float32.
 
 Quantising the inputs too, as ONNX Runtime's dynamic quantisation does, is faster, but its rounding errors swamp the
-difference of two losses (docs/decisions/0017). An embedding that is also the head is quantised once and used by both.
+difference of two losses (docs/decisions/0017). Products that round their inputs in blocks of 32 are in between; a
+second graph has them. An embedding that is also the head is quantised once and used by both.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ import onnx_ir
 BLOCK = 32  # entries of a row that share a scale
 LARGE = 1 << 10  # entries from which a matrix is quantised
 ZERO = 128  # zero point of `MatMulNBits`
-FLOAT = 1  # accuracy_level of `MatMulNBits` for computing in float32
+FLOAT, INTEGER = 1, 4  # accuracy_level of `MatMulNBits`: inputs as float32, or rounded to 8 bits in blocks
 
 
 def quantised(matrix: Any) -> tuple[Any, Any]:
@@ -41,6 +44,17 @@ def quantise(model: Any) -> None:
             model.graph.remove(node, safe=True)
     for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
         del model.graph.initializers[name]
+
+
+def write_rounding(graph: Path, target: Path) -> None:
+    """Write a quantised graph again, with products that round their inputs; both read the same file of weights."""
+    model = onnx_ir.load(graph)
+    for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = onnx_ir.AttrInt64("accuracy_level", INTEGER)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        onnx_ir.save(model, Path(folder, target.name))
+        Path(folder, target.name).rename(target)
 
 
 class _Quantiser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.arrays import ArraySession
 from zoplat_devices.kernels.host import host_backend
 from zoplat_devices.memory import HostMemory
-from zoplat_devices.onnx import bundle_files, points
+from zoplat_devices.onnx import agreement, bundle_files, points
 from zoplat_devices.onnx.facts import Facts
-from zoplat_devices.onnx.graph import Graph, PlainTokenizer
+from zoplat_devices.onnx.graph import GRAPH, ROUNDING, Graph, PlainTokenizer
 from zoplat_devices.onnx.kept_graph import KeptGraph, notice
 from zoplat_devices.onnx.proof import EXAMPLE, Proof
 from zoplat_devices.onnx.settings import Engine
@@ -54,13 +55,15 @@ class OnnxSession(ArraySession):
         self.before = self.host.now()
         self.weights = self.graph_facts.arrays(self.folder, self.graph_facts.proved_on)
         before = self.host.now()
-        self.graph = Graph(self.folder, self.weights, engine.providers, engine.threads, engine.prepack)
+        self.graph = self._opened(engine)
         self.graph_bytes = self.host.now() - before
         self.encoder = Encoder(PlainTokenizer(self.folder, self.graph_facts.bos), self.graph_facts.limit)
         self.strategy = _strategy(engine, spec, self.graph.is_stacked)
         parity = {**self.graph_facts.parity, **self._prove()}
         for name, array in self.graph_facts.arrays(self.folder, self.start).items():
             self.weights[name][...] = array
+        if engine.activations == "int8":
+            parity["slopes_agree"] = self._round_activations(engine)
         blocks = [
             device.block(block["name"], self.weights[block["name"]], "float32", block["layer"])
             for block in self.graph_facts.blocks
@@ -68,6 +71,27 @@ class OnnxSession(ArraySession):
         self.space = ParameterSpace(blocks, host_backend(), seed=spec.seed)
         self.stacks = points.Stacks(self.graph, self.space, self.weights)
         self.facts = {**self._facts(engine, blocks), "parity": parity}
+
+    def _opened(self, engine: Engine, file: str = GRAPH) -> Graph:
+        packs = engine.prepack or file == ROUNDING  # only what is packed is multiplied as integers
+        return Graph(self.folder, self.weights, engine.providers, engine.threads, packs, file)
+
+    def _round_activations(self, engine: Engine) -> float:
+        """Take the graph that rounds activations in place of the exact one; how well their slopes agree."""
+        path, rows = self.folder / ROUNDING, self.encode(agreement.EXAMPLES)
+        if not path.exists():
+            if importlib.util.find_spec("onnx_ir") is None:
+                raise ZoplatError(
+                    f"activations=int8 needs a second graph, which {self.folder} does not have and onnx_ir makes: "
+                    "pip install 'zoplat[onnx]', or pack the bundle again with -o device.activations=int8."
+                )
+            from zoplat_devices.onnx.quantising import write_rounding
+
+            write_rounding(self.folder / GRAPH, path)
+        exact = agreement.differences(self.graph, rows, self.weights)
+        del self.graph  # before the other one takes as much memory
+        self.graph = self._opened(engine, ROUNDING)
+        return agreement.check(exact, agreement.differences(self.graph, rows, self.weights), self.graph_facts.model)
 
     def _prove(self) -> dict[str, Any]:
         """How far the graph's answers to edits are off; raises ZoplatError where it ignores them."""
@@ -100,6 +124,7 @@ class OnnxSession(ArraySession):
             "versions": {**made_of.versions, **running, "python": sys.version.split()[0], "system": platform.system()},
             "accelerator": None,
             "provider": self.graph.provider,
+            "activations": engine.activations,
             "graph": str(self.folder),
         }
 

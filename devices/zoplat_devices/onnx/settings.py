@@ -9,6 +9,7 @@ from zoplat.core.errors import ZoplatError
 
 Provider: TypeAlias = Literal["auto", "cpu", "cuda"]
 Strategy: TypeAlias = Literal["auto", "sequential", "batched"]
+Activations: TypeAlias = Literal["float32", "int8"]
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 """Name of a provider → its name in ONNX Runtime, best first."""
@@ -23,12 +24,14 @@ class Engine:
         threads: of the processor.
         prepack: whether frozen weights are copied into the layout that matrix products read.
         strategy: how several losses are evaluated; "auto" for the best that a graph allows.
+        activations: what the inputs of quantised products are rounded to.
     """
 
     providers: tuple[str, ...]
     threads: int
     prepack: bool
     strategy: Strategy
+    activations: Activations
 
 
 def providers_for(name: Provider) -> tuple[str, ...]:
