@@ -90,13 +90,13 @@ class TestWithoutAGraph:
         def slopes() -> dict[str, Any]:
             return {name: 2 * array for name, array in arrays.items()}
 
-        proof = proofs.prove(arrays, loss, slopes).grouped(arrays, loss)
+        proof = proofs.prove(arrays, loss, slopes).grouped(arrays, proofs.one_by_one(arrays, loss))
         assert not proof.without_effect
         assert [group.blocks for group in proof.groups] == [("a", "b")]
-        assert proof.compare(arrays, loss, "here", 0.1) < 1e-3
+        assert proof.compare(arrays, proofs.one_by_one(arrays, loss), "here", 0.1) < 1e-3
         assert proof.check(arrays, loss, "here") < 1e-3
         with pytest.raises(ZoplatError, match="Edits of b should change the loss"):
-            proof.compare(arrays, lambda: loss(copies), "here", 0.1)
+            proof.compare(arrays, proofs.one_by_one(arrays, lambda: loss(copies)), "here", 0.1)
         with pytest.raises(ZoplatError, match=r"Edits of a, b should .* some of these weights is ignored"):
             proof.check(arrays, lambda: loss(copies), "here")
         assert all((arrays[name] == copy).all() for name, copy in copies.items())
@@ -195,13 +195,16 @@ class TestAGraphByHand:
         def slopes() -> dict[str, Any]:
             return {"words": np.eye(30, 4, dtype=np.float32)}
 
+        def losses() -> proofs.Losses:
+            return proofs.one_by_one({"words": words}, lambda: made.loss(self.ROWS[:1]))
+
         made, words = graph()
         proof = proofs.prove({"words": words}, lambda: made.loss(self.ROWS[:1]), slopes)
         assert not proof.without_effect
-        assert proof.compare({"words": words}, lambda: made.loss(self.ROWS[:1]), "here", 0.1) < 1e-3
+        assert proof.compare({"words": words}, losses(), "here", 0.1) < 1e-3
         made, words = graph(is_frozen=True)
         with pytest.raises(ZoplatError, match=r"Edits of words .* is ignored"):
-            proof.compare({"words": words}, lambda: made.loss(self.ROWS[:1]), "here", 0.1)
+            proof.compare({"words": words}, losses(), "here", 0.1)
 
     def test_an_array_that_the_graph_does_not_read_is_refused(self, graph: Any, tmp_path: Path) -> None:
         _, words = graph()

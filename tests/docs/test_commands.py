@@ -120,6 +120,8 @@ def small(command: Command, trains: bool) -> list[str]:
     if not asks_model or made:
         return words
     models = {"plan": ["--model", "MODEL"], "compare": ["--models", "MODEL"]}.get(name, ["--model", "MODEL"])
+    if "int4" in words:  # is made of groups of 32
+        models[-1] = "MODEL-32"
     goes_on = "--resume" in words and "--parallel" not in words
     if not goes_on:
         words += models if not {"reference", "bag"} & {*words} else []
@@ -183,11 +185,21 @@ options = [" terrible", " great"]
 """
 
 
+DEVICE = """from zoplat import hookimpl
+from zoplat_devices.pytorch.device import PyTorch
+
+@hookimpl
+def zoplat_devices():
+    return {"my-device": PyTorch()}
+"""
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[..., Path]) -> Path:
     """A folder with all that the commands name: a small model, rows, runs, a study, plugins."""
     folder = tmp_path_factory.mktemp("commands")
     small_model().rename(folder / "MODEL")
+    small_model(hidden_size=32, intermediate_size=64).rename(folder / "MODEL-32")
     for task in sorted(HUB):
         write_rows(folder / "data" / task, task)
         write_rows(folder / task, task)
@@ -202,7 +214,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_model: Callable[...
     for name, where in files.items():
         (folder / name).write_text(first_block(where, "python"))
     shutil.copy(folder / "clipped.py", folder / "my_method.py")
-    shutil.copy(folder / "bag.py", folder / "my_device.py")
+    (folder / "my_device.py").write_text(DEVICE)
     (folder / "tickets.toml").write_text(first_block("own-task", "toml"))
     write_rows(folder / "tickets", "tickets")
     for name in ("bench", "docs"):
@@ -268,6 +280,9 @@ def attempt(command: Command, words: list[str], folder: Path, monkeypatch: pytes
     """Run it in the folder; as for `python -m zoplat`, modules that are there can be imported."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
+    flag = "--to" if words[0] == "pack" else "--out" if program_of(command) == "zoplat-edge" else ""
+    if made := value_of(words, flag):  # other pages have made it too
+        shutil.rmtree(folder / made, ignore_errors=True)
     done = invoke(program_of(command), words)
     assert done.exit_code in allowed(words), f"zoplat {' '.join(words)}\n{done.output[-1500:]}"
     assert "Error:" not in done.stderr, done.stderr

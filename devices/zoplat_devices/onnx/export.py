@@ -19,6 +19,7 @@ from zoplat.core.model_spec import ModelSpec
 from zoplat_devices.onnx import proof
 from zoplat_devices.onnx.facts import Facts
 from zoplat_devices.onnx.graph import BATCH, GRAPH, OUTPUTS, TOKENIZER, Graph, PlainTokenizer, feeds
+from zoplat_devices.onnx.points import at_moves
 from zoplat_devices.onnx.stacked import Stacked
 from zoplat_devices.onnx.stages import stage
 from zoplat_devices.pytorch import virtual
@@ -140,10 +141,11 @@ def _facts(source: Source, spec: ModelSpec, folder: Path, start: str, identity: 
     encoder = _encoder(source.loaded, virtual.count(source.model), plain)
     graph = Graph(folder, source.arrays, ["CPUExecutionProvider"], torch.get_num_threads(), prepack=False)
     parity = _parity(source, graph, encoder, spec.base)
-    rows, where = encoder.encode([proof.EXAMPLE]), str(folder)
-    single = source.proof()
-    parity["edits_off_by"] = single.compare(source.arrays, lambda: graph.loss(rows), where, SLACK[spec.base])
-    grouped = single.grouped(source.arrays, lambda: graph.loss(rows))
+    rows, arrays = encoder.encode([proof.EXAMPLE]), source.arrays
+    in_place = proof.one_by_one(arrays, lambda: graph.loss(rows))
+    losses, single = at_moves(graph, rows, arrays) if graph.is_stacked else in_place, source.proof()
+    parity["edits_off_by"] = single.compare(arrays, losses, str(folder), SLACK[spec.base])
+    grouped = single.grouped(arrays, losses)
     named = zip(source.blocks, source.arrays.values(), strict=True)
     return Facts(
         model=source.loaded.name,

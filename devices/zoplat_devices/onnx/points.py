@@ -13,7 +13,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.onnx.graph import Graph
-from zoplat_devices.onnx.proof import nudged
+from zoplat_devices.onnx.proof import TOGETHER, Losses, Move, nudged
 from zoplat_devices.text.layout import cut, laid_out
 
 TOLERANCE = 1e-4
@@ -57,6 +57,21 @@ class Stacks:
             formed[block.name] = array.reshape(n, *self._shapes[block.name])
             begin += n * block.size
         return formed
+
+
+def at_moves(graph: Graph, rows: Sequence[Row], arrays: Mapping[str, Any]) -> Losses:
+    """Losses with some weights moved, several sets of moves in one run; what the arrays hold stays."""
+
+    def losses(several: Sequence[Sequence[Move]], share: float) -> list[float]:
+        found: list[float] = []
+        for some in (several[begin : begin + TOGETHER] for begin in range(0, len(several), TOGETHER)):
+            moved = {name: np.stack([array] * len(some)) for name, array in arrays.items()}
+            for point, move in ((point, move) for point, moves in enumerate(some) for move in moves):
+                moved[move.block][point].reshape(-1)[move.entry] += np.float32(share * move.by)
+            found += graph.losses(rows, moved)
+        return found
+
+    return losses
 
 
 def check(graph: Graph, rows: Sequence[Row], arrays: Mapping[str, Any], where: str) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -43,6 +43,10 @@ class Move:
     entry: int
     by: float
     effect: float
+
+
+Losses: TypeAlias = "Callable[[Sequence[Sequence[Move]], float], list[float]]"
+"""Sets of moves, and the share of each that is made → the loss with each set of weights moved."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,12 @@ class Proof:
         """The moves in all other blocks."""
         return [move for move in self.moves if move.effect]
 
-    def compare(self, arrays: Mapping[str, Any], loss: Callable[[], float], where: str, slack: float) -> float:
+    def compare(self, arrays: Mapping[str, Any], losses: Losses, where: str, slack: float) -> float:
         """Make each move on its own; returns the largest relative error of an effect.
 
         Args:
             arrays: the trained weights, with the values that they had for `prove`.
-            loss: of the graph.
+            losses: of the graph.
             where: folder of the graph, for the message.
             slack: relative error that is allowed.
 
@@ -104,30 +108,27 @@ class Proof:
         """
         worst = 0.0
         with nudged(arrays):
-            base = loss()
-            for move in self.with_effect:
-                effect = _moved(arrays, [move], 1.0, loss) - base
+            [base] = losses([[]], 1.0)
+            moved = losses([[move] for move in self.with_effect], 1.0)
+            for move, effect in ((move, loss - base) for move, loss in zip(self.with_effect, moved, strict=True)):
                 worst = max(worst, abs(effect / move.effect - 1))
                 if not worst <= slack:
                     raise ZoplatError(_ignored([move.block], move.effect, effect, where))
         return worst
 
-    def grouped(self, arrays: Mapping[str, Any], loss: Callable[[], float]) -> Proof:
+    def grouped(self, arrays: Mapping[str, Any], losses: Losses) -> Proof:
         """The same proof with groups, and their effects on the graph's loss."""
         with nudged(arrays):
-            base = loss()
-
-            def effect(moves: Sequence[Move], share: float) -> float:
-                return _moved(arrays, moves, share, loss) - base
-
-            alone = {move: effect([move], TENTH) for move in self.with_effect}
+            [base] = losses([[]], 1.0)
+            moved = losses([[move] for move in self.with_effect], TENTH)
+            alone = {move: loss - base for move, loss in zip(self.with_effect, moved, strict=True)}
             faint = [move for move in self.with_effect if abs(alone[move]) < TENTH * LEAST_EFFECT]
             strong = [move for move in self.with_effect if move not in faint]
             chosen = [(strong[i : i + TOGETHER], TENTH) for i in range(0, len(strong), TOGETHER)]
             chosen += [([move], 1.0) for move in faint]
             groups = []
             for moves, share in chosen:
-                total = effect(moves, share)
+                total = losses([moves], share)[0] - base
                 least = min(abs(alone[move]) for move in moves) if share == TENTH else abs(total)
                 groups.append(Group(tuple(move.block for move in moves), share, total, least))
         return Proof(self.moves, tuple(groups))
@@ -189,6 +190,16 @@ def _move(name: str, arrays: Mapping[str, Any], slope: Any, effect: Callable[[Mo
             break
         by = float(np.clip(2 * by, -most, most))
     return max(tried, key=lambda move: move.effect)
+
+
+def one_by_one(arrays: Mapping[str, Any], loss: Callable[[], float]) -> Losses:
+    """Losses with weights moved in place, one set of moves after the other.
+
+    Args:
+        arrays: the trained weights.
+        loss: at what the arrays hold now.
+    """
+    return lambda several, share: [_moved(arrays, moves, share, loss) for moves in several]
 
 
 def _moved(arrays: Mapping[str, Any], moves: Sequence[Move], share: float, loss: Callable[[], float]) -> float:
