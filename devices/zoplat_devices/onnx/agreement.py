@@ -15,7 +15,9 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat_devices.onnx.graph import Graph
 
-EPS, DIRECTIONS = 1e-2, 24
+EXACT = "slopes.json"
+"""File beside a graph: what `differences` finds on the exact one, at the weights of the proof of edits."""
+EPS, DIRECTIONS = 1e-2, 16
 LEAST = 0.5
 """Correlation below which a graph is refused; docs/experiments/rounded-activations.md has what lower ones learn."""
 ANSWERS = (" terrible", " great")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.memory import MemoryReading
 from zoplat.core.model_spec import ModelSpec
+from zoplat.paths import replace_text
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat_devices.arrays import ArraySession
 from zoplat_devices.kernels.host import host_backend
@@ -60,10 +62,10 @@ class OnnxSession(ArraySession):
         self.encoder = Encoder(PlainTokenizer(self.folder, self.graph_facts.bos), self.graph_facts.limit)
         self.strategy = _strategy(engine, spec, self.graph.is_stacked)
         parity = {**self.graph_facts.parity, **self._prove()}
-        for name, array in self.graph_facts.arrays(self.folder, self.start).items():
-            self.weights[name][...] = array
         if engine.activations == "int8":
             parity["slopes_agree"] = self._round_activations(engine)
+        for name, array in self.graph_facts.arrays(self.folder, self.start).items():
+            self.weights[name][...] = array
         blocks = [
             device.block(block["name"], self.weights[block["name"]], "float32", block["layer"])
             for block in self.graph_facts.blocks
@@ -78,7 +80,7 @@ class OnnxSession(ArraySession):
 
     def _round_activations(self, engine: Engine) -> float:
         """Take the graph that rounds activations in place of the exact one; how well their slopes agree."""
-        path, rows = self.folder / ROUNDING, self.encode(agreement.EXAMPLES)
+        path, kept, rows = self.folder / ROUNDING, self.folder / agreement.EXACT, self.encode(agreement.EXAMPLES)
         if not path.exists():
             if importlib.util.find_spec("onnx_ir") is None:
                 raise ZoplatError(
@@ -87,11 +89,13 @@ class OnnxSession(ArraySession):
                 )
             from zoplat_devices.onnx.quantising import write_rounding
 
+            notice("comparing slopes of the graph with and without rounded activations, once")
+            replace_text(kept, json.dumps(agreement.differences(self.graph, rows, self.weights)))
             write_rounding(self.folder / GRAPH, path)
-        exact = agreement.differences(self.graph, rows, self.weights)
         del self.graph  # before the other one takes as much memory
         self.graph = self._opened(engine, ROUNDING)
-        return agreement.check(exact, agreement.differences(self.graph, rows, self.weights), self.graph_facts.model)
+        rounded = agreement.differences(self.graph, rows, self.weights)
+        return agreement.check(json.loads(kept.read_text(encoding="utf-8")), rounded, self.graph_facts.model)
 
     def _prove(self) -> dict[str, Any]:
         """How far the graph's answers to edits are off; raises ZoplatError where it ignores them."""
