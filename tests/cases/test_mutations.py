@@ -444,7 +444,7 @@ GROUPS = ("runs", "checkpoints", "gguf", "bundles", "tasks", "settings")
 @pytest.mark.parametrize("group", GROUPS)
 def test_quick_damage_ends_with_a_message(group: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     os.chdir(tmp_path)
-    make_trials(request.getfixturevalue(group), QUICK)
+    make_trials(request.getfixturevalue(group), QUICK[:4] if group == "gguf" else QUICK)  # each in a process of its own
 
 
 @pytest.mark.slow
