@@ -222,7 +222,7 @@ class Page:
         if own_peak and torch_peak:
             share = Figure(f"peak over PyTorch's, {engine.name}", own_peak["peak"] / torch_peak["peak"], engine.peak)
             cells[3:] = f"{own_peak['peak'] / MIB:,.0f}", self.cell(share)
-        return line([engine.name, *cells])
+        return line([engine.name, *cells]) if any(cells) else ""
 
     def cell(self, figure: Figure) -> str:
         """The cell of a figure, which is counted if it has a bar."""

@@ -22,7 +22,7 @@ LEAST = 0.5
 """Correlation below which a graph is refused; docs/experiments/rounded-activations.md has what lower ones learn."""
 ANSWERS = (" terrible", " great")
 EXAMPLES = [
-    Example(f"{text} It was", ANSWERS, label)
+    Example(f"{text} It was", ANSWERS, label, loss="tokens")
     for text, label in (
         ("The film was long and the food was bad.", 0),
         ("A warm, funny story with a cast that is a joy to watch.", 1),

@@ -81,7 +81,7 @@ class OnnxSession(ArraySession):
     def _round_activations(self, engine: Engine) -> float:
         """Take the graph that rounds activations in place of the exact one; how well their slopes agree."""
         path, kept, rows = self.folder / ROUNDING, self.folder / agreement.EXACT, self.encode(agreement.EXAMPLES)
-        if not path.exists():
+        if not (path.exists() and kept.exists()):
             if importlib.util.find_spec("onnx_ir") is None:
                 raise ZoplatError(
                     f"activations=int8 needs a second graph, which {self.folder} does not have and onnx_ir makes: "
