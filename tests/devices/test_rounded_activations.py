@@ -69,7 +69,7 @@ def test_a_model_whose_slopes_are_lost_is_refused(spec: ModelSpec, monkeypatch: 
     exact = agreement.differences(session.graph, session.encode(agreement.EXAMPLES), session.weights)
     monkeypatch.setattr(Graph, "losses", disturbed)
     rounded = agreement.differences(session.graph, session.encode(agreement.EXAMPLES), session.weights)
-    with pytest.raises(ZoplatError, match=r"activations=int8: rounding the activations of .*at least 0\.5 is needed"):
+    with pytest.raises(ZoplatError, match=r"activations=int8: rounding the activations of .*at least 0\.9 is needed"):
         agreement.check(exact, rounded, "a model")
 
 

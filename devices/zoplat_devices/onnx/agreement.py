@@ -18,8 +18,8 @@ from zoplat_devices.onnx.graph import Graph
 EXACT = "slopes.json"
 """File beside a graph: what `differences` finds on the exact one, at the weights of the proof of edits."""
 EPS, DIRECTIONS = 1e-2, 16
-LEAST = 0.5
-"""Correlation below which a graph is refused; docs/experiments/rounded-activations.md has what lower ones learn."""
+LEAST = 0.9
+"""Correlation below which a graph is refused. At 0.76 one of three runs diverged: rounded-activations.md in docs/."""
 ANSWERS = (" terrible", " great")
 EXAMPLES = [
     Example(f"{text} It was", ANSWERS, label, loss="tokens")
