@@ -223,7 +223,6 @@ class Engine:
 
 
 PACKED = {"prepack": True}
-ROUNDED = {"activations": "int8"}
 TORCH = Engine("PyTorch, float32", "cpu")
 ENGINES = (
     TORCH,
@@ -232,7 +231,6 @@ ENGINES = (
     Engine("ONNX Runtime, float32, packed", "onnx", PACKED, times=2.0),
     Engine("ONNX Runtime, int8 base", "onnx", base="int8", times=3.5, peak=0.5),
     Engine("ONNX Runtime, int8 base, packed", "onnx", PACKED, base="int8", times=3.5),
-    Engine("ONNX Runtime, int8 base, rounded activations", "onnx", ROUNDED, base="int8", times=3.0),
 )
 STRATEGIES = ("sequential", "batched")
 

@@ -7,6 +7,7 @@ L(θ + εz) − L(θ − εz): the same random directions are probed on both gra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,6 @@ from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat_devices.onnx.graph import Graph
 
-EXACT = "slopes.json"
-"""File beside a graph: what `differences` finds on the exact one, at the weights of the proof of edits."""
 EPS, DIRECTIONS = 1e-2, 16
 LEAST = 0.9
 """Correlation below which a graph is refused. At 0.76 one of three runs diverged: rounded-activations.md in docs/."""
@@ -35,6 +34,9 @@ EXAMPLES = [
     )
 ]
 """A batch whose slopes are compared."""
+EXACT = f"slopes-{sha256(repr((EPS, DIRECTIONS, EXAMPLES)).encode()).hexdigest()[:12]}.json"
+"""File beside a graph: what `differences` finds on the exact one, at the weights of the proof of edits. Its name has a
+digest of what is compared, so that it is made again when that changes."""
 
 
 def differences(graph: Graph, rows: Sequence[Row], arrays: Mapping[str, Any]) -> list[float]:

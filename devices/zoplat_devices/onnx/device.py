@@ -25,8 +25,8 @@ class OnnxRuntime(Device):
             else they stay in their file, which is mapped into memory.
         strategy: how several losses are evaluated: "sequential", one point after the other; "batched", for adapters
             only, by one run of the graph for as many copies of the batch; "auto" chooses the latter for adapters.
-        activations: "int8" rounds what the matrices of --base int8 are multiplied with to 8 bits too, which is faster
-            and disturbs losses; a model whose slopes it disturbs too much is refused. Weights are prepacked then.
+        activations: "int8" rounds what the matrices of --base int8 are multiplied with to 8 bits too, for processors
+            with instructions for integers. A model whose slopes it disturbs too much is refused. Weights are prepacked.
         threads: of the processor; 0 for all that the process may use.
     """
 

@@ -3,7 +3,7 @@
     graph.onnx           from tokens and trained weights to scores and losses
     graph.onnx.data      frozen weights; mapped into memory
     graph-rounding.onnx  the same with activations rounded to 8 bits, where it was asked for
-    slopes.json          slopes of the exact one, to compare those of the other with
+    slopes-*.json        slopes of the exact one, to compare those of the other with
     start-*.safetensors  initial values of the trained weights
     tokenizer.json       of the `tokenizers` library
     facts.json           `facts.Facts`
