@@ -85,6 +85,18 @@ def test_several_tasks_and_protocols_make_a_grid_with_published_scores(zoplat: A
     assert "opt-13b" in message
 
 
+def test_of_several_tasks_the_packaged_one_needs_no_folder(zoplat: Any) -> None:
+    Path("data/sst2").mkdir(parents=True)
+    for number, split in enumerate(("train", "dev", "test")):
+        rows = [{"sentence": f"{split} {i}", "label": (i + number) % 2} for i in range(8)]
+        Path(f"data/sst2/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = zoplat("compare", "--tasks", "sst2,sentiment", "--estimators", "zero-shot", "--data", "data", *SHORT)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "| method | sst2 | sentiment | runs |"
+    failed = zoplat("compare", "--tasks", "sst2,rte", "--estimators", "zero-shot", "--data", "data", *SHORT)
+    assert "rte, seed 0: Error: --data: data/rte does not exist" in failed.stderr, "this one ships no rows"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -18,6 +18,7 @@ from zoplat.config.parts import law_of
 from zoplat.core.errors import ZoplatError
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.registry import catalogue
+from zoplat.tasks.data import find
 
 TUNE_SEED = 1000
 """Seed of the trials of a search: none of those that are reported, unless somebody asks for so many."""
@@ -35,7 +36,8 @@ class Matrix:
         estimators: registered names; "all" for those that ship with zoplat and that the device supports. "zero-shot",
             "icl-N" and "linear-probe" evaluate the model without training it.
         samplers, step_rules: registered names; those of the method where there are none.
-        tasks: registered names or files. With several, --data is a folder of folders with their names.
+        tasks: registered names or files. With several, --data is a folder of folders with their names; a task that ships its
+            rows does without one.
         models: as `--model` takes them.
         tunes: as `--tune` takes them.
         seeds: of the runs.
@@ -179,7 +181,8 @@ class Matrix:
         own |= {key: name for key, name in (("task", task), ("model", model), ("tune", tune)) if name}
         data = own.get("data") or config.get("data")
         if task and data and len(self.tasks) > 1:
-            own["data"] = Path(data) / Path(task).stem
+            config.pop("data", None)
+            own["data"] = _folder(Path(data), task)
         return own
 
     def _estimators(self, task: str, model: str, tune: str) -> list[str]:
@@ -214,6 +217,12 @@ AXES = ("estimators", "samplers", "step_rules", "tasks", "models", "tunes")
 NUMBERS = ("seeds", "tune_trials", "trial_passes", "tune_seed")
 KEYS = tuple(entry.name for entry in fields(Matrix) if entry.name in (*AXES, *NUMBERS))
 """What of a matrix flags and files may give."""
+
+
+def _folder(data: Path, task: str) -> Path | None:
+    """The folder of one of several tasks; None where there is none and the task ships its rows."""
+    own = data / Path(task).stem
+    return own if own.exists() or find(task).packaged is None else None
 
 
 def protocol_of(name: str) -> EvaluationProtocol | None:
