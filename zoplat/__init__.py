@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from zoplat.core.example import Example, Row
     from zoplat.core.fields import FieldError, number, pattern
     from zoplat.core.losses import Number
-    from zoplat.core.low_rank import LowRankSampler, orthonormal
+    from zoplat.core.low_rank import LowRankSampler
     from zoplat.core.memory import MemoryReading
     from zoplat.core.model_spec import ModelSpec, Tuning
     from zoplat.core.noise import Key, Noise
     from zoplat.core.oracle import Oracle, Slopes
+    from zoplat.core.orthonormal import orthonormal
     from zoplat.core.preset import Preset, read_presets
     from zoplat.core.probe import Gauge, Probe, Unit
     from zoplat.core.row_signs import RowSigns
@@ -116,7 +117,8 @@ _WHERE = {
     "zoplat.core.example": "Example Row",
     "zoplat.core.fields": "FieldError number pattern",
     "zoplat.core.losses": "Number",
-    "zoplat.core.low_rank": "LowRankSampler orthonormal",
+    "zoplat.core.low_rank": "LowRankSampler",
+    "zoplat.core.orthonormal": "orthonormal",
     "zoplat.core.memory": "MemoryReading",
     "zoplat.core.model_spec": "ModelSpec Tuning",
     "zoplat.core.noise": "Key Noise",

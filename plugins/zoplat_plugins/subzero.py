@@ -9,10 +9,10 @@ For a weight matrix W of shape (m, n) and a rank r far below both:
     W ← W − η g Z
 
 SubZero is MeZO with another law for z, so this file holds only that law. U and V are not state: they are named by the
-last step divisible by T₀ and made again when needed.
+last step divisible by T₀, so a run that goes on makes them again.
 
-Cost per step: 2 forward passes; U and V by Gram–Schmidt, about 4(m + n)r² operations a matrix and pass. Memory: that
-of inference, plus the factors of one pass.
+Cost per step: 2 forward passes; U and V by Gram–Schmidt, about 4(m + n)r² operations a matrix every T₀ steps. Memory:
+that of inference, plus U and V, r(m + n) numbers a matrix, and the factors of one pass.
 
 Source: Yu et al., "Zeroth-Order Fine-Tuning of LLMs in Random Subspaces", ICCV 2025, arXiv:2410.08989.
 Differs: c is that of the authors' code, which makes Z as long as a dense draw, so that MeZO's ε and η carry over; the
@@ -25,7 +25,7 @@ counts as a vector, as in the code.
 import math
 from dataclasses import dataclass
 
-from zoplat import Array, Key, LowRankSampler, Noise, Tile, hookimpl, number, orthonormal
+from zoplat import Array, Key, LowRankSampler, Noise, Tile, hookimpl, number
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
@@ -50,8 +50,8 @@ class Subspace(LowRankSampler):
     def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
         shape, name, epoch = tile.block.shape, tile.block.name, key.epoch(self.interval)
         rank = min(self.rank, *shape)
-        u = orthonormal(noise.normal((rank, shape[0]), epoch, name, "U")).T
-        v = orthonormal(noise.normal((rank, shape[1]), epoch, name, "V")).T
+        u = noise.orthonormal((rank, shape[0]), epoch, name, "U").T
+        v = noise.orthonormal((rank, shape[1]), epoch, name, "V").T
         core = noise.normal((rank, rank), key, name, "core")
         core *= math.sqrt(self.variance(shape) * math.prod(shape)) / rank  # c
         return tile.of(u @ core), v  # whole rows times the core, then the tile's: numbers don't depend on the cut

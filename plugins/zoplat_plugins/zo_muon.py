@@ -18,8 +18,8 @@ from where the last step came to (ZO-MOPI):
     V ← rows of V MᵀM, made orthonormal      shape (k, n); a Gaussian made orthonormal where P is new
     O = U V                                  U: the columns of M Vᵀ, made of length 1, shape (r, k)
 
-Cost per step: N + 1 forward passes, 2 for N = 1. Memory: that of inference, plus P and O of one pass; with `leading`
-also M and V, r + k numbers for each column of a matrix.
+Cost per step: N + 1 forward passes, 2 for N = 1. Memory: that of inference, plus P, r numbers for each row of a
+matrix, and O of one pass; with `leading` also M and V, r + k numbers for each column of a matrix.
 
 Source: Lang et al., "Powering Up Zeroth-Order Training via Subspace Gradient Orthogonalization", 2026,
 arXiv:2602.17155, as in the authors' code for language models; Newton–Schulz with the five steps and coefficients of
@@ -87,8 +87,8 @@ class Projected(LowRankSampler):
     def basis(self, tile: Tile, key: Key, noise: Noise) -> Array:
         """The tile's rows of P, (rows, r)."""
         rows = tile.block.shape[0]
-        draws = noise.normal((min(self.rank, rows), rows), key.epoch(self.interval), tile.block.name, "P")
-        return tile.of(orthonormal(draws).T)
+        basis = noise.orthonormal((min(self.rank, rows), rows), key.epoch(self.interval), tile.block.name, "P")
+        return tile.of(basis.T)
 
     def mixture(self, tile: Tile, key: Key, noise: Noise) -> Array:
         """U, (r, n)."""

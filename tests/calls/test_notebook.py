@@ -52,6 +52,7 @@ def test_no_outputs_are_stored() -> None:
     assert not [cell for cell in book.cells if cell.get("outputs") or cell.get("execution_count")]
 
 
+@pytest.mark.slow
 def test_results_are_reports(cells: dict[str, list[Any]]) -> None:
     run, plan, compared = (result(cells, f"{name} = zoplat.") for name in ("result", "plan", "compared"))
     for shown in (run, plan, compared):
@@ -62,6 +63,7 @@ def test_results_are_reports(cells: dict[str, list[Any]]) -> None:
     assert "Each method ran with 2 seeds" in compared["text/html"]
 
 
+@pytest.mark.slow
 def test_progress_is_one_bar_that_is_changed_in_place(cells: dict[str, list[Any]]) -> None:
     [outputs] = [found for source, found in cells.items() if "result = zoplat.run(" in source]
     bars = [one.data["text/plain"] for one in outputs if one.output_type == "display_data"]
@@ -69,17 +71,20 @@ def test_progress_is_one_bar_that_is_changed_in_place(cells: dict[str, list[Any]
     assert "120/120 steps" in bars[0]
 
 
+@pytest.mark.slow
 def test_the_own_estimator_learns_and_its_run_goes_on(cells: dict[str, list[Any]]) -> None:
     assert "local.Steepest" in result(cells, "own = zoplat.run")["text/html"]
     assert result(cells, "resume=True")["text/plain"] == "150"
 
 
+@pytest.mark.slow
 def test_the_callback_ends_its_run(cells: dict[str, list[Any]]) -> None:
     steps, reason = eval(result(cells, "class Enough")["text/plain"])
     assert 20 <= steps < 120
     assert reason.startswith("the mean loss of 20 steps is 0.6")
 
 
+@pytest.mark.slow
 def test_the_loop_learns_and_is_replayed(cells: dict[str, list[Any]]) -> None:
     first, last = eval(result(cells, "optimizer = ZerothOrder")["text/plain"])
     assert last < first / 10

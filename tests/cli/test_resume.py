@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -211,7 +212,7 @@ def test_a_journal_cut_anywhere_is_continued_from_there(zoplat: Any) -> None:
     lines = Path("whole/journal.jsonl").read_bytes().splitlines(keepends=True)
     for whole, part in ((13, 0), (12, 1), (11, 40), (8, 0), (3, 77), (0, 50)):
         out = Path(f"cut-{whole}")
-        zoplat.run(*arguments, "--out", out)
+        shutil.copytree("whole", out)
         (out / "summary.json").unlink()
         (out / "journal.jsonl").write_bytes(b"".join(lines[:whole]) + b"".join(lines[whole:])[:part])
         with (out / "metrics.jsonl").open("a") as file:

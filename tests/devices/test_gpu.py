@@ -59,7 +59,9 @@ def test_normals_fuse_what_the_definition_fuses_and_nothing_else(monkeypatch: py
     assert unpinned(fused) or fused["fma.rn.f32"] > 11 * WEIGHTS / 2, "the launch option is what prevents it"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "float16"))]
+)
 def test_updates_of_mixed_and_scaled_terms_fuse_nothing_more(dtype: str) -> None:
     narrow = dtype != "float32"
     found = floats(move(kind=-1, count=-1, has_scales=True, dtype=DTYPES[dtype], is_stochastic=narrow))
@@ -130,6 +132,7 @@ def test_more_terms_and_float32_weights_are_loaded_and_stored_16_bytes_at_a_time
         assert (found.load, found.store, found.shared) == (16, 16, 0)
 
 
+@pytest.mark.slow
 def test_the_script_that_counts_instructions_prints_a_line_for_each_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ print(json.dumps([left, tensor, compiled, marked is len, torch.distributed.is_av
 """
 
 
+@pytest.mark.slow
 def test_what_is_left_out_can_be_had_later() -> None:
     done = subprocess.run([sys.executable, "-c", LATER], capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr

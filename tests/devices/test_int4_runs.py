@@ -134,6 +134,7 @@ def test_a_plugin_that_perturbs_codes_by_floats_is_refused_by_name(flags: list[s
     assert "Gaussian draws floats, and the weights of --tune codes are packed" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", TUNED)
 def test_an_8_billion_model_is_planned_below_6_gigabytes(tune: str) -> None:
     flags = {"model": str(CONFIGS / "llama-8b"), "task": "sst2", "estimator": "mezo", "dtype": "bfloat16"}

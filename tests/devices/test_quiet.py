@@ -22,6 +22,7 @@ def test_the_bar_of_a_gguf_file_stays_out_of_logs(capsys: pytest.CaptureFixture[
     assert "Converting" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_threads_of_torch_do_not_wait_long_for_each_other_in_turns() -> None:
     program = "import zoplat_devices.pytorch, torch; torch.ones(2).sum()"
     variables = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}

@@ -16,6 +16,7 @@ from zoplat_devices.onnx.graph import GRAPH, ROUNDING, Graph
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.slow  # a graph is made
 ROUNDS = OnnxRuntime(threads=1, activations="int8")
 
 

@@ -56,7 +56,7 @@ def run(
     config = resolve(settings)
     if dry_run:
         trackers_named(report_to)
-        sizes = check(config, out, resume, rehearse=True)
+        sizes = {split: len(rows) for split, rows in check(config, out, resume, rehearse=True).items()}
         click.echo(to_text({**config.table(), "rows": sizes}) if as_json else config.toml())
         return
     from zoplat.calls.progress import display

@@ -36,8 +36,8 @@ class Matrix:
         estimators: registered names; "all" for those that ship with zoplat and that the device supports. "zero-shot",
             "icl-N" and "linear-probe" evaluate the model without training it.
         samplers, step_rules: registered names; those of the method where there are none.
-        tasks: registered names or files. With several, --data is a folder of folders with their names; a task that ships its
-            rows does without one.
+        tasks: registered names or files. With several, --data is a folder of folders with their names; a task that
+            ships its rows does without one.
         models: as `--model` takes them.
         tunes: as `--tune` takes them.
         seeds: of the runs.

@@ -51,17 +51,3 @@ class Accumulated(Sampler):
     def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
         factors = self.factors(tile, key, noise)
         out[:] = factors[0] @ factors[1].T if factors else 0.0
-
-
-def orthonormal(a: Array) -> Array:
-    """The rows of `a`, (r, n) with r ≤ n, made orthonormal in place, from the first to the last.
-
-    Gram–Schmidt, each row cleared twice of those before it, which leaves them orthogonal to rounding. Rows that
-    were Gaussian become uniform over all orthonormal sets of rows.
-    """
-    for k in range(a.shape[0]):
-        row, before = a[k : k + 1], a[:k]
-        for _ in range(2):
-            row -= (row @ before.T) @ before
-        row /= (row * row).sum() ** 0.5
-    return a

@@ -6,11 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from typing import TypeAlias
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Block, Tile
+from zoplat.core.orthonormal import orthonormal
 
 Stream: TypeAlias = tuple[int, int]
 """Two 32-bit keys of a sequence of random words."""
@@ -68,6 +70,25 @@ class Noise(ABC):
         """Uniform on (0, 1), odd multiples of 2⁻¹⁷: 16 random bits for each number, for stochastic rounding."""
         return self._at("coarse", shape, address)
 
+    def orthonormal(self, shape: tuple[int, int], key: Key, *place: str) -> Array:
+        """The rows of a normal array, (r, n) with r ≤ n, made orthonormal as `orthonormal` does; not to be written to.
+
+        Kept until the same place is asked for under another key: a basis serves all draws of an interval.
+        """
+        known = self._bases.get(place)
+        if known is None or known[:2] != (key, shape):
+            known = self._bases[place] = key, shape, orthonormal(self.normal(shape, key, *place))
+        return known[2]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the bases that are kept."""
+        return sum(int(array.nbytes) for _, _, array in self._bases.values())
+
+    @cached_property
+    def _bases(self) -> dict[tuple[str, ...], tuple[Key, tuple[int, int], Array]]:
+        return {}
+
     def _at(self, law: str, shape: tuple[int, ...], address: tuple[Key | Tile | str, ...]) -> Array:
         for part in address:
             if isinstance(part, Tile) and part.start:
@@ -92,6 +113,10 @@ class KeysOf(Noise):
     def __init__(self, inner: Noise) -> None:
         self.inner = inner
         self.keys: set[Key] = set()
+
+    def orthonormal(self, shape: tuple[int, int], key: Key, *place: str) -> Array:
+        self.keys.add(key)
+        return self.inner.orthonormal(shape, key, *place)
 
     def numbers(self, law: str, stream: Stream, first: int, shape: tuple[int, ...]) -> Array:
         return self.inner.numbers(law, stream, first, shape)

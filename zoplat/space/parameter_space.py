@@ -457,7 +457,7 @@ class ParameterSpace:
     @property
     def factor_bytes(self) -> int:
         """Bytes of factors of low-rank directions and updates held between calls."""
-        return self._side_terms.bytes
+        return self._side_terms.bytes + self.noise.bytes
 
     @property
     def backend_name(self) -> str:

@@ -69,6 +69,10 @@ class ToyNoise(ReferenceNoise):
                 return cached(law, stream)[first:end].reshape(shape).astype(self.dtype)
         return super().numbers(law, stream, first, shape).astype(self.dtype)
 
+    def orthonormal(self, shape: tuple[int, int], key: Key, *place: str) -> Any:
+        self._record((key, *place))
+        return super().orthonormal(shape, key, *place)
+
     def _record(self, address: tuple[Key | Tile | str, ...]) -> None:
         self._used.add(tuple(part.block.name if isinstance(part, Tile) else part for part in address))
 

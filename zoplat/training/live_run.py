@@ -13,6 +13,7 @@ from zoplat.core.errors import RunFailed
 from zoplat.core.example import Row
 from zoplat.core.exchange import Exchange
 from zoplat.paths import replace_text
+from zoplat.tasks.data import Rows
 from zoplat.training.binding import changed_versions
 from zoplat.training.callbacks import Callback
 from zoplat.training.costs import Costs
@@ -55,7 +56,12 @@ class LiveRun:
     """One run in this process, which is rank 0 where there are several."""
 
     def __init__(
-        self, config: RunConfig, directory: RunDirectory, callback: Callback, exchange: Exchange | None
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        callback: Callback,
+        exchange: Exchange | None,
+        rows: dict[str, Rows],
     ) -> None:
         self.began = time.time()
         self.exchange = exchange
@@ -64,7 +70,7 @@ class LiveRun:
         elif config.parallel == "queries":
             self.exchange = Host(directory.path)
         self.config, self.directory, self.callback = config, directory, callback
-        self.opened = open_run(config)
+        self.opened = open_run(config, rows)
         self.session, self.profiler = self.opened.session, self.opened.profiler
         self.losses: list[float] = []
         self.evaluations = Evaluations(self.opened, directory, callback, self.losses)

@@ -18,6 +18,7 @@ from zoplat.evaluation.evaluate import evaluate
 from zoplat.evaluation.predictions import by_length
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.evaluation.protocol import EvaluationProtocol
+from zoplat.tasks.data import Rows
 from zoplat.training.batches import Batches, batches_of
 from zoplat.training.binding import bindings, check_bindings, rows_there
 from zoplat.training.directory import RunDirectory
@@ -89,9 +90,16 @@ def at_once(config: RunConfig, split: str) -> int:
     return config.read_at_once if split == "train" else config.scored_at_once
 
 
-def open_run(config: RunConfig) -> OpenedRun:
-    """Open the model of a run and encode its rows."""
-    objective, raw = objective_of(config), rows_of(config)
+def open_run(config: RunConfig, checked: dict[str, Rows] | None = None) -> OpenedRun:
+    """Open the model of a run and encode its rows.
+
+    Args:
+        config: the settings.
+        checked: the rows that `check` returned, which are taken out, so that no text is held while the run trains; they
+            are read when None.
+    """
+    objective, raw = objective_of(config), rows_of(config) if checked is None else dict(checked)
+    (checked or {}).clear()
     session, profiler = open_session(config.device, spec_of(config))
     objective.check(session)
     rows = {split: PromptEncoder(config, session).rows(some) for split, some in raw.items()}

@@ -25,7 +25,9 @@ SAMPLE = 50
 """Rows of each split that are encoded to try out the model's tokenizer; half of them the longest ones."""
 
 
-def check(config: RunConfig, out: Path | None = None, resume: bool = False, rehearse: bool = False) -> dict[str, int]:
+def check(
+    config: RunConfig, out: Path | None = None, resume: bool = False, rehearse: bool = False
+) -> dict[str, data.Rows]:
     """Everything that `train` can refuse before it opens a model.
 
     Args:
@@ -36,7 +38,7 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False, rehe
             without reading weights.
 
     Returns:
-        Number of rows of each split.
+        The rows of each split, for `open_run`.
 
     Raises:
         ZoplatError: what is wrong, and what to do.
@@ -51,16 +53,15 @@ def check(config: RunConfig, out: Path | None = None, resume: bool = False, rehe
     if config.max_joules:
         check_energy()
     splits = rows_of(config, notice)
-    sizes = {split: len(rows) for split, rows in splits.items()}
-    if config.batch_size > sizes["train"]:
+    if config.batch_size > len(splits["train"]):
         raise ZoplatError(
-            f"batch_size {config.batch_size} is more than the {sizes['train']} training rows. "
+            f"batch_size {config.batch_size} is more than the {len(splits['train'])} training rows. "
             "Use a smaller --batch-size."
         )
     if rehearse and (reader := config.device.reader(spec_of(config))):
         for rows in splits.values():
             PromptEncoder(config, cast(Session, reader)).rows(_sample(rows))
-    return sizes
+    return splits
 
 
 def _sample(rows: data.Rows) -> data.Rows:

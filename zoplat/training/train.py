@@ -9,6 +9,7 @@ from pathlib import Path
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import Interrupted, ZoplatError, is_out_of_memory
 from zoplat.core.exchange import Exchange
+from zoplat.tasks.data import Rows
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
 from zoplat.training.limit import Limit, confined, out_of_memory
@@ -76,7 +77,7 @@ def _train(
     exchange: Exchange | None,
 ) -> Result:
     """The run, in the only process or in rank 0."""
-    check(config, out, resume)
+    rows = check(config, out, resume)
     trackers = trackers_named(report_to, out if resume else None)
     if out and (summary := _finished(RunDirectory(out), config)):
         return _as_before(summary, out, exchange)
@@ -88,7 +89,7 @@ def _train(
             return _as_before(summary, folder, exchange)
         try:
             with tracked(callback or Callback(), trackers) as watcher:
-                return _run(config, directory, watcher, limit, exchange)
+                return _run(config, directory, watcher, limit, exchange, rows)
         except OSError as problem:
             if failure := directory.failure(problem):
                 raise failure from problem
@@ -118,13 +119,18 @@ def _finished(directory: RunDirectory, config: RunConfig) -> Summary | None:
 
 
 def _run(
-    config: RunConfig, directory: RunDirectory, callback: Callback, limit: Limit | None, exchange: Exchange | None
+    config: RunConfig,
+    directory: RunDirectory,
+    callback: Callback,
+    limit: Limit | None,
+    exchange: Exchange | None,
+    rows: dict[str, Rows],
 ) -> Result:
     """Make a run within its limit; raises OutOfMemory where memory is not enough."""
     run: LiveRun | None = None
     try:
         with config.device.sparing() if limit else nullcontext():
-            run = LiveRun(config, directory, callback, exchange)
+            run = LiveRun(config, directory, callback, exchange, rows)
         with confined(config, limit, run.profiler) as enforced:
             if limit:
                 callback.limited(limit.text(enforced))
