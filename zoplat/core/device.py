@@ -18,6 +18,7 @@ from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.exchange import Exchange
+from zoplat.core.input_directions import LossAndRows
 from zoplat.core.losses import SIDE_TERMS, Number
 from zoplat.core.memory import MemoryReading, Trace
 from zoplat.core.model_spec import Head, ModelSpec
@@ -133,6 +134,14 @@ class Session(ABC):
 
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         """For each matrix of a linear layer, by block name, the Euclidean norm over the batch of each input feature."""
+        raise NotImplementedError
+
+    def input_directions(self, rows: Sequence[Row], rank: int, rounds: int) -> LossAndRows:
+        """Mean loss of a batch, and the leading right singular vectors of the inputs of linear layers, by one pass.
+
+        For each of their matrices, by block name, `input_directions.count` rows: vectors by power iteration, each as
+        long as its singular value, the longest first; zeros where there are fewer.
+        """
         raise NotImplementedError
 
     @abstractmethod
@@ -266,7 +275,7 @@ class Device(ABC):
 
     Attributes:
         answers: what its sessions can compute; a subset of {"losses", "row losses", "jvp", "gradient", "input norms",
-            "generation", "features", "text loss"}.
+            "input directions", "generation", "features", "text loss"}.
         takes_models: whether it opens the model that `--model` names; if not, it has one of its own.
         makes_bundles: whether `zoplat pack` can write its sessions into a bundle.
     """
