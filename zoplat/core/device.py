@@ -6,7 +6,7 @@ In one file because a device is what makes the others: its readers, rehearsals a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.exchange import Exchange
-from zoplat.core.input_directions import LossAndRows
 from zoplat.core.losses import SIDE_TERMS, Number
 from zoplat.core.memory import MemoryReading, Trace
 from zoplat.core.model_spec import Head, ModelSpec
@@ -136,11 +135,13 @@ class Session(ABC):
         """For each matrix of a linear layer, by block name, the Euclidean norm over the batch of each input feature."""
         raise NotImplementedError
 
-    def input_directions(self, rows: Sequence[Row], rank: int, rounds: int) -> LossAndRows:
+    def input_directions(
+        self, rows: Sequence[Row], rank: int, rounds: int
+    ) -> tuple[float, Mapping[str, Sequence[Sequence[float]]]]:
         """Mean loss of a batch, and the leading right singular vectors of the inputs of linear layers, by one pass.
 
-        For each of their matrices, by block name, `input_directions.count` rows: vectors by power iteration, each as
-        long as its singular value, the longest first; zeros where there are fewer.
+        For each of their matrices, by block name, `rank` vectors by power iteration, but no more than it has rows or
+        columns: each as long as its singular value, the longest first; zeros where the inputs have fewer.
         """
         raise NotImplementedError
 

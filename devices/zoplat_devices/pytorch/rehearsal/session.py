@@ -21,8 +21,8 @@ from zoplat.space.counting import CountingSpace
 from zoplat_devices.memory import HostMemory
 from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.hiding import marks_ignored
-from zoplat_devices.pytorch.lean import import_lean
 from zoplat_devices.pytorch.inputs import LayerInputs
+from zoplat_devices.pytorch.lean import import_lean
 from zoplat_devices.pytorch.loaded import embeddings
 from zoplat_devices.pytorch.opening import build_encoder, build_scorer, check_streamed, is_eager
 from zoplat_devices.pytorch.parameters import tensor_of
