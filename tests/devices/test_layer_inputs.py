@@ -1,13 +1,16 @@
 """Leading directions of what linear layers read, on models of a few kilobytes, against singular vectors by numpy."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from zoplat import Example, ModelSpec, ZoplatError
+from zoplat.cli import main
 from zoplat.core.input_directions import directions_of
 from zoplat.core.model_spec import Tuning
 from zoplat.training.objective import Objective
@@ -137,3 +140,31 @@ def test_a_seq2seq_model_is_refused(checkpoint: Make) -> None:
         session.input_directions(session.encode(EXAMPLES), 1, 3)
     with pytest.raises(ZoplatError, match="not known for seq2seq"):
         session.input_norms(session.encode(EXAMPLES))
+
+
+def command(*arguments: Any) -> dict[str, Any]:
+    done = CliRunner().invoke(main, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, (done.stderr, done.exception)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--tune", "lora"),
+        ("--dtype", "bfloat16", "-o", "rank=3"),
+        ("-o", "interval=3", "-o", "queries=2"),
+        ("--micro-batch-size", 2),
+        ("-o", "device.strategy=streaming"),
+        ("--head", "classifier"),
+    ],
+    ids=lambda more: " ".join(map(str, more)),
+)
+def test_a_run_of_agzo_replays_bit_for_bit(checkpoint: Make, more: tuple[Any, ...]) -> None:
+    arguments = ["--model", checkpoint(), "--steps", 4, "--limit", 8, "--batch-size", 4, "--evaluate-every", 2]
+    arguments += ["--estimator", "agzo", "--eps", 1e-2, "--lr", 1e-3, "--device", "cpu"]
+    summary = command("run", *arguments, *more, "--quiet")
+    assert summary["forward_passes"] == (12 if "queries=2" in more else 8)
+    assert summary["passes_outside"] == 0
+    assert summary["weights_digest"] != summary["start_digest"]
+    assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
