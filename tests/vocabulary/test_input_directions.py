@@ -51,6 +51,7 @@ def test_one_part_is_what_it_is() -> None:
     rows = [[0.0, 3.0], [4.0, 0.0]]
     assert leading([rows]) is rows
     assert merged([{"w": rows}]) == {"w": rows}
+    assert merged([{}, {"w": rows}, {}]) == {"w": rows}, "a layer that runs for some rows only"
 
 
 def test_a_part_without_inputs_changes_nothing() -> None:

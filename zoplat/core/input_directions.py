@@ -59,23 +59,29 @@ def leading(parts: Sequence[Rows]) -> Rows:
 
 
 def merged(parts: Sequence[Mapping[str, Rows]]) -> dict[str, Rows]:
-    """Rows by name of the matrix, from those of several parts of a batch."""
-    return {name: leading([part[name] for part in parts]) for name in parts[0]}
+    """Rows by name of the matrix, from those of several parts of a batch, in each of which some may be missing."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: leading([part[name] for part in parts if name in part]) for name in names}
+
+
+def of_all(blocks: Sequence[Block], rank: int, known: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Rows of every matrix, in order; zeros where none are known."""
+    return {
+        block.name: known.get(block.name) or [[0.0] * block.shape[1]] * count(block.shape, rank)
+        for block in blocks
+        if len(block.shape) == 2
+    }
+
+
+def directions_of(blocks: Sequence[Block], rank: int, known: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Directions of every matrix, of length 1 and rounded; zeros for what it does not have, or where it is unknown."""
+    found = of_all(blocks, rank, known)
+    return {name: [_direction(row, rows[0]) for row in rows] for name, rows in found.items()}
 
 
 def numbers_in(rows: Mapping[str, Rows]) -> list[float]:
     """All numbers, in order."""
     return [x for each in rows.values() for row in each for x in row]
-
-
-def directions_of(blocks: Sequence[Block], rank: int, known: Mapping[str, Rows]) -> dict[str, Rows]:
-    """Directions of every matrix, of length 1 and rounded; zeros for what it does not have, or where it is unknown."""
-    found: dict[str, Rows] = {}
-    for block in blocks:
-        if len(block.shape) == 2:
-            rows = known.get(block.name) or [[0.0] * block.shape[1]] * count(block.shape, rank)
-            found[block.name] = [_direction(row, rows[0]) for row in rows]
-    return found
 
 
 def _direction(row: Sequence[float], longest: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ from zoplat.core.blocks import Part
 from zoplat.core.direction import Direction
 from zoplat.core.errors import SkipStep, ZoplatError
 from zoplat.core.exchange import Exchange
-from zoplat.core.input_directions import LossAndRows, count, directions_of, merged, numbers_in
+from zoplat.core.input_directions import LossAndRows, count, directions_of, merged, numbers_in, of_all
 from zoplat.core.losses import SIDE_TERMS, LossBackend, Number, RecordedLosses, in_blocks
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat.training.live_losses import LiveLosses
@@ -94,11 +94,10 @@ class SharedRows(_Shared):
     def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
         with self._noticed(self.own.profiler.phase("forward")):
             loss, own = self.own.objective.input_directions(self.own.session, self.own.rows, rank, rounds)
-        [loss] = self._mean([loss])
-        parts = []
-        for numbers in map(iter, self.exchange.gather(numbers_in(own))):
-            parts.append({name: [[next(numbers) for _ in row] for row in rows] for name, rows in own.items()})
-        return loss, directions_of(space.blocks, rank, merged(parts))
+        gathered = self.exchange.gather([loss, *numbers_in(of_all(space.blocks, rank, own))])
+        parts = [RecordedLosses(self.own.step, each).input_directions(space, rank, rounds) for each in gathered]
+        loss = sum(share * part for share, (part, _) in zip(self.shares, parts, strict=True))
+        return loss, directions_of(space.blocks, rank, merged([rows for _, rows in parts]))
 
     def on_batch(self, index: int) -> LossBackend:
         return SharedRows(replace(self.whole, rows=self.whole.batches.auxiliary(self.whole.step, index)), self.exchange)
