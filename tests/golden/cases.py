@@ -37,6 +37,7 @@ LAYERS = {name: int(name.split(".")[2]) for name in SHAPES if ".layers." in name
 
 METHODS: dict[str, dict[str, Any]] = {
     "adamezo": {},
+    "agzo": {"rank": 2, "interval": 3},
     "block-zo": {},
     "bszo": {},
     "conmezo": {},

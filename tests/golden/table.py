@@ -26,6 +26,7 @@ import zoplat
 METHODS = [
     "adamezo",
     "adamw",
+    "agzo",
     "block-zo",
     "bszo",
     "conmezo",

@@ -119,6 +119,15 @@ def test_modes_differ_as_they_should(small_model: Any) -> None:
     assert planned["mezo, LoRA"].facts["trainable_parameters"] < full.facts["trainable_parameters"]
 
 
+@pytest.mark.parametrize(("estimator", "options"), [("agzo", {"rank": 2}), ("sparse-zo", {"scores": "wanda"})])
+def test_what_layers_read_is_not_looked_at_in_a_rehearsal(small_model: Any, estimator: str, options: Any) -> None:
+    given = {"model": str(small_model()), "task": "sst2", "device": "cpu", "estimator": estimator, "options": options}
+    found = plan({**given, "batch_size": 1}, 1 << 34, None, 12)
+    planned = next(outcome.planned for outcome in found.outcomes if outcome.mode.name == "as asked")
+    assert planned
+    assert planned.training > planned.facts["model_bytes"]
+
+
 def test_qlora_is_lora_with_its_linear_layers_in_4_bits(small_model: Any) -> None:
     model = small_model(hidden_size=64, intermediate_size=256)
     given = {"model": str(model), "task": "sst2", "device": "cpu", "estimator": "mezo", "dtype": "float32"}

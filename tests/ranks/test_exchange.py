@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.exchange import Ended, Exchange
+from zoplat.testing import linear
 from zoplat.training.journal import Journal
 from zoplat.training.live_losses import LiveLosses
+from zoplat.training.objective import Objective
 from zoplat.training.opening import open_run
 from zoplat.training.ranks import check_ranks, check_records, for_ranks, strategy_of
 from zoplat.training.shared_losses import SharedPoints, SharedRows
@@ -79,6 +83,25 @@ def on_all(work: Callable[[Exchange], Any], size: int = SIZE) -> list[Any]:
         thread.join(60)
         assert not thread.is_alive()
     return found
+
+
+class Unmeasured:
+    """In place of a profiler, which is of one thread."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class Inputs:
+    """A session whose layer reads random vectors, other ones for other rows."""
+
+    def __init__(self) -> None:
+        self.space = linear().space
+
+    def input_directions(self, rows: Sequence[Row], rank: int, rounds: int) -> Any:
+        random = Random(sum(row.tokens for row in rows))
+        loss = sum(row.tokens for row in rows) / len(rows)
+        return loss, {"square.weight": [[random.gauss(0, 1) for _ in range(5)] for _ in range(rank)]}
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9, 100])
@@ -152,6 +175,18 @@ def test_shared_points_end_in_the_bits_of_one_process(estimator: str) -> None:
 def test_shared_rows_end_in_the_bits_of_micro_batches_in_one_process() -> None:
     alone = trained(config_of("none", micro_batch_size=2, queries=2))
     assert on_all(lambda e: trained(config_of("data", queries=2), e)) == [alone] * SIZE
+
+
+@pytest.mark.parametrize("parallel", ["data", "queries"])
+def test_shared_directions_of_inputs_are_those_of_one_process(parallel: str) -> None:
+    """Of micro-batches in one process where rows are shared, of rank 0 where points are."""
+    rows = [Row(Example("", (), 0), 1, i) for i in range(2 * SIZE)]
+    session: Any = Inputs()
+    objective = Objective(micro_batch=2 if parallel == "data" else None)
+    live = LiveLosses(session, objective, None, Unmeasured(), 0, rows, "sequential")  # type: ignore[arg-type]
+    kind = SharedRows if parallel == "data" else SharedPoints
+    alone = live.input_directions(session.space, 2, 3)
+    assert on_all(lambda e: kind(live, e).input_directions(session.space, 2, 3)) == [alone] * SIZE
 
 
 def test_shared_rows_give_the_loss_of_the_whole_batch_but_for_rounding() -> None:

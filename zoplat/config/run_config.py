@@ -112,9 +112,10 @@ class RunConfig(Checked):
                 f"'{self.device_name}' answers only {', '.join(sorted(self.device.answers))}."
                 + (f" Use --device {' or '.join(able)}." if able else "")
             )
-        if self.is_judged and (asked := self.estimator.asks & {"jvp", "gradient"}):
+        derived = {"jvp": "a jvp", "gradient": "a gradient", "input directions": "input directions"}
+        if self.is_judged and (asked := self.estimator.asks & derived.keys()):
             raise ZoplatError(
-                f"'{self.estimator_name}' asks for a {min(asked)}, and --objective {self.objective} has none."
+                f"'{self.estimator_name}' asks for {derived[min(asked)]}, and --objective {self.objective} has none."
             )
 
     @property

@@ -6,7 +6,7 @@ In one file because a device is what makes the others: its readers, rehearsals a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +133,16 @@ class Session(ABC):
 
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         """For each matrix of a linear layer, by block name, the Euclidean norm over the batch of each input feature."""
+        raise NotImplementedError
+
+    def input_directions(
+        self, rows: Sequence[Row], rank: int, rounds: int
+    ) -> tuple[float, Mapping[str, Sequence[Sequence[float]]]]:
+        """Mean loss of a batch, and the leading right singular vectors of the inputs of linear layers, by one pass.
+
+        For each of their matrices, by block name, `rank` vectors by power iteration, but no more than it has rows or
+        columns: each as long as its singular value, the longest first; zeros where the inputs have fewer.
+        """
         raise NotImplementedError
 
     @abstractmethod
@@ -266,7 +276,7 @@ class Device(ABC):
 
     Attributes:
         answers: what its sessions can compute; a subset of {"losses", "row losses", "jvp", "gradient", "input norms",
-            "generation", "features", "text loss"}.
+            "input directions", "generation", "features", "text loss"}.
         takes_models: whether it opens the model that `--model` names; if not, it has one of its own.
         makes_bundles: whether `zoplat pack` can write its sessions into a bundle.
     """

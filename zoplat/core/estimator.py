@@ -30,7 +30,7 @@ class Estimator(Checked, ABC, Generic[State]):
 
     @property
     def asks(self) -> frozenset[str]:
-        """What it wants of a device: some of "losses", "row losses", "jvp", "gradient" and "input norms"."""
+        """What it wants of a device; some of what `Device.answers` may name, such as "losses" and "gradient"."""
         return frozenset({"losses"})
 
     @property

@@ -12,6 +12,7 @@ from zoplat.core.arrays import Array
 from zoplat.core.blocks import Part
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
+from zoplat.core.input_directions import LossAndRows, count
 from zoplat.space.parameter_space import ParameterSpace
 
 Number: TypeAlias = Any
@@ -61,6 +62,10 @@ class LossBackend(ABC):
 
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         """For each matrix, the Euclidean norm of every input of its layer over the batch, 1 where there is none."""
+        raise NotImplementedError
+
+    def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
+        """Loss at θ, and for each matrix leading directions of its layer's inputs; see `Oracle.input_directions`."""
         raise NotImplementedError
 
     def row_count(self) -> Number:
@@ -127,6 +132,13 @@ class RecordedLosses(LossBackend):
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         matrices = [block for block in space.blocks if len(block.shape) == 2]
         return {block.name: [self.forward() for _ in range(block.shape[1])] for block in matrices}
+
+    def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
+        return self.forward(), {
+            block.name: [[self.forward() for _ in range(block.shape[1])] for _ in range(count(block.shape, rank))]
+            for block in space.blocks
+            if len(block.shape) == 2
+        }
 
     def row_count(self) -> Number:
         return self.forward()

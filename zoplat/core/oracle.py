@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby
 from typing import Literal, NamedTuple, TypeAlias
@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from zoplat.core.blocks import Buffer, Part
 from zoplat.core.direction import ZERO, Direction, held
 from zoplat.core.errors import NonFinite, ZoplatError
+from zoplat.core.input_directions import numbers_in
 from zoplat.core.losses import SIDE_TERMS, LossBackend, Number
 from zoplat.core.noise import Key
 from zoplat.core.sampler import Sampler
@@ -220,6 +221,26 @@ class Oracle:
         if not all(map(math.isfinite, norms)):
             raise NonFinite(f"The norm of an input at step {self.step} is not finite.")
         return by_matrix
+
+    def input_directions(self, rank: int, rounds: int) -> tuple[float, Mapping[str, Sequence[Sequence[float]]]]:
+        """L(θ), and for each matrix the leading directions of its layer's inputs over the batch; one forward pass.
+
+        They are orthonormal, but rounded to five decimals to keep journals small. A row of zeros stands for a direction
+        that the inputs do not have; all are zeros where the matrix is not that of a linear layer, or its inputs are not
+        known.
+
+        Args:
+            rank: directions of a matrix, where it has as many rows and columns.
+            rounds: of power iteration.
+        """
+        self.space.settle()
+        loss, by_matrix = self._backend.input_directions(self.space, rank, rounds)
+        numbers = numbers_in(by_matrix)
+        self._record([loss, *numbers], 1, losses=1)
+        self._check(ZERO, loss)
+        if not all(map(math.isfinite, numbers)):
+            raise NonFinite(f"A direction of inputs at step {self.step} is not finite.")
+        return loss, by_matrix
 
     def on_batch(self, index: int) -> Oracle:
         """The oracle of auxiliary batch number `index` of this step; answers are journaled with this one's."""

@@ -86,9 +86,13 @@ class Buffers:
         beside = {block.name: self._empty(block) for block in self._blocks if block.name in rows}
         for name, row in rows.items():
             arrays[name] = beside[name]((1, len(row)), "float32")
-            for column, number in enumerate(row):
-                arrays[name][0, column] = number
+            write(arrays[name], [row])
         return Buffer(owner, arrays)
+
+
+def write(array: Array, rows: Sequence[Sequence[float]]) -> None:
+    """Write numbers of the host to an array; those of torch are no lists, and are sent at once."""
+    array[:] = array.new_tensor(rows) if hasattr(array, "new_tensor") else rows
 
 
 def _shape(block: Block, rows: int | None, columns: int | None) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from zoplat.core.errors import NonFinite, ZoplatError
 from zoplat.core.noise import Key, Noise
 from zoplat.core.sampler import Sampler
 from zoplat.space.backend import Backend, Kernel, Points
-from zoplat.space.buffers import Buffers, MakeArray
+from zoplat.space.buffers import Buffers, MakeArray, write
 from zoplat.space.drift import DriftMeter
 from zoplat.space.lazy import LazyWeights, Phase
 from zoplat.space.packed import CodesRounding, check_codes, check_law, check_probe, has_codes
@@ -254,6 +254,10 @@ class ParameterSpace:
                 tile = Tile(block, 0, block.shape[0])
                 with self._backend.writable_rows(tile, buffers) as arrays:
                     kernel(tile, *arrays)
+
+    def write(self, buffer: Buffer, rows: Mapping[str, Sequence[Sequence[float]]]) -> None:
+        """Write numbers, by block and row, to the arrays of a buffer, whole; as `renew` does."""
+        self.renew(lambda tile, array: write(array, rows[tile.block.name]), buffer)
 
     def mark(
         self, mask: Buffer, bounds: Mapping[str, float], score: Score, *buffers: Buffer, keep: Keep = "largest"

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from zoplat.core.blocks import Buffer, Part
 from zoplat.core.direction import Direction
 from zoplat.core.estimator import Estimator
+from zoplat.core.input_directions import LossAndRows
 from zoplat.core.losses import LossBackend
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
@@ -148,6 +149,10 @@ class FaultyLosses(LossBackend):
 
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         return self._losses.input_norms(space)
+
+    def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
+        loss, found = self._losses.input_directions(space, rank, rounds)
+        return self._next(loss), {name: [[*map(self._next, row)] for row in rows] for name, rows in found.items()}
 
     def row_count(self) -> float:
         return self._next(self._losses.row_count())

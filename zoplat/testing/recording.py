@@ -14,6 +14,7 @@ from zoplat.core.blocks import Part
 from zoplat.core.direction import ZERO, Direction
 from zoplat.core.errors import SkipStep
 from zoplat.core.estimator import Estimator
+from zoplat.core.input_directions import LossAndRows
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
 from zoplat.core.sampler import Sampler
@@ -215,6 +216,12 @@ class RecordingOracle(Oracle):
     def input_norms(self) -> dict[str, list[float]]:
         self.kinds.add("input norms")
         return super().input_norms()
+
+    def input_directions(self, rank: int, rounds: int) -> LossAndRows:
+        self.kinds.add("input directions")
+        loss, found = super().input_directions(rank, rounds)
+        self.queries.append(Query("loss", entries(self.toy, ZERO), loss))
+        return loss, found
 
 
 def record_estimates(estimator: Estimator[Any], toy: Toy, steps: int) -> list[RecordedEstimate]:

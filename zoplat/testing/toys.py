@@ -14,6 +14,7 @@ import numpy as np
 
 from zoplat.core.blocks import TILE, Block, Part, Tile
 from zoplat.core.direction import Direction
+from zoplat.core.input_directions import LossAndRows, count, directions_of
 from zoplat.core.losses import LossBackend, RecordedLosses, in_blocks
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
@@ -214,6 +215,18 @@ class ToyLosses(LossBackend):
         """Norms that increase with the index of the input."""
         known = {block.name: [1.0 + i for i in range(block.shape[-1])] for block in space.blocks}
         return in_blocks(space, known)
+
+    def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
+        """The loss, and cosines of increasing frequency; matrices whose name has "embed" have no known inputs."""
+        known = {
+            block.name: [
+                [math.cos(math.pi * (i + 0.5) * k / block.shape[1]) for i in range(block.shape[1])]
+                for k in range(count(block.shape, rank))
+            ]
+            for block in space.blocks
+            if len(block.shape) == 2 and "embed" not in block.name
+        }
+        return self.toy.forward(), directions_of(space.blocks, rank, known)
 
     def row_count(self) -> float:
         """As many rows as there are shares."""

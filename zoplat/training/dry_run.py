@@ -19,6 +19,7 @@ from zoplat.core.blocks import Part
 from zoplat.core.direction import ZERO, Direction
 from zoplat.core.errors import SkipStep, ZoplatError
 from zoplat.core.estimator import Estimator
+from zoplat.core.input_directions import LossAndRows
 from zoplat.core.losses import LossBackend
 from zoplat.core.noise import Key
 from zoplat.core.oracle import Oracle
@@ -65,7 +66,7 @@ class LinearLosses(LossBackend):
     So losses differ from point to point, and a step down the slope lowers them.
 
     Args:
-        space: knows where forward passes are made; its blocks have gradients and input norms.
+        space: knows where forward passes are made; its blocks have gradients and inputs.
         strategy: how several losses are evaluated.
         rows: of the batch.
     """
@@ -90,6 +91,10 @@ class LinearLosses(LossBackend):
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         """One number in place of a row of them, which for a large model would be millions."""
         return {block.name: [1.0] for block in space.blocks if len(block.shape) == 2}
+
+    def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
+        """One number in place of a direction; all matrices have one."""
+        return _loss(ZERO), {block.name: [[1.0]] for block in space.blocks if len(block.shape) == 2}
 
     def row_count(self) -> float:
         return float(self._rows)

@@ -12,6 +12,7 @@ from zoplat.core.blocks import Part
 from zoplat.core.device import Session
 from zoplat.core.direction import Direction
 from zoplat.core.example import Row
+from zoplat.core.input_directions import LossAndRows, directions_of
 from zoplat.core.losses import LossBackend, Number, in_blocks
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat.training.batches import Batches
@@ -70,6 +71,11 @@ class LiveLosses(LossBackend):
     def input_norms(self, space: ParameterSpace) -> dict[str, list[float]]:
         with self.profiler.phase("forward"):
             return in_blocks(space, self.objective.input_norms(self.session, self.rows))
+
+    def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
+        with self.profiler.phase("forward"):
+            loss, known = self.objective.input_directions(self.session, self.rows, rank, rounds)
+            return loss, directions_of(space.blocks, rank, known)
 
     def row_count(self) -> Number:
         return float(len(self.rows))

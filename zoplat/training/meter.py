@@ -16,7 +16,10 @@ from zoplat.core.example import Row
 from zoplat.core.oracle import GRADIENT_PASSES, JVP_PASSES, RECOMPUTED_PASSES
 
 COST: dict[str, Callable[..., int]] = {
-    **dict.fromkeys(("forward", "row_losses", "input_norms", "scores", "generate", "features"), lambda rows, *_: 1),
+    **dict.fromkeys(
+        ("forward", "row_losses", "input_norms", "input_directions", "scores", "generate", "features"),
+        lambda rows, *_: 1,
+    ),
     "losses_at": lambda rows, directions: len(directions),
     "row_losses_at": lambda rows, points: len(points),
     "jvp": lambda rows, direction: JVP_PASSES,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import nan, sqrt
@@ -16,6 +16,7 @@ from zoplat.core.device import Session
 from zoplat.core.direction import ZERO, Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
+from zoplat.core.input_directions import LossAndRows, Rows, merged
 from zoplat.core.losses import Number
 from zoplat.evaluation.predictions import predict
 from zoplat.tasks.metrics import Judge, Metric
@@ -121,6 +122,18 @@ class Objective:
             name: [sqrt(sum(x * x for x in each)) for each in zip(*(norms[name] for norms in found), strict=True)]
             for name in found[0]
         }
+
+    def input_directions(self, session: Session, rows: Sequence[Row], rank: int, rounds: int) -> LossAndRows:
+        """Loss at θ, and for each matrix of a linear layer the leading directions of its inputs, as of a session."""
+        parts: list[Mapping[str, Rows]] = []
+
+        def compute(some: Sequence[Row]) -> list[float]:
+            loss, found = session.input_directions(some, rank, rounds)
+            parts.append(found)
+            return [loss]
+
+        [loss] = self._mean(rows, compute)
+        return loss, merged(parts)
 
     @staticmethod
     def _judged(judge: Judge, session: Session, rows: Sequence[Row]) -> float:

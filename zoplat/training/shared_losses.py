@@ -12,6 +12,7 @@ from zoplat.core.blocks import Part
 from zoplat.core.direction import Direction
 from zoplat.core.errors import SkipStep, ZoplatError
 from zoplat.core.exchange import Exchange
+from zoplat.core.input_directions import LossAndRows, count, directions_of, merged, numbers_in, of_all
 from zoplat.core.losses import SIDE_TERMS, LossBackend, Number, RecordedLosses, in_blocks
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat.training.live_losses import LiveLosses
@@ -90,6 +91,14 @@ class SharedRows(_Shared):
         whole = iter([sqrt(sum(x * x for x in each)) for each in zip(*rows, strict=True)])
         return in_blocks(space, {name: [next(whole) for _ in norms] for name, norms in own.items()})
 
+    def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
+        with self._noticed(self.own.profiler.phase("forward")):
+            loss, own = self.own.objective.input_directions(self.own.session, self.own.rows, rank, rounds)
+        gathered = self.exchange.gather([loss, *numbers_in(of_all(space.blocks, rank, own))])
+        parts = [RecordedLosses(self.own.step, each).input_directions(space, rank, rounds) for each in gathered]
+        loss = sum(share * part for share, (part, _) in zip(self.shares, parts, strict=True))
+        return loss, directions_of(space.blocks, rank, merged([rows for _, rows in parts]))
+
     def on_batch(self, index: int) -> LossBackend:
         return SharedRows(replace(self.whole, rows=self.whole.batches.auxiliary(self.whole.step, index)), self.exchange)
 
@@ -154,6 +163,15 @@ class SharedPoints(_Shared):
             count, lambda: [norm for norms in self.whole.input_norms(space).values() for norm in norms]
         )
         return RecordedLosses(self.whole.step, found).input_norms(space)
+
+    def input_directions(self, space: ParameterSpace, rank: int, rounds: int) -> LossAndRows:
+        def compute() -> list[float]:
+            loss, found = self.whole.input_directions(space, rank, rounds)
+            return [loss, *numbers_in(found)]
+
+        numbers = sum(count(block.shape, rank) * block.shape[1] for block in space.blocks if len(block.shape) == 2)
+        answers = self.exchange.by_first(1 + numbers, compute)
+        return RecordedLosses(self.whole.step, answers).input_directions(space, rank, rounds)
 
     def on_batch(self, index: int) -> LossBackend:
         return SharedPoints(

@@ -20,7 +20,7 @@ from zoplat.core.device import Session
 from zoplat.core.estimate import Estimate
 from zoplat.core.noise import Key
 from zoplat.core.plain_json import to_text
-from zoplat.core.sampler import Sampler
+from zoplat.core.sampler import Held, Sampler
 from zoplat.paths import replace_text
 
 EVERY = 10
@@ -35,14 +35,14 @@ def slopes_of(estimate: Estimate) -> list[float]:
     They are computed from its losses, so that a method that ranks or scales them has them in units of the loss too:
     [L(θ + εz) − L(θ − εz)]/2ε of losses in pairs, [L(θ + εz) − L(θ)]/ε of one-sided ones, and the deviation from
     their mean over ε where there is one loss a direction. Exact derivatives along random directions are the
-    coefficients of the estimate, and so are the slopes of methods that keep their losses to themselves. Terms that read
-    a buffer, or that have the name of a probe under another law, are no probes.
+    coefficients of the estimate, and so are the slopes of methods that keep their losses to themselves. Terms that are
+    buffers, or that have the name of a probe under another law, are no probes.
     """
     laws: dict[Key, Sampler] = {}
     draws = [
         (draw, c)
         for draw, c in estimate.direction
-        if not draw.sampler.reads and laws.setdefault(draw.key, draw.sampler) == draw.sampler
+        if not isinstance(draw.sampler, Held) and laws.setdefault(draw.key, draw.sampler) == draw.sampler
     ]
     losses, eps, n = list(estimate.losses), estimate.eps, len(draws)
     if not eps or not losses:

@@ -25,6 +25,7 @@ INSTEAD = {
     "row losses": "mezo, fzoo and lozo do without",
     "jvp": "mezo and lozo do without",
     "input norms": "options={'scores': 'weights'} does without where the method has such a field",
+    "input directions": "mezo and lozo do without",
 }
 """What a closure can't give → what to use."""
 

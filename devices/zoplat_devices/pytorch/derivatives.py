@@ -1,4 +1,4 @@
-"""Exact derivatives by PyTorch: forward mode and backpropagation; and norms of the inputs of linear layers."""
+"""Exact derivatives by PyTorch: forward mode and backpropagation."""
 
 from __future__ import annotations
 
@@ -87,30 +87,6 @@ class Derivatives:
         if not all(bool(g.isfinite().all()) for g in found.values()):
             raise NonFinite("The gradient has entries that are not finite.")
 
-    def input_norms(self, token_mask: Any, forward: Callable[[], Any]) -> dict[str, list[float]]:
-        """For the linear layers that hold a block, the norm of each input over all rows and tokens of a batch.
-
-        Args:
-            token_mask: (rows, tokens), false for padding; None without padding.
-            forward: runs the model on the batch.
-        """
-        squares: dict[str, Any] = {}
-
-        def add_squares(name: str, module: Any, inputs: Any) -> None:
-            flat = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
-            if token_mask is not None and (inputs[0].dim() == 3 or len(flat) == token_mask.numel()):
-                seen = len(flat) // len(token_mask)  # the vocabulary head reads the last tokens only
-                flat = flat[token_mask[:, -seen:].reshape(-1).to(flat.device)]
-            squares[name] = squares.get(name, 0.0) + (flat * flat).sum(dim=0)
-
-        with ExitStack() as stack:
-            for module in self.model.modules():
-                block = self._blocks.get(address(module.weight)) if _is_linear(module) else None
-                if block is not None and block.shape[1] == module.in_features:
-                    stack.enter_context(_removed(module.register_forward_pre_hook(partial(add_squares, block.name))))
-            forward()
-        return {name: [float(x) for x in square.sqrt()] for name, square in squares.items()}
-
     @contextmanager
     def _duals(self, direction: Direction) -> Iterator[None]:
         """Parameters are dual numbers, whose tangents are their entries of the direction."""
@@ -173,18 +149,5 @@ class Derivatives:
                     layer.forward = own
 
 
-@contextmanager
-def _removed(handle: Any) -> Iterator[None]:
-    """Remove a hook afterwards."""
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _size(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _is_linear(module: Any) -> bool:
-    return hasattr(module, "in_features") and getattr(module, "weight", None) is not None

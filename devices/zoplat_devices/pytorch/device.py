@@ -19,7 +19,8 @@ class PyTorch(PyTorchSettings):
     """PyTorch, with models of transformers."""
 
     answers: ClassVar[frozenset[str]] = frozenset(
-        {"losses", "row losses", "jvp", "gradient", "input norms", "generation", "features", "text loss"}
+        {"losses", "row losses", "jvp", "gradient", "input norms", "input directions"}
+        | {"generation", "features", "text loss"}
     )
 
     @property

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property, partial
-from math import hypot
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from zoplat.core.device import TextLoss
 from zoplat.core.direction import Direction
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
+from zoplat.core.input_directions import LossAndRows
 from zoplat.core.losses import SIDE_TERMS, Number
 from zoplat.core.model_spec import ModelSpec
 from zoplat.core.row_signs import RowSigns
@@ -27,6 +27,7 @@ from zoplat_devices.pytorch import about, chat
 from zoplat_devices.pytorch.backends import backend_for
 from zoplat_devices.pytorch.derivatives import Derivatives
 from zoplat_devices.pytorch.generation import TextGenerator
+from zoplat_devices.pytorch.inputs import LayerInputs
 from zoplat_devices.pytorch.loaded import Loaded
 from zoplat_devices.pytorch.measured import MeasuredSession
 from zoplat_devices.pytorch.models import load
@@ -93,6 +94,7 @@ class PyTorchSession(MeasuredSession):
         self.records = self.recordings is not None
         self.generator = TextGenerator(self.scorer, self.encoder)
         self.derivatives = Derivatives(self.model, self.space, settings.is_windowed)
+        self.inputs = LayerInputs(self.model, self.space.blocks, self.scorer, self.head)
         self._open_strategies(settings, spec)
         self.facts = self._facts(settings, spec)
         trim()
@@ -253,18 +255,11 @@ class PyTorchSession(MeasuredSession):
 
     def input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         self._release_recordings()
-        with self.scorer.eager():
-            return self._input_norms(rows)
+        return self.inputs.norms(rows)
 
-    def _input_norms(self, rows: Sequence[Row]) -> dict[str, list[float]]:
-        if self.head == "causal" and not self.scorer.sees_padding:
-            return self.derivatives.input_norms(self.scorer.token_mask(rows), lambda: self.scorer.loss(rows))
-        if self.head == "seq2seq":
-            raise ZoplatError("The norms of a layer's inputs are not known for seq2seq models. Use another --head.")
-        by_row = [self.derivatives.input_norms(None, partial(self.scorer.loss, [row])) for row in rows]
-        return {
-            name: [hypot(*each) for each in zip(*(norms[name] for norms in by_row), strict=True)] for name in by_row[0]
-        }
+    def input_directions(self, rows: Sequence[Row], rank: int, rounds: int) -> LossAndRows:
+        self._release_recordings()
+        return self.inputs.directions(rows, rank, rounds)
 
     def scores(self, rows: Sequence[Row]) -> list[list[float]]:
         with self._perturbed():
