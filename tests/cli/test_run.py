@@ -12,6 +12,7 @@ import pytest
 import zoplat as package
 from zoplat.config.defaults import ESTIMATOR
 from zoplat.config.layers import resolve
+from zoplat.tasks import data
 
 KEYS = {
     "status", "estimator", "sampler", "step_rule", "device", "model", "task", "tune", "dtype", "seed", "steps",
@@ -63,6 +64,21 @@ def test_the_run_directory_has_the_documented_files(zoplat: Any) -> None:
     environment = json.loads((out / "environment.json").read_text())
     assert environment.keys() >= {"versions", "device", "threads", "start_digest", "noise"}
     assert [path.name for path in (out / "checkpoint").iterdir() if path.is_dir()] == ["step-6"]
+
+
+def test_the_rows_are_read_once_and_their_text_is_not_held_while_the_run_trains(
+    zoplat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[dict[str, Any]] = []
+    real = data.load
+
+    def load(*given: Any) -> Any:
+        loaded.append(real(*given))
+        return loaded[-1]
+
+    monkeypatch.setattr(data, "load", load)
+    zoplat.run("--steps", 1, "--out", "r")
+    assert loaded == [{}], "read once, and handed over"
 
 
 def test_a_run_without_out_gets_a_fresh_directory_under_runs(zoplat: Any) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zoplat import Key, Noise, ZoplatError
+from zoplat import Key, Noise, ZoplatError, orthonormal
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import subzero
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.mezo import MeZO
-from zoplat_plugins.subzero import Subspace, orthonormal
+from zoplat_plugins.subzero import Subspace
 
 SEED, EPS, LR, DECAY = 5, 1e-2, 2e-3, 0.05
 RANK, INTERVAL = 3, 7
@@ -110,6 +110,23 @@ def test_gram_schmidt_is_the_orthogonal_factor_of_qr(shape: tuple[int, int]) -> 
     made = orthonormal(gaussian.astype(np.float32))
     np.testing.assert_allclose(made, (q * np.sign(np.diag(r))).T, rtol=0, atol=1e-5)
     np.testing.assert_allclose(made @ made.T, np.eye(shape[0]), rtol=0, atol=1e-6)
+
+
+def test_a_basis_is_made_once_an_interval_and_its_bytes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, ...]] = []
+
+    def counted(a: np.ndarray) -> np.ndarray:
+        made.append(a.shape)
+        return orthonormal(a)
+
+    monkeypatch.setattr("zoplat.core.noise.orthonormal", counted)
+    toy = linear({"w": (12, 10), "b": (4,)})
+    drawn = [toy.entries(toy.space.draw(Subspace(2, INTERVAL), Key(SEED, step, 0))) for step in (0, 1, 0, INTERVAL, 0)]
+    assert made == [(2, 12), (2, 10)] * 3, "of the first interval, of the second one, and of the first one again"
+    assert (drawn[0] == drawn[2]).all()
+    assert (drawn[0] == drawn[4]).all()
+    assert toy.space.noise.bytes == (12 + 10) * 2 * drawn[0].itemsize, "those of one interval"
+    assert toy.space.scratch_bytes > toy.space.noise.bytes
 
 
 def test_the_subspaces_last_an_interval_and_the_core_a_draw() -> None:

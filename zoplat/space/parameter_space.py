@@ -456,12 +456,12 @@ class ParameterSpace:
     @property
     def scratch_bytes(self) -> int:
         """Bytes of working arrays held between calls."""
-        return self._backend.scratch_bytes
+        return self._backend.scratch_bytes + self.noise.bytes
 
     @property
     def factor_bytes(self) -> int:
         """Bytes of factors of low-rank directions and updates held between calls."""
-        return self._side_terms.bytes + self.noise.bytes
+        return self._side_terms.bytes
 
     @property
     def backend_name(self) -> str:
