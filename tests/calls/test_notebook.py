@@ -91,6 +91,7 @@ def test_the_loop_learns_and_is_replayed(cells: dict[str, list[Any]]) -> None:
     assert result(cells, "again.replay")["text/plain"] == "(200, True)"
 
 
+@pytest.mark.slow
 def test_an_interrupted_cell_says_which_call_goes_on(cells: dict[str, list[Any]]) -> None:
     stop = cells[CUT][-1]
     assert (stop.ename, stop.output_type) == ("Interrupted", "error")
