@@ -328,41 +328,6 @@ def test_a_gradient_that_is_not_finite_skips_the_step(checkpoint: Make) -> None:
         oracle_of(session).gradient()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tune", ["full", "lora"])
-def test_input_norms_are_those_of_the_tokens_that_each_layer_sees(checkpoint: Make, kind: str, tune: str) -> None:
-    """By one unpadded sequence at a time through the model; padding does not count."""
-    session = opened(checkpoint(kind), tune)
-    oracle, before = oracle_of(session), snapshot(session)
-    found = oracle.input_norms()
-    assert snapshot(session) == before
-    assert oracle.passes == 1
-    by_address = {block.array.data_ptr(): block for block in session.space.blocks}
-    squares: dict[str, Any] = {}
-    hooks = []
-    for module in session.model.modules():
-        if isinstance(module, torch.nn.Linear) and module.weight.data_ptr() in by_address:
-            name = by_address[module.weight.data_ptr()].name
-
-            def note(module: Any, inputs: Any, name: str = name) -> None:
-                last = module.weight.shape[0] == len(session.loaded.tokenizer)  # the head predicts one token only
-                flat = inputs[0].reshape(-1, inputs[0].shape[-1])[-1:] if last else inputs[0]
-                flat = flat.reshape(-1, flat.shape[-1])
-                squares[name] = squares.get(name, 0.0) + (flat**2).sum(dim=0)
-
-            hooks.append(module.register_forward_pre_hook(note))
-    with torch.no_grad():
-        for example in EXAMPLES:
-            text = example.prompt + example.options[0]
-            session.model(torch.tensor([session.loaded.tokenizer(text)["input_ids"][:-1]]))
-    for hook in hooks:
-        hook.remove()
-    assert list(found) == [block.name for block in session.space.blocks if len(block.shape) == 2]
-    for name, norms in found.items():
-        expected = squares[name].sqrt() if name in squares else torch.ones(len(norms))
-        np.testing.assert_allclose(norms, expected.numpy(), rtol=1e-4, err_msg=name)
-
-
 def test_derivatives_are_taken_at_theta_whatever_the_weights_hold(checkpoint: Make) -> None:
     for restore in ("in-place", "exact"):
         session = opened(checkpoint(), restore=restore)

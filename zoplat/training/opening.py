@@ -98,8 +98,8 @@ def open_run(config: RunConfig, checked: dict[str, Rows] | None = None) -> Opene
         checked: the rows that `check` returned, which are taken out, so that no text is held while the run trains; they
             are read when None.
     """
-    objective, raw = objective_of(config), rows_of(config) if checked is None else dict(checked)
-    (checked or {}).clear()
+    objective = objective_of(config)
+    raw = rows_of(config) if checked is None else {split: checked.pop(split) for split in [*checked]}
     session, profiler = open_session(config.device, spec_of(config))
     objective.check(session)
     rows = {split: PromptEncoder(config, session).rows(some) for split, some in raw.items()}
