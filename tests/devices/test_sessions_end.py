@@ -36,7 +36,14 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Any]]
 
 @pytest.mark.parametrize(
     ("estimator", "tune"),
-    [("mezo", "full"), ("lozo", "full"), ("hizoo", "full"), ("fzoo", "lora"), ("adamw", "lora"), ("zo-adam", "prefix")],
+    [
+        ("lozo", "full"),
+        ("fzoo", "lora"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("mezo", "full"), ("hizoo", "full"), ("adamw", "lora"), ("zo-adam", "prefix")]
+        ),
+    ],
 )
 def test_the_model_of_a_run_is_freed_when_it_returns(
     estimator: str, tune: str, checkpoint: Callable[..., Path], sessions: list[weakref.ref[Any]]

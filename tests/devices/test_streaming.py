@@ -56,6 +56,7 @@ RUNS = [
     ("llama", {}, ("--estimator", "forward-grad", "--lr", 1e-3)),
     ("llama", {}, ("--estimator", "mezo", "--eps", 0.3, "--lr", 1e-2, "--objective", "accuracy")),
 ]
+QUICK = [RUNS[at] for at in (0, 2, 3, 7, 8, 12)]
 
 
 def command(*arguments: Any) -> dict[str, Any]:
@@ -106,7 +107,11 @@ def losses_and_update(session: Any, step: int = 0) -> list[float]:
     return list(losses)
 
 
-@pytest.mark.parametrize(("kind", "how", "more"), RUNS, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("kind", "how", "more"),
+    [run if run in QUICK else pytest.param(*run, marks=pytest.mark.slow) for run in RUNS],
+    ids=lambda value: str(value),
+)
 def test_a_run_ends_with_the_bits_of_the_sequential_strategy(
     checkpoint: Make, kind: str, how: Any, more: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,7 +103,7 @@ def estimator(scores: Scores = "random", keep: Keep = "largest", **settings: Any
     return SparseZO(scores=scores, keep=keep, **{**defaults, **settings})
 
 
-@pytest.mark.parametrize("restore", ["in-place", "exact"])
+@pytest.mark.parametrize("restore", ["in-place", pytest.param("exact", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("queries", "interval", "decay"), [(1, 7, 0.0), (3, 7, DECAY), (1, 1, DECAY), (1, 0, DECAY)])
 @pytest.mark.parametrize(("scores", "keep"), WAYS)
 def test_sparse_zo_takes_the_steps_of_the_published_loop(

@@ -238,6 +238,7 @@ def counted(counts: Counter[str], name: str, real: Any) -> Any:
     return called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -114,6 +114,7 @@ class Lowered(Callback):
 
 
 @linux
+@pytest.mark.slow
 def test_a_run_that_runs_out_keeps_its_journal_and_goes_on_to_the_same_bits(given: dict[str, Any]) -> None:
     whole = train_within({**given}, Path("whole"))
     callback, limited = Lowered(), {**given, "memory": "64GiB"}

@@ -165,7 +165,9 @@ def trained(config: RunConfig, exchange: Exchange | None = None) -> tuple[str, l
     return opened.session.digest(), answers
 
 
-@pytest.mark.parametrize("estimator", ["mezo", "fzoo", "mezo-svrg", "lozo"])
+@pytest.mark.parametrize(
+    "estimator", ["fzoo", "mezo-svrg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mezo", "lozo"))]
+)
 def test_shared_points_end_in_the_bits_of_one_process(estimator: str) -> None:
     queries = {} if estimator == "mezo-svrg" else {"queries": 4}
     config = config_of("queries", estimator=estimator, **queries)
