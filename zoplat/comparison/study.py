@@ -38,6 +38,7 @@ from zoplat.config.layers import read_toml
 from zoplat.core.errors import ZoplatError
 from zoplat.core.search import Between, OneOf
 from zoplat.paths import replace_text
+from zoplat.tasks.files import check_folder
 from zoplat.training.binding import BUDGET
 from zoplat.training.readings import check_energy
 
@@ -169,11 +170,15 @@ class Study:
         """Raise ZoplatError for settings that no run could have, or for a run that was begun with other ones."""
         check_unchanged(self._known.get("plugins", {}), self.plugins, self.folder)
         for cell in self.cells:
-            if cell.config(self.matrix.seeds[0]).max_joules:
+            config = cell.config(self.matrix.seeds[0])
+            if config.max_joules:
                 check_energy()
-            for run in (*self.trials_of(cell), *(self.run_of(cell, seed) for seed in self.seeds_of(cell))):
+            runs = [*self.trials_of(cell), *(self.run_of(cell, seed) for seed in self.seeds_of(cell))]
+            for run in runs:
                 if run:
                     run.check()
+            if config.data and not all(run and run.outcome for run in runs):
+                check_folder(Path(config.data))
 
     @property
     def _known(self) -> dict[str, Any]:

@@ -22,6 +22,13 @@ Rows = list[tuple[str, dict[str, Any]]]
 """For each row, its file and line (for errors), and its columns."""
 
 
+def check_folder(folder: Path) -> None:
+    """Raise ZoplatError for a data folder that is none."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ZoplatError(f"--data: {folder} {what}; give the folder that holds train, dev and test.jsonl.")
+
+
 def read(folder: Path, split: str, texts: Sequence[str]) -> Rows | None:
     """Rows of one split; None where dev or test has no file.
 
@@ -34,9 +41,7 @@ def read(folder: Path, split: str, texts: Sequence[str]) -> Rows | None:
         ZoplatError: no file for train, files of two kinds or names for one split, one of several that is missing, or
             one that can't be read; names file and line.
     """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise ZoplatError(f"--data: {folder} {what}; give the folder that holds train, dev and test.jsonl.")
+    check_folder(folder)
     paths = _paths(folder, split)
     if paths:
         return [row for path in paths for row in READERS[path.suffix](path, texts)]
