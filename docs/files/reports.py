@@ -11,6 +11,7 @@ PROFILE = {
     "status": '"done".',
     "estimator": "registered name of the method, or inference.",
     "steps": "that were measured.",
+    "strategy": "how several losses are evaluated, as in a run of these settings; empty without a method.",
     "forward_passes_a_step": "mean.",
     "seconds_a_step": "mean.",
     "phases[].kind": '"phase".',

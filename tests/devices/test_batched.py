@@ -345,6 +345,14 @@ class TestOracle:
         assert header["strategy"] == ("batched-side-terms" if is_low_rank else "batched")
         assert command("replay", summary["run_dir"])["weights_digest"] == summary["weights_digest"]
 
+    @pytest.mark.parametrize("more", [("lozo", "--tune", "full"), ("fzoo", "--tune", "lora")], ids=lambda more: more[0])
+    def test_a_profile_evaluates_as_a_run_of_these_settings_does(self, checkpoint: Make, more: tuple[str, ...]) -> None:
+        given = ["--model", checkpoint(), "--limit", 8, "--batch-size", 4, "--device", "cpu", "--estimator", *more]
+        summary = command("run", *given, "--steps", 1, "--quiet")
+        header = json.loads(Path(summary["run_dir"], "journal.jsonl").read_text().splitlines()[0])
+        profiled = command("profile", *given, "--steps", 1)
+        assert profiled["strategy"] == header["strategy"] != "sequential"
+
     @pytest.mark.usefixtures("forming")
     @pytest.mark.parametrize(
         "estimator",

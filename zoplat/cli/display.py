@@ -84,7 +84,8 @@ def print_profile(measured: dict[str, Any]) -> None:
     console = plain_console()
     console.print(
         f"{measured['estimator']} on {measured['model']} "
-        f"({measured['device']}, {measured['dtype']}, restore {measured['restore']}): "
+        f"({', '.join(filter(None, (measured['device'], measured['dtype'], measured['strategy'])))}, "
+        f"restore {measured['restore']}): "
         f"{measured['seconds_a_step']:.3f} s and {measured['forward_passes_a_step']:g} forward passes a step"
     )
     table = Table("phase", "seconds", "of", "peak, host", "device", box=None)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Reader, Rehearsal, Session
 from zoplat.core.errors import ZoplatError
@@ -20,7 +19,7 @@ from zoplat.training.batches import Batches, batches_of
 from zoplat.training.dry_run import CostUnknown, measure_cost
 from zoplat.training.opening import at_once
 from zoplat.training.profiler import Profiler
-from zoplat.training.setup import objective_of, rows_of, spec_of
+from zoplat.training.setup import objective_of, preferred_strategy, rows_of, spec_of
 from zoplat.training.step import Learner
 
 OF_THE_PASS = ("activations", "logits", "gradients", "recordings")
@@ -128,7 +127,7 @@ class Rehearsals:
             ):  # quantising to 8 bits takes the whole model in memory, limit or not
                 session.opening = 0
             splits = rows or {split: session.blank(config.batch_size, self._tokens or 1) for split in ("train", "dev")}
-            batch, strategy = _longest(config, splits["train"]), _strategy(config, session, splits["train"])
+            batch, strategy = _longest(config, splits["train"]), preferred_strategy(config, session, splits["train"])
             peaks = _peaks(config, session, splits, batch, steps)
         try:
             space = session.space
@@ -204,11 +203,6 @@ def _longest(config: RunConfig, rows: Sequence[Row]) -> list[Row]:
     return max((batches.at(step) for step in range(steps)), key=lambda batch: max(row.length for row in batch))
 
 
-def _strategy(config: RunConfig, session: Rehearsal, rows: Sequence[Row]) -> str:
-    tokens = config.read_at_once * sum(row.length for row in rows) / len(rows)
-    return session.strategy_for(law_of(config.estimator), tokens)
-
-
 class _Peaks(NamedTuple):
     """What a rehearsal found.
 
@@ -236,7 +230,9 @@ def _peaks(
     before = _now(session)
     inference = _peak(session, lambda: _infer(config, session, splits))
     scored = session.owners_at_peak()
-    learner = Learner(config, session, objective_of(config), strategy=_strategy(config, session, splits["train"]))
+    learner = Learner(
+        config, session, objective_of(config), strategy=preferred_strategy(config, session, splits["train"])
+    )
     training, owners = 0, dict[str, int]()
     for _ in range(steps):
         peak = _peak(session, lambda: learner.advance(longest, profiler))

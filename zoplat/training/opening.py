@@ -7,7 +7,6 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
@@ -24,7 +23,7 @@ from zoplat.training.binding import bindings, check_bindings, rows_there
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
-from zoplat.training.setup import check_device, objective_of, rows_of, spec_of
+from zoplat.training.setup import check_device, objective_of, preferred_strategy, rows_of, spec_of
 from zoplat.training.step import Learner
 
 IDENTITY = ("model", "head", "base", "dtype", "restore", "rounding", "device", "versions", "threads")
@@ -58,9 +57,7 @@ class OpenedRun:
     @property
     def strategy(self) -> str:
         """The evaluation strategy that the session prefers for the law and the rows of this run."""
-        rows = self.rows["train"]
-        tokens = self.config.read_at_once * sum(row.length for row in rows) / len(rows)
-        return self.session.strategy_for(law_of(self.config.estimator), tokens)
+        return preferred_strategy(self.config, self.session, self.rows["train"])
 
     def header(self, strategy: str) -> dict[str, Any]:
         """The header of the run's journal: all that its answers depend on, and what it is bound to."""

@@ -22,6 +22,7 @@ from zoplat.training.batches import Batches
 from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
 from zoplat.training.readings import Readings
+from zoplat.training.setup import preferred_strategy
 from zoplat.training.step import Learner
 from zoplat.training.timeline import Timeline
 
@@ -125,7 +126,7 @@ def profile(
         ZoplatError: a probe can't be read here.
     """
     attribution, readings = Attribution(session), Readings(probes, every=PROBES_EVERY)
-    work = _Passes(session, objective) if only_inference else _Steps(config, session, objective)
+    work = _Passes(session, objective) if only_inference else _Steps(config, session, objective, batches.rows)
     with profiler.phase("inference"):
         objective.bare_loss(session, batches.at(0))
     work.advance(batches, profiler)
@@ -152,6 +153,7 @@ def profile(
         "status": "done",
         "estimator": "inference" if only_inference else config.estimator_name,
         "steps": steps,
+        "strategy": work.strategy,
         "forward_passes_a_step": made / steps,
         "seconds_a_step": sum(each),
         "phases": phases,
@@ -169,8 +171,13 @@ def profile(
 class _Steps:
     """Steps of training."""
 
-    def __init__(self, config: RunConfig, session: Session, objective: Objective) -> None:
-        self._learner = Learner(config, session, objective)
+    def __init__(self, config: RunConfig, session: Session, objective: Objective, rows: Sequence[Row]) -> None:
+        self._learner = Learner(config, session, objective, strategy=preferred_strategy(config, session, rows))
+
+    @property
+    def strategy(self) -> str:
+        """How several losses are evaluated."""
+        return self._learner.strategy
 
     @property
     def passes(self) -> int:
@@ -184,6 +191,8 @@ class _Steps:
 
 class _Passes:
     """Forward passes alone, one a step."""
+
+    strategy = ""
 
     def __init__(self, session: Session, objective: Objective) -> None:
         self._session, self._objective, self.passes = session, objective, 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.config.seeds import derived_seed
-from zoplat.core.device import Session
+from zoplat.core.device import Rehearsal, Session
 from zoplat.core.errors import ZoplatError
+from zoplat.core.example import Row
 from zoplat.core.model_spec import ModelSpec
 from zoplat.core.notices import Notice, notice, unheard
 from zoplat.evaluation.prompts import PromptEncoder
@@ -104,6 +107,12 @@ def rows_of(config: RunConfig, notice: Notice = unheard) -> dict[str, data.Rows]
                 "ends, so no model can give them whole. Set 'stop' in the file of the task to another text."
             )
     return splits
+
+
+def preferred_strategy(config: RunConfig, session: Session | Rehearsal, rows: Sequence[Row]) -> str:
+    """The evaluation strategy that a session prefers for the law of a run and its training rows."""
+    tokens = config.read_at_once * sum(row.length for row in rows) / len(rows)
+    return session.strategy_for(law_of(config.estimator), tokens)
 
 
 def check_device(config: RunConfig) -> None:
