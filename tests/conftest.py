@@ -96,6 +96,8 @@ def working_folder(session_folder: Path) -> Iterator[Path]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave all but bfloat16 in Triton's interpreter to the slow tests: it takes the same way and converts besides.
 
+    So are all values of a test but the first there, those of a law apart: each has code of its own in a kernel.
+
     Tests on a GPU are left out where there is none, and those of Triton on arrays of numpy, which it does not take.
     """
     given = {item: getattr(getattr(item, "callspec", None), "params", {}) for item in items}
@@ -104,11 +106,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if not (given[item].get("kernels") in ("interpreter", "gpu") and given[item].get("runtime") == "numpy")
     ]
+    begun = set()
     for item in items:
-        if given[item].get("kernels") == "interpreter" and {"float16", "float32"} & {
-            v for v in given[item].values() if isinstance(v, str)
-        }:
-            item.add_marker(pytest.mark.slow)
+        if given[item].get("kernels") == "interpreter":
+            test, words = item.nodeid.partition("[")[0], {v for v in given[item].values() if isinstance(v, str)}
+            if {"float16", "float32"} & words or (test in begun and "law" not in given[item]):
+                item.add_marker(pytest.mark.slow)
+            else:
+                begun.add(test)
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu and not has_gpu():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]

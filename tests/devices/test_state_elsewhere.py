@@ -45,7 +45,7 @@ def empty(shape: tuple[int, ...], dtype: str) -> Any:
     return torch.empty(shape, dtype=getattr(torch, dtype))
 
 
-@pytest.mark.parametrize("kind", ["interpreted", "processor", "plain"])
+@pytest.mark.parametrize("kind", [pytest.param("interpreted", marks=pytest.mark.slow), "processor", "plain"])
 @pytest.mark.parametrize("name", WITH_STATE)
 def test_state_on_the_host_gives_the_bits_of_state_beside_the_weights(
     name: str, kind: str, request: pytest.FixtureRequest

@@ -75,6 +75,7 @@ def test_it_has_the_modes_side_by_side_with_the_plan_and_says_why_one_is_missing
         assert files[name].read_text().count("<svg") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_it_fits_a_telephone_without_a_console_message(cases: list[dict[str, Any]], tmp_path: Path) -> None:
     page = write_profile(cases, "zoplat profile …", tmp_path)[0]

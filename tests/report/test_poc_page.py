@@ -51,6 +51,7 @@ def test_it_says_what_was_decided_and_why(poc: Poc) -> None:
     assert "At 3 an hour. Energy: not measured: no counter" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_it_fits_a_telephone_without_a_console_message(poc: Poc, tmp_path: Path) -> None:
     page = write(poc)[0]
