@@ -432,6 +432,8 @@ def test_adapters_are_batched_where_they_can_be_followed(checkpoint: Make, kind:
         (LowRank(), 257, {"strategy": "batched"}, "float32", "batched-side-terms"),
         (LowRank(), 32, {"strategy": "sequential"}, "float32", "side-terms"),
         (LowRank(), 32, {}, "bfloat16", "side-terms"),
+        (LowRank(), 32, {"side_terms": False}, "float32", "sequential"),
+        (LowRank(), 32, {"side_terms": False}, "bfloat16", "sequential"),
         (Gaussian(), 32, {}, "float32", "sequential"),
         (None, 32, {}, "float32", "sequential"),
     ],

@@ -20,7 +20,8 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError, bytes_asked, is_out_of_memory
 from zoplat.core.memory import MemoryReading
-from zoplat.planning.memory import Rehearsals
+from zoplat.planning.fixed import Share
+from zoplat.planning.memory import Planned, Rehearsals
 from zoplat.planning.within import chosen, train_within
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
@@ -62,6 +63,25 @@ def test_rows_a_pass_are_chosen_so_that_a_run_fits(given: dict[str, Any]) -> Non
     assert f"--micro-batch-size {found.read_at_once}" in limit.chosen
     assert limit.highest <= size < limits(config)
     assert "chosen to fit" in limit.text("RLIMIT_DATA")
+
+
+@pytest.mark.parametrize(("factors", "is_moved"), [(60, True), (20, False)])
+def test_weights_are_moved_where_factors_take_more_than_passes(
+    given: dict[str, Any], factors: int, is_moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(self: Any, config: RunConfig, is_limited: bool) -> Planned:
+        held = factors if config.device.side_terms else 0
+        owners = {"factors": held, "activations": 2 * config.read_at_once, "logits": 1, "trainable weights": 10}
+        shares = tuple(Share.counted(owner, size) for owner, size in owners.items())
+        return Planned(shares, 0, 1, 0, None, None, {"strategy": "side-terms", "device": "cpu"}, (16, 20), 0)
+
+    monkeypatch.setattr(Rehearsals, "planned", planned)
+    config = resolve({**given, "memory": "1GiB"})
+    found, limit = chosen(config, 55, False, given)
+    assert found.device.side_terms != is_moved
+    assert limit.chosen == ("-o device.side_terms=false" if is_moved else "--micro-batch-size 8")
+    with pytest.raises(RunFailed):
+        chosen(config, 50, True, given)
 
 
 @pytest.mark.usefixtures("arrays_only")

@@ -107,6 +107,11 @@ def _smaller(asked: RunConfig, now: RunConfig, planned: Planned, is_begun: bool)
     if may_round and "batched" in str(planned.facts["strategy"]) and getattr(device, "strategy", "") == "auto":
         single = replace(device, strategy="sequential")  # type: ignore[type-var]  # devices are dataclasses
         return replace(now, device=single), "-o device.strategy=sequential"
+    bytes_of = {share.owner: share.expected for share in planned.shares}
+    of_passes = bytes_of.get("activations", 0) + bytes_of.get("logits", 0)
+    if may_round and bytes_of.get("factors", 0) > of_passes and getattr(device, "side_terms", False):
+        moved = replace(device, side_terms=False)  # type: ignore[type-var]  # devices are dataclasses
+        return replace(now, device=moved), "-o device.side_terms=false"
     rows = now.read_at_once
     if may_round and rows > 1 and asked.micro_batch_size is None:
         return replace(now, micro_batch_size=rows // 2), f"--micro-batch-size {rows // 2}"

@@ -121,6 +121,7 @@ class PyTorchSession(MeasuredSession):
         self.batched = BatchedEvaluator(self.model, self.space, self.scorer, self.recordings, most)
         self.streaming = self._streaming(self.exact_restore) if settings.is_streaming and self.exact_restore else None
         self._is_followed = self.head != "seq2seq" and not settings.static_forward and not self.is_spread
+        self._may_add = settings.side_terms
         self._may_choose = settings.strategy == "auto" and self._is_followed
         self.strategy = "sequential" if settings.strategy == "auto" else settings.strategy
         if self._may_choose and spec.tune.is_adapter and self._can_batch:
@@ -167,9 +168,10 @@ class PyTorchSession(MeasuredSession):
         """
         if law is None or self.is_spread or self.strategy not in SIDE_TERMS:
             return self.strategy
+        is_added = self._may_add and self.space.is_low_rank(law)
         if isinstance(law, RowSigns) and self._may_choose and self._can_batch:
-            return SIDE_TERMS["batched"] if self.space.is_low_rank(law) else "batched"
-        if not self.space.is_low_rank(law):
+            return SIDE_TERMS["batched"] if is_added else "batched"
+        if not is_added:
             return self.strategy
         if self.strategy == "sequential" and not (self._is_followed and self._can_batch):
             return self.strategy

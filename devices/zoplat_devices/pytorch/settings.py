@@ -31,6 +31,8 @@ class PyTorchSettings(Checked, Device):
             pass over as many copies of the batch; "auto" chooses the latter for adapters, and for low-rank directions
             on batches of up to 128 tokens. "streaming" evaluates layer by layer, for models larger than memory: the
             weights are in files, or beside a GPU in memory of the host.
+        side_terms: whether forward passes may add low-rank directions in factors, where that takes less time than to
+            write them into the weights; the factors of laws of many columns take much memory.
         state: where methods that keep something for each weight have it, such as momentum or curvature: in "memory"
             beside the weights; in the memory of the "host", read and written there by CUDA's kernels; or on "disk",
             block by block in memory while it is used, on the processor only.
@@ -49,6 +51,7 @@ class PyTorchSettings(Checked, Device):
     restore: Literal["auto", "in-place", "exact"] = "auto"
     rounding: Literal["auto", "nearest", "stochastic", "master"] = "auto"
     strategy: Literal["auto", "sequential", "batched", "streaming"] = "auto"
+    side_terms: bool = True
     state: Literal["memory", "host", "disk"] = "memory"
     max_tokens: int = number(0, at_least=0)
     threads: int = 0
