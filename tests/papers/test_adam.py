@@ -12,13 +12,14 @@ from zoplat import ZERO, Estimate, Estimator, Key, Noise, Oracle, Sampler, StepR
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, cubic, quadratic, train, two_layers
 from zoplat.training.states import state_from_json, state_to_json
-from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import adam, zo_adam
 from zoplat_plugins.adam import Adam
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.cosine import Cosine
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.mezo import MeZO
+
+from .plain import Looks, mean_estimate
 
 SEED, EPS, LR, DECAY = 5, 1e-2, 3e-3, 0.05
 BETA1, BETA2, SMALL = 0.9, 0.99, 1e-8
@@ -40,30 +41,10 @@ def adam_step(
 
 def published_loop(toy: Toy, steps: int, queries: int = 1, decay: float = 0.0) -> list[float]:
     """ZO-Adam on the toy's own arrays, the estimate and both moments in arrays of their own; returns the losses."""
-    noise = ReferenceNoise()
-    arrays = {block.name: block.array for block in toy.space.blocks}
-    moments: dict[str, Any] = {}
-    recorded: list[float] = []
-
-    def look() -> float:
-        recorded.append(toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()])))
-        return recorded[-1]
-
+    look, moments = Looks(toy), dict[str, Any]()
     for step in range(steps):
-        grad = {name: np.zeros(array.shape) for name, array in arrays.items()}
-        for query in range(queries):
-            z = {n: noise.normal(a.shape, Key(SEED, step, query), n).astype(np.float64) for n, a in arrays.items()}
-            for name, array in arrays.items():
-                array += EPS * z[name]
-            up = look()
-            for name, array in arrays.items():
-                array -= 2 * EPS * z[name]
-            down = look()
-            for name, array in arrays.items():
-                array += EPS * z[name]
-                grad[name] += (up - down) / (2 * EPS) / queries * z[name]
-        adam_step(arrays, grad, moments, step + 1, LR, decay)
-    return recorded
+        adam_step(look.arrays, mean_estimate(look, SEED, step, queries, EPS), moments, step + 1, LR, decay)
+    return look.recorded
 
 
 def rule(decay: float = 0.0, lr: float = LR) -> Adam:

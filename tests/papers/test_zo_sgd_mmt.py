@@ -11,12 +11,13 @@ from zoplat import ZERO, Direction, Estimate, Key, Noise, Sampler, Tile, ZoplatE
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, train, two_layers
 from zoplat.training.states import state_from_json, state_to_json
-from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_sgd_mmt
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.cosine import Cosine
 from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.zo_sgd_mmt import Momentum
+
+from .plain import Looks, mean_estimate
 
 SEED, EPS, LR, DECAY, BETA = 5, 1e-2, 3e-4, 0.05, 0.9
 Form = Literal["heavy-ball", "ema"]
@@ -24,34 +25,16 @@ Form = Literal["heavy-ball", "ema"]
 
 def published_loop(toy: Toy, steps: int, form: Form, queries: int = 1, decay: float = 0.0) -> list[float]:
     """The loop on the toy's own arrays, m in arrays of its own; returns the losses."""
-    noise = ReferenceNoise()
-    arrays = {block.name: block.array for block in toy.space.blocks}
-    m = {name: np.zeros(array.shape) for name, array in arrays.items()}
-    recorded: list[float] = []
-
-    def look() -> float:
-        recorded.append(toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()])))
-        return recorded[-1]
-
+    look = Looks(toy)
+    m = {name: np.zeros(array.shape) for name, array in look.arrays.items()}
     for step in range(steps):
-        grad = {name: np.zeros(array.shape) for name, array in arrays.items()}
-        for query in range(queries):
-            z = {n: noise.normal(a.shape, Key(SEED, step, query), n).astype(np.float64) for n, a in arrays.items()}
-            for name, array in arrays.items():
-                array += EPS * z[name]
-            up = look()
-            for name, array in arrays.items():
-                array -= 2 * EPS * z[name]
-            down = look()
-            for name, array in arrays.items():
-                array += EPS * z[name]
-                grad[name] += (up - down) / (2 * EPS) / queries * z[name]
-        for name, array in arrays.items():
+        grad = mean_estimate(look, SEED, step, queries, EPS)
+        for name, array in look.arrays.items():
             m[name] = BETA * m[name] + (1 - BETA if form == "ema" else 1.0) * grad[name]
             if array.ndim == 2:
                 array *= 1 - LR * decay
             array -= LR * m[name]
-    return recorded
+    return look.recorded
 
 
 @pytest.mark.parametrize(("queries", "decay"), [(1, 0.0), (1, DECAY), (3, DECAY)])

@@ -5,10 +5,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from zoplat import ZERO, Direction, Estimate, Key
+from zoplat import ZERO, Direction, Estimate
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, quadratic, train, two_layers
-from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_sgd_sign
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.cosine import Cosine
@@ -17,40 +16,22 @@ from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.rademacher import Rademacher
 from zoplat_plugins.zo_sgd_sign import Sign
 
+from .plain import Looks, mean_estimate
+
 SEED, EPS, LR, DECAY = 5, 1e-2, 3e-3, 0.05
 Form = Literal["entries", "scalar"]
 
 
 def published_loop(toy: Toy, steps: int, form: Form, queries: int = 1, decay: float = 0.0) -> list[float]:
     """The loop on the toy's own arrays, the estimate in arrays of its own; returns the losses."""
-    noise = ReferenceNoise()
-    arrays = {block.name: block.array for block in toy.space.blocks}
-    recorded: list[float] = []
-
-    def look() -> float:
-        recorded.append(toy.loss(np.concatenate([array.reshape(-1) for array in arrays.values()])))
-        return recorded[-1]
-
+    look = Looks(toy)
     for step in range(steps):
-        grad = {name: np.zeros(array.shape) for name, array in arrays.items()}
-        for query in range(queries):
-            z = {n: noise.normal(a.shape, Key(SEED, step, query), n).astype(np.float64) for n, a in arrays.items()}
-            for name, array in arrays.items():
-                array += EPS * z[name]
-            up = look()
-            for name, array in arrays.items():
-                array -= 2 * EPS * z[name]
-            down = look()
-            for name, array in arrays.items():
-                array += EPS * z[name]
-            g = (up - down) / (2 * EPS)
-            for name in arrays:
-                grad[name] += (np.sign(g) if form == "scalar" else g) * z[name] / queries
-        for name, array in arrays.items():
+        grad = mean_estimate(look, SEED, step, queries, EPS, np.sign if form == "scalar" else float)
+        for name, array in look.arrays.items():
             if array.ndim == 2:
                 array *= 1 - LR * decay
             array -= LR * (grad[name] if form == "scalar" else np.sign(grad[name]))
-    return recorded
+    return look.recorded
 
 
 @pytest.mark.parametrize(("queries", "decay"), [(1, 0.0), (1, DECAY), (3, DECAY)])
