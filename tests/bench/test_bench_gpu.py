@@ -48,6 +48,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_every_part_that_needs_no_other_process_is_measured_and_shown(tmp_path: Path) -> None:
     out, some = tmp_path / "gpu.json", "in-place/mezo|hizoo|lozo|lora/bfloat16/lora"
     names = ("passes", "steps of opt-1.3b", "peaks of published steps", "ten runs")

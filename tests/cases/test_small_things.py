@@ -149,7 +149,7 @@ def test_the_summary_sets_the_peak_beside_that_of_inference_in_plain_words() -> 
     assert re.search(line, text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("out", [None, "a folder/run"])
+@pytest.mark.parametrize("out", [pytest.param(None, marks=pytest.mark.slow), "a folder/run"])
 def test_after_an_interrupt_the_message_has_the_command_that_goes_on(out: str | None, tmp_path: Path) -> None:
     place = ["--out", out] if out else []
     command = [sys.executable, "-m", "zoplat", *RUN, "--max-seconds", "60", "--evaluate-every", "5", *place]

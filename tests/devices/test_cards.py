@@ -59,7 +59,7 @@ def digest(folder: Path, place: Any, device: PyTorch, **settings: Any) -> str:
     return str(result.summary.weights_digest)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) if name not in ("adamw", "mezo") else name for name in METHODS]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) if name != "mezo" else name for name in METHODS]
 
 
 @pytest.mark.parametrize("method", SLOW)
@@ -107,6 +107,7 @@ def test_so_does_one_of_another_kind(
     assert spread == alone
 
 
+@pytest.mark.slow
 def test_a_run_on_two_cards_goes_on_where_it_was_and_says_what_lies_where(
     tmp_path: Path, checkpoint: Callable[..., Path], on_cards: Callable[[], Any]
 ) -> None:

@@ -63,7 +63,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "moments": {"estimator": "zo-adam"},
     "adapter, batched": {"estimator": "mezo", "tune": "lora"},
 }
-QUICK = ["in place", "exact"]
+QUICK = ["exact"]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,7 @@ def test_forward_passes_of_these_families_can_be_recorded(run: Callable[..., Any
     assert recorder.replays >= 3
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_numbers_on_the_host_is_trained_all_the_same_and_it_is_said_once(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def trainer_on(folder: Path, model: torch.nn.Module, optimizer: Any, **arguments
     return ForwardOnlyTrainer(model, args, train_dataset=rows, optimizers=(optimizer, None))
 
 
+@pytest.mark.slow
 def test_trainer_gives_the_weights_of_a_plain_loop(tmp_path: Path) -> None:
     model = Regression()
     trainer = trainer_on(tmp_path, model, ZerothOrder(model.model, **MEZO), save_strategy="no")
@@ -185,6 +186,7 @@ def test_trainer_resumes_from_a_checkpoint_to_the_same_weights(tmp_path: Path) -
     assert not same_weights(whole, Regression())
 
 
+@pytest.mark.slow
 def test_trainer_accumulates_batches_into_one_step(tmp_path: Path) -> None:
     model = Regression()
     arguments = {"save_strategy": "no", "gradient_accumulation_steps": 4, "max_steps": 3}

@@ -83,6 +83,7 @@ def test_the_peaks_measured_on_a_gpu_are_planned(model: str) -> None:
     assert abs((planned.training + products) / MEASURED[model] - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_no_weights_are_opened(small_model: Any, rows: Any, tmp_path: Path) -> None:
     given = ["plan", "--model", small_model(), "--data", rows(tmp_path / "rows", varied=True), "--task", "sentiment"]
     command = [sys.executable, "-c", WATCHED, *map(str, given), "--memory", "4GiB", "--batch-size", "4", "--alone"]
@@ -216,6 +217,7 @@ def test_every_profile_has_an_answer_for_large_models(model: str, name: str) -> 
     assert found.exit_status in likely
 
 
+@pytest.mark.slow
 def test_rows_are_encoded_once_for_all_modes(small_model: Any, rows: Any, tmp_path: Path) -> None:
     counts = Counter[str]()
     given = {"model": str(small_model()), "data": str(rows(tmp_path / "rows", varied=True)), "task": "sentiment"}

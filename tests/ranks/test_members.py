@@ -51,6 +51,7 @@ def in_background(work: Any, *args: Any) -> tuple[threading.Thread, list[Any]]:
     return thread, found
 
 
+@pytest.mark.slow
 def test_a_member_that_joins_at_half_time_computes_points_and_changes_no_bit() -> None:
     thread, found = in_background(train, config_of(steps=60), Path("helped"), False, Slow())
     while lines(Path("helped")) < 20:

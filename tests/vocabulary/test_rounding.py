@@ -413,7 +413,7 @@ def test_a_run_marks_the_weights_where_they_were_evaluated(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("rounding", CAREFUL)
-@pytest.mark.parametrize("rule", ["constant", "adam"])
+@pytest.mark.parametrize("rule", [pytest.param("constant", marks=pytest.mark.slow), "adam"])
 def test_runs_resume_and_replay_to_the_same_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounding: str, rule: str
 ) -> None:
