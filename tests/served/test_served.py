@@ -34,7 +34,6 @@ EXAMPLES = [
     Example("the blue pen is the", (" box box", " map"), 1, score="sum"),
 ]
 TOKENS = [Example(e.prompt, e.options, e.label, loss="tokens") for e in EXAMPLES]
-LAWS = ["gaussian", "low-rank"]
 
 
 def spec_of(toy: Path, name: str = "lora", **more: Any) -> ModelSpec:
