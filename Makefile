@@ -27,7 +27,7 @@ test: complete
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m compileall -q zoplat plugins devices  # for the commands that tests start, wherever Python may not
-	$(BIN)/pytest -rs -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -rs -m "not slow" -n 2 --dist worksteal
 
 test-slow: complete
 	$(BIN)/pytest
