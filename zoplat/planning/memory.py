@@ -128,7 +128,7 @@ class Rehearsals:
                 session.opening = 0
             splits = rows or {split: session.blank(config.batch_size, self._tokens or 1) for split in ("train", "dev")}
             batch, strategy = _longest(config, splits["train"]), preferred_strategy(config, session, splits["train"])
-            peaks = _peaks(config, session, splits, batch, steps)
+            peaks = _peaks(config, session, splits, batch, strategy, steps)
         try:
             space = session.space
             cost = measure_cost(config.estimator, space.blocks, strategy, space.restore, rows=config.batch_size)
@@ -223,16 +223,19 @@ class _Peaks(NamedTuple):
 
 
 def _peaks(
-    config: RunConfig, session: Rehearsal, splits: Mapping[str, list[Row]], batch: Sequence[Row], steps: int
+    config: RunConfig,
+    session: Rehearsal,
+    splits: Mapping[str, list[Row]],
+    batch: Sequence[Row],
+    strategy: str,
+    steps: int,
 ) -> _Peaks:
     """Rehearse inference and some steps."""
     profiler, longest = Profiler(session.memory, lambda: None), Longest(batch)
     before = _now(session)
     inference = _peak(session, lambda: _infer(config, session, splits))
     scored = session.owners_at_peak()
-    learner = Learner(
-        config, session, objective_of(config), strategy=preferred_strategy(config, session, splits["train"])
-    )
+    learner = Learner(config, session, objective_of(config), strategy=strategy)
     training, owners = 0, dict[str, int]()
     for _ in range(steps):
         peak = _peak(session, lambda: learner.advance(longest, profiler))

@@ -126,7 +126,7 @@ def limited(task: Task, split: str, rows: Rows, limit: int, notice: Notice) -> R
         limit: the most rows to take.
         notice: is called where rows are not simply the first ones.
     """
-    if len(rows) <= limit or limit < SORTED or not task.classes:  # of so few none is expected to show all classes
+    if len(rows) <= limit or limit < SORTED or not task.classes:  # too few to expect a class SORTED times
         return rows[:limit]
     labels = [_class_of(task, row, where) for where, row in rows[:limit]]
     if set(range(len(task.classes))) <= set(labels):
