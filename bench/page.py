@@ -47,6 +47,13 @@ STATELESS_OWNERS = (KERNELS, "scratch")
 README_PAIRS = ("full/float32/mezo", "full/float32/lozo")
 README_STEPS = ("mezo, gaussian", "mezo, rademacher", "lozo", "lozo, batched", "published MeZO", "published LOZO")
 """The steps that README shows."""
+BASELINES = {
+    "float32": "reading and writing them",
+    "bfloat16": "the same rounded to nearest",
+    "uint4": "reading and writing as many in float32",
+}
+"""Dtype of weights → what passes over them are compared with."""
+
 NONE = "No figure has been measured yet; `make bench` makes them."
 NONE_ON_GPU = "`make bench-gpu` has not measured anything yet."
 NONE_ON_ENGINES = "No figure has been measured yet; `make bench-engines` makes them."
@@ -173,7 +180,7 @@ class Page:
     def passes(self) -> str:
         """Passes over the weights, a table for each dtype."""
         text = ""
-        for dtype, baseline in (("float32", "reading and writing them"), ("bfloat16", "the same rounded to nearest")):
+        for dtype, baseline in BASELINES.items():
             rows = [row for row in self.cpu["rows"] if row["kind"] == "pass" and row["dtype"] == dtype]
             if rows:
                 text += f"\n### {dtype} weights\n\n" + head(("pass", f"over {baseline}", "ns a weight"))

@@ -1,7 +1,8 @@
 """Cost of one pass over the weights, for every law and rounding, relative to reading and writing the weights.
 
-The baseline for float32 weights is an in-place addition of numpy in two threads. Passes over bfloat16 weights are
-compared with those that round to nearest. On a GPU the baseline is `add_` of torch for both.
+The baseline for float32 weights and for codes of 4 bits is an in-place addition of numpy to as many float32 numbers, in
+two threads. Passes over bfloat16 weights are compared with those that round to nearest. On a GPU the baseline is `add_`
+of torch for both.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from bench.steps import synchronize
 from bench.timing import clocked, frozen_heap, summary, without_collection
 from zoplat import Block, Direction, Key, Sampler, ZoplatError
+from zoplat.core.codes import PACKED, CodesBlock
 from zoplat.registry import catalogue
 from zoplat.space.parameter_space import ParameterSpace
 from zoplat.space.rounding import RoundingName
@@ -35,7 +37,7 @@ TALL, WIDE = 8192, 2048
 ADD, RANDOM = "add_", "randn_like and add_"
 """On a GPU: the baseline, and what PyTorch takes to do it with random numbers."""
 ROUNDINGS: tuple[RoundingName, ...] = ("nearest", "stochastic", "master")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", PACKED)
 
 
 def label(dtype: str) -> str:
@@ -46,8 +48,8 @@ def label(dtype: str) -> str:
 def rows(dtype: str, rounds: int, millions: float = 100) -> list[dict[str, Any]]:
     """Rows of the results for weights of one dtype, `millions` of them."""
     count = int(millions * 1e6) // COLUMNS
-    works = wide(count) if dtype == "float32" else narrow(count)
-    bases = {name: FLOOR if dtype == "float32" else f"{name.split(', ')[0]}, nearest" for name in works}
+    works = {"float32": wide, "bfloat16": narrow, PACKED: packed}[dtype](count)
+    bases = {name: f"{name.split(', ')[0]}, nearest" if dtype == "bfloat16" else FLOOR for name in works}
     return timed(works, bases, dtype, rounds, count * COLUMNS)
 
 
@@ -114,6 +116,21 @@ def narrow(count: int) -> dict[str, Work]:
         )
         works |= {f"{name}, {rounding}": move(moved, law(name), 1) for name in LAWS}
     return dict(sorted(works.items(), key=lambda item: LAWS.index(item[0].split(", ")[0])))
+
+
+def packed(count: int) -> dict[str, Work]:
+    """Probes and updates of codes of 4 bits by the law made for them, and the baseline on as many float32 weights."""
+    codes = torch.randint(256, (count, COLUMNS // 2), dtype=torch.uint8)
+    block, probed = CodesBlock("w.codes", codes), torch.empty_like(codes)
+    space = ParameterSpace([block], backend_for([block], "cpu"), "exact", "stochastic")
+    z = space.draw(law("rounded"), Key(0, 0, 0))
+
+    def update() -> None:
+        space.add(0.1 * z)
+        space.settle()
+
+    theta = np.full((count, COLUMNS), 0.01, np.float32)
+    return {FLOOR: floor(theta), "rounded, probe": lambda: space.form(block, z, probed), "rounded, update": update}
 
 
 def on_device(kind: str, dtype: str, count: int) -> tuple[dict[str, Work], int]:

@@ -1,21 +1,25 @@
 """Codes of 4 bits that train: probes of whole numbers, updates whose rest is carried, and what is refused."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from zoplat import Direction, Example, Key, ModelSpec, ZoplatError
+from zoplat import ZERO, Array, Direction, Example, Key, ModelSpec, Noise, Sampler, Tile, ZoplatError
 from zoplat.core.codes import CodesBlock, paired, unpaired
 from zoplat.core.model_spec import Tuning
 from zoplat.space.backend import Backend
 from zoplat.space.packed import RESIDUAL
 from zoplat.space.parameter_space import ParameterSpace
+from zoplat_devices.kernels.fused import FusedBackend
 from zoplat_devices.kernels.noise import ReferenceNoise
+from zoplat_devices.pytorch.backends import backend_for
 from zoplat_devices.pytorch.device import PyTorch
 from zoplat_plugins.gaussian import Gaussian
+from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.rademacher import Rademacher
 from zoplat_plugins.rounded import Rounded
 
@@ -102,6 +106,68 @@ class TestASpace:
             ParameterSpace([block], backend, "in-place", "nearest")
         with pytest.raises(ZoplatError, match=r"rounding=master is for floats"):
             ParameterSpace([block], backend, "exact", "master")
+
+
+@dataclass(frozen=True)
+class EveryOtherColumn(Rounded):
+    """A law of whole numbers that no kernel can draw, as it looks at positions."""
+
+    def fill(self, out: Array, tile: Tile, key: Key, noise: Noise) -> None:
+        super().fill(out, tile, key, noise)
+        out[:, ::2] = 0
+
+
+class TestKernels:
+    SHAPES = ((3, 32), (40, 576), (700, 1504))
+    """The last has more entries than one job, and no row is a whole number of groups."""
+
+    def spaces(self) -> tuple[ParameterSpace, ParameterSpace]:
+        """The definition in numpy, and what codes are moved by on a processor."""
+        rng = np.random.default_rng(1)
+        arrays = {f"w{i}.codes": paired(rng.integers(0, 16, shape, np.uint8)) for i, shape in enumerate(self.SHAPES)}
+        plain = [CodesBlock(name, array.copy()) for name, array in arrays.items()]
+        kept = [CodesBlock(name, torch.from_numpy(array)) for name, array in arrays.items()]
+        reference = Backend(ReferenceNoise(), lambda shape, dtype: np.empty(shape, dtype))
+        return tuple(
+            ParameterSpace(blocks, backend, "exact", "stochastic", 7)
+            for blocks, backend in ((plain, reference), (kept, backend_for(kept, "cpu")))
+        )  # type: ignore[return-value]  # two of them
+
+    @pytest.mark.parametrize("law", [Rounded(0.01), Rounded(3.0), EveryOtherColumn(3.0)], ids=repr)
+    def test_probes_are_those_of_the_definition(self, law: Rounded) -> None:
+        one, other = self.spaces()
+        assert isinstance(other._backend, FusedBackend)
+        for signs in ((1,), (-1,), (2, -1)):
+            direction = sum((c * Direction.of(law, Key(0, i, 0)) for i, c in enumerate(signs)), start=ZERO)
+            for here, there in zip(one.blocks, other.blocks, strict=True):
+                expected, made = np.empty_like(here.array), torch.empty_like(there.array)
+                one.form(here, direction, expected)
+                other.form(there, direction, made)
+                assert (made.numpy() == expected).all(), (here.name, signs)
+
+    @pytest.mark.parametrize(
+        "law", [Rounded(3.0), EveryOtherColumn(3.0), Rademacher(), LowRank(rank=2)], ids=lambda law: type(law).__name__
+    )
+    def test_updates_are_those_of_the_definition_to_the_last_bit_of_the_rest(self, law: Sampler) -> None:
+        one, other = self.spaces()
+        for step in range(3):
+            for space in (one, other):
+                space.add(0.37 * Direction.of(law, Key(0, step, 0)) - 1.3 * Direction.of(Rounded(0.5), Key(0, step, 1)))
+                space.settle()
+        for here, there in zip(one.blocks, other.blocks, strict=True):
+            assert (there.array.numpy() == here.array).all()
+            rests = [next(b for b in space.buffers if b.owner == RESIDUAL).arrays for space in (one, other)]
+            assert (rests[1][here.name].numpy() == rests[0][here.name]).all()
+
+    def test_a_law_of_the_platform_is_drawn_by_the_kernels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, space = self.spaces()
+        on_arrays: list[Any] = []
+        fill = Rounded.fill
+        monkeypatch.setattr(Rounded, "fill", lambda law, out, *of: on_arrays.append(out) or fill(law, out, *of))
+        space.add(0.5 * space.draw(Rounded(), Key(0, 0, 0)))
+        space.settle()
+        assert on_arrays
+        assert not any(isinstance(out, torch.Tensor) for out in on_arrays)
 
 
 def opened(folder: Path, dtype: str = "float32", **device: Any) -> Any:

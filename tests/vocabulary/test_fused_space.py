@@ -22,6 +22,7 @@ from zoplat_plugins.eggroll import OuterProducts
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.rademacher import Rademacher
+from zoplat_plugins.rounded import Rounded
 from zoplat_plugins.sphere import Sphere
 from zoplat_plugins.subzero import Subspace
 from zoplat_plugins.uniform import Uniform
@@ -266,6 +267,7 @@ def test_a_rule_is_traced_if_it_treats_every_entry_alike_and_only_then() -> None
         lambda t, g: t.__iadd__(g.mean()),
         lambda t, g: t.__iadd__(np.sign(g)),
         lambda t, g: t.__iadd__(1.0 if g == 0 else 2.0),
+        lambda t, g: t.__iadd__(g % 2),
     ):
         assert traced(untraceable, 2) is None
 
@@ -455,7 +457,7 @@ class Steps(Sampler):
         out[:] = (noise.uniform(tile.shape, key, tile) > 0.25) * 0.1
 
 
-COMPUTING = {Uniform(): True, Shifted(): True, Product(): True, Summed(): True, Laplace(): True}
+COMPUTING = dict.fromkeys((Uniform(), Shifted(), Product(), Summed(), Laplace(), Rounded(sigma=3.0)), True)
 COMPUTING |= {SameRow(): False, Steps(): False}
 
 

@@ -44,6 +44,9 @@ class CodesRounding(StochasticRounding):
         self.in_files = buffers.can_map
         self._rest = buffers.allocate(RESIDUAL, dtype="int8", mapped=buffers.can_map).arrays
 
+    def rest_of(self, block: Block) -> Array:
+        return self._rest[block.name]
+
     def read(self, tile: Tile, out: Array) -> None:
         rest = self._empty(tile.shape, "float32")
         rest[:] = tile.of(self._rest[tile.block.name])

@@ -47,6 +47,10 @@ class Rounding:
         """The stream of random numbers for rounding a block in this pass; only where `is_stochastic`."""
         raise NotImplementedError
 
+    def rest_of(self, block: Block) -> Array:
+        """The array that holds what lies between codes, of the block's shape; only of blocks of codes."""
+        raise NotImplementedError
+
     def read(self, tile: Tile, out: Array) -> None:
         """Write θ on a tile to an array of its shape."""
         out[:] = tile.of(self.theta_of(tile.block))

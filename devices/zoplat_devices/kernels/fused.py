@@ -21,7 +21,7 @@ from zoplat_devices.kernels.drawn import Drawn, is_for_one_tile
 from zoplat_devices.kernels.factors import Factors
 from zoplat_devices.kernels.laws import traced_factors
 from zoplat_devices.kernels.noise import FusedNoise
-from zoplat_devices.kernels.plans import ENTRIES, Cut, Gathered, Plan, conversion, has_master, jobs_on, scratch_jobs
+from zoplat_devices.kernels.plans import ENTRIES, Cut, Gathered, Plan, has_master, jobs_on, jobs_to, scratch_jobs
 from zoplat_devices.kernels.rules import Rules, is_float32
 from zoplat_devices.kernels.tables import DTYPES, SUM, Jobs, Kernels, Sums, address, term
 
@@ -258,7 +258,7 @@ class FusedBackend(Backend):
             sums.counts[0] = 1
             rows = jobs_on(block, self.rounding, start, start + tile.size, ENTRIES)
             if target is not None:
-                rows["target"], rows["dtype"] = address(target), conversion(block, self.rounding)
+                rows = jobs_to(rows, block, self.rounding, address(target))
             sums.uploaded = None
             self.kernels.run(Jobs(rows), sums, factor, is_stochastic=is_stochastic)
 

@@ -25,6 +25,7 @@ FORMS = {
     "divide": "tl.div_rn({x}, {y})",
     "root": "tl.sqrt_rn({x})",
     "absolute": "tl.abs({x})",
+    "fraction": "{x} - tl.floor({x})",
     "greater": "tl.where({x} > {y}, 1.0, 0.0)",
     "greater or equal": "tl.where({x} >= {y}, 1.0, 0.0)",
     "maximum": "tl.where({x} < {y}, {y}, {x})",

@@ -20,8 +20,9 @@
 
 enum { NORMAL, SIGN, UNIFORM, LOW_RANK, VALUES, COARSE, COMPUTED };
 #define STREAMS 4
-/* Conversions; TO_: out of place, from float32; SUM: the terms alone, in float32. */
-enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16, SUM };
+/* Conversions; TO_: out of place, from float32; SUM: the terms alone, in float32; CODES: 4 bits and their rest, in place;
+ * PROBED: the 4 bits alone, out of place. 6 is of kernels for a GPU. */
+enum { FLOAT32, BFLOAT16, FLOAT16, TO_BFLOAT16, TO_FLOAT16, SUM, CODES = 7, PROBED };
 
 typedef struct {            /* coefficient times one random vector */
     int32_t kind;
@@ -37,11 +38,12 @@ typedef struct {            /* coefficient times one random vector */
 } Term;
 
 typedef struct {            /* entries start to stop of one block: target <- factor * source + sum of terms */
-    int64_t source;         /* address */
+    int64_t source;         /* address; CODES: of the rest */
     int64_t target;         /* address, relative to the origin of the call */
     int64_t start, stop;
     int32_t line;           /* of the table of terms */
     int32_t dtype;          /* one of the conversions above */
+    int64_t columns;        /* of the block; CODES and PROBED only */
 } Job;
 
 typedef struct {            /* what the jobs of one call share */
@@ -196,7 +198,9 @@ ALWAYS_INLINE void values(float *out, int64_t first, int64_t last, const Term *t
 
 #define REGISTERS 24
 
-enum { COPY, ADD, SUBTRACT, MULTIPLY, DIVIDE, ROOT, ABSOLUTE, GREATER, GREATER_OR_EQUAL, MAXIMUM, MINIMUM, DRAW };
+enum {
+    COPY, ADD, SUBTRACT, MULTIPLY, DIVIDE, ROOT, ABSOLUTE, FRACTION, GREATER, GREATER_OR_EQUAL, MAXIMUM, MINIMUM, DRAW
+};
 
 typedef struct {            /* register `to` <- a operation b, for every entry of a group; DRAW: numbers of stream a, kind b */
     int32_t operation;
@@ -204,6 +208,12 @@ typedef struct {            /* register `to` <- a operation b, for every entry o
     float c;
     int32_t is_reversed;    /* whether the second operand comes first */
 } Step;
+
+/* What is above the next whole number below. Numbers from 2^23 on are whole, and some don't fit an int32_t. */
+static inline float fraction(float x) {
+    float inside = __builtin_fabsf(x) < 8388608.0f ? x : 0.0f, rest = inside - (float)(int32_t)inside;
+    return rest + (rest < 0.0f ? 1.0f : 0.0f);
+}
 
 /* A register may be an operand and the result at once: each entry is read before it is written. */
 #ifdef __clang__
@@ -229,6 +239,7 @@ typedef struct {            /* register `to` <- a operation b, for every entry o
     case DIVIDE: EACH(left, right, x / y)                                                           \
     case ROOT: EACH(left, right, __builtin_sqrtf(x))                                                \
     case ABSOLUTE: EACH(left, right, __builtin_fabsf(x))                                            \
+    case FRACTION: EACH(left, right, fraction(x))                                                   \
     case GREATER: EACH(left, right, x > y ? 1.0f : 0.0f)                                            \
     case GREATER_OR_EQUAL: EACH(left, right, x >= y ? 1.0f : 0.0f)                                  \
     case MAXIMUM: EACH(left, right, x < y ? y : x)                                                  \
@@ -366,10 +377,51 @@ static void store_stochastically(
     else IN_PLACE(uint16_t, from_half, stochastic_half(f, k[i]))
 }
 
+static inline float limited(float f, float low, float high) { f = f > low ? f : low; return f < high ? f : high; }
+
+/* Codes q and their rest r as in zoplat/space/packed.py: factor * (q + r / 256) + sum, rounded at random to 1 / 256. */
+static void store_codes(
+    uint8_t *restrict q, int8_t *restrict r, int shift, float factor, int64_t n, const float *restrict sum,
+    const uint32_t *restrict k
+) {
+    uint8_t others = (uint8_t)(0xF0 >> shift);
+    for (int64_t i = 0; i < n; i++) {
+        float theta = (float)r[i] * 0.00390625f + (float)((q[i] >> shift) & 15);
+        float parts = limited((factor * theta + sum[i]) * 256.0f + share(k[i]), -128.0f, 3967.0f);
+        int32_t down = (int32_t)parts;
+        down += 128 - ((float)down > parts);
+        q[i] = (uint8_t)((q[i] & others) | (down >> 8 << shift));
+        r[i] = (int8_t)((down & 255) - 128);
+    }
+}
+
+static void store_probed(uint8_t *restrict to, const uint8_t *restrict q, int shift, int64_t n, const float *restrict sum) {
+    uint8_t others = (uint8_t)(0xF0 >> shift);
+    for (int64_t i = 0; i < n; i++) {
+        int32_t probed = (int32_t)limited((float)((q[i] >> shift) & 15) + sum[i], 0.0f, 15.0f);
+        to[i] = (uint8_t)((to[i] & others) | (probed << shift));
+    }
+}
+
+/* Entries first to last of a block of codes, half a row at a time: the halves are in the lower and upper four bits. */
+static void write_codes(
+    const Job *job, intptr_t target, float factor, int64_t first, int64_t last, const float *sum, const uint32_t *k
+) {
+    int64_t half = job->columns / 2;
+    for (int64_t n; first < last; first += n, sum += n, k += n) {
+        int64_t number = first / half, column = first % half, at = number / 2 * half + column;
+        int shift = number % 2 ? 4 : 0;
+        n = half - column < last - first ? half - column : last - first;
+        uint8_t *to = (uint8_t *)target + at;
+        if (job->dtype == CODES) store_codes(to, (int8_t *)(intptr_t)job->source + first, shift, factor, n, sum, k);
+        else store_probed(to, (const uint8_t *)(intptr_t)job->source + at, shift, n, sum);
+    }
+}
+
 static void run(const Job *job, const Call *call) {
     float sum[GROUP];
     uint32_t random_bits[GROUP];
-    int wide = job->dtype != BFLOAT16 && job->dtype != FLOAT16;
+    int wide = job->dtype != BFLOAT16 && job->dtype != FLOAT16, packed = job->dtype >= CODES;
     intptr_t source = (intptr_t)job->source, target = (intptr_t)(job->target + call->origin);
     const Term *terms = call->terms + (int64_t)job->line * call->stride;
     int32_t count = call->counts[job->line];
@@ -378,12 +430,14 @@ static void run(const Job *job, const Call *call) {
         int64_t last = (first / GROUP + 1) * GROUP;
         if (last > job->stop) last = job->stop;
         const char *ahead = (const char *)source + (first + 2 * GROUP) * (wide ? 4 : 2);
-        for (int i = 0; i < GROUP * 4; i += 64) __builtin_prefetch(ahead + i, 1);
+        for (int i = 0; i < GROUP * 4 && !packed; i += 64) __builtin_prefetch(ahead + i, 1);
         for (int32_t k = 0; k < count; k++) draw(sum, first, last, terms + k, k);
         const float *from = sum + first % GROUP;
-        if (call->is_stochastic && !wide) {
-            halves(random_bits, first / GROUP, terms + count);
-            const uint32_t *k = random_bits + first % GROUP;
+        const uint32_t *k = random_bits + first % GROUP;
+        if (job->dtype == CODES || (call->is_stochastic && !wide)) halves(random_bits, first / GROUP, terms + count);
+        if (packed) {
+            write_codes(job, target, call->factor, first, last, from, k);
+        } else if (call->is_stochastic && !wide) {
             store_stochastically(job->dtype, target, call->factor, first, last - first, from, k);
         } else {
             store(job->dtype, source, target, call->factor, first, last - first, from);

@@ -1,8 +1,8 @@
 """Trace a law: run its `fill` once on proxies, to learn which numbers it draws and what it computes with them.
 
 A law can be traced if it draws at most `DRAWS` arrays of the tile's shape and computes every entry alike from its
-numbers and constants, with + − · / square roots, absolute values and `clip`. Any other law is filled on arrays, tile by
-tile.
+numbers and constants, with + − · /, % 1, square roots, absolute values and `clip`. Any other law is filled on arrays,
+tile by tile.
 """
 
 from __future__ import annotations

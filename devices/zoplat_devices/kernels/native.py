@@ -73,6 +73,7 @@ class NativeKernels(Kernels):
         threads: how many; one for each core that the process may use when 0.
     """
 
+    moves_codes = True
     runs_rules = True
 
     def __init__(self, library: ctypes.CDLL, threads: int = 0) -> None:
@@ -270,7 +271,7 @@ def load_library(path: Path) -> ctypes.CDLL:
 
 
 def is_right(library: ctypes.CDLL) -> bool:
-    """A trial: the numbers of every law, and a sum that is added to weights, bit for bit as the definition has them."""
+    """A trial: the numbers of every law, and a sum that jobs add to weights, bit for bit as the definition has them."""
     first, count, keys = 300, 600, (0x9E3779B9, 0x7F4A7C15)
     for law, definition in LAWS.items():
         made, expected = np.full(count, np.nan, np.float32), definition(keys, first, count)
@@ -278,9 +279,11 @@ def is_right(library: ctypes.CDLL) -> bool:
         if made.tobytes() != expected.astype(np.float32).tobytes():
             return False
     weights = np.arange(count, dtype=np.float32)
-    sums, jobs = Sums(1, 1), Jobs(np.zeros(1, JOB))
+    sums, jobs = Sums(1, 1), Jobs(np.zeros(2, JOB))  # two: another version may have another layout
     sums.add([0], term("sign", [keys]), True, 0.5)
-    jobs.rows[0] = (weights.ctypes.data, weights.ctypes.data, 0, count, 0, DTYPES["float32"])
+    jobs.rows["source"] = jobs.rows["target"] = weights.ctypes.data
+    jobs.rows["dtype"] = DTYPES["float32"]
+    jobs.rows["start"], jobs.rows["stop"] = (0, 512), (512, count)
     NativeKernels(library, 1).run(jobs, sums, 2.0)
     expected = 2 * np.arange(count, dtype=np.float32) + np.float32(0.5) * LAWS["sign"](keys, 0, count)
     return bool(weights.tobytes() == expected.tobytes())

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from zoplat.core.blocks import Block, Tile
+from zoplat.core.codes import PACKED
 from zoplat.space.rounding import Rounding
-from zoplat_devices.kernels.tables import DTYPES, FROM_FLOAT32, JOB, SUM, Jobs, address
+from zoplat_devices.kernels.tables import DTYPES, FROM_FLOAT32, JOB, PROBED, SUM, Jobs, address
 
 ENTRIES = 1 << 20  # of one job in place: long enough to amortise a call, short enough to balance threads
 PIECE = 1 << 16  # entries of one job out of place, where a few blocks or tiles are formed at a time
@@ -30,12 +31,10 @@ class Plan:
 
     def __init__(self, blocks: Sequence[Block], rounding: Rounding) -> None:
         tables = [jobs_on(block, rounding, 0, block.size, ENTRIES) for block in blocks]
-        rows = np.concatenate(tables) if tables else np.zeros(0, JOB)
+        others = [jobs_to(jobs, block, rounding, 0) for jobs, block in zip(tables, blocks, strict=True)]
         self.owner = np.repeat(np.arange(len(tables)), [len(jobs) for jobs in tables])
-        rows["line"] = self.owner
-        self.in_place, self.out_of_place = Jobs(rows), Jobs(rows.copy())
-        self.out_of_place.rows["target"] = 0
-        self.out_of_place.rows["dtype"] = np.array([conversion(block, rounding) for block in blocks])[self.owner]
+        self.in_place, self.out_of_place = Jobs(_joined(tables)), Jobs(_joined(others))
+        self.in_place.rows["line"] = self.out_of_place.rows["line"] = self.owner
         self._first = np.searchsorted(self.owner, np.arange(len(tables) + 1))
         self._selected: dict[bytes, Jobs] = {}
 
@@ -119,16 +118,32 @@ class Gathered:
         rows = [scratch_jobs(tile, out, out, SUM).rows for tile, out in zip(tiles, arrays, strict=True)]
         for line, some in enumerate(rows):
             some["line"] = line
-        self.jobs = Jobs(np.concatenate(rows) if rows else np.zeros(0, JOB))
+        self.jobs = Jobs(_joined(rows))
 
 
 def jobs_on(block: Block, rounding: Rounding, start: int, stop: int, entries: int) -> np.ndarray:
-    """Jobs in place over entries `start` to `stop` of θ on a block, at most `entries` each, for line 0."""
+    """Jobs in place over entries `start` to `stop` of θ on a block, at most `entries` each, for line 0.
+
+    Those of codes are whole rows, as two entries of a row share a byte.
+    """
+    codes = is_of_codes(block)
+    if codes:
+        entries = max(1, entries // block.shape[1]) * block.shape[1]
     starts = np.arange(start, stop, entries)
     jobs = np.zeros(len(starts), JOB)
     jobs["source"] = jobs["target"] = address(rounding.theta_of(block))
     jobs["start"], jobs["stop"] = starts, np.minimum(starts + entries, stop)
     jobs["dtype"] = DTYPES["float32" if has_master(block, rounding) else block.dtype]
+    if codes:
+        jobs["source"], jobs["columns"] = address(rounding.rest_of(block)), block.shape[1]
+    return jobs
+
+
+def jobs_to(jobs: np.ndarray, block: Block, rounding: Rounding, target: int) -> np.ndarray:
+    """The same jobs, writing what a forward pass is to see to another array, by its address."""
+    jobs = jobs.copy()
+    jobs["target"], jobs["dtype"] = target, conversion(block, rounding)
+    jobs["source"] = address(rounding.theta_of(block))
     return jobs
 
 
@@ -144,10 +159,21 @@ def scratch_jobs(tile: Tile, source: Any, out: Any, dtype: int) -> Jobs:
 
 
 def conversion(block: Block, rounding: Rounding) -> int:
-    """Opcode for the conversion of θ on a block to the block's dtype."""
+    """Opcode for the conversion of θ on a block to the block's dtype, in another array."""
+    if is_of_codes(block):
+        return PROBED
     return FROM_FLOAT32[block.dtype] if has_master(block, rounding) else DTYPES[block.dtype]
+
+
+def is_of_codes(block: Block) -> bool:
+    """Whether a block is of codes of 4 bits."""
+    return block.dtype == PACKED
 
 
 def has_master(block: Block, rounding: Rounding) -> bool:
     """Whether θ on a block is in a master copy and not in the block's own array."""
     return rounding.theta_of(block) is not block.array
+
+
+def _joined(tables: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(tables) if tables else np.zeros(0, JOB)

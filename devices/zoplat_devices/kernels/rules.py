@@ -13,7 +13,7 @@ from zoplat.space.backend import Kernel
 from zoplat.space.drift import DriftMeter
 from zoplat.space.rounding import Rounding
 from zoplat.space.update import Update
-from zoplat_devices.kernels.plans import PIECE, Plan, jobs_on
+from zoplat_devices.kernels.plans import PIECE, Plan, is_of_codes, jobs_on
 from zoplat_devices.kernels.tables import Jobs, Kernels, Sums, address
 from zoplat_devices.kernels.traced import Program, traced
 
@@ -103,8 +103,10 @@ def is_float32(array: Any) -> bool:
 
 
 def _is_plain(block: Block, arrays: Sequence[Any]) -> bool:
-    """Whether the arrays of buffers on a block are float32 and have its shape."""
-    return all(array is None or (tuple(array.shape) == block.shape and is_float32(array)) for array in arrays)
+    """Whether a block is of floats, and the arrays of buffers on it are float32 and have its shape."""
+    return not is_of_codes(block) and all(
+        array is None or (tuple(array.shape) == block.shape and is_float32(array)) for array in arrays
+    )
 
 
 def _sample(

@@ -41,18 +41,19 @@ JOB = np.dtype(
         ("stop", np.int64),
         ("line", np.int32),
         ("dtype", np.int32),
+        ("columns", np.int64),
     ]
 )
 """`Job` of kernels.c: a range of entries to be written."""
 
 TERMS = {"normal": 0, "sign": 1, "uniform": 2, "low-rank": 3, "values": 4, "coarse": 5, "computed": 6}
 """Name of a term's kind → its number in kernels.c."""
-DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "uint4": 7}
 FROM_FLOAT32 = {"bfloat16": 3, "float16": 4}
-SUM, TURNED = 5, 6
-"""Conversion opcodes of a job: source and target of one dtype; a float32 source; no source, the sum in float32; the sum
-with rows and columns exchanged, only for kernels that prefer few calls: the one term has the length of rows in `v` and
-their number in `inverse_root`."""
+SUM, TURNED, PROBED = 5, 6, 8
+"""Conversion opcodes of a job: source and target of one dtype, or of codes in place the residual and the codes; a
+float32 source; no source, the sum in float32; the sum with rows and columns exchanged, only for kernels that prefer few
+calls: the one term has the length of rows in `v` and their number in `inverse_root`; codes to another array."""
 
 
 def term(kind: str, streams: Sequence[Stream] = (), **fields: Any) -> np.ndarray:
@@ -138,12 +139,14 @@ class Kernels(ABC):
     """Fused kernels of one kind of device, which draw, scale and add in registers.
 
     Attributes:
+        moves_codes: whether weights may be codes of 4 bits.
         runs_rules: whether they can also run a traced rule.
         prefers_few_calls: whether rules and factors are to be done for all blocks at once, as launches are dear.
         queues: whether moves can be queued.
         queue: takes moves in place of performing them; None where they are performed at once.
     """
 
+    moves_codes: bool = False
     runs_rules: bool = False
     prefers_few_calls: bool = False
     queues: bool = False

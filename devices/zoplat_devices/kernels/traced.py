@@ -1,7 +1,8 @@
 """Trace a rule: run its kernel once on proxies that record the operations, so that fused kernels can do them.
 
-A rule can be traced if it treats every entry alike and uses only +, −, ·, /, square roots, absolute values, comparisons
-and `clip`. Its operations are then done on entries in registers. Any other rule runs on arrays, tile by tile.
+A rule can be traced if it treats every entry alike and uses only +, −, ·, /, % 1, square roots, absolute values,
+comparisons and `clip`. Its operations are then done on entries in registers. Any other rule runs on arrays, tile by
+tile.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ OPERATIONS = (
     "divide",
     "root",
     "absolute",
+    "fraction",
     "greater",
     "greater or equal",
     "maximum",
@@ -160,6 +162,11 @@ class Traced:
         if power == 2:
             return self.program.step("multiply", self, self)
         raise Untraceable(f"a power of {power}")
+
+    def __mod__(self, other: Any) -> Traced:
+        if other != 1:
+            raise Untraceable(f"a remainder of a division by {other}")
+        return self.program.step("fraction", self)
 
     def __gt__(self, other: Any) -> Traced:
         return self.program.step("greater", self, other)

@@ -37,11 +37,18 @@ def backend_for(blocks: Sequence[Block], kind: str) -> Backend:
     """
     empty, outside = partial(_empty, kind), _outside(kind)
     kernels = kernels_for(kind)
-    if kernels and all(block.dtype not in ("float64", PACKED) for block in blocks):
+    if kernels and all(_is_moved_by(kernels, block) for block in blocks):
         return FusedBackend(kernels, empty, *outside)
+    if kernels:
+        return Backend(FusedNoise(kernels, empty), empty, *outside)
     host = kernels_for("cpu")
     inner = FusedNoise(host, _empty_on_host) if host else ReferenceNoise()
     return Backend(TorchNoise(inner, kind), empty, *outside)
+
+
+def _is_moved_by(kernels: Kernels, block: Block) -> bool:
+    """Whether fused kernels can move a block."""
+    return kernels.moves_codes if block.dtype == PACKED else block.dtype != "float64"
 
 
 def _outside(kind: str) -> tuple[Any, ...]:
