@@ -42,7 +42,7 @@ class TestErrors:
         [
             ({"eps": -1.0}, r"eps must be positive, got -1.0  \(--eps\)"),
             ({"options": {"eps": 0}}, r"eps must be positive, got 0.0  \(--eps\)"),
-            ({"queries": 0}, r"queries must be at least 1, got 0  \(--queries\)"),
+            ({"queries": 0}, r"queries must lie in \[1, 1e\+06\], got 0  \(--queries\)"),
             ({"lr": -1.0}, r"lr must be 0 or more, got -1.0  \(--lr\)"),
             ({"options": {"rule.decay": -1}}, r"decay must be 0 or more, got -1.0  \(-o rule.decay=…\)"),
             ({"estimator": "zo-adam", "lr": -1.0}, r"lr must be 0 or more, got -1.0  \(--lr\)"),

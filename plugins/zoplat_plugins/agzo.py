@@ -80,7 +80,7 @@ class AGZO(Estimator[State]):
     """
 
     eps: float = number(1e-3, above=0, search=Around(3))
-    queries: int = number(1, at_least=1)
+    queries: int = number(1, at_least=1, at_most=10**6)
     rank: int = number(1, at_least=1)
     rounds: int = number(3, at_least=1)
     interval: int = number(1, at_least=1)

@@ -95,7 +95,7 @@ class BSZO(Estimator[State]):
     """
 
     eps: float = number(1e-4, above=0, search=Around(3))
-    queries: int = number(2, at_least=1)
+    queries: int = number(2, at_least=1, at_most=10**6)
     extra: int = number(1, at_least=0)
     remeasure: bool = False
     sigma_prior: float = number(0.0, at_least=0)

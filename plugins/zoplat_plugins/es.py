@@ -47,7 +47,7 @@ class ES(Estimator[None]):
     """
 
     eps: float = number(1e-3, above=0, search=Around(3))
-    queries: int = number(30, at_least=1)
+    queries: int = number(30, at_least=1, at_most=10**6)
     is_antithetic: bool = False
     shaping: Literal["z-scores", "ranks", "none"] = "z-scores"
     floor: float = number(0.0, at_least=0)

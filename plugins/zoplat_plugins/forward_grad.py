@@ -28,7 +28,7 @@ from zoplat_plugins.gaussian import Gaussian
 class ForwardGrad(Estimator[None]):
     """The exact derivative along random directions."""
 
-    queries: int = number(1, at_least=1)
+    queries: int = number(1, at_least=1, at_most=10**6)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
     asks = frozenset({"jvp"})

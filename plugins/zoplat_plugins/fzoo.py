@@ -82,7 +82,7 @@ class FZOO(Estimator[State]):
     """
 
     eps: float = number(1e-4, above=0, search=Around(3))
-    queries: int = number(8, at_least=2)
+    queries: int = number(8, at_least=2, at_most=10**6)
     reuse: bool = False
     sampler: Sampler = Rademacher()
     rule: StepRule = Normalized()

@@ -42,7 +42,7 @@ class KerZOO(Estimator[None]):
     """
 
     eps: float = number(1e-3, above=0, search=Around(3))
-    queries: int = number(1, at_least=1)
+    queries: int = number(1, at_least=1, at_most=10**6)
     kernel: Literal["cubic", "quintic", "linear"] = "cubic"
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)

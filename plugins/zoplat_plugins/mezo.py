@@ -39,7 +39,7 @@ class MeZO(Estimator[None]):
     """
 
     eps: float = number(1e-3, above=0, search=Around(3))
-    queries: int = number(1, at_least=1)
+    queries: int = number(1, at_least=1, at_most=10**6)
     schedule: Literal["constant", "linear"] = "constant"
     side: Literal["two", "one"] = "two"
     batches: Literal["shared", "fresh"] = "shared"

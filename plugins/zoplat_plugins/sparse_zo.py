@@ -98,7 +98,7 @@ class SparseZO(Estimator[State | None]):
     """
 
     eps: float = number(1e-3, above=0, search=Around(3))
-    queries: int = number(1, at_least=1)
+    queries: int = number(1, at_least=1, at_most=10**6)
     scores: Literal["random", "magnitude", "wanda"] = "random"
     density: float = number(0.5, above=0, at_most=1)
     interval: int = number(500, at_least=0)

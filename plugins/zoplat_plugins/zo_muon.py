@@ -151,7 +151,7 @@ class ZOMuon(Estimator[State | None]):
     """
 
     eps: float = number(1e-3, above=0, search=Around(3))
-    queries: int = number(4, at_least=1)
+    queries: int = number(4, at_least=1, at_most=10**6)
     vector_ratio: float = number(1e-5, at_least=0)
     leading: int = number(0, at_least=0)
     beta: float = number(0.0, at_least=0, below=1)

@@ -185,7 +185,7 @@ def test_es_replays_bit_for_bit_and_learns(shaping: Any) -> None:
     ("fields", "message"),
     [
         ({"queries": 1}, "queries must be at least 2, got 1"),
-        ({"queries": 0, "is_antithetic": True}, "queries must be at least 1, got 0"),
+        ({"queries": 0, "is_antithetic": True}, r"queries must lie in \[1, 1e\+06\], got 0"),
         ({"eps": 0.0}, "eps must be positive, got 0.0"),
         ({"floor": -1.0}, "floor must be 0 or more, got -1.0"),
     ],

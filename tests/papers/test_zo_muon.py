@@ -237,7 +237,7 @@ def test_the_registered_values() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"queries": 0}, "queries must be at least 1, got 0"),
+        ({"queries": 0}, r"queries must lie in \[1, 1e\+06\], got 0"),
         ({"eps": 0.0}, "eps must be positive, got 0.0"),
         ({"vector_ratio": -1.0}, "vector_ratio must be 0 or more, got -1.0"),
         ({"sampler": Gaussian()}, "must be 'projected', got Gaussian"),

@@ -21,7 +21,7 @@ class Estimator(Checked, ABC, Generic[State]):
 
     Attributes:
         eps: smoothing radius ε, in the units of the parameters; positive.
-        queries: directions n that a step averages over; at least 1.
+        queries: directions n that a step averages over; from 1 to a million.
         sampler: law of z, the random directions.
         rule: how the estimates become steps.
     """
