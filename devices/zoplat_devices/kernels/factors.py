@@ -41,24 +41,21 @@ class Factors:
         """
         shapes = tuple(shape for pair in wanted for shape, _ in pair)
         jobs, begins = self._once(shapes, lambda: _jobs(shapes))
-        sums = Sums(len(shapes), 1)
-        for line, ((length, rank), fill) in enumerate(part for pair in wanted for part in pair):
-            sums.add([line], filling(fill, v=rank, inverse_root=length), True, 1.0)
+        parts = (part for pair in wanted for part in pair)
+        sums = Sums.single([filling(fill, v=rank, inverse_root=length) for (length, rank), fill in parts])
         whole = self._empty((begins[-1],), "float32")
         self._kernels.run(jobs, sums, origin=address(whole))
-        parts = [whole[a : a + n * r] for a, (n, r) in zip(begins, shapes, strict=False)]
+        arrays = [whole[a : a + n * r] for a, (n, r) in zip(begins, shapes, strict=False)]
         pairs = []
-        for k in range(0, len(parts), 2):
+        for k in range(0, len(arrays), 2):
             columns, rank = shapes[k + 1]
-            pairs.append((parts[k].reshape(shapes[k]), parts[k + 1].reshape(rank, columns)))
+            pairs.append((arrays[k].reshape(shapes[k]), arrays[k + 1].reshape(rank, columns)))
         return whole, pairs
 
     def fill(self, asked: Sequence[tuple[Fill, Any]]) -> None:
         """Fill float32 arrays, each with random numbers and what is computed with them."""
         places = tuple((address(array), math.prod(array.shape)) for _, array in asked)
-        sums = Sums(len(asked), 1)
-        for line, (fill, _) in enumerate(asked):
-            sums.add([line], filling(fill), True, 1.0)
+        sums = Sums.single([filling(fill) for fill, _ in asked])
         self._kernels.run(self._once(places, lambda: _jobs_at(places)), sums)
 
     def _once(self, name: Hashable, make: Callable[[], Any]) -> Any:

@@ -119,6 +119,15 @@ class Sums:
             made.owners += part.owners
         return made
 
+    @classmethod
+    def single(cls, rows: Sequence[np.ndarray]) -> Sums:
+        """A line for each of some terms, rows of `TERM`, with coefficient 1."""
+        made = cls(len(rows), 1)
+        if rows:
+            made.terms[:, 0] = np.concatenate(rows)
+            made.terms["coefficient"] = made.counts[:] = 1
+        return made
+
     def add(self, lines: Any, terms: Any, are_fused: Any, c: float) -> None:
         """Append a term to some lines.
 
