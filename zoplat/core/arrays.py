@@ -17,8 +17,8 @@ class Array(Protocol):
     - `x.sum()`, `x.clip(low, high)`, `float(x)` of a single number
 
     `x.astype`, `x.copy`, `numpy.…` and `torch.…` are not among them: copy by `y[:] = x` into a buffer or by `x + 0`.
-    A kernel that uses only `+ - * /`, `**0.5`, `**2`, `abs`, `< <= > >=` and `clip` on whole arrays is run in registers
-    by the fused kernels; any other runs tile by tile.
+    A kernel that uses only `+ - * /`, `% 1`, `**0.5`, `**2`, `abs`, `< <= > >=` and `clip` on whole arrays is run in
+    registers by the fused kernels; any other runs tile by tile.
     """
 
     @property
