@@ -54,7 +54,9 @@ def import_transformers() -> None:
     if "transformers" in sys.modules:
         return
     with hidden("scipy"), undistributed():
-        importlib.import_module("transformers.utils").is_torch_distributed_available()  # which keeps the answer
+        ask = getattr(importlib.import_module("transformers.utils"), "is_torch_distributed_available", None)
+        if ask:  # it keeps the answer; older versions ask torch anew in every module
+            ask()
 
 
 @contextmanager
