@@ -290,6 +290,14 @@ def test_the_longest_text_is_planned(small_model: Any) -> None:
     assert empty.trace.peak - before == pytest.approx(real.peak, rel=0.08)
 
 
+def test_a_transformers_that_can_not_run_a_model_without_weights_is_named(small_model: Any) -> None:
+    config = resolve({"model": str(small_model()), "task": "squad", "data": ".", "device": "cpu"})
+    empty = config.device.rehearse(spec_of(config))
+    assert isinstance(empty, RehearsalSession)
+    with pytest.raises(ZoplatError, match=r"transformers 5\.\S+ can't run it"), empty.traced():
+        raise RuntimeError("unknown device type for autocast")  # what torch says to transformers 5.0
+
+
 def test_a_model_that_is_streamed_to_a_gpu_takes_two_of_its_layers_there() -> None:
     rehearsals = Rehearsals(profiles.find("rtx-3060"), 128)
     given = settings("opt-13b", device="cuda", batch_size=16)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from zoplat.core.device import Rehearsal
+from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Example, Row
 from zoplat.core.memory import IN_FILES, IN_HOST_MEMORY, MemoryReading
 from zoplat.core.model_spec import ModelSpec
@@ -109,8 +111,16 @@ class RehearsalSession(PyTorchSession, Rehearsal):
 
     @contextmanager
     def traced(self) -> Iterator[None]:
-        with marks_ignored(), fused_attention(self._kind), self.trace:
-            yield
+        try:
+            with marks_ignored(), fused_attention(self._kind), self.trace:
+                yield
+        except RuntimeError as problem:
+            if "autocast" not in str(problem):
+                raise
+            raise ZoplatError(
+                f"A plan runs the model without weights, where transformers {version('transformers')} can't run it. "
+                "Install transformers 5.23 or newer, or leave --memory out."
+            ) from problem
 
     def owners_at_peak(self) -> dict[str, int]:
         trace = self.trace  # which counts what is mapped from files, or in the memory of the host, as nothing
