@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         patch.delenv(name, raising=False)
     patch.setenv("HOME", str(folder / "home"))
     patch.setenv("ZOPLAT_CACHE", str(folder / "cache"))
+    patch.setattr(os, "fsync", lambda file: None)  # no power is cut, and each takes some milliseconds
     patch.setenv("HYPOTHESIS_STORAGE_DIRECTORY", str(folder / "hypothesis"))
     if "OMP_NUM_THREADS" not in os.environ:  # threads that wait for each other keep cores busy that other workers need
         patch.setenv("OMP_NUM_THREADS", "1")

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -85,16 +86,24 @@ def _temporary(instead_of: Path | None) -> Path:
     return Path(folder)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old text or the new one, never a part."""
-    replace_bytes(path, text.encode())
+def replace_text(path: Path, text: str, lasts: bool = False) -> None:
+    """Write a text file atomically, as `replace_bytes` does."""
+    replace_bytes(path, text.encode(), lasts)
 
 
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers see the old content or the new one, never a part."""
-    beside = path.with_name(path.name + ".new")
+def replace_bytes(path: Path, content: bytes, lasts: bool = False) -> None:
+    """Write a file atomically: readers see the old content or the new one, never a part, and so do other writers.
+
+    Args:
+        path: of the file.
+        content: of the file from now on.
+        lasts: whether a power cut leaves the old content or the new one too; else it may leave an empty file.
+    """
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         beside.write_bytes(content)
+        if lasts:
+            flush_to_disk(beside)
         beside.replace(path)
     except OSError:
         with suppress(OSError):

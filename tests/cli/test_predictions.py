@@ -28,6 +28,13 @@ def test_what_is_kept_of_a_model_before_training_has_predictions(tmp_path: Path)
     assert kept.read() == (0.5, ["a", "b"])
     kept.path.write_text('{"score": 0.5}')
     assert kept.read() is None, "an earlier version kept the score alone"
+    for damaged in ("", '{"score": 0.5, "pre', "[]", '{"score": "x", "predicted": []}'):
+        kept.path.write_text(damaged)
+        assert kept.read() is None, "it is computed again"
+    kept.path.unlink()
+    kept.path.mkdir()
+    kept.write(0.5, ["a", "b"])
+    assert kept.read() is None, "there is no room for it"
 
 
 def test_an_evaluation_says_how_long_training_took_until_then(zoplat: Any) -> None:

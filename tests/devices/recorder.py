@@ -45,6 +45,24 @@ def _at_this_address(x: Any) -> Any:
     return x.detach() if isinstance(x, torch.Tensor) else x
 
 
+class Played:
+    """A recording as a function.
+
+    Attributes:
+        is_reset: whether it may not be replayed any more.
+    """
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function, self.is_reset = function, False
+
+    def replay(self) -> None:
+        assert not self.is_reset
+        self.function()
+
+    def reset(self) -> None:
+        self.is_reset = True
+
+
 class StandInRecorder:
     """Records and replays on the processor; kernels are launched by a replay alone, as CUDA has it.
 
@@ -56,7 +74,7 @@ class StandInRecorder:
     def __init__(self) -> None:
         self.bytes = self.replays = self.recorded = self.releases = 0
 
-    def record(self, run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    def record(self, run: Callable[[], Any]) -> tuple[Any, "Played"]:
         noted = Noted()
 
         def noted_launch(launch: Any, structure: Any, origin: int) -> None:
@@ -75,7 +93,7 @@ class StandInRecorder:
             for operation in noted.operations:
                 operation()
 
-        return result, replay
+        return result, Played(replay)
 
     def release(self) -> None:
         self.releases, self.bytes = self.releases + 1, 0

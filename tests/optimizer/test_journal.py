@@ -50,6 +50,37 @@ def test_a_replayed_optimizer_goes_on_behind_its_journal(tmp_path: Path) -> None
     assert len(Journal.read(file).steps) == 2 * STEPS
 
 
+@pytest.mark.parametrize("name", ["mezo", "block-zo"])
+def test_no_step_follows_one_that_was_interrupted_with_its_weights_moved(name: str, tmp_path: Path) -> None:
+    file, model = tmp_path / "steps.jsonl", Net()
+    optimizer = made(model, name, lr=1e-2, journal=file)
+    train(model, optimizer, range(STEPS))
+    before = weights(model)
+
+    def interrupted() -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(interrupted)
+    with pytest.raises(RunFailed, match=f"Step {STEPS} was ended by KeyboardInterrupt .* no longer leads to these"):
+        train(model, optimizer, range(STEPS, STEPS + 1))
+    again = Net()
+    assert made(again, name, lr=1e-2).replay(file) == STEPS
+    assert are_equal(weights(again), before)
+
+
+def test_a_closure_that_fails_before_weights_are_moved_leaves_the_journal_whole(tmp_path: Path) -> None:
+    file, model = tmp_path / "steps.jsonl", Net()
+    optimizer = made(model, "mezo", lr=1e-2, journal=file, restore="exact")
+    train(model, optimizer, range(STEPS))
+    with pytest.raises(ZoplatError, match="number"):
+        optimizer.step(lambda: "no loss")  # type: ignore[arg-type,return-value]
+    train(model, optimizer, range(STEPS, STEPS + 1))
+    again = Net()
+    assert made(again, "mezo", lr=1e-2, restore="exact").replay(file) == STEPS + 1
+    assert are_equal(weights(again), weights(model))
+
+
 def test_schedulers_groups_and_samplers_are_in_the_journal(tmp_path: Path) -> None:
     file, model = tmp_path / "steps.jsonl", Net()
     optimizer = ZerothOrder(groups(model), "mezo", model=model, journal=file)

@@ -14,6 +14,7 @@ from zoplat.config.layers import resolve
 from zoplat.config.run_config import RunConfig
 from zoplat.training.callbacks import Callback
 from zoplat.training.join import join
+from zoplat.training.members import Host
 from zoplat.training.train import train
 
 from .launching import finished, started, summary
@@ -49,6 +50,18 @@ def in_background(work: Any, *args: Any) -> tuple[threading.Thread, list[Any]]:
     thread = threading.Thread(target=run)
     thread.start()
     return thread, found
+
+
+def test_a_file_that_a_member_is_writing_is_no_member() -> None:
+    host = Host(Path("run"))
+    host.share()
+    begun = Path("run/ranks/member-1x2.json.0a1b2c3d.new")
+    begun.write_text("0")
+    host.begin(1)
+    assert (host.members, begun.exists()) == ([], True)
+    begun.replace("run/ranks/member-1x2.json")
+    host.begin(2)
+    assert host.members == ["1x2"]
 
 
 @pytest.mark.slow

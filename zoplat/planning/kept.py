@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,10 +26,12 @@ OF_NO_WEIGHT = (
 
 
 def keep_seconds(config: RunConfig, seconds: float) -> None:
-    """Keep the seconds of a step for later plans."""
+    """Keep the seconds of a step for later plans, where there is room for them."""
     folder = cache_folder() / "profiles"
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / _name(config), json.dumps({"seconds_a_step": seconds, "estimator": config.estimator_name}))
+    text = json.dumps({"seconds_a_step": seconds, "estimator": config.estimator_name})
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / _name(config), text)
 
 
 def seconds_a_step(config: RunConfig) -> float | None:

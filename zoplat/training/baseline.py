@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ class KeptScore:
         self.path: Path = cache_folder() / "baselines" / f"{sha256(key.encode()).hexdigest()[:32]}.json"
 
     def read(self) -> tuple[float, list[str | None]] | None:
-        """(score, prediction of each row); None when no run of this version wrote them yet."""
-        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
-        return (float(kept["score"]), list(kept["predicted"])) if "predicted" in kept else None
+        """(score, prediction of each row); None where no run of this version wrote them, or the file is damaged."""
+        try:
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            return float(kept["score"]), list(kept["predicted"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def write(self, score: float, predicted: Sequence[str | None]) -> None:
-        """Keep a score and its predictions for later runs."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self.path, json.dumps({"score": score, "predicted": list(predicted)}))
+        """Keep a score and its predictions for later runs, where there is room for them."""
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self.path, json.dumps({"score": score, "predicted": list(predicted)}))

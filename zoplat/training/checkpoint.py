@@ -48,6 +48,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._known: int | None = None  # step of the newest, where this process wrote it or read it
 
     def save(self, session: Session, progress: Progress, states: dict[str, Any]) -> None:
         """Write a checkpoint, make it the newest, and delete the one before. θ must be settled.
@@ -56,7 +57,7 @@ class Checkpoints:
             RunFailed: it can't be written; the one before is still there.
         """
         folder = self.folder / f"step-{progress.step}"
-        if self.step() == progress.step:  # a resumed run reaches the same weights again
+        if self._known == progress.step:  # a resumed run reaches the same weights again
             return
         if folder.exists():
             shutil.rmtree(folder)
@@ -67,8 +68,9 @@ class Checkpoints:
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        replace_text(self.folder / "newest", folder.name)
+        replace_text(self.folder / "newest", folder.name, lasts=True)
         flush_to_disk(self.folder)
+        self._known = progress.step
         for old in self.folder.glob("step-*"):
             if old.name != folder.name:
                 shutil.rmtree(old)
@@ -124,6 +126,7 @@ class Checkpoints:
         if session.digest() != saved["weights_digest"]:
             what = f"{folder} is damaged: its weights do not have the digest that was saved with them."
             raise DamagedCheckpoint(what, touched=True)
+        self._known = progress.step
         return progress
 
     def check(self) -> None:
@@ -143,6 +146,7 @@ class Checkpoints:
     def drop(self) -> None:
         """Forget the newest checkpoint."""
         (self.folder / "newest").unlink(missing_ok=True)
+        self._known = None
 
     def _verified(self, folder: Path) -> dict[str, Any]:
         """Content of state.json."""

@@ -67,8 +67,8 @@ class RunDirectory:
         """Make the folder with its settings and environment; raises ZoplatError where it can't be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            replace_text(self.environment, json.dumps(environment, indent=1, ensure_ascii=False) + "\n")
-            replace_text(self.config, config.toml())
+            replace_text(self.environment, json.dumps(environment, indent=1, ensure_ascii=False) + "\n", lasts=True)
+            replace_text(self.config, config.toml(), lasts=True)
         except OSError as problem:
             raise ZoplatError(f"--out {self.path}: {problem.strerror}. Choose another place.") from None
 
@@ -131,7 +131,7 @@ class RunDirectory:
         step = self.checkpoints.step()
         if step and "gradient" not in config.estimator.asks and step % (config.evaluate_every or 1):
             self.checkpoints.drop()  # weights at the old end; a run of this budget would not have been settled there
-        replace_text(self.config, config.toml())
+        replace_text(self.config, config.toml(), lasts=True)
 
     def read_config(self) -> RunConfig:
         """The settings of the run; those of an earlier version under the names of now."""
@@ -165,7 +165,7 @@ class RunDirectory:
 
     def write_summary(self, table: Table) -> None:
         """Replace summary.json by a summary as plain values."""
-        replace_text(self.summary, to_text(table, indent=1, ensure_ascii=False) + "\n")
+        replace_text(self.summary, to_text(table, indent=1, ensure_ascii=False) + "\n", lasts=True)
 
     def add_metrics(self, record: dict[str, Any]) -> None:
         """Append one evaluation of a split."""

@@ -157,7 +157,7 @@ class LiveRun:
         elif self.directory.is_extended_by(self.config):
             self.directory.extend(self.config)
         elif self.directory.is_changed_by(self.config):
-            replace_text(self.directory.config, self.config.toml())
+            replace_text(self.directory.config, self.config.toml(), lasts=True)
         damaged = self.directory.trim_metrics(len(journal.steps) if journal else 0)
         if damaged:
             self.callback.warned(f"{self.directory.metrics} had {damaged} damaged lines; their scores are lost")

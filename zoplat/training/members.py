@@ -91,7 +91,7 @@ class Host(_Folder):
     def begin(self, step: int) -> None:
         """Take in who has come since, and remove the files of answered questions."""
         super().begin(step)
-        for path in self.folder.iterdir():
+        for path in self.folder.glob("*.json"):  # others are being written
             kind, *numbers = path.stem.split("-")
             if kind == "member":
                 with suppress(OSError):
@@ -106,7 +106,7 @@ class Host(_Folder):
         if not self._is_open:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.iterdir():
-                path.unlink()
+                path.unlink(missing_ok=True)  # a member may rename it now
             self._write("host", f"{os.getpid()}-{time.time_ns()}")
             self._is_open = True
         return data

@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from hashlib import sha256
 from importlib import resources
@@ -112,17 +112,31 @@ class NativeKernels(Kernels):
         self._in_parallel(self.library.zoplat_rule, jobs.rows, shared)
 
     def _in_parallel(self, function: Callable[..., None], rows: np.ndarray, shared: ctypes.Structure) -> None:
-        """Call a kernel in several threads, which take jobs from one shared counter until none is left."""
+        """Call a kernel in several threads, which take jobs from one shared counter until none is left.
+
+        An interrupt is raised when all of them are done, since they write to arrays that nobody would keep.
+        """
         counter = ctypes.c_int32(0)
         arguments = (rows.ctypes.data, len(rows), ctypes.addressof(shared), ctypes.addressof(counter))
-        extra = min(self._threads, len(rows)) - 1
-        others = [self._pool.submit(function, *arguments) for _ in range(extra)]
-        function(*arguments)
-        for other in others:
-            other.result()
+        others: list[Future[None]] = []
+        try:
+            for _ in range(min(self._threads, len(rows)) - 1):
+                others.append(self._pool.submit(function, *arguments))
+            function(*arguments)
+        finally:
+            _finish(others)
 
     def numbers(self, out: int, law: str, stream: Stream, first: int, count: int) -> None:
         self.library.zoplat_numbers(out, TERMS[law], *stream, first, count)
+
+
+def _finish(others: Sequence[Future[None]]) -> None:
+    """Wait for other threads, whatever comes; what came is raised then."""
+    try:
+        wait(others)
+    except BaseException:
+        _finish(others)
+        raise
 
 
 def _call(sums: Sums, factor: float = 1.0, origin: int = 0, is_stochastic: bool = False) -> Call:

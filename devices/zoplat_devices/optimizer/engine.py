@@ -174,6 +174,10 @@ class Engine:
             ZoplatError: it belongs to other parameters, or a method keeps something for each weight from its first
                 step on and parameters were added.
         """
+        with self.on_device():
+            self._restore(saved)
+
+    def _restore(self, saved: Saved) -> None:
         own = self.space.buffers
         if len(saved["buffers"]) > len(own):
             raise ZoplatError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class StepJournal:
 
         Raises:
             ZoplatError: the file has other steps, or is about something else; or other parameters are trained now.
-            RunFailed: a step could not be written, so that the file would have a gap.
+            RunFailed: a step was interrupted or could not be written, so that the file would have a gap.
         """
         if self._failure:
             raise RunFailed(self._failure)
@@ -71,6 +72,22 @@ class StepJournal:
             self._failure = str(problem)
             raise
         self._groups = now
+
+    @contextmanager
+    def whole(self, engine: Engine, step: int) -> Iterator[None]:
+        """A step is made and written inside; if it ends halfway and weights were moved, no other one can follow it."""
+        before = engine.space.passes_over_weights
+        try:
+            yield
+        except BaseException as problem:
+            if engine.space.passes_over_weights > before and not self._failure:
+                self._failure = (
+                    f"Step {step} was ended by {type(problem).__name__} when it had moved the weights, so {self.path}, "
+                    "which has the steps before it, no longer leads to these weights bit for bit. Make a new "
+                    "ZerothOrder: with another journal it goes on from these weights, and replay() of this journal "
+                    "makes those of before the step from the weights that it began with."
+                )
+            raise
 
     def _opened(self, engine: Engine, now: dict[str, Any], step: int) -> JournalWriter:
         if not self.path.exists():

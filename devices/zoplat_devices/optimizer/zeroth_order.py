@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,7 +113,7 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
 
         Raises:
             ZoplatError: there is no closure, it returns no number, or it calls backward().
-            RunFailed: 20 steps in a row could not be made.
+            RunFailed: 20 steps in a row could not be made, or the journal lacks a step that moved the weights.
         """
         if closure is None and self._skips_call:
             self._skips_call = False
@@ -128,9 +129,10 @@ class ZerothOrder(torch.optim.Optimizer):  # type: ignore[misc]  # torch has no 
         start = RandomState(engine.device)
         skipped, began = self.progress.skipped, time.perf_counter()
         losses = ClosureLosses(closure, engine.forming, start, auxiliary, self._method.name)
-        record = engine.step(losses)
-        if self._journal is not None:
-            self._journal.append(record, self.param_groups)
+        with self._journal.whole(engine, self.progress.step) if self._journal is not None else nullcontext():
+            record = engine.step(losses)
+            if self._journal is not None:
+                self._journal.append(record, self.param_groups)
         self.progress.seconds += time.perf_counter() - began
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if self.progress.skipped > skipped else 0
         if self._skipped_in_a_row == MAX_SKIPPED:

@@ -8,6 +8,7 @@ of the largest one; it is given back before the model runs in any other way, so 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple, Protocol
@@ -17,11 +18,24 @@ import torch
 from zoplat_devices.kernels.queue import Step
 from zoplat_devices.kernels.tables import Kernels
 
-MOST = 24
-"""Recordings of one run: enough for eight shapes, as the first step after an evaluation, any other step and a bare
-forward pass are recorded apart."""
+MOST = 48
+"""Recordings of one run: enough for sixteen shapes, as the first step after an evaluation, any other step and a bare
+forward pass are recorded apart; or for the parts of a method that moves one part of the weights at a time."""
+TRIED, WORTH = 200, 2
+"""Work is recorded while there are no more recordings than `TRIED` and one for `WORTH` replays: making one takes about
+as long as performing its work a few times."""
 SEEN = 1024
 """Names of work that are remembered."""
+
+
+class Graph(Protocol):
+    """One recording of a recorder."""
+
+    def replay(self) -> None:
+        """Do the work once more."""
+
+    def reset(self) -> None:
+        """Let go of what the recording holds; it is not replayed again."""
 
 
 class Recorder(Protocol):
@@ -33,15 +47,15 @@ class Recorder(Protocol):
 
     bytes: int
 
-    def record(self, run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """Record what a function does, without doing it; returns its result's place, and what does it.
+    def record(self, run: Callable[[], Any]) -> tuple[Any, Graph]:
+        """Record what a function does, without doing it; returns its result's place, and the recording.
 
         Raises:
             RuntimeError: the function does something that can't be recorded, such as reading a number on the host.
         """
 
     def release(self) -> None:
-        """Give back the memory of all recordings, none of which is replayed again."""
+        """Give back the memory of recordings, all of which were reset."""
 
 
 class CudaRecorder:
@@ -52,11 +66,10 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._graphs: list[Any] = []
         self._pool: Any = None
         self._stream: Any = None
 
-    def record(self, run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    def record(self, run: Callable[[], Any]) -> tuple[Any, Graph]:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         before, graph = torch.cuda.memory_reserved(), torch.cuda.CUDAGraph()
@@ -66,19 +79,24 @@ class CudaRecorder:
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 result = run()
+                graph.capture_end()
             except BaseException:
-                with suppress(RuntimeError):  # it says again that the recording has failed
-                    graph.capture_end()
+                self._abandon(graph)
                 raise
-            graph.capture_end()
-        self._graphs.append(graph)
         self.bytes += max(0, torch.cuda.memory_reserved() - before)
-        return result, graph.replay
+        return result, graph
+
+    def _abandon(self, graph: Any) -> None:
+        """End a recording that has failed; PyTorch before 2.13 throws before it has stopped allocating in the pool."""
+        with suppress(RuntimeError):  # it says again that the recording has failed
+            graph.capture_end()
+        with suppress(RuntimeError, AttributeError):  # or has stopped
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+        with suppress(RuntimeError):
+            graph.reset()
 
     def release(self) -> None:
-        for graph in self._graphs:
-            graph.reset()
-        self._graphs, self._pool, self.bytes = [], None, 0
+        self._pool, self.bytes = None, 0
         torch.cuda.empty_cache()
 
 
@@ -89,14 +107,14 @@ class Recording(NamedTuple):
         keeps: what has memory that the recording reads and writes.
         host, words: where words are put, pinned, and where they are copied to.
         losses: (n,), overwritten by every replay.
-        replay: does the work once more.
+        graph: does the work once more.
     """
 
     keeps: Sequence[Any]
     host: Any
     words: Any
     losses: Any
-    replay: Callable[[], None]
+    graph: Graph
 
 
 class Recordings:
@@ -115,8 +133,8 @@ class Recordings:
         self._recorder, self._device, self._say = recorder, device, say
         self._recording_kernels = kernels.recording if kernels else nullcontext
         self._seen: set[Hashable] = set()
-        self._made: dict[Hashable, Recording] = {}
-        self._is_full = False
+        self._made: OrderedDict[Hashable, Recording] = OrderedDict()
+        self._recorded = self._replayed = 0
 
     @property
     def bytes(self) -> int:
@@ -144,14 +162,19 @@ class Recordings:
                 return _run(steps, words)
             _fill(made.host, steps)
             made.words.copy_(made.host, non_blocking=True)
-            made.replay()
+            made.graph.replay()
             return made.losses
 
     def release(self) -> None:
         """Give back the memory of all recordings; they are made again when their work comes again."""
         if self._recorder and self._made:
-            self._made.clear()
+            while self._made:
+                self._evict()
             self._recorder.release()
+
+    def _evict(self) -> None:
+        """Let go of the recording that was not used for longest."""
+        self._made.popitem(last=False)[1].graph.reset()
 
     def _recording(self, steps: Sequence[Step], obstacle: str) -> Recording | None:
         """The recording of some work, made now if the work was done before; None where there is none."""
@@ -162,19 +185,19 @@ class Recordings:
             return None
         name = tuple(step.name for step in steps)
         if name in self._made:
+            self._made.move_to_end(name)
+            self._replayed += 1
             return self._made[name]
         if name not in self._seen:
             if len(self._seen) == SEEN:
                 self._seen.clear()
             self._seen.add(name)
             return None
-        if len(self._made) == MOST:
-            if not self._is_full:
-                self._say(
-                    f"only {MOST} recordings of steps are kept; batches of other shapes are trained on step by step"
-                )
-            self._is_full = True
+        if self._recorded >= TRIED + self._replayed / WORTH:
+            self._give_up(f"batches have too many shapes, {len(self._seen)} so far, for recordings to be used again")
             return None
+        if len(self._made) == MOST:
+            self._evict()
         return self._record(name, steps)
 
     def _record(self, name: Hashable, steps: Sequence[Step]) -> Recording | None:
@@ -184,11 +207,12 @@ class Recordings:
         words = words.clone() if words is host else words  # of the processor
         try:
             with self._recording_kernels():
-                losses, replay = self._recorder.record(lambda: _run(steps, words))
+                losses, graph = self._recorder.record(lambda: _run(steps, words))
         except RuntimeError as problem:
             self._give_up((str(problem).splitlines() or ["no reason is given"])[0])
             return None
-        self._made[name] = made = Recording([step.keeps for step in steps], host, words, losses, replay)
+        self._recorded += 1
+        self._made[name] = made = Recording([step.keeps for step in steps], host, words, losses, graph)
         return made
 
     def _pinned(self, steps: Sequence[Step]) -> Any:
@@ -200,7 +224,8 @@ class Recordings:
 
     def _give_up(self, reason: str) -> None:
         """Record nothing from now on."""
-        self.release()
+        with suppress(RuntimeError):  # after a recording that failed, versions of PyTorch can't give memory back
+            self.release()
         self._recorder = None
         self._say(f"steps are not recorded, and take the host's time: {reason}")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from zoplat.training import checkpoint
 from zoplat.training.directory import RunDirectory, find_runs
 from zoplat.training.journal import chained_checksum
 
@@ -50,6 +51,13 @@ class TestDamage:
         assert "It is dropped, and its steps are rebuilt from the journal." in " ".join(done.stdout.split())
         the_same(whole, json.loads(Path("r/summary.json").read_text()))
         assert zoplat("export", "r", "--to", "weights").exit_code == 0
+
+    def test_saving_a_checkpoint_does_not_read_the_one_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a large model it takes minutes."""
+        read, checksum = list[str](), checkpoint._checksum
+        monkeypatch.setattr(checkpoint, "_checksum", lambda path: (read.append(path.parent.name), checksum(path))[1])
+        run("--steps", 6, "--evaluate-every", 2, "--out", "r")
+        assert read == ["step-2", "step-4", "step-6"]
 
     def test_a_checkpoint_of_an_earlier_version_has_no_checksums_and_is_read(self) -> None:
         whole = run("--steps", 4, "--out", "r")

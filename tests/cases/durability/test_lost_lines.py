@@ -45,7 +45,7 @@ class TestJournal:
         writer.append(StepRecord(1, [1.0], 0.1, 1.0))
         assert len(Journal.read(Path("j")).steps) == 2
 
-    @pytest.mark.parametrize("file", ["state.json.new", "newest.new", "metrics.jsonl", "memory.jsonl.new"])
+    @pytest.mark.parametrize("file", ["state.json", "newest", "metrics.jsonl", "memory.jsonl"])
     def test_a_full_disk_ends_the_run_with_1_and_it_can_be_resumed(
         self, file: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -53,7 +53,7 @@ class TestJournal:
         opening = Path.open
 
         def full(path: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
-            if path.name == file and set(mode) & {"w", "a"} and steps_in("r") >= 2:
+            if path.name.startswith(file) and set(mode) & {"w", "a"} and steps_in("r") >= 2:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             return opening(path, mode, *arguments, **named)
 

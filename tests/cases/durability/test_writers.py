@@ -1,17 +1,49 @@
-"""Two writers of one run: the second is refused, and no bit changes."""
+"""Two writers of one run: the second is refused, and no bit changes; several of one file: it is always whole."""
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zoplat.core.errors import ZoplatError
+from zoplat.paths import replace_bytes
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
 
 from .toy import TOY, digest_of_replay, run, start, steps_in, wait_for, zoplat
+
+
+class TestOneFile:
+    """What several processes write at once, such as a first score that the workers of a comparison keep."""
+
+    def test_writers_and_readers_of_a_file_meet_whole_contents_only(self) -> None:
+        path, contents, problems = Path("kept.json"), {bytes([65 + i]) * (5000 + i) for i in range(3)}, list[Any]()
+        path.write_bytes(min(contents))
+
+        def write(content: bytes) -> None:
+            try:
+                for _ in range(200):
+                    replace_bytes(path, content)
+            except OSError as problem:
+                problems.append(problem)
+
+        writers = [threading.Thread(target=write, args=(content,)) for content in contents]
+        for writer in writers:
+            writer.start()
+        while any(writer.is_alive() for writer in writers):
+            assert path.read_bytes() in contents
+        assert problems == []
+        assert os.listdir() == ["kept.json"]
+
+    def test_content_that_lasts_is_on_the_disk_before_it_has_the_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        done, rename = list[str](), Path.replace
+        monkeypatch.setattr(os, "fsync", lambda file: done.append(f"{os.fstat(file).st_size} bytes"))
+        monkeypatch.setattr(Path, "replace", lambda path, to: (done.append("renamed"), rename(path, to))[1])
+        replace_bytes(Path("newest"), b"step-5", lasts=True)
+        assert done == ["6 bytes", "renamed"]
 
 
 class TestTwoWriters:
