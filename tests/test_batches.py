@@ -54,6 +54,30 @@ def test_rows_left_over_differ_from_epoch_to_epoch() -> None:
     assert set.union(*seen) == set(range(len(ROWS)))
 
 
+@pytest.mark.parametrize(("count", "size"), [(100, 16), (54, 16), (20, 16), (150, 16), (64, 16)])
+def test_of_few_rows_each_is_trained_on_and_epochs_have_other_batches(count: int, size: int) -> None:
+    """54 are those of WSC; windows of many batches would hold all of them in every epoch, sorted by length."""
+    batches = Batches(ROWS[:count], size, seed=5)
+    per_epoch, epochs = count // size, 100
+    chosen = [numbers(batches, step) for step in range(epochs * per_epoch)]
+    times = Counter(number for batch in chosen for number in batch)
+    assert set(times) == set(range(count))
+    most, least = max(times.values()), min(times.values())
+    assert most - least < 0.4 * epochs, "no row is left out much more often than another"
+    assert len({frozenset(batch) for batch in chosen}) > 0.9 * len(chosen)
+
+
+def test_the_rows_that_are_left_out_are_no_longer_than_others() -> None:
+    batches = Batches(ROWS, 16, seed=5)
+    per_epoch = len(ROWS) // 16
+    left: list[int] = []
+    for epoch in range(40):
+        seen = {n for index in range(per_epoch) for n in numbers(batches, epoch * per_epoch + index)}
+        left += [row.length for row in ROWS if row.tokens not in seen]
+    assert len(left) == 40 * (len(ROWS) % 16)
+    assert abs(sum(left) / len(left) - sum(row.length for row in ROWS) / len(ROWS)) < 8
+
+
 def test_rows_of_similar_length_share_a_batch() -> None:
     """The spread of lengths within a batch is about 1/WINDOW of that of a plain shuffle."""
     batches = Batches(ROWS, 16, seed=5)

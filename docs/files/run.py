@@ -41,6 +41,7 @@ IDENTITY = {
     "threads": "that the runtime uses.",
     "versions.<package>": "of each package that the numbers depend on.",
     "noise": "version of the [random numbers](../explanation/noise.md).",
+    "batches": "version of which rows make up a batch; a run goes on with that of its journal only",
     "strategy": "how losses are evaluated, see [evaluation strategies](../explanation/evaluation-strategies.md).",
     "seed": "of the run.",
     "estimator": "registered name of the method.",

@@ -186,6 +186,9 @@ def _attention(
     return function(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
 
+STATS = {name: {"all": {"current": 0, "peak": 0}} for name in ("allocated_bytes", "reserved_bytes")}
+
+
 class Cards(TorchDispatchMode):
     """Operations that make tensors of cards, which have none among their arguments."""
 
@@ -198,9 +201,8 @@ def cards(monkeypatch: Any) -> Iterator[None]:
     """A context in which there seem to be cards; their number and sizes are not asked for."""
     fakes = {
         "_lazy_init": lambda: None,
-        "memory_allocated": lambda card=None: 0,
         "max_memory_allocated": lambda card=None: 0,
-        "memory_reserved": lambda card=None: 0,
+        "memory_stats_as_nested_dict": lambda device=None: STATS,
         "reset_peak_memory_stats": lambda card=None: None,
         "synchronize": lambda card=None: None,
         "empty_cache": lambda: None,

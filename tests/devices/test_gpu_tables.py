@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from zoplat import Block, Direction, Key, ParameterSpace, Sampler
+from zoplat.core.blocks import TILE
 from zoplat.space.rounding import RoundingName
 from zoplat_devices.kernels import gpu, gpu_tables
 from zoplat_devices.kernels.fused import FusedBackend
+from zoplat_devices.kernels.native import NativeKernels
 from zoplat_devices.kernels.tables import JOB, TERM, Sums, term
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
@@ -117,6 +119,18 @@ def test_a_pass_takes_one_copy_and_few_launches_and_waits_for_nothing(
     assert len(seen[3][1]) == moves + drift, "the numbers of terms"
     assert seen[3][1:] == seen[4][1:], "at the same addresses in every step"
     assert 0 < held[2] == held[4], "tables are scratch memory, and do not grow"
+
+
+def test_a_reduction_waits_once_for_each_block_however_many_tiles_it_has(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpu.TritonKernels.reads_at_once > TILE == NativeKernels.reads_at_once
+    monkeypatch.setattr(gpu.TritonKernels, "reads_at_once", 256)
+    space = space_on(device, "float32")
+    space.norm(space.draw(Gaussian(), Key(0, 0, 0)))
+    tiles = sum(1 for block in space.blocks for _ in block.tiles(256))
+    assert device.waits == len(space.blocks) < tiles
+    assert len(device.launches) >= tiles
 
 
 def test_terms_in_factors_are_moved_apart_from_those_of_vectors(device: Device) -> None:

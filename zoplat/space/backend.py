@@ -12,7 +12,7 @@ from itertools import accumulate, groupby
 from typing import Any, TypeAlias
 
 from zoplat.core.arrays import Array
-from zoplat.core.blocks import Block, Buffer, Tile
+from zoplat.core.blocks import TILE, Block, Buffer, Tile
 from zoplat.core.composed import Composed
 from zoplat.core.direction import Direction, Draw
 from zoplat.core.errors import ZoplatError
@@ -41,8 +41,10 @@ class Backend:
     Attributes:
         blocks: the weights that it updates, once it is attached.
         rounding: how results become stored weights, once it is attached.
+        reads_at_once: about how many entries a reduction reads at a time.
     """
 
+    reads_at_once = TILE
     blocks: Sequence[Block]
     rounding: Rounding
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from zoplat.core.arrays import Array
@@ -27,12 +28,7 @@ class Reductions:
         self, blocks: Iterable[Block], count: Callable[..., Any], direction: Direction, buffers: Sequence[Buffer]
     ) -> dict[str, float]:
         """For each block count(theta, g, *buffers) summed over its tiles."""
-        found = {}
-        for block in blocks:
-            found[block.name] = _as_float32(
-                sum(float(count(*self._given(tile, direction, buffers))) for tile in block.tiles())
-            )
-        return found
+        return self._by_block(blocks, lambda tile: count(*self._given(tile, direction, buffers)))
 
     def quantiles(
         self, blocks: Iterable[Block], share: float, score: Callable[..., Array], buffers: Sequence[Buffer]
@@ -47,14 +43,15 @@ class Reductions:
             low, high = -1, 0x7F7FFFFF if dtype == "float32" else 0x7FEFFFFFFFFFFFFF
             while high - low > 1:
                 middle = (low + high) // 2
-                below = 0
-                for tile in block.tiles():
-                    backend = self._backend.of(block)
-                    scores = score(backend.wide(tile), *backend.all_near(tile.rows_of(buffers)))
-                    below += int((scores <= _from_bits(middle, dtype)).sum())
+                below = float(self._total(block, partial(self._below, _from_bits(middle, dtype), score, buffers)))
                 low, high = (low, middle) if below >= share * block.size else (middle, high)
             found[block.name] = _from_bits(high, dtype)
         return found
+
+    def _below(self, limit: float, score: Callable[..., Array], buffers: Sequence[Buffer], tile: Tile) -> Any:
+        """How many scores of a tile are at most the limit."""
+        backend = self._backend.of(tile.block)
+        return (score(backend.wide(tile), *backend.all_near(tile.rows_of(buffers))) <= limit).sum()
 
     def _given(self, tile: Tile, direction: Direction, buffers: Sequence[Buffer]) -> list[Array | None]:
         """(theta, g, *buffers) on a tile."""
@@ -64,21 +61,31 @@ class Reductions:
 
     def norm(self, blocks: Iterable[Block], direction: Direction) -> float:
         """Euclidean norm of a direction over some blocks."""
-        total = 0.0
-        for block in blocks:
-            for tile in block.tiles():
-                entries = self._float64(direction, tile)
-                total += float(entries @ entries)
-        return _as_float32(math.sqrt(total))
+
+        def square(tile: Tile) -> Any:
+            entries = self._float64(direction, tile)
+            return entries @ entries
+
+        totals = [self._total(block, square) for block in blocks]
+        return _as_float32(math.sqrt(sum(map(float, totals))))
 
     def dot(self, blocks: Iterable[Block], one: Direction, other: Direction) -> dict[str, float]:
         """⟨one, other⟩ by block."""
-        return {
-            block.name: _as_float32(
-                sum(float(self._float64(one, tile) @ self._float64(other, tile)) for tile in block.tiles())
-            )
-            for block in blocks
-        }
+        return self._by_block(blocks, lambda tile: self._float64(one, tile) @ self._float64(other, tile))
+
+    def _by_block(self, blocks: Iterable[Block], count: Callable[[Tile], Any]) -> dict[str, float]:
+        """For each block count(tile) summed over its tiles; a device is waited for when it has begun with all."""
+        totals = {block.name: self._total(block, count) for block in blocks}
+        return {name: _as_float32(float(total)) for name, total in totals.items()}
+
+    def _total(self, block: Block, count: Callable[[Tile], Any]) -> Any:
+        """count(tile) summed over the tiles of a block, float64 without dimensions; nothing is waited for."""
+        backend = self._backend.of(block)
+        tiles = [*block.tiles(backend.reads_at_once)]
+        each = backend.empty((len(tiles),), "float64")
+        for index, tile in enumerate(tiles):
+            each[index] = count(tile)
+        return each.sum()
 
     def _float64(self, direction: Direction, tile: Tile) -> Array:
         """The direction's entries on a tile as a new float64 vector."""

@@ -20,6 +20,7 @@ from zoplat.core.errors import ZoplatError
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.registry import Entry, catalogue
 from zoplat.tasks import custom, data
+from zoplat.training.batches import VERSION
 from zoplat.training.setup import rows_of
 
 PLACES = ("model", "task", "data", "limit", "per_class")
@@ -104,6 +105,16 @@ def check_bindings(header: dict[str, Any], now: dict[str, Any], where: str, is_o
         raise ZoplatError(
             f"{where} began with something else than there is now:\n  " + "\n  ".join(lines) + "\nIts journal belongs "
             "to what it began with. Put that back, or start a new run with another --out."
+        )
+
+
+def check_batches(header: dict[str, Any], where: str) -> None:
+    """Raise ZoplatError where the steps that follow would have other batches than those in a journal had."""
+    if (before := header.get("batches", 1)) != VERSION:
+        raise ZoplatError(
+            f"{where} was begun with version {before} of the batches, and this version of zoplat makes version "
+            f"{VERSION}: its steps would have other rows from here on. Go on with the version that is in the run's "
+            "environment.json, or begin anew. `zoplat replay` and `zoplat export` make its weights."
         )
 
 

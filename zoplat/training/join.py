@@ -8,6 +8,7 @@ from typing import Any
 
 from zoplat.config.parts import law_of
 from zoplat.core.errors import RunFailed, ZoplatError
+from zoplat.training.binding import check_batches
 from zoplat.training.directory import RunDirectory
 from zoplat.training.members import Member, Restarted
 from zoplat.training.opening import OpenedRun, open_run
@@ -58,6 +59,7 @@ def _caught_up(directory: RunDirectory, opened: OpenedRun, seconds: float) -> tu
         time.sleep(0.1)
     config, session = opened.config, opened.session
     check_start(journal, session, directory, opened.bound, law_of(config.estimator))
+    check_batches(journal.header, str(directory.path))
     learner = Learner(
         config,
         session,

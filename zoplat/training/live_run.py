@@ -14,7 +14,7 @@ from zoplat.core.example import Row
 from zoplat.core.exchange import Exchange
 from zoplat.paths import replace_text
 from zoplat.tasks.data import Rows
-from zoplat.training.binding import changed_versions
+from zoplat.training.binding import changed_versions, check_batches
 from zoplat.training.callbacks import Callback
 from zoplat.training.costs import Costs
 from zoplat.training.directory import RunDirectory
@@ -150,6 +150,7 @@ class LiveRun:
         journal = self.directory.read_journal()
         if journal is not None:
             check_start(journal, self.session, self.directory, self.opened.bound, law_of(self.config.estimator))
+            check_batches(journal.header, str(self.directory.path))
             if changed := changed_versions(journal.header, self.session, self.opened.bound["plugins"]):
                 self.callback.warned(f"other versions than the run began with: {'; '.join(changed)}")
         if not self.directory.config.exists():

@@ -18,7 +18,7 @@ from zoplat.evaluation.predictions import by_length
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.evaluation.protocol import EvaluationProtocol
 from zoplat.tasks.data import Rows
-from zoplat.training.batches import Batches, batches_of
+from zoplat.training.batches import VERSION, Batches, batches_of
 from zoplat.training.binding import bindings, check_bindings, rows_there
 from zoplat.training.directory import RunDirectory
 from zoplat.training.objective import Objective
@@ -69,6 +69,7 @@ class OpenedRun:
             **{name: self.session.facts.get(name) for name in IDENTITY},
             "noise": self.session.space.noise.name,
             "strategy": strategy,
+            "batches": VERSION,
             "seed": self.config.seed,
             "estimator": self.config.estimator_name,
             "start_digest": self.start_digest,

@@ -52,7 +52,7 @@ class FusedBackend(Backend):
         near: Callable[[Any], Any] = lambda array: array,
     ) -> None:
         super().__init__(FusedNoise(kernels, empty), empty, mapped, release, near)
-        self.kernels = kernels
+        self.kernels, self.reads_at_once = kernels, kernels.reads_at_once
         self._factors = Factors(kernels, empty)
         self._drawn: OrderedDict[Draw, Drawn] = OrderedDict()
         self._plans: dict[tuple[bytes, int], Plan] = {}

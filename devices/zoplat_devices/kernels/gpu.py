@@ -80,6 +80,7 @@ class TritonKernels(Kernels):
     """
 
     runs_rules = prefers_few_calls = queues = True
+    reads_at_once = 1 << 22  # some 50 MiB of scratch in float32 and float64
 
     def __init__(self, device: Any, programs: ModuleType) -> None:
         self.device = device

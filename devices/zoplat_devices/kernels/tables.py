@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoplat.core.blocks import TILE
 from zoplat.core.noise import Stream
 from zoplat_devices.kernels.traced import Program
 
@@ -151,6 +152,7 @@ class Kernels(ABC):
         moves_codes: whether weights may be codes of 4 bits.
         runs_rules: whether they can also run a traced rule.
         prefers_few_calls: whether rules and factors are to be done for all blocks at once, as launches are dear.
+        reads_at_once: about how many entries a reduction reads at a time.
         queues: whether moves can be queued.
         queue: takes moves in place of performing them; None where they are performed at once.
     """
@@ -158,6 +160,7 @@ class Kernels(ABC):
     moves_codes: bool = False
     runs_rules: bool = False
     prefers_few_calls: bool = False
+    reads_at_once: int = TILE
     queues: bool = False
     queue: Queue | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ class Batch:
         options: the most that a row has.
         sequence, position, token: of each token that is scored: its sequence, its place among the logits, its id.
         slot: of each such token, row · options + option; rows · options for one that only fills up.
+        column: of each such token, its number among those of its slot.
+        width: at least the most tokens of a slot.
         share: of each such token in the score of its option: 1 / tokens, or 1 where they are summed.
         absent: (rows, options), true past the options of a row; None where all rows have as many.
         keep: logits that are computed, counted from the end; 0 for all.
@@ -39,6 +42,8 @@ class Batch:
     position: Any = None
     token: Any = None
     slot: Any = None
+    column: Any = None
+    width: int = 0
     share: Any = None
     absent: Any = None
     keep: int = 0
@@ -202,6 +207,9 @@ class BatchBuilder:
     def _scored_tokens(self, rows: Sequence[Row], inputs: dict[str, Any], layout: Layout, fills: bool) -> Batch:
         sequence, position, token, slot, share = (torch.tensor(column) for column in zip(*layout.places, strict=True))
         options, keep, masks, absent = layout.options, 0, None, None
+        counts = [len(list(tokens)) for _, tokens in groupby(place.slot for place in layout.places)]
+        column = torch.tensor([number for count in counts for number in range(count)])
+        width = rounded(max(counts)) if fills else max(counts)
         if self.head == "causal":
             keep = -int(position.min())
             if fills:
@@ -212,9 +220,9 @@ class BatchBuilder:
         elif self.head == "masked":
             masks = torch.tensor([row.tokens.mask for row in rows])
         if any(len(row.example.options) != options for row in rows):
-            counts = torch.tensor([len(row.example.options) for row in rows])
-            absent = torch.arange(options)[None] >= counts[:, None]
-        return Batch(inputs, options, sequence, position, token, slot, share, absent, keep, masks)
+            given = torch.tensor([len(row.example.options) for row in rows])
+            absent = torch.arange(options)[None] >= given[:, None]
+        return Batch(inputs, options, sequence, position, token, slot, column, width, share, absent, keep, masks)
 
     def _length(self, sequences: list[list[int]], fills: bool) -> int:
         """Tokens that sequences are padded to."""
@@ -252,7 +260,7 @@ def _filled(batch: Batch) -> Batch:
     tokens = len(batch.token)
     columns = {
         name: torch.cat([column := getattr(batch, name), column.new_zeros(rounded(tokens) - tokens)])
-        for name in ("sequence", "position", "token", "slot", "share")
+        for name in ("sequence", "position", "token", "slot", "column", "share")
     }
     columns["slot"][tokens:] = batch.rows * batch.options
     return replace(batch, **columns)

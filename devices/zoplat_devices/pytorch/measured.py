@@ -67,9 +67,13 @@ class MeasuredSession(Session):
         if self.target.type != "cuda":
             return MemoryReading(*host)
         recorded = self.recordings.bytes if self.recordings else 0
-        now = max(torch.cuda.memory_allocated(card) for card in self.cards) + recorded
-        peak = max(torch.cuda.max_memory_allocated(card) for card in self.cards)
-        return MemoryReading(*host, now, max(now, peak), max(torch.cuda.memory_reserved(card) for card in self.cards))
+        cards = [torch.cuda.memory_stats_as_nested_dict(card) for card in self.cards]  # once: each takes long
+        allocated = [card["allocated_bytes"]["all"] for card in cards]
+        now = max(one["current"] for one in allocated) + recorded
+        peak = max(one["peak"] for one in allocated)
+        return MemoryReading(
+            *host, now, max(now, peak), max(card["reserved_bytes"]["all"]["current"] for card in cards)
+        )
 
     def reset_peak(self) -> None:
         self._host.reset()

@@ -35,7 +35,7 @@ class Graph(Protocol):
         """Do the work once more."""
 
     def reset(self) -> None:
-        """Let go of what the recording holds; it is not replayed again."""
+        """Release what the recording holds; it is not replayed again."""
 
 
 class Recorder(Protocol):
@@ -173,7 +173,7 @@ class Recordings:
             self._recorder.release()
 
     def _evict(self) -> None:
-        """Let go of the recording that was not used for longest."""
+        """Reset the recording that was not used for longest."""
         self._made.popitem(last=False)[1].graph.reset()
 
     def _recording(self, steps: Sequence[Step], obstacle: str) -> Recording | None:

@@ -169,9 +169,7 @@ class Scorer:
     def _row_losses(self, batch: Batch) -> Any:
         """(rows,): the cross-entropy of each row's options, or the sum over all tokens of its right option."""
         if batch.by_tokens:
-            row = self.torch.div(batch.slot, batch.options, rounding_mode="floor")
-            sums = self.torch.zeros(batch.rows + 1, device=self.device)
-            return sums.index_add(0, row, -self._log_probabilities(batch))[:-1]
+            return -self._by_option(batch, self._log_probabilities(batch)).sum(dim=1)
         return self.torch.nn.functional.cross_entropy(self._scores(batch), batch.labels, reduction="none")
 
     def _scores(self, batch: Batch) -> Any:
@@ -179,10 +177,14 @@ class Scorer:
         if self.head == "classifier":
             logits = self._logits(batch).float()
             return logits if self._order is None else logits[:, self._order]
-        flat = self.torch.zeros(batch.rows * batch.options + 1, device=self.device)  # the last for tokens that fill up
-        flat = flat.index_add(0, batch.slot, self._log_probabilities(batch) * batch.share)
-        scores = flat[:-1].view(batch.rows, batch.options)
+        scores = self._by_option(batch, self._log_probabilities(batch) * batch.share)
         return scores if batch.absent is None else scores.masked_fill(batch.absent, float("-inf"))
+
+    def _by_option(self, batch: Batch, values: Any) -> Any:
+        """(rows, options): the sum of the values of each option's tokens, in an order that is the same every time."""
+        table = self.torch.zeros(batch.rows * batch.options + 1, batch.width, device=self.device)
+        table = table.index_put((batch.slot, batch.column), values)  # the last line is of tokens that fill up
+        return table.sum(dim=1)[:-1].view(batch.rows, batch.options)
 
     def _logits(self, batch: Batch) -> Any:
         """The logits of a batch; without padding where the model's state would see it."""

@@ -112,18 +112,20 @@ class TestDamage:
     )
     def test_a_resigned_header_with_other_types_is_refused(self, key: str, value: Any) -> None:
         run("--steps", 2, "--out", "r")
-        chain, lines = "", []
-        for number, line in enumerate(Path("r/journal.jsonl").read_text().splitlines()):
-            fields = json.loads(line)
-            del fields["checksum"]
-            body = json.dumps({**fields, key: value} if number == 0 else fields)
-            chain = chained_checksum(chain, body)
-            lines.append(f'{body[:-1]}, "checksum": "{chain}"}}\n')
-        Path("r/journal.jsonl").write_text("".join(lines))
+        _sign_with({key: value})
         for command in (("replay", "r"), ("eval", "r"), ("repair", "r")):
             refused = zoplat(*command)
             assert refused.exit_code == 2
             assert f"the header has {key} " in refused.stderr
+
+    def test_a_run_with_batches_of_another_version_is_not_gone_on_with_but_replayed(self) -> None:
+        whole = run("--steps", 2, "--out", "r")
+        _sign_with({"batches": 1})
+        refused = zoplat("run", *TOY, "--steps", 4, "--out", "r", "--resume")
+        assert refused.exit_code == 2
+        assert "r was begun with version 1 of the batches, and this version of zoplat makes version 2" in refused.stderr
+        replayed = json.loads(zoplat("replay", "r", "--json").stdout)
+        assert replayed["weights_digest"] == whole["weights_digest"]
 
     @pytest.mark.parametrize(
         "line",
@@ -196,3 +198,15 @@ class TestDamage:
         assert zoplat("repair", "r").exit_code == 2
         assert zoplat("repair", "nothing").exit_code == 2
         assert not Path("nothing").exists()
+
+
+def _sign_with(changes: dict[str, Any]) -> None:
+    """Change the header of the journal of `r`, and write its checksums anew."""
+    chain, lines = "", []
+    for number, line in enumerate(Path("r/journal.jsonl").read_text().splitlines()):
+        fields = json.loads(line)
+        del fields["checksum"]
+        body = json.dumps({**fields, **changes} if number == 0 else fields)
+        chain = chained_checksum(chain, body)
+        lines.append(f'{body[:-1]}, "checksum": "{chain}"}}\n')
+    Path("r/journal.jsonl").write_text("".join(lines))
