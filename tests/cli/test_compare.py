@@ -207,6 +207,33 @@ def test_existing_runs_of_other_data_budgets_and_step_sizes_are_rows_of_their_ow
     assert any("train 8 rows" in label for label in labels_)
 
 
+def test_a_task_file_is_one_task_wherever_it_was_given() -> None:
+    runs = [ended("a", 0.5, 1.0), ended("a", 0.7, 1.0, seed=1), ended("b", 0.6, 1.0)]
+    places = ["own.toml", "/data/own.toml", "/data/own.toml"]
+    found = table(
+        [replace(run, summary=replace(run.summary, task=place)) for run, place in zip(runs, places, strict=True)]
+    )
+    assert [(row["method"], row["task"], row["runs"]) for row in found] == [
+        ("a", "own.toml", 2),
+        ("b", "own.toml", 1),
+    ]
+
+
+def test_what_differs_between_existing_runs_and_which_are_not_counted_is_said(zoplat: Any) -> None:
+    common = ("run", "--device", "reference", "--batch-size", 4, "--steps", 2, "--quiet")
+    for name, more in {
+        "a": ("mezo", "--limit", 16),
+        "again": ("mezo", "--limit", 16),
+        "b": ("lozo", "--limit", 8),
+    }.items():
+        assert zoplat(*common, "--estimator", *more, "--out", name).exit_code == 0
+    done = zoplat("compare", "a", "again", "b")
+    assert "Not the same for all methods of a task, beside their own settings: train, dev, test." in done.stdout
+    assert "Not counted, as another run before has the same method, settings and seed: mezo, seed 0." in done.stdout
+    assert len(json.loads(zoplat("compare", "a", "again", "b", "--json").stdout)["notes"]) == 2
+    assert "Not " not in zoplat("compare", "a").stdout
+
+
 def test_three_runs_of_two_models_three_budgets_and_three_limits_are_three_rows(
     zoplat: Any, small_model: Any, rows: Any
 ) -> None:

@@ -85,6 +85,22 @@ def test_scores_of_another_split_in_the_database_are_reported(zoplat: Any, in_pr
     assert json.loads(done.stdout)["rows"] == []
 
 
+def test_runs_with_other_rows_than_those_of_earlier_seeds_are_in_no_mean(
+    zoplat: Any, in_process: list[str], rows: Any
+) -> None:
+    common = ("compare", "--estimators", "mezo", "--device", "reference", "--batch-size", 4, "--steps", 2)
+    arguments = (*common, "--data", rows(Path("rows")), "--out", "all", "--json")
+    assert zoplat(*arguments, "--seeds", "0,1").exit_code == 0
+    train = Path("rows/train.jsonl")
+    first, *others = train.read_text().splitlines(keepends=True)
+    train.write_text("".join([json.dumps({**json.loads(first), "sentence": "another sentence"}) + "\n", *others]))
+    done = zoplat(*arguments, "--seeds", "0,1,2")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert [(v["seed"], v["reason"].partition(":")[0]) for v in found["violations"]] == [(2, "rows of train")]
+    assert [row["runs"] for row in found["rows"]] == [2]
+
+
 def test_a_run_that_began_with_other_weights_is_in_no_mean(zoplat: Any, in_process: list[str]) -> None:
     arguments = ("--estimators", "mezo,lozo,fzoo", *STUDY, "--out", "all")
     zoplat.compared(*arguments)

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 import zoplat as package
+from zoplat.training.directory import RunDirectory
+from zoplat.training.journal import JournalWriter, StepRecord
+from zoplat.training.live_run import LiveRun
 from zoplat.training.predicted import read_predictions
 
 MOMENTUM = '''"""Momentum with bias correction: state is a buffer, a list of buffers, a number and a list of numbers."""
@@ -254,8 +257,41 @@ def test_resuming_a_finished_run_only_prints_its_summary(zoplat: Any, monkeypatc
     assert zoplat.files() == before
 
 
-def test_resume_begins_a_run_where_there_is_none(zoplat: Any) -> None:
-    assert zoplat.run("--steps", 2, "--out", "new", "--resume")["steps"] == 2
+def test_resume_begins_a_run_where_there_is_none_and_says_so(zoplat: Any) -> None:
+    done = zoplat("run", "--device", "reference", "--steps", 2, "--out", "runs/new", "--resume", "--json")
+    assert json.loads(done.stdout)["steps"] == 2
+    assert "runs/new has no run to go on with, so a new one begins there" in done.stderr
+
+
+def test_resume_without_settings_of_a_folder_without_a_run_is_refused(zoplat: Any) -> None:
+    zoplat.run("--steps", 2, "--out", "runs/mine")
+    error = zoplat.refused("run", "--resume", "--out", "runs/mien")
+    assert "there is no run to go on with. Did you mean runs/mine?" in error
+    assert not Path("runs/mien").exists()
+
+
+def test_costs_of_a_killed_process_are_kept_and_what_is_missing_is_said(zoplat: Any, monkeypatch: Any) -> None:
+    """Steps after the costs were last written have neither seconds nor phases; what is rebuilt has its own phase."""
+    append, write = JournalWriter.append, LiveRun._write_costs
+    arguments = ("run", "--device", "reference", "--estimator", "zo-adam", "--steps", 12, "--out", "r")
+
+    def killed(self: JournalWriter, record: StepRecord) -> None:
+        append(self, record)
+        if record.step == 7:
+            patch.setattr(LiveRun, "_write_costs", lambda self: None)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zoplat.training.live_run.COSTS_EVERY", -1.0)
+        patch.setattr(JournalWriter, "append", killed)
+        assert zoplat(*arguments).exit_code == 130
+    assert LiveRun._write_costs is write
+    done = zoplat(*arguments, "--resume", "--json")
+    assert "of its last 1 steps neither seconds nor memory are on record" in " ".join(done.stderr.split())
+    phases = {row["phase"]: row for row in RunDirectory(Path("r")).read_memory() if row["kind"] == "phase"}
+    assert phases["forward"]["calls"] >= 11, "of 7 steps before and 4 after"
+    assert phases["rebuild"]["calls"] == 1
+    assert phases["rule"]["calls"] < 12 * 4, "what is rebuilt is not counted again"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

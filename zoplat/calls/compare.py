@@ -16,7 +16,7 @@ from zoplat.comparison.outcome import Outcome
 from zoplat.comparison.planned import FailedRun
 from zoplat.comparison.published import Published
 from zoplat.comparison.study import Study
-from zoplat.comparison.table import read_runs, table
+from zoplat.comparison.table import notes, read_runs, table
 from zoplat.comparison.work import Workers
 from zoplat.config.keywords import CompareSettings, Names, spelled_out
 from zoplat.config.written import adopted
@@ -149,7 +149,8 @@ def compare(
         if axes or join:
             raise ZoplatError("Give run directories, or --estimators NAME,… (or all) to make the runs first.")
         paths = tuple(map(Path, runs))
-        return ComparisonResult(Outcome(table(read_runs(paths)), [], [], [], [], {}), None, paths, beside)
+        read = read_runs(paths)
+        return ComparisonResult(Outcome(table(read), [], [], [], [], {}, notes(read)), None, paths, beside)
     for axis in [axis for axis in OF_PARTS if axis in axes]:
         axes[axis], own = adopted(axes[axis], Path(out or FOLDER) / "plugins")
         files += registered(own)

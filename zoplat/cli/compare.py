@@ -111,7 +111,8 @@ def compare(
     except Interrupted:
         raise KeyboardInterrupt from None  # what to do is said already
     if as_json:
-        echo_json({"rows": result.rows, "failed": []} if runs else result.outcome.to_json())
+        of_runs = {"rows": result.rows, "failed": [], "notes": [*result.outcome.notes]}
+        echo_json(of_runs if runs else result.outcome.to_json())
     else:
         echo(result.markdown(), end=False)
         for line in (*result.failed, *result.violations):

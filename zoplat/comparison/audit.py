@@ -8,7 +8,7 @@ hold is reported and left out of every mean.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ SHARED = ("start_digest", "model_digest", "metric", "dtype", "seed", "head", "ba
 """Keys of a journal's header that runs of one task, model, tuning and seed have in common, its rows aside."""
 SETTINGS = ("batch_size", "micro_batch_size", "objective", "template", *BUDGET, "limit")
 """Settings that they have in common."""
+ROWS = "rows of "
 NAMES = {"start_digest": "starting weights", "model_digest": "model"}
 ROUNDING = 1e-12
 """By how much a score in a database may differ from the one in a run directory."""
@@ -74,13 +75,20 @@ def violations(ended: Sequence[Ended]) -> list[Violation]:
     """What runs and trials did that they may not do; evaluations without training can't."""
     trained = [entry for entry in ended if entry.cell.protocol is None]
     found = [entry.violation(reason) for entry in trained for reason in _outside(entry.summary)]
-    groups: dict[tuple[Any, ...], list[Ended]] = {}
-    for entry in trained:
-        cell, run = entry.cell, entry.run
-        groups.setdefault((cell.task, cell.model, cell.tune, run.config.seed, run.trial is None), []).append(entry)
-    for group in groups.values():
+    for group in _grouped(trained, lambda e: (e.cell.tune, e.run.config.seed, e.run.trial is None)):
         found += _apart(group)
-    return found
+    undrawn = [entry for entry in trained if entry.run.config.per_class is None]
+    for group in _grouped(undrawn, lambda e: ()):
+        found += _apart(group, lambda name: name == "model_digest" or name.startswith(ROWS))
+    return list(dict.fromkeys(found))
+
+
+def _grouped(ended: Sequence[Ended], key: Callable[[Ended], Hashable]) -> Iterable[list[Ended]]:
+    """Runs of one task, one model and one key."""
+    groups: dict[Hashable, list[Ended]] = {}
+    for entry in ended:
+        groups.setdefault((entry.cell.task, entry.cell.model, key(entry)), []).append(entry)
+    return groups.values()
 
 
 def _outside(summary: Summary) -> Iterator[str]:
@@ -94,10 +102,10 @@ def _outside(summary: Summary) -> Iterator[str]:
         yield f"in its steps the model read {summary.foreign_rows} rows that are no training rows, such as test rows"
 
 
-def _apart(group: Sequence[Ended]) -> Iterator[Violation]:
-    """The runs of a group that differ from most in what all have in common."""
+def _apart(group: Sequence[Ended], is_meant: Callable[[str], bool] = lambda name: True) -> Iterator[Violation]:
+    """The runs of a group that differ from most in what all have in common, of the terms that are meant."""
     terms = [_terms(RunDirectory(entry.run.directory)) for entry in group]
-    for name in dict.fromkeys(name for own in terms for name in own):
+    for name in dict.fromkeys(name for own in terms for name in own if is_meant(name)):
         usual, _ = Counter(own.get(name) for own in terms).most_common(1)[0]
         for entry, own in zip(group, terms, strict=True):
             if own.get(name) != usual:
@@ -110,7 +118,7 @@ def _terms(directory: RunDirectory) -> dict[str, str]:
     header: Mapping[str, Any] = journal.header if journal else {}
     settings = header.get("settings") or directory.read_settings()
     terms = {name: str(header.get(name))[: DIGITS + len("sha256:")] for name in SHARED}
-    terms |= {f"rows of {split}": text for split, text in (header.get("rows") or {}).items()}
+    terms |= {f"{ROWS}{split}": text for split, text in (header.get("rows") or {}).items()}
     return terms | {name: str(settings.get(name)) for name in SETTINGS}
 
 

@@ -44,6 +44,7 @@ class Outcome:
         chosen: by cell, the settings that a search chose.
         runs: those in the rows.
         study: what was asked for.
+        notes: what else a reader of the table has to know.
     """
 
     rows: list[dict[str, Any]]
@@ -52,6 +53,7 @@ class Outcome:
     chosen: list[dict[str, Any]]
     runs: list[dict[str, Any]]
     study: dict[str, Any]
+    notes: Sequence[str] = ()
 
     @classmethod
     def of(cls, study: Study) -> Outcome:
@@ -83,6 +85,7 @@ class Outcome:
     def markdown(self, published: Published | None = None) -> str:
         """The tables for people: scores and costs, and the chosen settings where there was a search."""
         text = markdown(self.rows, published) if self.rows else ""
+        text += "".join(f"\n{note}\n" for note in self.notes)
         if not self.chosen:
             return text
         head = ["method", "task", "chosen settings", "dev score", "trials", "failed trials", "passes of the search"]

@@ -77,10 +77,15 @@ class Group(Generic[Run]):
 
 
 def groups(runs: Iterable[Run]) -> list[Group[Run]]:
-    """Runs of one method on one task under the same terms, task by task; of several with one seed the first counts."""
+    """Runs of one method on one task under the same terms, task by task; of several with one seed the first counts.
+
+    Files of a task are one task where their names are the same, wherever they were found; rows that differ are terms.
+    """
     methods: dict[tuple[str, str], list[Run]] = {}
+    spelled: dict[str, str] = {}
     for run in runs:
-        methods.setdefault((run.method or run.summary.estimator, run.summary.task), []).append(run)
+        task = spelled.setdefault(Path(run.summary.task).name, run.summary.task)
+        methods.setdefault((run.method or run.summary.estimator, task), []).append(run)
     tasks = list(dict.fromkeys(task for _, task in methods))
     found = [group for (name, task), own in methods.items() for group in _groups(name, task, own)]
     return sorted(found, key=lambda group: tasks.index(group.task))
@@ -99,6 +104,32 @@ def _groups(name: str, task: str, runs: Sequence[Run]) -> Iterator[Group[Run]]:
                 by_seed.setdefault(run.summary.seed, run)
         own = tuple(by_seed.values())
         yield Group(label, name, own[0].summary.estimator, task, some, own)
+
+
+def differences(found: Sequence[Group[Any]]) -> list[str]:
+    """Terms, those of the method aside, and costs that are not the same for all trained methods on a task."""
+    names: dict[str, None] = {}
+    for task in dict.fromkeys(group.task for group in found):
+        trained = [group for group in found if group.task == task and group.runs[0].summary.steps]
+        terms = [group.terms for group in trained]
+        keys = dict.fromkeys(key for one in terms for key in one if not key.startswith("estimator."))
+        names |= dict.fromkeys(key for key in keys if len({one.get(key) for one in terms}) > 1)
+        passes = [_mean([run.summary for run in group.runs], "forward_passes") or 0 for group in trained]
+        if passes and max(passes) > 1.1 * min(passes):
+            names["forward passes"] = None
+    return [*names]
+
+
+def notes(runs: Sequence[FinishedRun]) -> list[str]:
+    """What a reader of the table of some runs has to know: what else differs, and which of them are not in it."""
+    made, found = groups(runs), []
+    if apart := differences(made):
+        found.append(f"Not the same for all methods of a task, beside their own settings: {', '.join(apart)}.")
+    counted = {id(run) for group in made for run in group.runs}
+    left = [f"{run.method or run.summary.estimator}, seed {run.summary.seed}" for run in runs if id(run) not in counted]
+    if left:
+        found.append(f"Not counted, as another run before has the same method, settings and seed: {'; '.join(left)}.")
+    return found
 
 
 def table(runs: Iterable[FinishedRun]) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ class Costs:
         outside: forward passes that model and oracle did not count alike; see `Meter`.
         foreign: rows that the model read in steps and that are no training rows.
         phases: time and memory by phase.
+        steps: that were made until this was written; a killed process may have made more.
     """
 
     seconds: float = 0.0
@@ -39,6 +40,7 @@ class Costs:
     foreign: int = 0
     phases: dict[str, Phase] = field(default_factory=dict)
     joules: float = 0.0
+    steps: int = 0
 
     @classmethod
     def read(cls, directory: RunDirectory) -> Costs:
@@ -48,7 +50,8 @@ class Costs:
             phases = {str(name): _phase(row) for name, row in table["phases"].items()}
             seconds, training, passes = (float(table[name]) for name in TOTALS)
             outside, foreign = float(table.get("outside", 0.0)), int(table.get("foreign", 0))
-            return cls(seconds, training, passes, outside, foreign, phases, float(table.get("joules", 0.0)))
+            joules, steps = float(table.get("joules", 0.0)), int(table.get("steps", 0))
+            return cls(seconds, training, passes, outside, foreign, phases, joules, steps)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls()
 
@@ -70,7 +73,7 @@ class Costs:
         moves = self.passes_over_weights + passes_over_weights
         outside, foreign = self.outside + meter.outside, self.foreign + meter.foreign
         total, training, joules = self.seconds + seconds, progress.seconds, progress.joules
-        return Costs(total, training, moves, outside, foreign, merged, joules)
+        return Costs(total, training, moves, outside, foreign, merged, joules, progress.step)
 
     def profiler(self, profiler: Profiler) -> Profiler:
         """A profiler that has these phases in place of its own."""

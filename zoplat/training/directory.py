@@ -6,6 +6,7 @@ import errno
 import json
 import shlex
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zoplat.config.local import check_sources
 from zoplat.config.parts import Table, as_table
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
+from zoplat.core.notices import notice
 from zoplat.core.plain_json import to_text, with_numbers
 from zoplat.paths import replace_text
 from zoplat.training.checkpoint import Checkpoints
@@ -275,9 +277,25 @@ def resumed_settings(settings: Mapping[str, Any], out: Path | None, resume: bool
     """Settings as `config.layers.resolve` takes them, on top of those on record where a run is resumed.
 
     A settings file or a preset says everything by itself.
+
+    Raises:
+        ZoplatError: there is neither a run to be resumed nor any setting of a new one.
     """
     directory = RunDirectory(out) if resume and out else None
-    if directory is None or not directory.config.exists() or settings.get("config") or settings.get("preset"):
+    if directory is None:
+        return dict(settings)
+    if not directory.config.exists():
+        if all(value in (None, {}) for value in settings.values()):
+            names = [run.path.name for run in find_runs(directory.path.parent)]
+            close = get_close_matches(directory.path.name, names, n=1)
+            guess = f" Did you mean {directory.path.parent / close[0]}?" if close else ""
+            raise ZoplatError(
+                f"--resume --out {out}: there is no run to go on with.{guess} `zoplat list runs` shows runs; without "
+                "--resume a new one begins."
+            )
+        notice(f"{out} has no run to go on with, so a new one begins there")
+        return dict(settings)
+    if settings.get("config") or settings.get("preset"):
         return dict(settings)
     directory.read_settings()  # which says it where they are damaged
     return {**settings, "config": directory.config}

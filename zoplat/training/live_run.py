@@ -46,7 +46,7 @@ from zoplat.training.yardstick import Yardstick
 
 SPLITS = ("dev", "test")
 """Splits that are scored before and after training."""
-COSTS_EVERY = 30.0
+COSTS_EVERY = 5.0
 """Seconds after which the costs so far are written down, checkpoints aside; a killed process loses no more."""
 RECORDED_AFTER = 2
 """Passes of one shape after which a session that records them replays them."""
@@ -169,7 +169,13 @@ class LiveRun:
         path, sync_every = self.directory.journal, self.config.sync_every
         if recorded is None:
             return JournalWriter(path, self._header(), sync_every=sync_every)
-        recorded = catch_up(self.learner, recorded, self.directory, self.callback.warned)
+        with self.profiler.whole("rebuild"):
+            recorded = catch_up(self.learner, recorded, self.directory, self.callback.warned)
+        if (lost := len(recorded.steps) - self.costs_before.steps) > 0:
+            self.callback.warned(
+                f"the process before was killed: of its last {lost} steps neither seconds nor memory are on record, so "
+                "those of the run are without them"
+            )
         for record in recorded.steps:
             self._keep_loss(record)
         progress = self.learner.progress

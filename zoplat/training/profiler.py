@@ -80,15 +80,15 @@ class Profiler:
     failed: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        self._stack = ["other"]
+        self._stack, self._only = ["other"], ""
         self._since = time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """A context manager: time and memory inside it count for the phase `name`."""
         self._switch()
-        self._stack.append(name)
-        self.phases.setdefault(name, Phase()).calls += 1
+        self._stack.append(self._only or name)
+        self.phases.setdefault(self._stack[-1], Phase()).calls += not self._only
         try:
             yield
         except BaseException:
@@ -97,6 +97,16 @@ class Profiler:
         finally:
             self._switch()
             self._stack.pop()
+
+    @contextmanager
+    def whole(self, name: str) -> Iterator[None]:
+        """The same, and what is done in phases inside it counts for it too."""
+        with self.phase(name):
+            before, self._only = self._only, name
+            try:
+                yield
+            finally:
+                self._only = before
 
     def add_past(self, name: str, seconds: float) -> None:
         """Enter a phase that was over before the profiler was made, with the peak up to now."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from zoplat.comparison import statistics
 from zoplat.comparison.statistics import COVERAGE, LEVEL, Interval, PairedTest, Scores
+from zoplat.comparison.table import differences
 from zoplat.report.pages import Part, Picture, Rows
 from zoplat.report.study.figures import Look, draw_profiles
 from zoplat.report.study.reading import Method, Study
@@ -24,7 +25,7 @@ def score_parts(study: Study) -> list[Part]:
     for task in study.tasks:
         parts += [f"Task `{task}`:"] if len(study.tasks) > 1 else []
         parts.append(score_table(study.on(task)))
-    apart = _differences(study)
+    apart = differences([method.group for method in study.methods])
     parts.append(
         f"Test scores are means over seeds, with {RATE} intervals by Student's law, which hold their rate with few "
         "seeds if scores are close to normal; they are about other seeds, not about other test rows. Gain is the test "
@@ -99,19 +100,6 @@ def _line(method: Method) -> list[str]:
         f"{peak / 2**20:,.0f}" if peak else "–",
         str(method.seeds),
     ]
-
-
-def _differences(study: Study) -> list[str]:
-    """Terms, those of the method aside, and costs that are not the same for all trained methods on a task."""
-    names: dict[str, None] = {}
-    for task in study.tasks:
-        terms = [method.group.terms for method in study.on(task) if method.is_trained]
-        keys = dict.fromkeys(key for one in terms for key in one if not key.startswith("estimator."))
-        names |= dict.fromkeys(key for key in keys if len({one.get(key) for one in terms}) > 1)
-        passes = [method.mean("forward_passes") or 0 for method in study.on(task) if method.is_trained]
-        if passes and max(passes) > 1.1 * min(passes):
-            names["forward passes"] = None
-    return [*names]
 
 
 def percent(share: float) -> str:
