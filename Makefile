@@ -8,6 +8,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
+# Compiled modules lie in the environment, also where Python is told to write none: else each command compiles them anew.
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/compiled
+unexport PYTHONDONTWRITEBYTECODE
 TARGETS := run test test-slow test-oldest test-newest soak fuzz release-check bench bench-engines bench-gpu docs site format
 
 VERSIONED := tests/devices tests/noise tests/contracts tests/cli
@@ -26,7 +29,6 @@ test: complete
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python -m compileall -q zoplat plugins devices  # for the commands that tests start, wherever Python may not
 	$(BIN)/pytest -rs -m "not slow" -n 2 --dist worksteal
 
 test-slow: complete

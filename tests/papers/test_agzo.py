@@ -150,7 +150,7 @@ def test_the_mean_of_the_estimates_is_what_the_directions_hold_of_the_gradient(r
     expected = (held**2).sum() / (gradient**2).sum()
     assert (expected > 0.999) == (rank == 2)
     state, shares = agzo.init(toy.space), []
-    for seed in range(3000):
+    for seed in range(1500):
         state.epoch = -1
         [estimate] = agzo.estimate(toy.oracle(0, seed=seed), state)
         shares.append(toy.entries(estimate.direction)[15:87] @ gradient / (gradient @ gradient))
