@@ -56,6 +56,27 @@ def test_each_pass_is_one_call_on_the_reference_device(name: str, monkeypatch: p
     assert (meter.outside, meter.foreign) == (0, 0)
 
 
+@pytest.mark.parametrize("name", ["mezo-svrg", "dizo"])
+def test_each_pass_has_the_tokens_of_its_own_batch_also_when_it_is_replayed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Auxiliary batches are made of other rows than the batch of their step."""
+    settings = {"limit": 16, "batch_size": ROWS, "steps": STEPS, "estimator": name, "device": "reference"}
+    run, again = (open_run(resolve({**settings, "options": TOY[name]})) for _ in range(2))
+    read: list[int] = []
+    forward = type(run.session).forward
+
+    def counting(own: Any, rows: Any) -> Any:
+        read.append(sum(row.length for row in rows))
+        return forward(own, rows)
+
+    monkeypatch.setattr(type(run.session), "forward", counting)
+    live, replayed = (Learner(one.config, one.session, tokens_of=one.batches.tokens) for one in (run, again))
+    for _ in range(STEPS):
+        replayed.replay(live.advance(run.batches, run.profiler))
+    assert live.progress.tokens == replayed.progress.tokens == sum(read)
+
+
 @pytest.mark.parametrize("name", OF_ROWS)
 def test_a_pass_of_rows_is_one_call_for_each_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def counted(session: Any) -> Callable[[], int]:

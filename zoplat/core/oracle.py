@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby
@@ -43,11 +44,12 @@ class Tally:
     """What an oracle has computed.
 
     Attributes:
-        passes: forward passes, derivatives counted by their cost.
+        passes: forward passes by batch, derivatives counted by their cost; None is the batch of the step, a number an
+            auxiliary one.
         losses: the finite ones.
     """
 
-    passes: int = 0
+    passes: Counter[int | None] = field(default_factory=Counter)
     losses: list[float] = field(default_factory=list)
 
 
@@ -75,11 +77,17 @@ class Oracle:
         self._backend = backend
         self._draws = count()
         self._tally = Tally()
+        self._batch: int | None = None
         self._rows: int | None = None
 
     @property
     def passes(self) -> int:
         """Forward passes so far, derivatives counted by their cost."""
+        return self._tally.passes.total()
+
+    @property
+    def passes_by_batch(self) -> Mapping[int | None, int]:
+        """Those of each batch: of None, the batch of the step, and of each auxiliary one by its number."""
         return self._tally.passes
 
     @property
@@ -245,7 +253,7 @@ class Oracle:
     def on_batch(self, index: int) -> Oracle:
         """The oracle of auxiliary batch number `index` of this step; answers are journaled with this one's."""
         other = copy.copy(self)  # shares answers, draw numbers and tally
-        other._backend = self._backend.on_batch(index)
+        other._backend, other._batch = self._backend.on_batch(index), index
         other._rows = None
         return other
 
@@ -297,7 +305,7 @@ class Oracle:
 
     def _record(self, answers: Sequence[float], passes: int, losses: int) -> None:
         self.answers += answers
-        self._tally.passes += passes
+        self._tally.passes[self._batch] += passes
         self._tally.losses += [answer for answer in answers[:losses] if math.isfinite(answer)]
 
     def _check(self, direction: Direction, *answers: float) -> None:

@@ -41,9 +41,9 @@ class Batches:
         epoch, index = divmod(step, per_epoch)
         return [self.rows[i] for i in self._epoch(epoch)[index]]
 
-    def tokens(self, step: int) -> int:
-        """Tokens of the batch of a step, of each row those of its longest sequence."""
-        return sum(row.length for row in self.at(step))
+    def tokens(self, step: int, index: int | None = None) -> int:
+        """Tokens of the batch of a step, or of an auxiliary one; of each row those of its longest sequence."""
+        return sum(row.length for row in (self.at(step) if index is None else self.auxiliary(step, index)))
 
     def auxiliary(self, step: int, index: int) -> list[Row]:
         """Auxiliary batch number `index` of a step, from a random stream of its own."""

@@ -53,7 +53,8 @@ class Learner:
         progress: of the run.
         strategy: how several losses are evaluated: what a journal says, the session's default when empty. An objective
             that is a score is always evaluated sequentially.
-        tokens_of: tokens of the batch of a step; None where the rows are not there, and tokens are not counted.
+        tokens_of: tokens of the batch of a step, or of one of its auxiliary batches, by number; None where the rows are
+            not there, and tokens are not counted.
         exchange: the ranks that compute losses together; None where this process is alone.
         skip_reason: why the newest skipped step was skipped; empty if there is none.
         slopes: projected gradients of the newest step; see `trace.slopes_of`.
@@ -66,7 +67,7 @@ class Learner:
     objective: Objective = Objective()
     progress: Progress = field(default_factory=Progress)
     strategy: str = ""
-    tokens_of: Callable[[int], int] | None = None
+    tokens_of: Callable[[int, int | None], int] | None = None
     exchange: Exchange | None = None
     skip_reason: str = field(default="", init=False)
     slopes: list[float] = field(default_factory=list, init=False)
@@ -139,7 +140,8 @@ class Learner:
             self.progress.skipped += 1
             self.skip_reason = str(problem)
         if self.tokens_of and self.progress.tokens is not None:
-            self.progress.tokens += oracle.passes * self.tokens_of(oracle.step)
+            asked = oracle.passes_by_batch.items()
+            self.progress.tokens += sum(passes * self.tokens_of(oracle.step, batch) for batch, passes in asked)
         self.progress.step += 1
         self.progress.passes += oracle.passes
         if self.is_checkpoint_step:
