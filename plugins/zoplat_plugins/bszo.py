@@ -124,7 +124,8 @@ class BSZO(Estimator[State]):
             belief.update(i, slopes[i], self.alpha, least)
         step = sum((mean * z for mean, z in zip(belief.means, directions, strict=True)), ZERO)
         yield Estimate(step, losses, self.eps)
-        state.square = belief.square  # a step that was skipped does not come here
+        if not oracle.left_out:
+            state.square = belief.square
 
 
 def usual_slope(space: ParameterSpace) -> float:

@@ -145,17 +145,26 @@ class DiZO(Estimator[State]):
         return State(self.inner.init(space), space.snapshot("dizo/anchor", on=chosen), travel, descent)
 
     def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
-        yield from self.inner.estimate(oracle, state.inner)  # is resumed once the step is taken
-        if (oracle.step + 1) % self.every == 0:
-            radii = Radii(oracle.space, state)
-            if not radii.lengths:
-                return
-            if self.mode == "zo":
-                self.probe(oracle, radii)
-            elif self.mode == "fo":
-                state.descent = self.descend(oracle, radii, state.descent)
-            else:
-                self.descend(oracle, radii, Descent.at_rest(len(state.travel.arrays)))
+        try:
+            yield from self.inner.estimate(oracle, state.inner)  # is resumed once the step is taken
+        except SkipStep:
+            self.project(oracle, state)
+            raise
+        self.project(oracle, state)
+
+    def project(self, oracle: Oracle, state: State) -> None:
+        """Take θ to better distances from the start, if it is time to."""
+        if (oracle.step + 1) % self.every:
+            return
+        radii = Radii(oracle.space, state)
+        if not radii.lengths:
+            return
+        if self.mode == "zo":
+            self.probe(oracle, radii)
+        elif self.mode == "fo":
+            state.descent = self.descend(oracle, radii, state.descent)
+        else:
+            self.descend(oracle, radii, Descent.at_rest(len(state.travel.arrays)))
 
     def probe(self, oracle: Oracle, radii: "Radii") -> None:
         """Find γ by forward passes and take θ there."""

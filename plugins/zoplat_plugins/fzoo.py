@@ -46,7 +46,7 @@ class Normalized(Scheduled[None]):
 
     Attributes:
         convention: "paper" steps by η·ĝ/σ, σ² with divisor N − 1; "code" by η·ε·ĝ/σ, σ² with divisor N.
-        floor: a step with σ at or below it is skipped, in the units of the loss; 0 or more.
+        floor: an estimate with σ at or below it is left out, in the units of the loss; 0 or more.
     """
 
     schedule: Schedule = Constant(lr=5e-9)
@@ -102,7 +102,7 @@ class FZOO(Estimator[State]):
         pairs = zip(directions, probed, strict=True)
         g = sum(((loss - base) / (self.eps * fresh) * u for u, loss in pairs), ZERO)
         yield Estimate(g, [*probed, *state.previous], self.eps)
-        if self.reuse:  # a step that the rule skipped does not come here, and leaves the losses of before
+        if self.reuse and not oracle.left_out:
             state.previous = probed[-(self.queries // 2) :]
 
 

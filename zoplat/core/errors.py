@@ -36,7 +36,11 @@ class OutOfMemory(RunFailed):
 
 
 class SkipStep(ZoplatError):
-    """A step that can't be made, though the next one may; the engine restores θ, counts it as skipped and goes on."""
+    """Something of a step that can't be made, though what follows may.
+
+    Raised by a rule, it leaves out an estimate; raised by a method, it ends the step. A step of which no estimate was
+    applied counts as skipped, and the run goes on with the next one.
+    """
 
 
 class NonFinite(SkipStep):

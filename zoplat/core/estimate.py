@@ -20,7 +20,7 @@ class Estimate:
         eps: radius at which they were seen; 0 for an exact gradient.
 
     Raises:
-        NonFinite: the direction has a coefficient that is not finite; the step is skipped before a rule sees it.
+        NonFinite: the direction has a coefficient that is not finite; the step ends before a rule sees it.
     """
 
     direction: Direction

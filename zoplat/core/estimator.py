@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Generic
 
+from zoplat.core.errors import NonFinite, SkipStep
 from zoplat.core.estimate import Estimate
 from zoplat.core.fields import Checked
 from zoplat.core.oracle import Oracle
@@ -68,4 +69,19 @@ class Estimator(Checked, ABC, Generic[State]):
 
     @abstractmethod
     def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
-        """Yield estimates for one batch. Each is applied before the generator resumes."""
+        """Yield estimates for one batch. The rule applies each, or leaves it out, before the generator resumes."""
+
+    def apply(self, estimate: Estimate, oracle: Oracle, rule_state: Any) -> None:
+        """Have the rule apply an estimate; one for which it raises `SkipStep` is left out, and the step goes on.
+
+        Raises:
+            NonFinite: a loss that the rule asked for is not finite; that ends the step.
+        """
+        oracle.left_out = ""
+        try:
+            self.rule.apply(estimate, oracle, rule_state)
+            oracle.applied += 1
+        except NonFinite:
+            raise
+        except SkipStep as problem:
+            oracle.left_out = str(problem)

@@ -66,6 +66,8 @@ class Oracle:
         step: step of the run, from 0.
         progress: as given.
         answers: every number returned so far, in order.
+        applied: estimates of the step that the rule has applied so far.
+        left_out: why the rule left the newest estimate out; empty where it applied it.
     """
 
     def __init__(self, space: ParameterSpace, key: Key, progress: float | None, backend: LossBackend) -> None:
@@ -73,6 +75,7 @@ class Oracle:
         self.step = key.step
         self.progress = progress
         self.answers: list[float] = []
+        self.applied, self.left_out = 0, ""
         self._key = key
         self._backend = backend
         self._draws = count()
@@ -110,7 +113,7 @@ class Oracle:
         They are from the operating system's randomness, and answers: who has the journal can replay them, nobody else.
 
         Raises:
-            NonFinite: a recorded one is not finite; the engine skips the step.
+            NonFinite: a recorded one is not finite; that ends the step.
         """
         drawn = self._backend.secret_normals(n)
         self._record(drawn, 0, losses=0)
@@ -122,7 +125,7 @@ class Oracle:
         """L(θ + d) for each d, in order. Directions that are passed together can be evaluated together.
 
         Raises:
-            NonFinite: a loss is infinite or not a number; the engine skips the step.
+            NonFinite: a loss is infinite or not a number; that ends the step.
         """
         strategy = self._backend.strategy
         is_batched = strategy in ("batched", SIDE_TERMS["batched"])
@@ -177,11 +180,11 @@ class Oracle:
 
         Args:
             points: for each, a direction d that all rows have, or one for every row; the losses are those at θ + d.
-            skips: whether a loss that is infinite or not a number skips the step. False for methods in which no row may
+            skips: whether a loss that is infinite or not a number ends the step. False for methods in which no row may
                 decide that by itself: they get such losses too.
 
         Raises:
-            NonFinite: a loss is infinite or not a number, and `skips`; the engine skips the step.
+            NonFinite: a loss is infinite or not a number, and `skips`; that ends the step.
             ZoplatError: a point has another number of directions than the batch has rows.
         """
         rows = self.row_count()

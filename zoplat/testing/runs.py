@@ -41,7 +41,7 @@ class Run:
     Attributes:
         state, rule_state: of the estimator and of its rule.
         step: steps done.
-        skipped: why the last step was skipped; empty where it was not.
+        skipped: why the last step, or some of it, was not made; empty where it was.
     """
 
     def __init__(self, toy: Toy, estimator: Estimator[Any], steps: int, seed: int = 0) -> None:
@@ -56,12 +56,13 @@ class Run:
         return oracle
 
     def applied(self, oracle: Oracle) -> Iterator[Estimate]:
-        """One step; yields each estimate once it is applied."""
+        """One step; yields each estimate once it is applied or left out."""
         self.skipped = ""
         try:
             for estimate in self.estimator.estimate(oracle, self.state):
-                self.estimator.rule.apply(estimate, oracle, self.rule_state)
+                self.estimator.apply(estimate, oracle, self.rule_state)
                 yield estimate
+            self.skipped = oracle.left_out
         except SkipStep as problem:
             self.skipped = str(problem)
         self.step += 1

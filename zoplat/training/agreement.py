@@ -80,7 +80,7 @@ def _step(config: RunConfig, learner: Learner, oracle: Oracle) -> Iterator[Produ
         for estimate in estimator.estimate(oracle, states["estimator"]):
             _, gradient = oracle.gradient()
             yield _products(oracle.space, estimate.direction, gradient)
-            estimator.rule.apply(estimate, oracle, states["rule"])
+            estimator.apply(estimate, oracle, states["rule"])
     except SkipStep:
         return
 

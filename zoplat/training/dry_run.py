@@ -163,7 +163,7 @@ class DryRun:
             oracle = Oracle(self.space, Key(0, step, -1), progress=0.0, backend=self._losses)
             with suppress(SkipStep):
                 for estimate in self._estimator.estimate(oracle, state):
-                    self._estimator.rule.apply(estimate, oracle, rule_state)
+                    self._estimator.apply(estimate, oracle, rule_state)
             self.forward_passes += oracle.passes
         self._step += steps
 

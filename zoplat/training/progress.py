@@ -15,7 +15,7 @@ class Progress:
     Attributes:
         step: steps done, skipped ones included.
         passes: forward passes of training.
-        skipped: steps that were skipped, for example because a loss was not finite.
+        skipped: steps of which no estimate was applied, for example because a loss was not finite.
         seconds: time spent in steps, evaluations excluded.
         tokens: of the batches, once for each forward pass; None where an earlier version counted none.
         joules: that the machine used in steps, where it tells.

@@ -135,10 +135,13 @@ class Learner:
         try:
             for estimate in estimator.estimate(oracle, self.states["estimator"]):
                 self.slopes += slopes_of(estimate)
-                estimator.rule.apply(estimate, oracle, self.states["rule"])
+                estimator.apply(estimate, oracle, self.states["rule"])
+            reason = oracle.left_out
         except SkipStep as problem:
+            reason = str(problem)
+        if reason and not oracle.applied:
             self.progress.skipped += 1
-            self.skip_reason = str(problem)
+            self.skip_reason = reason
         if self.tokens_of and self.progress.tokens is not None:
             asked = oracle.passes_by_batch.items()
             self.progress.tokens += sum(passes * self.tokens_of(oracle.step, batch) for batch, passes in asked)

@@ -44,7 +44,7 @@ class Summary:
             round; 0 for every method that keeps to the oracle. None in summaries of earlier versions.
         foreign_rows: rows that the model read in steps and that are no training rows; None in earlier summaries.
         evaluation_passes: forward passes of the evaluations of this run, in batches of the batch size.
-        skipped_steps: steps that were skipped, for example because a loss was not finite.
+        skipped_steps: steps of which no estimate was applied, for example because a loss was not finite.
         seconds, seconds_training: of the whole run, and of its steps alone.
         metric: what the scores are.
         dev_before, test_before: scores before training.
