@@ -66,6 +66,7 @@ class ConMeZO(Estimator[State]):
     beta_warmup: int = number(0, at_least=0)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-7)
+    has_one_radius = True
 
     @property
     def bias(self) -> str:

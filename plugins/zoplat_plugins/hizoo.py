@@ -84,6 +84,7 @@ class HiZOO(Estimator[State]):
     highest: float = number(1e6, at_least=1)
     sampler: Sampler = Gaussian()
     rule: StepRule = Constant(lr=1e-6)
+    has_one_radius = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -157,6 +157,7 @@ class ZOMuon(Estimator[State | None]):
     beta: float = number(0.0, at_least=0, below=1)
     sampler: Projected = Projected()
     rule: StepRule = Constant(lr=1e-2)
+    has_one_radius = True
     bias = "steps of matrices are orthogonal, whatever the length of the gradient"
 
     def __post_init__(self) -> None:

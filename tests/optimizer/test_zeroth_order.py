@@ -123,6 +123,22 @@ def test_a_method_that_uses_the_rate_itself_refuses_groups_with_rates() -> None:
         train(model, optimizer, range(1))
 
 
+@pytest.mark.parametrize("name", ["hizoo", "conmezo", "zo-muon"])
+def test_a_method_that_needs_one_radius_refuses_groups_with_others_before_anything_moves(name: str) -> None:
+    """In its first step, and where a group changes later."""
+    model = Net()
+    first, last = [*model.first.parameters()], [*model.last.parameters()]
+    optimizer = made([{"params": first, "eps": 1e-3}, {"params": last, "eps": 1e-2}], name, model=model)
+    with pytest.raises(ZoplatError, match=f"different eps, and '{name}' must probe all weights at one"):
+        train(model, optimizer, range(1))
+    assert are_equal(weights(model), weights(Net()))
+    optimizer.param_groups[1]["eps"] = 1e-3
+    train(model, optimizer, range(1))
+    optimizer.param_groups[0]["eps"] = 2e-3
+    with pytest.raises(ZoplatError, match="different eps"):
+        train(model, optimizer, range(1, 2))
+
+
 def test_a_schedule_that_begins_at_zero_keeps_groups_apart() -> None:
     model = Net()
     optimizer = made(groups(model), "zo-adam", model=model)

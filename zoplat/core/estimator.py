@@ -50,6 +50,15 @@ class Estimator(Checked, ABC, Generic[State]):
         return None
 
     @property
+    def has_one_radius(self) -> bool:
+        """Whether all weights must be probed at one ε.
+
+        So it is where a method makes anything else of its directions than an estimate that is a sum of slopes times
+        directions: a weight that is probed at r times ε has r in its directions, and only the estimate is corrected.
+        """
+        return False
+
+    @property
     def has_horizon(self) -> bool:
         """Whether it must know how long the run is (`--steps` or `--max-passes`); a rule says so for itself."""
         return False

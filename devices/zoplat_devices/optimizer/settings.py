@@ -128,6 +128,9 @@ class Method:
         """(The method with a rule for every group, how each group is probed); draws are empty where all are alike.
 
         The method's own ε is that of the first group.
+
+        Raises:
+            ZoplatError: the method can't have groups with settings of their own, or not with an ε of their own.
         """
         first = all_values[0]._replace(law=None)
         estimator, own = self.estimator(first), law_of(self.config.estimator)
@@ -135,6 +138,11 @@ class Method:
             Drawn(part, None if values.law == own else values.law, (values.eps or 1.0) / (first.eps or 1.0))
             for values, part in zip(all_values, parts, strict=True)
         ]
+        if estimator.has_one_radius and any(one.radius != 1.0 for one in drawn):
+            raise ZoplatError(
+                f"The parameter groups have different eps, and '{self.name}' must probe all weights at one. Give all "
+                "groups the same eps, or use another method, such as mezo."
+            )
         members = tuple(
             Member(one.part, self.estimator(values._replace(law=None)).rule, one.law, one.radius)
             for values, one in zip(all_values, drawn, strict=True)
