@@ -103,7 +103,7 @@ class AGZO(Estimator[State]):
             slopes = [(up - losses[0]) / self.eps for up in losses[1:]]
         else:
             slopes, losses = oracle.slopes(zs, self.eps, "one")
-        yield Estimate(Direction.mean(slopes, zs), losses, self.eps)
+        yield Estimate(Direction.mean(slopes, zs), losses, self.eps, slopes)
 
     def _renewed(self, oracle: Oracle, state: State) -> list[float]:
         """Renew A where it is time to; L(θ), if it was found on the way."""

@@ -67,15 +67,16 @@ class BlockZO(Estimator[None]):
 
     def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         [z] = oracle.draw(self.sampler, 1)
-        g, seen = 0 * z, []
+        g, seen, slopes = 0 * z, list[float](), list[float]()
         for part in oracle.space.parts_by(self.label):
             [projected_grad], losses = oracle.slopes([z.on(part)], self.eps)
             if self.order == "gauss-seidel":
-                yield Estimate(projected_grad * z.on(part), losses, self.eps)
+                yield Estimate(projected_grad * z.on(part), losses, self.eps, [projected_grad])
             g += projected_grad * z.on(part)
             seen += losses
+            slopes += [projected_grad]
         if self.order == "jacobi":
-            yield Estimate(g, seen, self.eps)
+            yield Estimate(g, seen, self.eps, slopes)
 
     def label(self, block: Block) -> str:
         """What the arrays of one part have in common."""

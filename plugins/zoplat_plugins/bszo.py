@@ -123,7 +123,7 @@ class BSZO(Estimator[State]):
                 slopes[i] = (losses[-1] - losses[0]) / self.eps
             belief.update(i, slopes[i], self.alpha, least)
         step = sum((mean * z for mean, z in zip(belief.means, directions, strict=True)), ZERO)
-        yield Estimate(step, losses, self.eps)
+        yield Estimate(step, losses, self.eps, slopes)
         if not oracle.left_out:
             state.square = belief.square
 

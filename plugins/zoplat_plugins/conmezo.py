@@ -82,7 +82,7 @@ class ConMeZO(Estimator[State]):
             along = math.sqrt(oracle.space.size) * math.cos(self.angle) / length
             z = along * held(state.m) + math.sin(self.angle) * z
         [projected_grad], losses = oracle.slopes([z], self.eps)
-        yield Estimate(projected_grad * z, losses, self.eps)
+        yield Estimate(projected_grad * z, losses, self.eps, [projected_grad])
 
         beta = self._beta(oracle.step)
 

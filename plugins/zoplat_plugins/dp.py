@@ -67,7 +67,7 @@ class DPZero(Estimator[None]):
         [normal] = oracle.secret_normals(1)
         noisy = (math.fsum(clipped) + 2 * self.clip * self.noise * normal) / len(clipped)
         known = len(oracle.answers)
-        yield Estimate(noisy * z, eps=self.eps)  # without losses, which no rule may see
+        yield Estimate(noisy * z, eps=self.eps, slopes=[noisy])  # without losses, which no rule may see
         if len(oracle.answers) != known:
             raise ZoplatError(
                 f"'dp' hides the rows by noise on its slopes, and {type(self.rule).__name__} asks for losses of its "

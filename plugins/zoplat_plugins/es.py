@@ -67,7 +67,16 @@ class ES(Estimator[None]):
         drawn = oracle.draw(self.sampler, self.queries)
         members = [member for z in drawn for member in ((z, -z) if self.is_antithetic else (z,))]
         losses = oracle.losses(*(self.eps * member for member in members))
-        yield Estimate(Direction.mean(self._shaped(losses), members), losses, self.eps)
+        g = Direction.mean(self._shaped(losses), members)
+        is_mezo = self.is_antithetic and self.shaping == "none"
+        yield Estimate(g, losses, self.eps, self._slopes(losses), is_shaped=not is_mezo)
+
+    def _slopes(self, losses: Sequence[float]) -> list[float]:
+        """The slope along each direction: between the two of a pair, or from the mean of all to a single member."""
+        if self.is_antithetic:
+            return [(up - down) / (2 * self.eps) for up, down in zip(losses[::2], losses[1::2], strict=True)]
+        mean = sum(losses) / len(losses)
+        return [(loss - mean) / self.eps for loss in losses]
 
     def _shaped(self, losses: Sequence[float]) -> list[float]:
         """The score of each member."""

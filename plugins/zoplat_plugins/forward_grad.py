@@ -36,7 +36,7 @@ class ForwardGrad(Estimator[None]):
     def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         directions = oracle.draw(self.sampler, self.queries)
         losses, slopes = zip(*(oracle.jvp(v) for v in directions), strict=True)
-        yield Estimate(Direction.mean(slopes, directions), losses[-1:])
+        yield Estimate(Direction.mean(slopes, directions), losses[-1:], slopes=slopes)
 
 
 @hookimpl

@@ -101,7 +101,8 @@ class FZOO(Estimator[State]):
         base, *probed = oracle.losses(ZERO, *(self.eps * u for u in directions))
         pairs = zip(directions, probed, strict=True)
         g = sum(((loss - base) / (self.eps * fresh) * u for u, loss in pairs), ZERO)
-        yield Estimate(g, [*probed, *state.previous], self.eps)
+        slopes = [(loss - base) / self.eps for loss in probed]
+        yield Estimate(g, [*probed, *state.previous], self.eps, slopes)
         if self.reuse and not oracle.left_out:
             state.previous = probed[-(self.queries // 2) :]
 

@@ -77,9 +77,10 @@ class GRZO(Estimator[None]):
         spread = pstdev(deltas)
         if spread == 0:
             raise SkipStep(f"The losses of all rows of step {oracle.step} changed by the same {deltas[0]:g}.")
-        slopes = [delta / (spread + self.floor) / (2 * self.eps) for delta in deltas]
+        scores = [delta / (spread + self.floor) / (2 * self.eps) for delta in deltas]
+        slopes = [delta / (2 * self.eps) for delta in deltas]
         losses = [loss for pair in zip(ups, downs, strict=True) for loss in pair]
-        yield Estimate(Direction.mean(slopes, directions), losses, self.eps)
+        yield Estimate(Direction.mean(scores, directions), losses, self.eps, slopes, is_shaped=True)
 
 
 @hookimpl

@@ -111,7 +111,8 @@ class HiZOO(Estimator[State]):
         divides = self.scale == "divide"
         u = z.scaled(state.h, -0.5 if divides else 0.5)
         base, up, down = oracle.losses(ZERO, +self.eps * u, -self.eps * u)
-        estimate = Estimate((up - down) / (2 * self.eps) * u, [up, down], self.eps)
+        projected_grad = (up - down) / (2 * self.eps)
+        estimate = Estimate(projected_grad * u, [up, down], self.eps, [projected_grad])
         bend = (up + down - 2 * base) / (2 * self.eps**2)
         size, excess = (bend, 1.0) if self.debiased else (abs(bend), 0.0)
 

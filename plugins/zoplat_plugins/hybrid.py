@@ -103,7 +103,7 @@ class Hybrid(Estimator[None]):
         z = z.on(oracle.space.everything - exact)
         [projected_grad], losses = oracle.slopes([z], self.eps)
         loss, gradient = oracle.gradient(exact)
-        yield Estimate(projected_grad * z, losses, self.eps)
+        yield Estimate(projected_grad * z, losses, self.eps, [projected_grad])
         yield Estimate(gradient, [loss])
 
     def exact_part(self, space: ParameterSpace) -> Part:

@@ -52,7 +52,7 @@ class KerZOO(Estimator[None]):
         radii = [erf(x / sqrt(2)) for x in oracle.normals(self.queries)]  # the distribution function, on [−1, 1]
         slopes, losses = oracle.slopes([r * z for r, z in zip(radii, directions, strict=True)], self.eps)
         weights = [slope * KERNELS[self.kernel](r) for slope, r in zip(slopes, radii, strict=True)]
-        yield Estimate(Direction.mean(weights, directions), losses, self.eps)
+        yield Estimate(Direction.mean(weights, directions), losses, self.eps, slopes)
 
 
 @hookimpl

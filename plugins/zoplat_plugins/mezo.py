@@ -58,7 +58,7 @@ class MeZO(Estimator[None]):
             found = (oracle.on_batch(j) if j else oracle).slopes(some, self.eps, self.side)
             slopes += found.projected_grads
             losses += found.losses
-        yield Estimate(Direction.mean(slopes, directions), losses, self.eps)
+        yield Estimate(Direction.mean(slopes, directions), losses, self.eps, slopes)
 
 
 @hookimpl

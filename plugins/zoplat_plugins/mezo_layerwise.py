@@ -83,7 +83,7 @@ class Layerwise(Estimator[State]):
             pieces = [pieces[oracle.step % len(pieces)]]
         [projected_grad], losses = oracle.slopes([sum((piece / d for piece, d in pieces), ZERO)], self.eps)
         step = sum((d * piece if self.form == "variance" else piece for piece, d in pieces), ZERO)
-        yield Estimate(projected_grad * step, losses, self.eps)
+        yield Estimate(projected_grad * step, losses, self.eps, [projected_grad])
 
     def _measured(self, oracle: Oracle) -> list[float]:
         """A new d, one number a group."""

@@ -83,27 +83,30 @@ class MeZOSVRG(Estimator[State]):
 
     def estimate(self, oracle: Oracle, state: State) -> Iterator[Estimate]:
         is_anchor = oracle.step % self.interval == 0 or not state.anchor
-        step, seen = self._anchor(oracle) if is_anchor else self._corrected(oracle, state)
-        yield Estimate(step, seen, self.eps)
+        estimate = self._anchor(oracle) if is_anchor else self._corrected(oracle, state)
+        yield estimate
+        step = estimate.direction
         if is_anchor:
             state.anchor, state.back = step, Direction()
         state.back += (self.rule.rate(oracle) or 0.0) * step
 
-    def _anchor(self, oracle: Oracle) -> tuple[Direction, list[float]]:
-        """ḡ at θ over many batches, and the losses it was found from."""
+    def _anchor(self, oracle: Oracle) -> Estimate:
+        """ḡ at θ over many batches."""
         [z] = oracle.draw(self.sampler, 1)
         batches = [oracle.on_batch(i) for i in range(self.anchor_batches)]
         ups, downs = ([batch.losses(sign * self.eps * z)[0] for batch in batches] for sign in (+1, -1))
-        return (sum(ups) - sum(downs)) / (2 * self.eps * self.anchor_batches) * z, [*ups, *downs]
+        slope = (sum(ups) - sum(downs)) / (2 * self.eps * self.anchor_batches)
+        return Estimate(slope * z, [*ups, *downs], self.eps, [slope])
 
-    def _corrected(self, oracle: Oracle, state: State) -> tuple[Direction, list[float]]:
-        """η₂/η₁ · [ĝ(θ; z₁) − ĝ(θ̄; z₂) + ḡ], and the losses seen."""
+    def _corrected(self, oracle: Oracle, state: State) -> Estimate:
+        """η₂/η₁ · [ĝ(θ; z₁) − ĝ(θ̄; z₂) + ḡ], with the slopes along z₁ and z₂."""
         here, there = oracle.draw(self.sampler, 2)
         there = here if self.is_shared else there
         up, down = oracle.losses(+self.eps * here, -self.eps * here)
         anchor_up, anchor_down = oracle.losses(state.back + self.eps * there, state.back - self.eps * there)
         bracket = ((up - down) * here - (anchor_up - anchor_down) * there) / (2 * self.eps) + state.anchor
-        return self.ratio * bracket, [up, down, anchor_up, anchor_down]
+        slopes = [(up - down) / (2 * self.eps), (anchor_up - anchor_down) / (2 * self.eps)]
+        return Estimate(self.ratio * bracket, [up, down, anchor_up, anchor_down], self.eps, slopes)
 
 
 @hookimpl

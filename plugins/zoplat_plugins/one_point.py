@@ -52,7 +52,8 @@ class OnePoint(Estimator[State]):
         [up] = oracle.losses(self.eps * z)
         previous, state.previous = state.previous, up
         if previous is not None:
-            yield Estimate((up - previous) / self.eps * z, [up], self.eps)
+            projected_grad = (up - previous) / self.eps
+            yield Estimate(projected_grad * z, [up], self.eps, [projected_grad])
 
 
 @hookimpl

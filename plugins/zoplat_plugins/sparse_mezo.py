@@ -64,7 +64,7 @@ class SparseMeZO(Estimator[State]):
         [z] = oracle.draw(self.sampler, 1)
         z = z.scaled(state.mask)
         [projected_grad], losses = oracle.slopes([z], self.eps)
-        yield Estimate(projected_grad * z, losses, self.eps)
+        yield Estimate(projected_grad * z, losses, self.eps, [projected_grad])
 
 
 @hookimpl

@@ -120,8 +120,9 @@ class SparseZO(Estimator[State | None]):
     def estimate(self, oracle: Oracle, state: State | None) -> Iterator[Estimate]:
         directions = self._drawn(oracle, state)
         found = [oracle.slopes([z], self.eps) for z in directions]
-        g = Direction.mean([slope for each in found for slope in each.projected_grads], directions)
-        yield Estimate(g, [loss for each in found for loss in each.losses], self.eps)
+        slopes = [slope for each in found for slope in each.projected_grads]
+        losses = [loss for each in found for loss in each.losses]
+        yield Estimate(Direction.mean(slopes, directions), losses, self.eps, slopes)
 
     def _drawn(self, oracle: Oracle, state: State | None) -> list[Direction]:
         """The ẑ of a step, with a new mask where it is time for one."""

@@ -186,7 +186,7 @@ class ZOMuon(Estimator[State | None]):
             step += Direction.of(Leading(self.sampler, state.m, state.v), terms[0][0]).on(matrices & within)
         elif terms:
             step += Direction.of(Orthogonal(self.sampler, terms), terms[0][0]).on(matrices & within)
-        yield Estimate(step, losses, self.eps)
+        yield Estimate(step, losses, self.eps, slopes, is_shaped=True)
 
     def _iterate(self, oracle: Oracle, state: State, terms: tuple[tuple[Key, float], ...]) -> None:
         """Bring M and V to this step."""

@@ -5,7 +5,7 @@
     θ ← (1 − ηλ)θ − η sign(g) z    "scalar": the sign of the slope alone
 
 For one Rademacher z the two are one. With several directions "entries" has the sign of their mean, "scalar" the mean
-of their sign(gⱼ) zⱼ.
+of their sign(gⱼ) zⱼ. z is what an estimate is g times, with all factors in it, such as those of conmezo.
 
 Cost per step: 2 forward passes; "entries" takes one more pass over θ. Memory: that of inference.
 
@@ -19,7 +19,7 @@ optimizer, so that the published runs went through AdamW.
 from dataclasses import dataclass
 from typing import Literal
 
-from zoplat import Array, Estimate, Oracle, Schedule, Scheduled, hookimpl
+from zoplat import ZERO, Array, Direction, Estimate, Oracle, Schedule, Scheduled, ZoplatError, hookimpl
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
 
@@ -29,8 +29,8 @@ class Sign(Scheduled[None]):
     """Steps along the sign of the estimate.
 
     Attributes:
-        form: "entries" for the sign of each entry, 0 where the entry is; "scalar" for the mean of the vectors as they
-            were drawn, each with the sign of its coefficient.
+        form: "entries" for the sign of each entry, 0 where the entry is; "scalar" for the mean of the directions, each
+            with the sign of its slope. It needs estimates that are slopes times directions.
     """
 
     form: Literal["entries", "scalar"] = "entries"
@@ -44,8 +44,8 @@ class Sign(Scheduled[None]):
         lr = self.rate(oracle)
         decay = lr * self.schedule.decay
         if self.form == "scalar":
-            drawn = {(draw.sampler, draw.key) for draw, _ in estimate.direction}  # one may be named once a part
-            oracle.space.add(-lr / max(1, len(drawn)) * estimate.direction.signs(), decay)
+            directions = signed(estimate)
+            oracle.space.add(-lr / max(1, len(directions)) * sum(directions, ZERO), decay)
             return
 
         def kernel(theta: Array, g: Array) -> None:
@@ -54,6 +54,24 @@ class Sign(Scheduled[None]):
 
         oracle.space.decay(decay)
         oracle.space.sweep(kernel, estimate.direction)
+
+
+def signed(estimate: Estimate) -> list[Direction]:
+    """sign(gⱼ) zⱼ for each slope gⱼ that is not 0.
+
+    Raises:
+        ZoplatError: the estimate is not made of slopes, or there are several, and not one term for each.
+    """
+    slopes = estimate.own_slopes("'sign' with form=scalar")
+    steep = [g / len(slopes) for g in slopes if g]
+    if len(steep) < 2:
+        return [estimate.direction / abs(g) for g in steep]
+    if len(estimate.direction) != len(steep):
+        raise ZoplatError(
+            f"'sign' with form=scalar takes several directions of one term each, and here are {len(steep)} with "
+            f"{len(estimate.direction)} terms. Use queries=1, or form=entries."
+        )
+    return [Direction({draw: c / abs(g)}) for (draw, c), g in zip(estimate.direction, steep, strict=True)]
 
 
 @hookimpl

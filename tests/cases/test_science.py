@@ -238,15 +238,16 @@ def test_signs_of_the_slopes_of_several_directions_are_averaged(directions: int)
     np.testing.assert_allclose(toy.theta - start, -LR * expected, rtol=0, atol=1e-12)
 
 
-def test_a_direction_that_is_named_once_a_part_counts_once() -> None:
-    """As methods name it that scale parts of one vector differently."""
+def test_a_direction_keeps_the_factors_that_its_parts_have_in_it() -> None:
+    """As methods have it that scale parts of one vector differently."""
     toy = linear()
     start, [z] = toy.theta, toy.oracle(0).draw(Gaussian(), 1)
     part = toy.space.part(lambda block: block.name == "row.weight")
     rest = toy.space.part(lambda block: block.name != "row.weight")
     rule = Sign(form="scalar", schedule=Plain(lr=LR))
-    rule.apply(Estimate(2.0 * z.on(part) + 3.0 * z.on(rest)), toy.oracle(0), None)
-    np.testing.assert_allclose(toy.theta - start, -LR * toy.entries(z), rtol=0, atol=1e-12)
+    scaled = 2.0 * z.on(part) + 3.0 * z.on(rest)
+    rule.apply(Estimate(-5.0 * scaled, slopes=[-5.0]), toy.oracle(0), None)
+    np.testing.assert_allclose(toy.theta - start, LR * toy.entries(scaled), rtol=0, atol=1e-12)
 
 
 def test_the_box_of_mezo_says_whose_vectors_decay() -> None:

@@ -2,26 +2,28 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from zoplat.config.layers import resolve
-from zoplat.core.direction import Direction
 from zoplat.core.estimate import Estimate
-from zoplat.core.noise import Key
 from zoplat.registry import catalogue
+from zoplat.testing import Plain, two_layers
 from zoplat.training.callbacks import Callback
 from zoplat.training.journal import Journal, StepRecord
 from zoplat.training.outlook import Course, Outlook, courses, is_due, outlook
 from zoplat.training.progress import Progress
-from zoplat.training.trace import EVERY, TraceRecord, read_trace, slopes_of
+from zoplat.training.trace import EVERY, TraceRecord, read_trace
 from zoplat.training.train import train
 
 PREPARED: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("prepared.json").read_text())
 TOY = {"device": "reference", "limit": 32, "batch_size": 4, "eps": 0.01}
+EPS = 1e-2
 
 
 def course(row: dict[str, Any]) -> Course:
@@ -113,20 +115,58 @@ def test_an_outlook_is_due_at_a_hundred_passes_and_at_every_doubling() -> None:
     assert is_due(0, 900)
 
 
-def estimate(slopes: list[float], values: list[float], eps: float = 0.5) -> Estimate:
-    law = catalogue().entry("sampler", "gaussian").value
-    drawn = [Direction.of(law, Key(0, 0, i)) for i in range(len(slopes))]
-    return Estimate(Direction.mean(slopes, drawn), values, eps)
+def estimates(name: str, steps: int = 1, **settings: Any) -> list[Estimate]:
+    """The estimates of a method."""
+    toy, method = two_layers(), replace(catalogue().entry("estimator", name).value, eps=EPS, **settings)
+    method, found = replace(method, rule=Plain(lr=1e-3)), []
+    state = method.init(toy.space)
+    for step in range(steps):
+        oracle = toy.oracle(step)
+        for estimate in method.estimate(oracle, state):
+            found.append(estimate)
+            method.rule.apply(estimate, oracle, None)
+    return found
 
 
-def test_slopes_are_read_from_pairs_one_sided_losses_members_and_exact_derivatives() -> None:
-    assert slopes_of(estimate([1.0], [2.0, 1.0])) == [1.0]
-    assert slopes_of(estimate([1.0, -1.0], [2.0, 1.0, 1.0, 2.0])) == [1.0, -1.0]
-    assert slopes_of(estimate([2.0], [1.0, 2.0])) == [2.0], "one-sided: the coefficient says so"
-    assert slopes_of(estimate([2.0, -2.0], [1.0, 2.0, 0.0])) == [2.0, -2.0]
-    assert slopes_of(estimate([1.0, 0.1, -1.0], [2.0, 1.0, 0.0])) == [2.0, 0.0, -2.0]
-    assert slopes_of(estimate([3.0, -1.0], [1.0], eps=0.0)) == [3.0, -1.0]
-    assert slopes_of(estimate([3.0], [1.0])) == []
+@pytest.mark.parametrize("batches", ["shared", "fresh"])
+@pytest.mark.parametrize("name", ["mezo", "lozo"])
+def test_slopes_of_pairs_and_of_one_sided_losses_are_those_of_the_losses(name: str, batches: str) -> None:
+    [estimate] = estimates(name, queries=3, batches=batches)
+    pairs = zip(estimate.losses[::2], estimate.losses[1::2], strict=True)
+    assert estimate.slopes == [(up - down) / (2 * EPS) for up, down in pairs]
+    [estimate] = estimates(name, queries=3, batches=batches, side="one")
+    losses = estimate.losses
+    pairs = (
+        zip(losses[::2], losses[1::2], strict=True) if batches == "fresh" else ((losses[0], up) for up in losses[1:])
+    )
+    assert estimate.slopes == [(up - base) / EPS for base, up in pairs]
+
+
+def test_slopes_of_methods_that_rank_shrink_or_correct_are_those_of_the_losses_too() -> None:
+    [estimate] = estimates("es", queries=4)
+    assert estimate.slopes == pytest.approx([(loss - fmean(estimate.losses)) / EPS for loss in estimate.losses])
+    [estimate] = estimates("es", queries=2, is_antithetic=True, shaping="ranks")
+    assert estimate.slopes == [
+        (up - down) / (2 * EPS) for up, down in zip(estimate.losses[::2], estimate.losses[1::2], strict=True)
+    ]
+    [estimate] = estimates("bszo", queries=2, remeasure=True)
+    base, *ups = estimate.losses
+    assert len(ups) == 3
+    assert estimate.slopes == pytest.approx([(up - base) / EPS for up in ups[:2]])
+    [anchor, corrected] = estimates("mezo-svrg", steps=2, anchor_batches=3)
+    ups, downs = anchor.losses[:3], anchor.losses[3:]
+    assert anchor.slopes == [pytest.approx((fmean(ups) - fmean(downs)) / (2 * EPS))]
+    assert corrected.slopes == [
+        (up - down) / (2 * EPS) for up, down in zip(corrected.losses[::2], corrected.losses[1::2], strict=True)
+    ]
+    [moved] = estimates("one-point", steps=2)
+    assert moved.slopes == [pytest.approx(c) for _, c in moved.direction]
+
+
+def test_a_gradient_has_no_slopes() -> None:
+    toy = two_layers()
+    [estimate] = catalogue().entry("estimator", "sgd").value.estimate(toy.oracle(0), None)
+    assert not estimate.slopes
 
 
 def test_what_a_run_promises_is_the_sum_of_lr_times_slope_squared_under_plain_descent() -> None:

@@ -14,7 +14,6 @@ from zoplat.space.parameter_space import ParameterSpace, Restore
 from zoplat.testing import Plain, Toy, train
 from zoplat.testing.measures import resumes_exactly
 from zoplat.testing.toys import ToyLosses
-from zoplat.training.trace import slopes_of
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.agzo import AGZO
 
@@ -208,7 +207,7 @@ def test_the_trace_has_the_slopes() -> None:
     toy, agzo = Network(X).toy(), method(queries=2)
     [estimate] = agzo.estimate(toy.oracle(0), agzo.init(toy.space))
     base, *ups = estimate.losses
-    assert slopes_of(estimate) == pytest.approx([(up - base) / EPS for up in ups])
+    assert estimate.slopes == pytest.approx([(up - base) / EPS for up in ups])
 
 
 def test_a_score_has_no_pass_that_inputs_could_be_known_from() -> None:

@@ -18,7 +18,6 @@ from zoplat.testing import Plain, Toy, quadratic, train, two_layers
 from zoplat.testing.runs import Run
 from zoplat.testing.toys import SHARES, ToyLosses
 from zoplat.training.setup import objective_of
-from zoplat.training.trace import slopes_of
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins.dp import DPZero
 from zoplat_plugins.lozo import LowRank
@@ -139,7 +138,7 @@ def test_the_rule_gets_no_loss_and_may_ask_for_none() -> None:
     toy = two_layers()
     [estimate] = estimator().estimate(toy.oracle(0), None)
     assert not estimate.losses
-    assert slopes_of(estimate) == [c for _, c in estimate.direction], "a trace has the noisy slope"
+    assert estimate.slopes == [c for _, c in estimate.direction], "a trace has the noisy slope"
     rules = {name: catalogue().entry("step-rule", name).value for name in ("conservative", "normalized")}
     for name, message in (("conservative", "Conservative asks for losses"), ("normalized", "at least 2 losses")):
         run = Run(two_layers(), estimator(rule=rules[name]), 2)

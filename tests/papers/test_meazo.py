@@ -1,9 +1,12 @@
 """MEAZO against a plain transcription of its update (arXiv:2605.03869), and properties of the rule."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from zoplat import ZERO, Estimate, Key, ZoplatError
+from zoplat.registry import catalogue
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import meazo
@@ -38,8 +41,7 @@ def published_loop(toy: Toy, steps: int, queries: int, decay: float) -> list[flo
             perturb(t - 1, query, +EPS)
             slopes.append((up - down) / (2 * EPS))
             recorded += [up, down]
-        g = np.mean(slopes)
-        v = BETA * v + (1 - BETA) * g**2
+        v = BETA * v + (1 - BETA) * np.mean(np.square(slopes))  # the published one squares the mean
         rate = LR / (np.sqrt(v / (1 - BETA**t)) + ZETA)
         for array in arrays.values():
             if array.ndim == 2:
@@ -92,18 +94,52 @@ def test_a_slope_that_does_not_change_is_its_own_mean_square_from_the_first_step
     z = toy.space.draw(Gaussian(), Key(SEED, 0, 0))
     start = toy.theta
     for step in range(1, 6):
-        rule.apply(Estimate(-2.5 * z), toy.oracle(step - 1), state)
+        rule.apply(Estimate(-2.5 * z, slopes=[-2.5]), toy.oracle(step - 1), state)
         np.testing.assert_allclose(toy.theta, start + step * LR * toy.entries(z), rtol=0, atol=1e-12)
     assert state.v / (1 - BETA**5) == pytest.approx(2.5**2)
 
 
-def test_slopes_of_one_step_are_averaged_with_their_signs() -> None:
-    """+3 and −1 have the mean 1: v = 1 after the first step, not (9 + 1)/2."""
+def test_slopes_of_one_step_can_not_cancel() -> None:
+    """+3 and −3 have the mean 0; steps would be without bound."""
     toy, rule = linear(), MEAZO(Plain(lr=LR), BETA, 0.0)
     state = rule.init(toy.space)
     one, other = toy.oracle(0).draw(Gaussian(), 2)
-    rule.apply(Estimate(3 / 2 * one - 1 / 2 * other), toy.oracle(0), state)
-    assert state.v / (1 - BETA) == pytest.approx(1.0)
+    rule.apply(Estimate(3 / 2 * one - 3 / 2 * other, slopes=[3.0, -3.0]), toy.oracle(0), state)
+    assert state.v / (1 - BETA) == pytest.approx(9.0)
+
+
+def test_a_direction_of_several_terms_counts_once() -> None:
+    """As methods have it whose direction has terms with factors of their own: the slope is no sum of coefficients."""
+    toy, rule = linear(), MEAZO(Plain(lr=LR), BETA, 0.0)
+    state = rule.init(toy.space)
+    one, other = toy.oracle(0).draw(Gaussian(), 2)
+    rule.apply(Estimate(2.0 * (5 * one - 5 * other), slopes=[2.0]), toy.oracle(0), state)
+    assert state.v / (1 - BETA) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "zo-muon", "grzo", "es", "eggroll"])
+def test_estimates_that_are_not_slopes_times_directions_are_refused(name: str) -> None:
+    method = replace(catalogue().entry("estimator", name).value, rule=MEAZO())
+    with pytest.raises(ZoplatError, match=r"'meazo' divides .* Use an estimator .* such as mezo"):
+        train(two_layers(), method, steps=1)
+
+
+@pytest.mark.parametrize("name", ["conmezo", "mezo-layerwise", "block-zo", "fzoo", "bszo", "hizoo", "kerzoo", "dp"])
+def test_steps_of_other_methods_do_not_depend_on_the_unit_of_the_loss(name: str) -> None:
+    found = []
+    for unit in (1.0, 1024.0):
+        toy = two_layers()
+        loss = toy.loss
+        toy.loss = lambda theta, loss=loss, unit=unit: unit * loss(theta)  # type: ignore[misc]
+        settings = {"sigma_prior": unit, "sigma_noise": unit} if name == "bszo" else {}
+        settings |= {"clip": 10 * unit, "noise": 0.0} if name == "dp" else {}
+        method = replace(catalogue().entry("estimator", name).value, rule=MEAZO(Plain(lr=1e-4), floor=0.0), **settings)
+        start = toy.theta
+        train(toy, method, steps=3)
+        found.append(toy.theta - start)
+    length = np.linalg.norm(found[0]) / np.sqrt(found[0].size)
+    assert 1e-5 < length < 1e-2
+    np.testing.assert_allclose(*found, rtol=0, atol=0.01 * length)
 
 
 @pytest.mark.parametrize("floor", [0.0, ZETA])
@@ -111,7 +147,7 @@ def test_a_slope_of_zero_makes_no_step_and_still_decays(floor: float) -> None:
     toy = linear()
     rule = MEAZO(Plain(lr=0.5, decay=0.25), BETA, floor)
     starts = [block.array.copy() for block in toy.space.blocks]
-    rule.apply(Estimate(ZERO), toy.oracle(0), rule.init(toy.space))
+    rule.apply(Estimate(ZERO, slopes=[0.0]), toy.oracle(0), rule.init(toy.space))
     toy.space.settle()
     for block, start in zip(toy.space.blocks, starts, strict=True):
         np.testing.assert_allclose(block.array, (1 - 0.5 * 0.25 if block.decays else 1.0) * start, rtol=1e-12)

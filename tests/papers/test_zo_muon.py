@@ -10,7 +10,6 @@ import pytest
 from zoplat import ZERO, Key, Noise, ZoplatError
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
-from zoplat.training.trace import slopes_of
 from zoplat_devices.kernels.noise import ReferenceNoise
 from zoplat_plugins import zo_muon
 from zoplat_plugins.gaussian import Gaussian
@@ -182,7 +181,7 @@ def test_the_trace_of_a_step_has_the_slopes_of_its_probes(queries: int, leading:
     [estimate] = method.estimate(toy.oracle(0, seed=SEED), method.init(toy.space))
     losses = estimate.losses
     slopes = [(up - losses[0]) / EPS for up in losses[1:]] if queries > 1 else [(losses[0] - losses[1]) / (2 * EPS)]
-    assert slopes_of(estimate) == slopes
+    assert estimate.slopes == slopes
 
 
 @pytest.mark.parametrize("queries", [1, 4])

@@ -1,19 +1,22 @@
 """ZO-SGD-Sign against a plain transcription of the step of arXiv:2402.11592, and its properties."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from zoplat import ZERO, Direction, Estimate
+from zoplat import ZERO, Direction, Estimate, ZoplatError, held
+from zoplat.registry import catalogue
 from zoplat.space.parameter_space import Restore
-from zoplat.testing import Plain, Toy, quadratic, train, two_layers
+from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
 from zoplat_plugins import zo_sgd_sign
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.cosine import Cosine
 from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.rademacher import Rademacher
+from zoplat_plugins.sphere import Sphere
 from zoplat_plugins.zo_sgd_sign import Sign
 
 from .plain import Looks, mean_estimate
@@ -75,6 +78,40 @@ def test_the_sign_of_the_slope_and_of_each_entry_differ_for_gaussian_and_agree_f
             train(toy, MeZO(EPS, sampler=law, rule=Sign(form=form, schedule=Plain(lr=LR))), steps=30)  # type: ignore[arg-type]
             forms.append(toy.theta)
         assert np.allclose(*forms, rtol=0, atol=1e-12) == agrees
+
+
+@pytest.mark.parametrize("name", ["conmezo", "mezo-layerwise", "sparse-mezo", "kerzoo", "bszo"])
+def test_the_scalar_form_steps_along_what_was_probed_with_all_its_factors(name: str) -> None:
+    toy, method = two_layers(), catalogue().entry("estimator", name).value
+    method = replace(
+        method, rule=Sign(form="scalar", schedule=Plain(lr=LR)), **({"queries": 1} if name == "bszo" else {})
+    )
+    state = method.init(toy.space)
+    for step in range(3):
+        oracle, start = toy.oracle(step), toy.theta
+        for estimate in method.estimate(oracle, state):
+            [slope] = estimate.slopes
+            expected = -LR * toy.entries(estimate.direction) / abs(slope)
+            method.rule.apply(estimate, oracle, None)
+            np.testing.assert_allclose(toy.theta - start, expected, rtol=0, atol=1e-9)
+
+
+def test_the_scalar_form_keeps_the_length_of_each_of_several_directions() -> None:
+    toy, rule = linear(), Sign(form="scalar", schedule=Plain(lr=LR))
+    start, (one, other) = toy.theta, toy.oracle(0).draw(Sphere(), 2)
+    rule.apply(Estimate(Direction.mean([3.0, -2.0], [one, other]), slopes=[3.0, -2.0]), toy.oracle(0), None)
+    np.testing.assert_allclose(toy.theta - start, -LR / 2 * toy.entries(one - other), rtol=0, atol=1e-12)
+
+
+def test_the_scalar_form_refuses_what_is_not_slopes_times_directions() -> None:
+    toy, rule = two_layers(), Sign(form="scalar")
+    for name in ("sgd", "zo-muon", "grzo", "es"):
+        method = replace(catalogue().entry("estimator", name).value, rule=rule)
+        with pytest.raises(ZoplatError, match=r"'sign' with form=scalar divides .* such as mezo"):
+            train(two_layers(), method, steps=1)
+    one, other = toy.oracle(0).draw(Gaussian(), 2)
+    with pytest.raises(ZoplatError, match=r"2 with 3 terms\. Use queries=1"):
+        rule.apply(Estimate(one + other + held(toy.space.buffer("some/m")), slopes=[1.0, 1.0]), toy.oracle(0), None)
 
 
 def test_the_entrywise_form_says_that_all_entries_move_alike() -> None:

@@ -22,7 +22,6 @@ from zoplat.training.objective import Objective
 from zoplat.training.profiler import Profiler
 from zoplat.training.progress import Progress
 from zoplat.training.shared_losses import shared
-from zoplat.training.trace import slopes_of
 
 MAX_SKIPPED = 20
 """Steps that may be skipped one after the other before a run is given up."""
@@ -57,7 +56,7 @@ class Learner:
             not there, and tokens are not counted.
         exchange: the ranks that compute losses together; None where this process is alone.
         skip_reason: why the newest skipped step was skipped; empty if there is none.
-        slopes: projected gradients of the newest step; see `trace.slopes_of`.
+        slopes: projected gradients of the newest step.
         states: state by name, "estimator" and "rule".
         seed: of the random directions.
     """
@@ -134,7 +133,7 @@ class Learner:
         self.slopes = []
         try:
             for estimate in estimator.estimate(oracle, self.states["estimator"]):
-                self.slopes += slopes_of(estimate)
+                self.slopes += estimate.slopes
                 estimator.apply(estimate, oracle, self.states["rule"])
             reason = oracle.left_out
         except SkipStep as problem:

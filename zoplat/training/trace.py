@@ -17,46 +17,13 @@ from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.config.usual import value_of
 from zoplat.core.device import Session
-from zoplat.core.estimate import Estimate
-from zoplat.core.noise import Key
 from zoplat.core.plain_json import to_text
-from zoplat.core.sampler import Held, Sampler
 from zoplat.paths import replace_text
 
 EVERY = 10
 """Steps from one whose move is measured to the next."""
 DIGITS = 6
 """Significant digits of the numbers in the file."""
-
-
-def slopes_of(estimate: Estimate) -> list[float]:
-    """The projected gradients that an estimate was made of, one a direction; empty where it had none.
-
-    They are computed from its losses, so that a method that ranks or scales them has them in units of the loss too:
-    [L(θ + εz) − L(θ − εz)]/2ε of losses in pairs, [L(θ + εz) − L(θ)]/ε of one-sided ones, and the deviation from
-    their mean over ε where there is one loss a direction. Exact derivatives along random directions are the
-    coefficients of the estimate, and so are the slopes of methods that keep their losses to themselves. Terms that are
-    buffers, or that have the name of a probe under another law, are no probes.
-    """
-    laws: dict[Key, Sampler] = {}
-    draws = [
-        (draw, c)
-        for draw, c in estimate.direction
-        if not isinstance(draw.sampler, Held) and laws.setdefault(draw.key, draw.sampler) == draw.sampler
-    ]
-    losses, eps, n = list(estimate.losses), estimate.eps, len(draws)
-    if not eps or not losses:
-        return [n * c for _, c in draws]
-    if n == 1 and len(losses) == 2 and math.isclose(abs(draws[0][1]) * eps, abs(losses[0] - losses[1]), rel_tol=1e-6):
-        return [(losses[1] - losses[0]) / eps]
-    if len(losses) == 2 or len(losses) == 2 * n:
-        return [(up - down) / (2 * eps) for up, down in zip(losses[::2], losses[1::2], strict=True)]
-    if len(losses) == n + 1:
-        return [(loss - losses[0]) / eps for loss in losses[1:]]
-    if 2 <= n < len(losses) or n == len(losses) > 2:
-        mean = fmean(losses[:n])
-        return [(loss - mean) / eps for loss in losses[:n]]
-    return []
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class ForwardDifference(Estimator[None]):
     def estimate(self, oracle: Oracle, state: None) -> Iterator[Estimate]:
         directions = oracle.draw(self.sampler, self.queries)
         slopes, losses = oracle.slopes(directions, self.eps, side="one")
-        yield Estimate(Direction.mean(slopes, directions), losses, self.eps)
+        yield Estimate(Direction.mean(slopes, directions), losses, self.eps, slopes)
 
 
 zoplat_api = 1  # the version of the hooks that this was written for
