@@ -52,6 +52,7 @@ from zoplat import (
 )
 from zoplat_plugins.constant import Constant
 from zoplat_plugins.mezo import MeZO
+from zoplat_plugins.mezo_svrg import MeZOSVRG
 
 TARGETS = {
     "q,v": r"\.(q|q_proj|query|v|v_proj|value)\.(.+\.)?weight$",
@@ -100,7 +101,7 @@ class DiZO(Estimator[State]):
     """An estimator, and projections of what its steps have added to the start.
 
     Attributes:
-        inner: the method that makes the steps; its own rule is not used.
+        inner: the method that makes the steps; its own rule is not used. Not mezo-svrg.
         every: κ, steps from projection to projection; at least 1.
         mode: how γ is found: "zo" by forward passes; by backpropagation "fo", where γ and Adam's moments live on (the
             authors' code), or "fo-anew", where every projection begins anew.
@@ -121,6 +122,13 @@ class DiZO(Estimator[State]):
     tau: float = number(0.2, at_least=0, below=1)
     targets: str = pattern("q,v", *TARGETS)
     rule: StepRule = Constant(lr=1e-7)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stays = not isinstance(self.inner, MeZOSVRG)
+        self.require(
+            stays, "inner", "can't be mezo-svrg: it finds its anchor by its own steps, and projections are none"
+        )
 
     @property
     def asks(self) -> frozenset[str]:

@@ -30,6 +30,7 @@ from zoplat_plugins.forward_grad import ForwardGrad
 from zoplat_plugins.hizoo import HiZOO
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.mezo import MeZO
+from zoplat_plugins.mezo_svrg import MeZOSVRG
 
 SEED, EPS, LR, DECAY, STEPS = 5, 1e-2, 2e-2, 0.05, 30
 EVERY, ROUNDS, RADIUS_EPS, RADIUS_LR, TAU = 5, 4, 0.1, 2.0, 0.2
@@ -485,6 +486,7 @@ def refusals() -> Sequence[tuple[dict[str, Any], str]]:
         ({"radius_eps": 0.0}, "radius_eps must be positive"),
         ({"radius_lr": -1.0}, "radius_lr must be 0 or more"),
         ({"tau": 1.0}, r"tau must lie in \[0, 1\)"),
+        ({"inner": MeZOSVRG()}, "inner can't be mezo-svrg"),
         ({"targets": "("}, "targets must be q,v or k,v or a regular expression"),
     ]
 
