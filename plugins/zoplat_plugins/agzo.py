@@ -65,7 +65,7 @@ class Guided(LowRankSampler):
         return self.matrix_factors(tile, key, noise) if tile.block in self.guided else None
 
     def matrix_factors(self, tile: Tile, key: Key, noise: Noise) -> tuple[Array, Array]:
-        a = self.basis.arrays[tile.block.name]
+        a = self.basis.arrays[tile.block.name][: tile.block.shape[1]]  # a matrix has no more than n of them
         return noise.normal((tile.shape[0], a.shape[0]), key, tile, "R"), a.T
 
 

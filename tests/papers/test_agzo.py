@@ -15,7 +15,7 @@ from zoplat.testing import Plain, Toy, train
 from zoplat.testing.measures import resumes_exactly
 from zoplat.testing.toys import ToyLosses
 from zoplat_devices.kernels.noise import ReferenceNoise
-from zoplat_plugins.agzo import AGZO
+from zoplat_plugins.agzo import AGZO, Guided
 
 SEED, EPS, LR, RANK = 5, 1e-3, 1e-2, 2
 SHAPES = {"embed.weight": (5, 3), "hidden.weight": (12, 6), "hidden.bias": (12,), "output.weight": (4, 12)}
@@ -201,6 +201,17 @@ def test_directions_that_are_not_finite_skip_the_step_and_are_asked_for_again() 
     assert not any(array.any() for array in state.basis.arrays.values())
     next(agzo.estimate(toy.oracle(1), state))
     assert state.epoch == 0
+
+
+def test_a_rank_above_the_columns_of_a_tall_matrix_is_cut_to_them() -> None:
+    """As in a factor of LoRA; here of (5, 3)."""
+    toy, agzo = Network(X).toy(), method(rank=4)
+    state = agzo.init(toy.space)
+    [estimate] = agzo.estimate(toy.oracle(0), state)
+    assert np.isfinite(toy.entries(estimate.direction)).all()
+    embed = next(toy.space.blocks[0].tiles())
+    law = Guided(state.basis, toy.space.everything)
+    assert [factor.shape for factor in law.matrix_factors(embed, Key(0, 0, 0), toy.noise)] == [(5, 3), (3, 3)]
 
 
 def test_the_trace_has_the_slopes() -> None:

@@ -91,8 +91,8 @@ class Buffers:
 
 
 def write(array: Array, rows: Sequence[Sequence[float]]) -> None:
-    """Write numbers of the host to an array; those of torch are no lists, and are sent at once."""
-    array[:] = array.new_tensor(rows) if hasattr(array, "new_tensor") else rows
+    """Write numbers of the host to the first rows of an array; those of torch are no lists, and are sent at once."""
+    array[: len(rows)] = array.new_tensor(rows) if hasattr(array, "new_tensor") else rows
 
 
 def _shape(block: Block, rows: int | None, columns: int | None) -> tuple[int, int]:

@@ -256,7 +256,7 @@ class ParameterSpace:
                     kernel(tile, *arrays)
 
     def write(self, buffer: Buffer, rows: Mapping[str, Sequence[Sequence[float]]]) -> None:
-        """Write numbers, by block and row, to the arrays of a buffer, whole; as `renew` does."""
+        """Write numbers, by block, to the first rows of the arrays of a buffer; as `renew` does."""
         self.renew(lambda tile, array: write(array, rows[tile.block.name]), buffer)
 
     def mark(
