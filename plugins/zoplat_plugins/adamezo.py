@@ -36,7 +36,6 @@ from zoplat import (
     Schedule,
     Scheduled,
     SkipStep,
-    ZoplatError,
     hookimpl,
     number,
 )
@@ -109,6 +108,7 @@ class AdaMeZO(Scheduled[State]):
     def apply(self, estimate: Estimate, oracle: Oracle, state: State) -> None:
         if not estimate.direction.is_finite:  # it would stay in the window
             raise SkipStep(f"The estimate of step {oracle.step} has a coefficient that is not finite.")
+        estimate.direction.check_lasting("'adamezo'")
         window = [estimate.direction, *state.window][: self.window]
         lr = self.rate(oracle)
         oracle.space.add(-lr * self.scaled(window), decay=lr * self.schedule.decay)
@@ -116,30 +116,13 @@ class AdaMeZO(Scheduled[State]):
 
     def scaled(self, window: list[Direction]) -> Direction:
         """m/√(v + ε) by name, on the parts that the estimates are on."""
-        terms = tuple(terms_of(direction) for direction in window)
+        terms = tuple(tuple(direction) for direction in window)
         draws = [draw for some in terms for draw, _ in some]
         if not draws:
             return Direction()
         moved = Direction.of(Moments(terms, self.beta1, self.beta2, self.eps), draws[0].key)
         parts = [draw.part.names for draw in draws if draw.part is not None]
         return moved if len(parts) < len(draws) else moved.on(Part(frozenset().union(*parts)))
-
-
-def terms_of(direction: Direction) -> Terms:
-    """The terms of an estimate.
-
-    Raises:
-        ZoplatError: one is no random vector by name: a buffer, which has no step, or multiplied by one.
-    """
-    for draw, _ in direction:
-        if draw.key.step < 0 or draw.scales:
-            raise ZoplatError(
-                "'adamezo' makes earlier estimates again from their names, and this one holds "
-                f"{'a draw that is multiplied by a buffer' if draw.scales else 'a buffer'} "
-                f"({type(draw.sampler).__name__}), which may have changed by then. Use another --step-rule, or an "
-                "estimator such as mezo."
-            )
-    return tuple(direction)
 
 
 @hookimpl

@@ -39,8 +39,8 @@ class Momentum(Scheduled[State]):
         beta: β, what is kept of the sum at each step; in [0, 1).
         form: "heavy-ball" adds ĝ as it is, "ema" adds (1 − β)ĝ.
         keep: 0 for a buffer; k for the k newest names and no buffer. n names are added at a step of n directions,
-            and k at 4.6/(1 − β) steps leaves off 1 % of the weight. For estimates made of names alone: not for
-            gradients, nor where directions are scaled by a buffer.
+            and k at 4.6/(1 − β) steps leaves off 1 % of the weight. For estimates made of names alone: those with
+            gradients or buffers, such as momenta and masks, are refused.
     """
 
     beta: float = number(0.9, at_least=0, below=1)
@@ -56,6 +56,7 @@ class Momentum(Scheduled[State]):
         decay = lr * self.schedule.decay
         fresh = 1.0 if self.form == "heavy-ball" else 1 - self.beta
         if isinstance(state.m, Direction):
+            estimate.direction.check_lasting("'momentum' with keep")
             newest = (self.beta * state.m + fresh * estimate.direction).latest(self.keep)
             oracle.space.add(-lr * newest, decay)
             state.m = newest

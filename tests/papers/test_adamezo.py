@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from zoplat import ZERO, Estimate, Key, Part, Sampler, SkipStep, ZoplatError, held
+from zoplat import ZERO, Estimate, Key, Part, Sampler, SkipStep, StepRule, ZoplatError, held
 from zoplat.registry import catalogue
 from zoplat.space.parameter_space import Restore
 from zoplat.testing import Plain, Toy, linear, quadratic, train, two_layers
@@ -20,6 +20,7 @@ from zoplat_plugins.gaussian import Gaussian
 from zoplat_plugins.lozo import LowRank
 from zoplat_plugins.mezo import MeZO
 from zoplat_plugins.rademacher import Rademacher
+from zoplat_plugins.zo_sgd_mmt import Momentum
 
 SEED, EPS, LR, DECAY = 5, 1e-2, 2e-3, 0.05
 BETA1, BETA2, WINDOW, FLOOR = 0.7, 0.9, 4, 1e-6
@@ -180,7 +181,7 @@ def test_the_law_of_the_moments_is_never_traced() -> None:
     """Its constants change at every step: traced, each step would leave a program behind, and compile one on a GPU."""
     toy = linear()
     [z] = toy.oracle(0).draw(Gaussian(), 1)
-    law = Moments((adamezo.terms_of(2.0 * z),), BETA1, BETA2, FLOOR)
+    law = Moments((tuple(2.0 * z),), BETA1, BETA2, FLOOR)
     for block in toy.space.blocks:
         assert traced_fill(law, next(block.tiles()), Key(0, 0, 0)) is None
 
@@ -189,11 +190,23 @@ def test_what_may_change_after_a_step_is_refused_by_name() -> None:
     toy = linear()
     buffer = toy.space.buffer("some/h", fill=1.0)
     z = toy.space.draw(Gaussian(), Key(SEED, 0, 0))
-    for direction, found in ((z.scaled(buffer, -0.5), "multiplied by a buffer.*Gaussian"), (held(buffer), "a buffer")):
+    for direction, found in ((z.scaled(buffer, -0.5), "a buffer.*Gaussian"), (held(buffer), "a buffer.*Held")):
         method, state = rule(), rule().init(toy.space)
         with pytest.raises(ZoplatError, match=f"'adamezo' .*{found}"):
             method.apply(Estimate(z + direction), toy.oracle(0), state)
         assert state.window == []
+
+
+NAMELESS = ["conmezo", "sparse-mezo", "hizoo", "sgd", "adamw", "hybrid", "agzo", "zo-muon"]
+
+
+@pytest.mark.parametrize("step_rule", [AdaMeZO(), Momentum(keep=8)], ids=["adamezo", "momentum"])
+@pytest.mark.parametrize("name", NAMELESS)
+def test_methods_whose_estimates_later_steps_can_not_draw_again_are_refused(name: str, step_rule: StepRule) -> None:
+    """At the first step, or at the first whose estimate has a buffer in it, such as conmezo's second."""
+    method = replace(catalogue().entry("estimator", name).value, rule=step_rule)
+    with pytest.raises(ZoplatError, match=r"makes earlier estimates again from their names.* Use another --step-rule"):
+        train(two_layers(), method, steps=2)
 
 
 def test_an_estimate_that_is_not_finite_skips_the_step_and_leaves_the_window() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from zoplat.core.blocks import Block, Buffer, Part
+from zoplat.core.errors import ZoplatError
 from zoplat.core.noise import Key
 from zoplat.core.sampler import Held, Sampler
 
@@ -84,6 +85,24 @@ class Direction:
             if draw.part is None or block in draw.part:
                 return True
         return False
+
+    def check_lasting(self, rule: str) -> None:
+        """Refuse a direction that a rule can't keep by name for later steps.
+
+        Args:
+            rule: its name, for the message.
+
+        Raises:
+            ZoplatError: a term has a buffer in it, or a law that is of its own step alone.
+        """
+        for draw in self._terms:
+            if draw.key.step < 0 or draw.scales or not draw.sampler.is_lasting:
+                has_buffer = draw.key.step < 0 or draw.scales or draw.sampler.reads
+                found = "a buffer in it, which may have changed by then" if has_buffer else "a law of its own step"
+                raise ZoplatError(
+                    f"{rule} makes earlier estimates again from their names, and this one has {found} "
+                    f"({type(draw.sampler).__name__}). Use another --step-rule, or an estimator such as mezo."
+                )
 
     def reads(self, buffers: Sequence[Buffer]) -> bool:
         """Whether entries are made of one of some buffers, which may not change before they are generated."""

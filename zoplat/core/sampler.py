@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from zoplat.core.arrays import Array
 from zoplat.core.blocks import Buffer, Tile
 from zoplat.core.fields import Checked
 from zoplat.core.noise import Key, Noise
+
+PLAIN = (int, float, str, type(None))
+"""What a field holds that is a number, a word or a choice."""
 
 
 class Extent(Protocol):
@@ -35,6 +38,13 @@ class Sampler(Checked, ABC):
     def is_whole(self) -> bool:
         """Whether every entry is a whole number, as codes need; see `--tune codes`."""
         return False
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether a key gives the same vector at any later step, and a checkpoint can hold the law: by plain fields."""
+        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]  # every law is a dataclass
+        plain = [value.is_lasting if isinstance(value, Sampler) else isinstance(value, PLAIN) for value in values]
+        return all(plain) and not self.reads
 
     def scale(self, space: Extent, key: Key) -> float:
         """A common factor of all entries of z that depends on the whole vector, such as 1 / its norm."""
