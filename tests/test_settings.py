@@ -109,7 +109,7 @@ class TestEarlierNames:
         text = config.toml().replace('strategy = "auto"', 'road = "auto"')
         assert 'road = "auto"' in text
         directory.config.write_text(text)
-        directory.check_unchanged(config)
+        directory.check_unchanged(config, tmp_path)
 
     def test_a_field_that_is_gone_is_dropped_for_its_own_part_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(renamed, "RETIRED", {("step-rule", "constant"): {"gone"}})

@@ -56,6 +56,7 @@ def test_of_another_method_its_name_and_the_settings_that_both_have_are_shown(zo
     zoplat.run("--steps", 2, "--estimator", "lozo", "--lr", 0.5, "--out", "b")
     found = diff(zoplat, "a", "b", 1)
     assert found["settings"].keys() == {"estimator.name", "estimator.sampler.name", "estimator.rule.lr"}
+    assert "\nsettings (of two parts, those that both have)\n" in zoplat("diff", "a", "b").stdout
 
 
 def test_another_seed_and_other_rows_are_named_with_what_each_run_had(zoplat: Any) -> None:
@@ -66,6 +67,7 @@ def test_another_seed_and_other_rows_are_named_with_what_each_run_had(zoplat: An
     assert done.exit_code == 0
     found = diff(zoplat, "a", "b", 1)
     assert found["settings"]["seed"] == ["0", "1"]
+    assert found["settings"]["limit"] == ["16", "20"]
     assert found["data"].keys() == {"train", "dev", "test"}
     assert found["data"]["dev"][0].startswith("16 rows, sha256:")
     assert found["data"]["dev"][1].startswith("20 rows, sha256:")

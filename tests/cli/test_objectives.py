@@ -196,6 +196,17 @@ def test_the_result_of_a_run_is_scored_and_exported(zoplat: Any, toy: Any) -> No
     done = zoplat("export", "run", "--to", "there", "--json")
     assert json.loads(done.stdout)["weights_digest"] == summary["weights_digest"]
     assert Path("there/model.safetensors").stat().st_size > 10_000
+    scored = zoplat("eval", "run").stdout
+    assert scored.startswith("run, after 8 steps of mezo, sst2 test: accuracy"), "not zero-shot, though no examples"
+    again = zoplat("export", "run", "--to", "there")
+    assert again.stdout == "there: model.safetensors\n", "over what an earlier export made"
+    Path("there/notes.txt").write_text("mine")
+    assert zoplat("export", "run", "--to", "there").stdout == "there: model.safetensors\n", "what was written"
+    Path("other").mkdir()
+    Path("other/notes.txt").write_text("mine")
+    for command in ("export", "replay"):
+        assert "--to run is a run directory. Give a new folder" in zoplat.refused(command, "run", "--to", "run")
+        assert "--to other has other files, such as notes.txt" in zoplat.refused(command, "run", "--to", "other")
     assert "run has its own settings; leave --limit out" in zoplat.refused("eval", "run", "--limit", 3)
     assert "nowhere is not a run directory" in zoplat.refused("export", "nowhere", "--to", "x")
 

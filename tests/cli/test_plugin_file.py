@@ -46,6 +46,12 @@ def written(zoplat: Any) -> Iterator[None]:
     catalogue().entries.update(known)
 
 
+def forget() -> None:
+    """Have no part of the file in this process."""
+    for entry in [key for key, found in catalogue().entries.items() if found[0].distribution == "level.py"]:
+        del catalogue().entries[entry]
+
+
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Runs are made by commands in this process, for they are tiny; the list says which commands."""
@@ -79,17 +85,41 @@ def test_a_study_is_bound_to_the_content_and_never_loads_code_by_itself(
     assert (again.exit_code, len(commands)) == (0, 1), "nothing is made twice"
     report = zoplat("report", "own", "--to", "own.md")
     assert report.exit_code == 0, report.stderr
-    assert "zoplat compare --config own/study.toml --out own-again --plugin level.py" in Path("own.md").read_text()
+    page = Path("own.md").read_text()
+    assert "zoplat compare --config own/study.toml --out own-again --plugin level.py" in page
+    assert "--out own/mezo+level-0-again --plugin level.py" in page
     Path("level.py").write_text(LEVEL.replace("0.5", "0.25"))
     other = zoplat("compare", *ASKED, "--out", "own")
     assert other.exit_code == 2
     assert "own was begun with level.py as it was then (sha256:" in other.stderr
-    for entry in [key for key, found in catalogue().entries.items() if found[0].distribution == "level.py"]:
-        del catalogue().entries[entry]
-    for arguments in (("--join", "own"), ("--config", "own/study.toml", "--out", "new")):
+    forget()
+    without = ("--estimators", "mezo,lozo", *TOY, "--out", "own")
+    for arguments in (("--join", "own"), ("--config", "own/study.toml", "--out", "new"), without):
         alone = zoplat("compare", *arguments)
         assert alone.exit_code == 2
         assert "uses the parts of level.py; give it too: --plugin level.py" in alone.stderr
+
+
+def test_a_run_without_its_file_says_which_flag_is_missing_and_its_report_has_it(zoplat: Any) -> None:
+    one = ("--sampler", "level", "--out", "r", "--plugin", "level.py")
+    assert zoplat("run", "--estimator", "mezo", *TOY, *one).exit_code == 0
+    assert zoplat("report", "r", "--to", "r.md").exit_code == 0
+    page = Path("r.md").read_text()
+    assert "zoplat run --config r/config.toml --out r-again --plugin level.py" in page
+    assert "zoplat replay r --to r-weights --plugin level.py" in page
+    commands = (
+        ("replay", "r"),
+        ("run", "--resume", "--out", "r", "--quiet"),
+        ("eval", "r"),
+        ("export", "r", "--to", "w"),
+    )
+    for command in commands:
+        forget()
+        alone = zoplat(*command)
+        assert alone.exit_code == 2
+        assert "r uses parts of level.py (sha256:" in alone.stderr
+        assert "Give that file too: --plugin level.py" in alone.stderr
+        assert zoplat(*command, "--plugin", "level.py").exit_code == 0
 
 
 def test_poc_takes_it_too_and_names_it_in_its_commands(zoplat: Any, commands: list[tuple[str, ...]]) -> None:

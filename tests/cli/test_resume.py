@@ -352,3 +352,28 @@ def test_a_killed_process_leaves_a_complete_checkpoint(zoplat: Any) -> None:
     (broken / "weights.safetensors").write_bytes(b"torn")
     assert zoplat.run("--steps", 6, "--evaluate-every", 2, "--out", "out", "--resume")["steps"] == 6
     assert os.listdir("out/checkpoint").count("step-6") == 1
+
+
+def test_a_finished_run_whose_journal_is_cut_or_gone_says_so_and_so_does_its_report(zoplat: Any) -> None:
+    zoplat.run("--steps", 3, "--evaluate-every", 1, "--out", "out")
+    journal = Path("out/journal.jsonl")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:2]))
+    cut = "out/journal.jsonl ends after 1 step; the run made 3. `zoplat repair out` and `zoplat run --resume --out out`"
+    assert cut in zoplat.refused("replay", "out")
+    for command in (("run", "--resume", "--out", "out", "--quiet"), ("report", "out")):
+        done = zoplat(*command)
+        assert (done.exit_code, cut in done.stderr) == (0, True), done.stderr
+    journal.unlink()
+    for command in (("run", "--resume", "--out", "out", "--quiet"), ("report", "out")):
+        done = zoplat(*command)
+        assert (done.exit_code, "out/journal.jsonl is gone" in done.stderr) == (0, True), done.stderr
+    journal.write_bytes(b"".join(lines))
+    assert zoplat("run", "--resume", "--out", "out", "--quiet").stderr == ""
+
+
+def test_the_command_that_helps_with_a_damaged_journal_has_the_name_of_the_run(zoplat: Any) -> None:
+    zoplat.run("--steps", 2, "--out", "my run")
+    journal = Path("my run/journal.jsonl")
+    journal.write_bytes(journal.read_bytes().replace(b'"step": 1', b'"step": 7'))
+    assert "`zoplat repair 'my run'` goes back to them" in zoplat.refused("replay", "my run")

@@ -225,7 +225,7 @@ def test_another_baseline_and_target(study: Path, tmp_path: Path) -> None:
         (("nowhere",), "nowhere is neither a run directory nor a folder with finished runs"),
         (("{study}", "--format", "html,pdf"), "none of html, md, csv, parquet, tex"),
         (("{study}", "--format", ","), "none of html"),
-        (("{study}", "--baseline", "mezzo"), "Unknown method 'mezzo'"),
+        (("{study}", "--baseline", "mezzo"), "Did you mean 'mezo'?  (--baseline takes one of: "),
     ],
 )
 def test_what_can_not_be_is_refused(study: Path, arguments: tuple[str, ...], words: str) -> None:

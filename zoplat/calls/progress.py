@@ -20,6 +20,7 @@ from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
 from zoplat.config.usual import OWN, value_of
 from zoplat.core.device import Session
+from zoplat.core.notices import counted
 from zoplat.registry import catalogue
 from zoplat.training.callbacks import Callback
 from zoplat.training.outlook import Outlook
@@ -112,7 +113,8 @@ class Lines(Callback):
             f"zoplat {version('zoplat')} ·",
             Text(config.estimator_name, "bold"),
             f"({parts}) · {config.task} · seed {config.seed}\n"
-            f"{facts['model']} in {facts['dtype']} · {share} · device {facts['device']} · {facts['threads']} threads\n"
+            f"{facts['model']} in {facts['dtype']} · {share} · device {facts['device']} · "
+            f"{counted(facts['threads'], 'thread')}\n"
             f"{self.rates(config)}run directory {directory}",
         )
         if config.tune.is_adapter and config.origins.get("lr", "").endswith(OWN):
@@ -129,14 +131,14 @@ class Lines(Callback):
         return " · ".join(texts) + "\n" if texts else ""
 
     def resumed(self, step: int) -> None:
-        self.console.print(f"resumed: {step} steps restored from the checkpoint and the journal")
+        self.console.print(f"resumed: {counted(step, 'step')} restored from the checkpoint and the journal")
 
     def stepped(self, progress: RunProgress, loss: float | None) -> None:
         self.follow(progress, loss)
         if time.monotonic() - self.printed > INTERVAL:
             self.printed = time.monotonic()
             self.console.print(
-                f"step {progress.step} · {progress.passes} passes · loss {self.loss} · dev {self.dev} · "
+                f"step {progress.step} · {counted(progress.passes, 'pass')} · loss {self.loss} · dev {self.dev} · "
                 f"{progress.seconds:.0f} s{self.left(progress)}"
             )
 
@@ -148,7 +150,7 @@ class Lines(Callback):
         self.console.print(
             f"step {record['step']}: {record['split']} {record['metric']}",
             Text(f"{record['score']:.1%}", "bold"),
-            f"({record['rows']} rows{kept})",
+            f"({counted(record['rows'], 'row')}{kept})",
         )
 
     def warned(self, text: str) -> None:
@@ -156,7 +158,7 @@ class Lines(Callback):
 
     def judged(self, progress: RunProgress, outlook: Outlook) -> None:
         style = {"learning": "green", "diverging": "red", "not learning": "yellow"}.get(outlook.word, "")
-        self.console.print(f"after {progress.passes} passes:", Text(f"{outlook}", style))
+        self.console.print(f"after {counted(progress.passes, 'pass')}:", Text(f"{outlook}", style))
 
     def follow(self, progress: RunProgress, loss: float | None) -> None:
         """Take in a step: its loss, whether it was skipped, and once how long the run will take."""
@@ -180,7 +182,7 @@ class Lines(Callback):
     def left(self, progress: RunProgress) -> str:
         """Estimate of the time left, as text; empty where the budget is only time."""
         share = progress.share(self.config)
-        return f" · about {duration(progress.seconds / share * (1 - share))} left" if share else ""
+        return f" · about {duration(progress.seconds / share * (1 - share))} left" if share and share < 1 else ""
 
 
 class Pace:

@@ -8,6 +8,7 @@ import click
 
 from zoplat.cli.options import OUTPUT, PLUGIN, echo_json
 from zoplat.cli.terminal import echo
+from zoplat.core.notices import counted
 
 if TYPE_CHECKING:
     from zoplat.comparison.difference import Difference, Steps
@@ -44,7 +45,8 @@ def _lines(found: "Difference") -> Iterator[str]:
     """The difference for people."""
     yield f"{found.runs[0]}  against  {found.runs[1]}"
     for title, pairs in (("settings", found.settings), ("data", found.data), ("model", found.model)):
-        yield from _section(title, pairs)
+        parts = " (of two parts, those that both have)" if any(name.endswith(".name") for name in pairs) else ""
+        yield from _section(title, pairs, parts)
     yield from _section("versions", found.versions, " (they do not count)")
     yield f"\nsteps: {_steps(found.steps)}"
     yield from _section("results", found.results, shows_all=True)
@@ -68,14 +70,18 @@ def _steps(steps: "Steps | None") -> str:
     if steps is None:
         return "one of the runs has no journal"
     shared = min(steps.counts)
-    longer = f"; one run made {steps.counts[0]} steps, the other {steps.counts[1]}" if len({*steps.counts}) > 1 else ""
+    longer = (
+        f"; one run made {counted(steps.counts[0], 'step')}, the other {steps.counts[1]}"
+        if len({*steps.counts}) > 1
+        else ""
+    )
     if steps.first is None:
         return f"all {shared} the same, bit by bit{longer}"
     one, other = steps.values or ("–", "–")
     where = f"answer {steps.answer} of {steps.of[0]}" if steps.answer and steps.of else steps.what
     gap = ""
     if isinstance(one, float) and isinstance(other, float):
-        relative = f", {abs(other - one) / abs(one):.1e} of it" if one else ""
+        relative = f", or {100 * abs(other - one) / abs(one):.2g} %" if one else ""
         gap = f", a difference of {other - one:.3g}{relative}"
     before = f"Steps 0 to {steps.first - 1} are equal" if steps.first else "No step before it"
     size, step = steps.largest or (None, None)

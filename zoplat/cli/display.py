@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoplat.calls.progress import plain_console
+from zoplat.core.notices import counted
 from zoplat.training.directory import RunDirectory
 from zoplat.training.profiling import Suggestion
 from zoplat.training.result import Result
@@ -25,7 +26,7 @@ def print_summary(result: Result) -> None:
     console.print()
     console.print(scores)
     console.print(
-        f"\n{summary.steps} steps, {summary.forward_passes} forward passes, "
+        f"\n{counted(summary.steps, 'step')}, {counted(summary.forward_passes, 'forward pass')}, "
         f"{summary.seconds_training:.0f} s of training, {summary.seconds:.0f} s in all; "
         f"the loss was {summary.loss_trend}{cost}"
     )
@@ -33,7 +34,9 @@ def print_summary(result: Result) -> None:
         console.print(f"ended before its budget was used up: {summary.stopped}")
     if summary.skipped_steps:
         why = "the losses all being the same, or not finite" if summary.step_rule == "normalized" else ""
-        console.print(f"{summary.skipped_steps} of {summary.steps} steps skipped, {why or 'the loss not being finite'}")
+        console.print(
+            f"{summary.skipped_steps} of {counted(summary.steps, 'step')} skipped, {why or 'the loss not being finite'}"
+        )
     if (summary.outlook and summary.outlook != "learning") or summary.advice:
         console.print(f"{summary.outlook}".capitalize() + (f". {summary.advice}" if summary.advice else ""))
     if summary.general_kl is not None:
@@ -121,7 +124,7 @@ def print_radii(found: Suggestion) -> None:
         mark = "  ← suggested" if eps == found.eps else ""
         table.add_row(f"{eps:.1e}", f"{100 * error:.1f} %{mark}" if math.isfinite(error) else "not finite")
     console.print(table)
-    console.print(f"--eps {found.eps:.1e}   noise of a loss {found.noise:.1e}, {found.passes} forward passes")
+    console.print(f"--eps {found.eps:.1e}   noise of a loss {found.noise:.1e}, {counted(found.passes, 'forward pass')}")
 
 
 def print_agreement(found: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """zoplat eval: the score of a model without training it, or of the result of a run."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,11 @@ from zoplat.cli.options import (
     flags,
 )
 from zoplat.core.errors import ZoplatError
+from zoplat.core.notices import counted
+
+if TYPE_CHECKING:
+    from zoplat.config.run_config import RunConfig
+    from zoplat.evaluation.protocol import EvaluationProtocol
 
 
 @click.command(name="eval", cls=Sectioned)
@@ -70,11 +75,18 @@ def evaluate(
     if as_json:
         echo_json(found)
         return
-    scored = f"{run}" if run else found["model"]
-    click.echo(
-        f"{scored}, {found['way']}, {found['task']} {split}: {found['metric']} {100 * found['score']:.1f} %", nl=False
-    )
-    click.echo(f"  ({found['rows']} rows, {found['seconds']:.0f} s)")
+    scored, way = (f"{run}", _trained(run, config, protocol)) if run else (found["model"], found["way"])
+    click.echo(f"{scored}, {way}, {found['task']} {split}: {found['metric']} {100 * found['score']:.1f} %", nl=False)
+    click.echo(f"  ({counted(found['rows'], 'row')}, {found['seconds']:.0f} s)")
+
+
+def _trained(run: Path, config: "RunConfig", protocol: "EvaluationProtocol") -> str:
+    """How the model of a run was made, and evaluated: "zero-shot" is said of models without training."""
+    from zoplat.training.directory import RunDirectory
+
+    steps = RunDirectory(run).checkpoints.step() or 0
+    way = "" if protocol.name == "zero-shot" else f", {protocol.name}"
+    return f"after {counted(steps, 'step')} of {config.estimator_name}{way}"
 
 
 def _with_harness(run: Path | None, task: Path, given: dict[str, Any], is_special: bool, as_json: bool) -> None:
@@ -93,6 +105,6 @@ def _with_harness(run: Path | None, task: Path, given: dict[str, Any], is_specia
     if as_json:
         echo_json(found)
         return
-    click.echo(f"{run}, {found['task']} by lm-evaluation-harness {found['harness']} ({found['rows']} rows)")
+    click.echo(f"{run}, {found['task']} by lm-evaluation-harness {found['harness']} ({counted(found['rows'], 'row')})")
     for metric, value in found["scores"].items():
         click.echo(f"  {metric} {value:.4f}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from zoplat.cli.options import ALLOW, OUTPUT, PLUGIN, TRUST, echo_json
+from zoplat.core.notices import counted
 
 
 @click.command()
@@ -25,5 +26,5 @@ def join(run: Path, rank_timeout: float, as_json: bool) -> None:
     if as_json:
         echo_json(found)
     else:
-        what = f"{found['points']} points computed; the run ended after {found['steps']} steps"
+        what = f"{counted(found['points'], 'point')} computed; the run ended after {counted(found['steps'], 'step')}"
         click.echo(f"{what}: {found['weights_digest']}")

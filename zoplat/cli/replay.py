@@ -7,6 +7,7 @@ import click
 from zoplat.cli.options import OUTPUT, PLUGIN, TRUST, echo_json
 from zoplat.cli.terminal import echo
 from zoplat.core.errors import RunFailed
+from zoplat.core.notices import counted
 
 
 @click.command()
@@ -25,7 +26,7 @@ def replay(run: Path, to: Path | None, device: str | None, as_json: bool) -> Non
     if as_json:
         echo_json(found)
     else:
-        echo(f"{found['steps']} steps rebuilt: {found['weights_digest']}")
+        echo(f"{counted(found['steps'], 'step')} rebuilt: {found['weights_digest']}")
         if to:
             click.echo(f"written to {to}")
         for line in found["versions"]:

@@ -13,6 +13,8 @@ from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal, StepRecord
 
 SPLITS = ("train", "dev", "test")
+CHOOSING = ("limit", "per_class")
+"""Settings that choose rows, by which runs differ where their rows do."""
 MODEL = ("model", "model_digest", "start_digest", "noise")
 """Keys of a journal's header that say what a run began with."""
 RESULTS = (
@@ -112,14 +114,16 @@ def difference(one: RunDirectory, other: RunDirectory) -> Difference:
         last = directory.read_settings()  # a run may have gone on with a larger budget than it began with
         known.update({name: str(last[name]) for name in BUDGET if name in last})
     differing = _of_shared_parts(_pairs(*terms))
-    rows = [header.get("rows") or {} for header in headers]
+    data = _pairs(*(header.get("rows") or {} for header in headers))
+    if data:  # rows may be fewer for these; of equal ones it does not matter how they were chosen
+        differing |= _pairs(*({name: _asked(directory, name) for name in CHOOSING} for directory in (one, other)))
     apart = (*SPLITS, *(f"version of {name}" for header in headers for name in _versions(header)), "model")
     summaries = [summary.to_json() if (summary := run.read_summary()) else {} for run in (one, other)]
     results = {name: (summaries[0].get(name), summaries[1].get(name)) for name in RESULTS}
     return Difference(
         runs=(str(one.path), str(other.path)),
         settings={name: pair for name, pair in differing.items() if name not in apart},
-        data=_pairs(*rows),
+        data=data,
         model=_pairs(*({name: header.get(name) for name in MODEL} for header in headers)),
         versions=_pairs(*map(_versions, headers)),
         steps=compare_steps(journals[0], journals[1]) if journals[0] and journals[1] else None,
@@ -190,6 +194,12 @@ def _of_shared_parts(pairs: dict[str, Pair]) -> dict[str, Pair]:
         return any(".".join([*parts[:depth], "name"]) in pairs for depth in range(1, len(parts) + 1))
 
     return {path: pair for path, pair in pairs.items() if None not in pair or not is_named(path)}
+
+
+def _asked(directory: RunDirectory, name: str) -> str | None:
+    """A setting on record, as text; None where there is none."""
+    value = directory.read_settings().get(name)
+    return None if value is None else str(value)
 
 
 def _versions(header: Mapping[str, Any]) -> dict[str, Any]:

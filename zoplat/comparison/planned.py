@@ -108,7 +108,7 @@ class PlannedRun:
     def check(self) -> None:
         """Raise ZoplatError where its directory holds a run with other settings."""
         if (self.directory / "config.toml").exists():
-            RunDirectory(self.directory).check_unchanged(self.config)
+            RunDirectory(self.directory).check_unchanged(self.config, self.home)
 
     def execute(self, claim: int, running: Callable[[subprocess.Popen[str]], None]) -> Summary | FailedRun:
         """Run `zoplat run` or `zoplat eval` in a new process; the directory has the summary, or why it failed.

@@ -16,3 +16,12 @@ def notice(text: str) -> None:
 
 def unheard(text: str) -> None:
     """Do nothing with a notice; for rows that are read a second time."""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "step"), counted(1200, "forward pass")
+    ('1 step', '1200 forward passes')
+    """
+    return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
+from zoplat.core.notices import notice
 from zoplat.training.attribution import is_elsewhere, is_on_host
 from zoplat.training.directory import RunDirectory
-from zoplat.training.journal import Journal
 from zoplat.training.profiler import INFERENCE
 from zoplat.training.summary import Summary
 
@@ -55,14 +55,16 @@ class Account:
 
     @classmethod
     def read(cls, directory: RunDirectory) -> Account:
-        """Read the run; raises ZoplatError when it is not finished or its journal is damaged."""
+        """Read the run; raises ZoplatError where it is not finished or its journal is damaged."""
         summary = directory.read_summary()
         if not summary:
             raise ZoplatError(
                 f"{directory.path} is not finished: it has no summary.json. "
                 f"`zoplat run --resume --out {shlex.quote(str(directory.path))}` goes on to the end."
             )
-        steps = Journal.read(directory.journal).steps
+        if lost := directory.lost_steps(summary):
+            notice(lost)
+        journal = directory.read_journal()
         return cls(
             directory,
             summary,
@@ -70,7 +72,7 @@ class Account:
             directory.config.read_text(encoding="utf-8"),
             directory.read_metrics(),
             directory.read_memory(),
-            [(record.step, record.loss) for record in steps if record.loss is not None],
+            [(record.step, record.loss) for record in (journal.steps if journal else ()) if record.loss is not None],
         )
 
     @property

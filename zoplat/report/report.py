@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zoplat.comparison.plugins import of_terms, shown
+from zoplat.comparison.terms import terms_of
 from zoplat.core.errors import ZoplatError
 from zoplat.paths import check_writable, replace_bytes
 from zoplat.report.account import MEANING, Account
@@ -195,12 +197,13 @@ def _by_phase(account: Account) -> Rows:
 def _reproduction(account: Account) -> list[Part]:
     run = str(account.directory.path)
     config, fresh = shlex.quote(f"{run}/config.toml"), shlex.quote(f"{run}-again")
+    plugins = shown(of_terms(terms_of(account.directory)))
     return [
-        Listing(f"zoplat run --config {config} --out {fresh}", "sh"),
+        Listing(f"zoplat run --config {config} --out {fresh}{plugins}", "sh"),
         "repeats the run, and on the same versions, device and number of threads ends with these trainable weights:",
         Listing(account.summary.weights_digest, "text"),
         "The journal rebuilds them without a forward pass:",
-        Listing(f"zoplat replay {shlex.quote(run)} --to {shlex.quote(run + '-weights')}", "sh"),
+        Listing(f"zoplat replay {shlex.quote(run)} --to {shlex.quote(run + '-weights')}{plugins}", "sh"),
     ]
 
 

@@ -14,6 +14,7 @@ import shutil
 from dataclasses import fields
 from hashlib import blake2b
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from zoplat.core.device import Session
@@ -28,13 +29,15 @@ class DamagedCheckpoint(ZoplatError):
 
     Args:
         what: the damage.
+        run: the run directory.
         touched: whether θ was changed already when it was found.
     """
 
-    def __init__(self, what: str, touched: bool = False) -> None:
+    def __init__(self, what: str, run: Path, touched: bool = False) -> None:
+        name = quote(str(run))
         super().__init__(
-            f"{what} The journal has the steps: `zoplat run --resume` goes on without the checkpoint, and "
-            "`zoplat replay RUN --to DIR` writes the weights."
+            f"{what} The journal has the steps: `zoplat run --resume --out {name}` goes on without the checkpoint, and "
+            f"`zoplat replay {name} --to {quote(f'{run}-weights')}` writes the weights."
         )
         self.what, self.touched = what, touched
 
@@ -122,10 +125,10 @@ class Checkpoints:
             progress = _progress(saved)
         except Exception as problem:  # each runtime has errors of its own
             what = f"{folder} can't be used: {type(problem).__name__}: {problem}."
-            raise DamagedCheckpoint(what, touched=True) from problem
+            raise DamagedCheckpoint(what, self.folder.parent, touched=True) from problem
         if session.digest() != saved["weights_digest"]:
             what = f"{folder} is damaged: its weights do not have the digest that was saved with them."
-            raise DamagedCheckpoint(what, touched=True)
+            raise DamagedCheckpoint(what, self.folder.parent, touched=True)
         self._known = progress.step
         return progress
 
@@ -157,11 +160,13 @@ class Checkpoints:
             intact = expected is None or (expected, saved["weights_checksum"]) == (_checksum_of(saved), weights)
             intact = intact and {"states", "weights_digest"} <= saved.keys() and type(saved["step"]) is int
         except OSError as problem:
-            raise DamagedCheckpoint(f"{folder} is damaged: {problem.filename}: {problem.strerror}.") from None
+            what = f"{folder} is damaged: {problem.filename}: {problem.strerror}."
+            raise DamagedCheckpoint(what, self.folder.parent) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             intact = False
         if not intact:
-            raise DamagedCheckpoint(f"{folder} is damaged: its files do not match their checksums.")
+            what = f"{folder} is damaged: its files do not match their checksums."
+            raise DamagedCheckpoint(what, self.folder.parent)
         return dict(saved)
 
     def _newest(self) -> Path | None:
@@ -171,9 +176,9 @@ class Checkpoints:
         except FileNotFoundError:
             return None
         except OSError as problem:
-            raise DamagedCheckpoint(f"{mark} can't be read: {problem.strerror}.") from None
+            raise DamagedCheckpoint(f"{mark} can't be read: {problem.strerror}.", self.folder.parent) from None
         if not re.fullmatch(r"step-[0-9]+", name):
-            raise DamagedCheckpoint(f"{mark} is damaged: it names no checkpoint.")
+            raise DamagedCheckpoint(f"{mark} is damaged: it names no checkpoint.", self.folder.parent)
         return self.folder / name
 
 

@@ -15,9 +15,10 @@ from zoplat.config.local import check_sources
 from zoplat.config.parts import Table, as_table
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.core.errors import RunFailed, ZoplatError
-from zoplat.core.notices import notice
+from zoplat.core.notices import counted, notice
 from zoplat.core.plain_json import to_text, with_numbers
 from zoplat.paths import replace_text
+from zoplat.registry import LOCAL, catalogue
 from zoplat.training.checkpoint import Checkpoints
 from zoplat.training.journal import Journal
 from zoplat.training.summary import LARGEST, Summary
@@ -87,23 +88,23 @@ class RunDirectory:
             f"(free some room, for example) and go on with --resume --out {shlex.quote(str(self.path))}."
         )
 
-    def check_unchanged(self, config: RunConfig) -> None:
-        """Raise ZoplatError when the run in this directory was begun with other settings."""
+    def check_unchanged(self, config: RunConfig, out: Path) -> None:
+        """Raise ZoplatError when the run in this directory was begun with other settings; `out` is its comparison's."""
         lines = changed_settings(self.read_config().table(), config.table())
         if lines:
             raise ZoplatError(
-                f"--resume: {self.path} was begun with other settings:\n  "
+                f"--out {out}: {self.path} was begun with other settings:\n  "
                 + "\n  ".join(lines)
-                + "\nResume with the same ones, or choose another --out."
+                + "\nRuns of both can't share a table. Give the same ones, or choose another --out."
             )
 
     def check_resumable(self, config: RunConfig) -> None:
         """Raise ZoplatError unless the run can go on with these settings: its own, or its own with another budget."""
         lines = without_free(changed_settings(self.read_config().table(), config.table()))
-        if any(not line.startswith(BUDGET) for line in lines):
+        if others := [line for line in lines if not line.startswith(BUDGET)]:
             raise ZoplatError(
                 f"--resume: {self.path} was begun with other settings:\n  "
-                + "\n  ".join(lines)
+                + "\n  ".join(others)
                 + "\nResume with the same ones, or choose another --out."
             )
         journal = self.read_journal()
@@ -117,7 +118,9 @@ class RunDirectory:
                 "of each step depends on it:\n  " + "\n  ".join(lines) + "\nBegin another run with that budget."
             )
         if config.steps and config.steps < len(journal.steps):
-            raise ZoplatError(f"--resume --steps {config.steps}: {self.path} made {len(journal.steps)} steps already.")
+            raise ZoplatError(
+                f"--resume --steps {config.steps}: {self.path} made {counted(len(journal.steps), 'step')} already."
+            )
 
     def is_extended_by(self, config: RunConfig) -> bool:
         """Whether the settings give the run another budget than the one on record."""
@@ -137,7 +140,22 @@ class RunDirectory:
 
     def read_config(self) -> RunConfig:
         """The settings of the run; those of an earlier version under the names of now."""
-        return build([self.read_settings()])
+        settings = self.read_settings()
+        self.check_plugins()
+        return build([settings])
+
+    def check_plugins(self) -> None:
+        """Raise ZoplatError where the run uses parts of a plugin, by the header of its journal, that is not there."""
+        try:
+            with self.journal.open("rb") as file:
+                recorded: dict[str, str] = dict(json.loads(file.readline()).get("plugins") or {})
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return  # no journal yet, or a damaged one, which is said where it is read
+        known = {entry.distribution for entry in catalogue()}
+        for name, version in recorded.items():
+            if name not in known and not name.startswith(LOCAL):
+                how = f"Give that file too: --plugin {shlex.quote(name)}" if name.endswith(".py") else "Install it."
+                raise ZoplatError(f"{self.path} uses parts of {name} ({version}), which is not there. {how}")
 
     def read_settings(self) -> Table:
         """The table of config.toml; raises ZoplatError where something is missing that every run writes."""
@@ -148,6 +166,18 @@ class RunDirectory:
         if not self.journal.exists() or b"\n" not in self.journal.read_bytes():
             return None
         return Journal.read(self.journal)
+
+    def lost_steps(self, summary: Summary) -> str:
+        """What to say where the journal lacks steps of a finished run; empty where it has them all."""
+        journal, name = self.read_journal() if summary.steps else None, shlex.quote(str(self.path))
+        if journal is None and summary.steps:
+            return f"{self.journal} is gone, so the run can't be replayed. To make it again, give another --out."
+        if journal is None or len(journal.steps) >= summary.steps:
+            return ""
+        return (
+            f"{self.journal} ends after {counted(len(journal.steps), 'step')}; the run made {summary.steps}. "
+            f"`zoplat repair {name}` and `zoplat run --resume --out {name}` make the others anew."
+        )
 
     def read_summary(self) -> Summary | None:
         """The summary; None before the run is finished.
@@ -298,6 +328,7 @@ def resumed_settings(settings: Mapping[str, Any], out: Path | None, resume: bool
     if settings.get("config") or settings.get("preset"):
         return dict(settings)
     directory.read_settings()  # which says it where they are damaged
+    directory.check_plugins()
     return {**settings, "config": directory.config}
 
 

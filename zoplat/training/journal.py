@@ -173,7 +173,9 @@ class Journal:
         """
         journal, damage = cls.read_whole_lines(path)
         if damage:
-            raise ZoplatError(f"{damage} The lines before it are intact: `zoplat repair RUN` goes back to them.")
+            is_of_run = (path.parent / "config.toml").exists()
+            how = f": `zoplat repair {shlex.quote(str(path.parent))}` goes back to them" if is_of_run else ""
+            raise ZoplatError(f"{damage} The lines before it are intact{how}.")
         return journal
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import OutOfMemory, bytes_asked
+from zoplat.core.notices import counted
 from zoplat.training.profiler import INFERENCE, TRAINING, Profiler
 
 FORWARD = "activations and logits of a forward pass"
@@ -96,7 +97,7 @@ def out_of_memory(
     held = f" In use were {_largest(session.ledger())}." if session else ""
     bound = f" The limit is --memory {limit.title}." if limit else ""
     kept = (
-        f" The journal in {shlex.quote(str(run))} has all {steps} steps made so far."
+        f" The journal in {shlex.quote(str(run))} has the {counted(steps, 'step')} made so far."
         if steps is not None
         else " No step was made."
     )

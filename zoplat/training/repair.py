@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from zoplat.core.errors import ZoplatError
+from zoplat.core.notices import counted
 from zoplat.training.checkpoint import DamagedCheckpoint
 from zoplat.training.directory import RunDirectory
 from zoplat.training.journal import Journal
@@ -32,10 +33,11 @@ def repair(directory: RunDirectory) -> list[str]:
         if cut := _cut(directory, journal):
             what = damage or f"{directory.journal} ends within a line."
             lost.append(
-                f"{what} {cut} bytes from there on are now in {REMAINDER}; {steps} whole steps are left in the journal."
+                f"{what} {counted(cut, 'byte')} from there on went to {REMAINDER}; the journal keeps "
+                f"{counted(steps, 'whole step')}."
             )
         if damaged := directory.trim_metrics(steps):
-            lost.append(f"{directory.metrics} had damaged lines: {damaged} scores are lost.")
+            lost.append(f"{directory.metrics} had damaged lines: {counted(damaged, 'score')} lost.")
         lost += _damaged_checkpoint(directory, steps)
         lost += _stale_summary(directory, steps, bool(lost))
     return lost

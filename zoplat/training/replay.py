@@ -13,11 +13,11 @@ from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import RunFailed, ZoplatError
 from zoplat.core.sampler import Sampler
-from zoplat.paths import check_writable
 from zoplat.space.rounding import NARROW
 from zoplat.training.binding import bindings, changed_versions, check_bindings, rows_there
 from zoplat.training.checkpoint import DamagedCheckpoint
 from zoplat.training.directory import RunDirectory
+from zoplat.training.export import check_target, export
 from zoplat.training.journal import Journal
 from zoplat.training.setup import check_device, spec_of
 from zoplat.training.step import Learner
@@ -52,13 +52,10 @@ def replay(
             f"{directory.path} can't be replayed. Its weights are in {directory.checkpoints.folder}."
         )
     summary = directory.read_summary()
-    if summary and len(journal.steps) < summary.steps:
-        raise ZoplatError(
-            f"{directory.journal} ends after {len(journal.steps)} steps; the run made {summary.steps}. "
-            "The rest of the journal is missing or damaged."
-        )
+    if summary and (lost := directory.lost_steps(summary)):
+        raise ZoplatError(lost)
     if to:
-        check_writable(to, "--to")
+        check_target(to, config.model)
     session = config.device.open(spec_of(config))
     if not is_same_device:
         session.strategy = journal.header["strategy"]
@@ -70,7 +67,7 @@ def replay(
     session.space.settle()
     digest, recorded = session.digest(), summary.weights_digest if summary else None
     if to:
-        session.export(to)
+        export(session, to)
     return {
         "status": "done" if recorded in (None, digest) else "different",
         "steps": learner.progress.step,
@@ -83,6 +80,7 @@ def replay(
 
 def _config(directory: RunDirectory, device: str | None, journal: Journal) -> RunConfig:
     table = directory.read_settings()
+    directory.check_plugins()
     if device:
         table |= {"device": {"name": device}, "dtype": journal.header["dtype"]}
     return build([table])

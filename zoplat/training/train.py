@@ -9,6 +9,7 @@ from pathlib import Path
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import Interrupted, ZoplatError, is_out_of_memory
 from zoplat.core.exchange import Exchange
+from zoplat.core.notices import notice
 from zoplat.tasks.data import Rows
 from zoplat.training.callbacks import Callback
 from zoplat.training.directory import RunDirectory
@@ -104,6 +105,8 @@ def _as_before(summary: Summary, folder: Path, exchange: Exchange | None) -> Res
     """The result of a run that was finished already."""
     if exchange:
         exchange.end()
+    if lost := RunDirectory(folder).lost_steps(summary):
+        notice(f"the run is over, and its scores are those on record. {lost}")
     tell(exchange, summary, folder)
     return Result(summary, folder)
 

@@ -15,6 +15,7 @@ from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import RunFailed
 from zoplat.core.memory import MemoryReading
+from zoplat.core.notices import counted
 from zoplat.training.callbacks import Callback
 from zoplat.training.progress import Progress
 from zoplat_devices.edge.board import Limits, Reading
@@ -42,11 +43,12 @@ class EdgeCallback(Callback):
         self._say(
             f"zoplat {__version__} · {config.estimator_name} · {config.task} · seed {config.seed}\n"
             f"{facts['model']}, base {facts['base']} · {facts['trainable_parameters']:,} trainable weights "
-            f"({config.tune.name}) · {facts['kernels']}, {facts['threads']} threads\nrun directory {directory}"
+            f"({config.tune.name}) · {facts['kernels']}, {counted(facts['threads'], 'thread')}\n"
+            f"run directory {directory}"
         )
 
     def resumed(self, step: int) -> None:
-        self._say(f"resumed: {step} steps rebuilt from the journal")
+        self._say(f"resumed: {counted(step, 'step')} rebuilt from the journal")
 
     def measured(self, peak: MemoryReading) -> None:
         self.peak = peak.host_peak
@@ -70,7 +72,7 @@ class EdgeCallback(Callback):
 
     def evaluated(self, record: dict[str, Any]) -> None:
         kept = ", from an earlier run" if record["kept"] else ""
-        score = f"{record['split']} {record['metric']} {record['score']:.1%} ({record['rows']} rows{kept})"
+        score = f"{record['split']} {record['metric']} {record['score']:.1%} ({counted(record['rows'], 'row')}{kept})"
         self._say(f"step {record['step']}: {score}")
 
     def warned(self, text: str) -> None:

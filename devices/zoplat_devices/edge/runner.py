@@ -24,10 +24,12 @@ from zoplat.cli.terminal import is_quiet
 from zoplat.config.run_config import RunConfig
 from zoplat.core.device import Session
 from zoplat.core.errors import Interrupted, RunFailed, ZoplatError
+from zoplat.core.notices import counted
 from zoplat.core.plain_json import to_text
 from zoplat.evaluation.protocol import EvaluationProtocol
-from zoplat.paths import check_writable
 from zoplat.training.directory import RunDirectory
+from zoplat.training.export import check_target
+from zoplat.training.export import export as write
 from zoplat.training.opening import restored, score_model
 from zoplat.training.replay import replay as rebuild
 from zoplat.training.summary import Summary
@@ -124,7 +126,8 @@ def evaluate(bundle: Path, run_: Path | None, split: str, data: Path | None, as_
     """Score the model of BUNDLE, or a run's result."""
     config, session = _opened(bundle, run_, data) if run_ else (_config(Bundle.opened(bundle), data=data), None)
     result = score_model(config, EvaluationProtocol(), split, session)
-    score = f"{result['metric']} {100 * result['score']:.1f} %  ({result['rows']} rows, {result['seconds']:.0f} s)"
+    took = f"{counted(result['rows'], 'row')}, {result['seconds']:.0f} s"
+    score = f"{result['metric']} {100 * result['score']:.1f} %  ({took})"
     click.echo(to_text(result) if as_json else f"{run_ or bundle}, {result['task']} {split}: {score}")
 
 
@@ -137,7 +140,9 @@ def replay(bundle: Path, run: Path, as_json: bool) -> None:
     directory = RunDirectory.existing(run)
     config = _config(Bundle.opened(bundle), directory.read_settings())
     result = rebuild(directory, None, config=config)
-    click.echo(json.dumps(result) if as_json else f"{result['steps']} steps rebuilt: {result['weights_digest']}")
+    click.echo(
+        json.dumps(result) if as_json else f"{counted(result['steps'], 'step')} rebuilt: {result['weights_digest']}"
+    )
     if result["status"] == "different":
         raise RunFailed(
             f"The run ended with {result['recorded_digest']}, so these are not its weights. The bits are the same "
@@ -152,10 +157,9 @@ def replay(bundle: Path, run: Path, as_json: bool) -> None:
 @OUTPUT
 def export(bundle: Path, run: Path, to: Path, as_json: bool) -> None:
     """Write the result of RUN: the trained weights as safetensors, and an adapter in ONNX Runtime's format."""
-    check_writable(to, "--to")
+    check_target(to, None)
     _, session = _opened(bundle, run)
-    session.export(to)
-    sizes = {path.name: path.stat().st_size for path in sorted(to.iterdir())}
+    sizes = {name: (to / name).stat().st_size for name in write(session, to)}
     if as_json:
         click.echo(json.dumps({"status": "done", "to": str(to), "files": sizes, "weights_digest": session.digest()}))
     else:
@@ -205,7 +209,7 @@ def _last_lines(summary: Summary, directory: Path, bundle: Path) -> str:
     journal = RunDirectory(directory).journal.stat().st_size / 2**10
     return (
         f"{summary.metric}: {', '.join(scores)}\n"
-        f"{summary.steps} steps, {summary.forward_passes} forward passes, "
+        f"{counted(summary.steps, 'step')}, {counted(summary.forward_passes, 'forward pass')}, "
         f"{summary.seconds_training:.0f} s of training; peak memory {mebibytes(summary.peak_bytes.host)}\n"
         f"journal {journal:,.1f} KiB, weights {summary.weights_digest}\n"
         f"result: zoplat-edge export {bundle} {directory} --to DIR"

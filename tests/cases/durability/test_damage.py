@@ -186,7 +186,7 @@ class TestDamage:
         repaired = zoplat("repair", "r")
         assert repaired.exit_code == 0, repaired.stderr
         assert "line 7: the line does not match its checksum" in repaired.stdout
-        assert "5 whole steps are left" in repaired.stdout
+        assert "the journal keeps 5 whole steps" in repaired.stdout
         assert Path("r/journal.damaged").read_bytes() == b"\0" * 50 + lines[6][50:] + b"".join(lines[7:])
         assert Path("r/journal.jsonl").read_bytes() == b"".join(lines[:6])
         the_same(whole, run("--steps", 9, "--evaluate-every", 4, "--out", "r", "--resume"))

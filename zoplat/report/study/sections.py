@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoplat.comparison.plugins import of_terms, shown
 from zoplat.core.errors import unknown
 from zoplat.report.examples import predictions_of
 from zoplat.report.pages import Folded, Listing, Part, Rows, Section
@@ -35,7 +36,7 @@ def study_sections(study: Study, baseline: str = "", target: float | None = None
         ZoplatError: there is no such label.
     """
     if baseline and baseline not in study.labels:
-        raise unknown("method", baseline, study.labels, "(--baseline)")
+        raise unknown("method", baseline, study.labels, f"--baseline takes one of: {', '.join(study.labels)}")
     baseline = baseline or study.baseline
     known = looks(study.labels)
     return [
@@ -197,10 +198,12 @@ def _predictions(study: Study) -> list[Part]:
 
 
 def _commands(study: Study) -> list[Part]:
-    directories = [run.place for method in study.methods if method.is_trained for run in method.runs]
     lines = [
-        f"zoplat run --config {shlex.quote(f'{path}/config.toml')} --out {shlex.quote(f'{path}-again')}"
-        for path in directories
+        f"zoplat run --config {shlex.quote(f'{run.place}/config.toml')} --out {shlex.quote(f'{run.place}-again')}"
+        f"{shown(of_terms(run.terms))}"
+        for method in study.methods
+        if method.is_trained
+        for run in method.runs
     ]
     parts: list[Part] = []
     if study.command:
