@@ -339,9 +339,22 @@ class TestModels:
         flags = ("eval", "--device", "cpu", "--task", "sst2", "--data", "data", "--model", models(4096))
         assert "rows are longer" not in trained(zoplat(*flags))
         done = trained(zoplat(*flags, "-o", "device.max_tokens=100"))
-        assert "10 of 10 rows are longer than the 100 tokens that the model reads" in done
+        assert "10 of 10 rows of test are longer than the 100 tokens that the model reads, and lose their" in done
         flags = (*flags[:-1], models(128))
-        assert "10 of 10 rows are longer than the 128 tokens that the model reads" in trained(zoplat(*flags))
+        assert "10 of 10 rows of test are longer than the 128 tokens that the model reads" in trained(zoplat(*flags))
+
+    def test_a_note_about_long_rows_names_their_split_and_a_sample(
+        self, zoplat: Command, models: Callable[..., Path]
+    ) -> None:
+        train = [{"sentence": f"row {n} of many", "label": n % 2} for n in range(99)]
+        train.append({"sentence": 40 * "rather long, ", "label": 1})
+        rows(train=train, dev=REVIEWS[40:50], test=REVIEWS[50:60])
+        flags = ("--device", "cpu", "--task", "sst2", "--data", "data", "--model", models(128), "--batch-size", 4)
+        done = zoplat("run", *flags, "--dry-run")
+        assert (
+            "rows of a sample of train is longer than the 128 tokens that the model reads, and loses its" in done.stderr
+        )
+        assert "of 100 rows" not in done.stderr
 
     def test_an_option_longer_than_the_context_has_its_line(self, zoplat: Command, models: Callable[..., Path]) -> None:
         name = task('prompt = "{q}"\noptions = ["{a}", "{b}"]\n')

@@ -33,6 +33,16 @@ def test_a_matrix_is_run_once_and_summed_up_in_one_table(zoplat: Any) -> None:
     assert read.stdout == Path("all/comparison.md").read_text()
 
 
+def test_one_value_beside_several_and_a_folder_of_other_settings_are_refused(zoplat: Any) -> None:
+    for several, one in (("--tasks", "--task"), ("--models", "--model"), ("--tunes", "--tune")):
+        message = zoplat.refused("compare", "--estimators", "mezo", several, "a,b", one, "c", *SHORT, "--dry-run")
+        assert f"{several} and {one} say the same, each its own. Leave one of them out." in message
+    assert zoplat("compare", "--estimators", "mezo", *SHORT, "--out", "all").exit_code == 0
+    message = zoplat.refused("compare", "--estimators", "mezo", *SHORT, "--lr", 0.5, "--out", "all")
+    assert message.startswith("Error: --out all: all/mezo-0 was begun with other settings:\n  estimator.rule.lr: 1e-06")
+    assert "--resume" not in message
+
+
 def test_a_method_that_fails_is_named_and_the_others_are_in_the_table(zoplat: Any, distribution: Any) -> None:
     done = zoplat("compare", "--estimators", "mezo,lozo", *SHORT, "-o", "sampler.rank=4", "--out", "all", "--json")
     assert done.exit_code == 2, "a field that one of the methods lacks is refused before any run"

@@ -58,6 +58,11 @@ def data(folder: str, **splits: str) -> tuple[str, ...]:
         (("--steps", 0), ("steps must be positive, got 0", "--steps")),
         (("--limit", -3), ("limit must be positive, got -3", "--limit")),
         (("--max-seconds", 0), ("max_seconds must be positive",)),
+        (("--max-seconds", "nan"), ("max_seconds must be a finite number, got nan  (--max-seconds)",)),
+        (("--base", "int3"), ("base must be one of plain, int8, int4, got 'int3'  (--base)",)),
+        (("--max-passes", 1), ("max_passes 1 is less than a step of 'lozo' takes: 2. Use a larger --max-passes",)),
+        (("--device", "cpu", "-o", "device.threads=-3"), ("threads must lie in [0, 4096], got -3", "device.threads")),
+        (("--device", "onnx", "-o", "device.threads=-3"), ("threads must lie in [0, 4096], got -3", "device.threads")),
         (("--seed", -1), ("seed must lie in [0, 2⁶³), got -1",)),
         (("--tune", "nothing"), ("--tune nothing finds no weight", "hidden_bias")),
         (("--tune", "("), ("--tune (: not a regular expression",)),
@@ -84,7 +89,9 @@ def test_a_flag_that_cannot_work_is_explained(zoplat: Any, flags: tuple[Any, ...
         ("stepz = 3\n", ("Unknown setting 'stepz'", "Did you mean 'steps'?")),
         ('estimator_name = "lozo"\n', ("Unknown setting 'estimator_name'",)),
         ('steps = "many"\n', ("steps must be int, got 'many'",)),
-        ("steps = true\n", ("steps must be int, got True",)),
+        ("steps = true\n", ("steps must be int, got True  (in some.toml)",)),
+        ("batch_size = 0\n", ("batch_size must be positive, got 0  (in some.toml)",)),
+        ("[estimator]\neps = -1.0\n", ("eps must be positive, got -1.0  (in some.toml)",)),
         ("lr = 3\n", ("Unknown setting 'lr'",)),
         ("task = 3\n", ("task must be str, got 3",)),
         ("estimator = 3\n", ("estimator must be a registered name", "got 3")),
@@ -112,7 +119,16 @@ def test_a_settings_file_that_cannot_be_read_is_named(zoplat: Any) -> None:
 @pytest.mark.parametrize(
     ("split", "text", "words"),
     [
-        ("dev", 2 * ROW + '{"sentence": "fi', ("dev.jsonl, line 3", "not JSON")),
+        (
+            "dev",
+            2 * ROW + '{"sentence": "fi',
+            ("dev.jsonl, line 3", "not JSON (Unterminated string starting at column"),
+        ),
+        (
+            "dev",
+            ROW + '{"sentence": "a", "label": 1, "label": 0}\n',
+            ("dev.jsonl, line 2", "the key 'label' stands there more than once"),
+        ),
         ("train", 9 * ROW + "[1]\n", ("train.jsonl, line 10", "expected an object with columns, found list")),
         ("test", '{"text": "a", "label": 1}\n', ("test.jsonl, line 1", "no column 'sentence'", "text, label")),
         ("test", '{"sentence": "a"}\n', ("test.jsonl, line 1", "no column 'label'")),
@@ -136,8 +152,14 @@ def test_a_data_file_that_cannot_work_is_explained(zoplat: Any, split: str, text
 
 def test_a_data_folder_that_is_not_one_is_explained(zoplat: Any) -> None:
     flags = data("rows")
-    Path("rows/dev.jsonl").write_bytes('{"sentence": "né", "label": 1}\n'.encode("latin-1"))
-    assert "dev.jsonl can't be read as UTF-8" in zoplat.refused("run", *zoplat.toy, *flags)
+    Path("rows/dev.jsonl").write_bytes((ROW + '{"sentence": "né", "label": 1}\n').encode("latin-1"))
+    message = zoplat.refused("run", *zoplat.toy, *flags)
+    assert "dev.jsonl is not UTF-8 text, but has the byte 0xe9 in line 2; it may be Latin-1" in message
+    assert "iconv -f latin1 -t utf-8 rows/dev.jsonl" in message
+    Path("rows/dev.jsonl").write_bytes(ROW.encode("utf-16"))
+    message = zoplat.refused("run", *zoplat.toy, *flags)
+    assert "has the mark of UTF-16" in message
+    assert "iconv -f utf-16 -t utf-8 rows/dev.jsonl" in message
     message = zoplat.refused("run", *zoplat.toy, "--task", "sst2", "--data", "rows/test.jsonl")
     assert "rows/test.jsonl is a file; give the folder" in message
     assert "nowhere does not exist" in zoplat.refused("run", *zoplat.toy, "--task", "sst2", "--data", "nowhere")

@@ -103,6 +103,16 @@ def test_the_exit_status_says_whether_it_fits(small_model: Any, memory: str, sta
     assert owners == found["modes"][0]["bytes"]["expected"]
 
 
+def test_a_batch_that_is_too_large_and_a_limit_without_a_unit_are_refused_at_once(small_model: Any) -> None:
+    given = ["plan", "--model", str(small_model()), "--task", "sst2", "--tokens", "12", "--alone"]
+    for flags, words in (
+        (("--batch-size", "1000000000"), "batch_size 1000000000: of rows that are made, 65536 can be planned"),
+        (("--memory", "6"), "--memory 6 is so many bytes, too few for anything. Give a unit: 6GiB"),
+    ):
+        done = CliRunner().invoke(main, [*given, *flags])
+        assert (done.exit_code, words in done.stderr) == (2, True), done.stderr
+
+
 def test_without_a_limit_nothing_is_said_to_fit(small_model: Any) -> None:
     given = ["plan", "--model", str(small_model()), "--task", "sst2", "--tokens", "12", "--alone"]
     done = CliRunner().invoke(main, given)

@@ -105,6 +105,9 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_are_read(given: dict[st
     assert done.exit_code == 1
     assert "--memory 64MiB is 0.06 GiB" in done.stderr
     assert "What would fit:\n  --memory " in done.stderr
+    assert "python, torch and transformers alone take" in done.stderr
+    assert "`zoplat pack` makes a bundle that a runner without torch trains" in done.stderr
+    assert "a smaller model" not in done.stderr
     assert not Path("run/config.toml").exists()
 
 

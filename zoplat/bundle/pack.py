@@ -34,8 +34,8 @@ def pack(config: RunConfig, to: Path) -> Bundle:
         raise ZoplatError(f"'{config.device_name}' makes no bundles. Use --device {' or '.join(able)}.")
     splits = rows_of(config)
     session = config.device.open(spec_of(config))
-    for rows in splits.values():
-        PromptEncoder(config, session).rows(rows)  # every row is encoded once here: errors show before the board
+    for split, rows in splits.items():
+        PromptEncoder(config, session).rows(rows, split)  # every row is encoded once here: errors show before the board
     return write_bundle(config, splits, session, to)
 
 

@@ -184,7 +184,8 @@ def study_of(
         plugins: files whose parts take part, registered already.
 
     Raises:
-        ZoplatError: `join` together with anything that it says itself, or settings that can't be.
+        ZoplatError: `join` together with anything that it says itself, an axis beside its only value, or settings
+            that can't be.
     """
     if join:
         if settings or axes or out:
@@ -192,6 +193,10 @@ def study_of(
                 "--join takes all from the study in its folder; only --jobs, --storage and --plugin go with it."
             )
         return Study.joined(Path(join), storage, plugins)
+    for axis in axes:
+        if (one := axis[:-1]) in settings:  # such as task beside tasks
+            flags = [f"--{name.replace('_', '-')}" for name in (axis, one)]
+            raise ZoplatError(f"{' and '.join(flags)} say the same, each its own. Leave one of them out.")
     chosen = {name: axis_of(name, value) if name in AXES else value for name, value in axes.items()}
     if isinstance(seeds := chosen.get("seeds"), int):
         chosen["seeds"] = (seeds,)

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from zoplat.config.local import adopt
-from zoplat.config.parts import SHORTHANDS, Table, as_table, describe, part_kind, setting_fields, typed, with_changes
+from zoplat.config.parts import (
+    SHORTHANDS,
+    Table,
+    as_table,
+    describe,
+    flag_of,
+    part_kind,
+    setting_fields,
+    typed,
+    with_changes,
+)
 from zoplat.config.run_config import SECTIONS, RunConfig
 from zoplat.config.usual import origins, recipes, usual_values
 from zoplat.core.errors import ZoplatError, unknown
@@ -49,7 +59,11 @@ def resolve(settings: Mapping[str, Any]) -> RunConfig:
         layers.insert(0, {"estimator": usual})
         sources.insert(0, f"usual for {estimator} with {tune}")
     origin = [(where, copy.deepcopy(layer)) for where, layer in zip(sources, layers, strict=True)]
-    config = build(layers)
+    try:
+        config = build(layers)
+    except FieldError as problem:
+        is_of_file = _has(file, problem.name) and not _has(flags, problem.name) and not isinstance(source, Mapping)
+        raise (problem.set_by(f"in {source}") if is_of_file else problem) from None
     return replace(config, origins=origins(config.estimator, estimator, origin))
 
 
@@ -65,6 +79,11 @@ def chosen_paths(settings: Mapping[str, Any]) -> set[str]:
     layers = [catalogue().entry("preset", preset).value.settings] if preset else []
     tables = [as_table(layer.get("estimator", {}), "estimator") for layer in (*layers, file, _flags(given))]
     return {path.replace("schedule.", "") for table in tables for path in _paths(table)}
+
+
+def _has(table: Table, path: str) -> bool:
+    """Whether nested tables have a field of the name that ends a path."""
+    return any(known.rpartition(".")[2] == path.rpartition(".")[2] for known in _paths(table))
 
 
 def _paths(table: Table, path: str = "") -> Iterator[str]:
@@ -98,7 +117,7 @@ def build(layers: Iterable[Table]) -> RunConfig:
     try:
         return RunConfig(**parts, **plain, estimator_name=names["estimator"], device_name=device_name)
     except FieldError as problem:
-        raise problem.set_by(f"--{problem.name.replace('_', '-')}") from None
+        raise problem.set_by(flag_of(problem.name)) from None
 
 
 def read_toml(path: Path) -> Table:

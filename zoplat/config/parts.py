@@ -151,12 +151,18 @@ def _with_rate_of(old: Any, new: Any) -> Any:
     return new
 
 
+WITHOUT_FLAG = ("sync_every",)
+"""Settings of a run that no flag of their own gives."""
+
+
 def flag_of(path: str) -> str:
     """How the user sets the field at a dotted path.
 
-    >>> flag_of("estimator.rule.lr"), flag_of("estimator.rule.schedule.decay"), flag_of("tune.rank")
-    ('--lr', '-o rule.schedule.decay=…', '-o tune.rank=…')
+    >>> flag_of("estimator.rule.lr"), flag_of("estimator.rule.schedule.decay"), flag_of("batch_size")
+    ('--lr', '-o rule.schedule.decay=…', '--batch-size')
     """
+    if "." not in path and path not in WITHOUT_FLAG:
+        return f"--{path.replace('_', '-')}"
     path = path.removeprefix("estimator.")
     return next((f"--{flag}" for flag, field in SHORTHANDS.items() if field == path), f"-o {path}=…")
 
@@ -165,22 +171,22 @@ def typed(hint: Any, value: Any, path: str) -> Any:
     """A value of the type that a field is annotated with; whole numbers become floats where those are wanted.
 
     Raises:
-        ZoplatError: it has another type, is not finite, or is none of the strings of a Literal.
+        FieldError: it has another type, is not finite, or is none of the strings of a Literal.
     """
     allowed, flag = get_args(hint) or (hint,), flag_of(path)
     literal = [a for a in allowed if isinstance(a, str)]
     if literal:
         if value in literal:
             return value
-        raise ZoplatError(f"{path} must be one of {', '.join(literal)}, got {value!r}  ({flag})")
+        raise FieldError(path, f"must be one of {', '.join(literal)}, got {value!r}", flag)
     if float in allowed and type(value) is int:
         try:
             return float(value)
         except OverflowError:
-            raise ZoplatError(f"{path} must be a finite number, got one of more than 308 digits  ({flag})") from None
+            raise FieldError(path, "must be a finite number, got one of more than 308 digits", flag) from None
     if type(value) is float and not math.isfinite(value):
-        raise ZoplatError(f"{path} must be a finite number, got {value}  ({flag})")
+        raise FieldError(path, f"must be a finite number, got {value}", flag)
     if not any(type(value) is a for a in allowed):
         wanted = " or ".join(a.__name__ for a in allowed if a is not type(None))
-        raise ZoplatError(f"{path} must be {wanted}, got {value!r}  ({flag})")
+        raise FieldError(path, f"must be {wanted}, got {value!r}", flag)
     return value

@@ -44,11 +44,11 @@ def evaluate(
     encoder = PromptEncoder(config, session, _demonstrations(splits["train"], protocol.shots, config.seed))
     examples = [encoder.example(row, where) for where, row in splits[split]]
     if protocol.linear_probe:
-        predicted: Sequence[str | None] = _by_linear_probe(encoder, splits["train"], encoder.rows(splits[split]))
+        predicted: Sequence[str | None] = _by_linear_probe(encoder, splits["train"], encoder.rows(splits[split], split))
     elif protocol.calibrate:
         predicted = _calibrated(encoder, splits[split])
     else:
-        predicted = predictions(session, encoder.rows(splits[split]), config.scored_at_once)
+        predicted = predictions(session, encoder.rows(splits[split], split), config.scored_at_once)
     score, unanswered = score_of(metric_of(task), predicted, examples)
     return {
         "status": "done",
@@ -104,7 +104,7 @@ def _by_linear_probe(encoder: PromptEncoder, training: data.Rows, rows: Sequence
         raise ZoplatError(
             f"--probe needs the features of a model, which '{config.device_name}' does not give. Use --device cpu."
         )
-    known = encoder.rows(training)
+    known = encoder.rows(training, "train")
     labels = [row.example.label for row in known]
     features, others = _features(encoder, known), _features(encoder, rows)
     if not all(math.isfinite(x) for line in (*features, *others) for x in line):

@@ -11,7 +11,7 @@ from zoplat.core.device import Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import LOSSES, Example, Row
 from zoplat.core.model_spec import Head
-from zoplat.core.notices import notice
+from zoplat.core.notices import counted, notice
 from zoplat.tasks import data
 from zoplat.tasks.task import Template
 
@@ -30,8 +30,12 @@ class PromptEncoder:
     session: Session
     demonstrations: Sequence[tuple[str, dict[str, Any]]] = ()
 
-    def rows(self, raw: data.Rows) -> list[Row]:
+    def rows(self, raw: data.Rows, of: str = "") -> list[Row]:
         """Raw rows, encoded, in their order; says how many are too long for the model.
+
+        Args:
+            raw: the rows.
+            of: what they are, for what is said of them, such as "train"; empty where that is plain.
 
         Raises:
             ZoplatError: a row can't be encoded; names its file and line.
@@ -46,9 +50,13 @@ class PromptEncoder:
             where, longest = max(cut, key=lambda pair: pair[1].cut)
             room = f"the model reads beside an answer of {longest.example.length} tokens"
             reads = room if longest.example.is_open else f"the {longest.length} tokens that the model reads"
+            is_longer, loses = "are longer than", "lose their beginning"
+            if len(cut) == 1:
+                is_longer, loses = "is longer than", "loses its beginning"
             notice(
-                f"{len(cut)} of {len(rows)} rows are longer than {reads}, and lose their beginning; {where} "
-                f"loses most, {longest.cut} tokens. The limit is the model's own, or a lower -o device.max_tokens=N."
+                f"{len(cut)} of {counted(len(rows), 'row')}{of and f' of {of}'} {is_longer} {reads}, and {loses}; "
+                f"{where} loses most, {counted(longest.cut, 'token')}. The limit is the model's own, or a lower "
+                "-o device.max_tokens=N."
             )
         return rows
 

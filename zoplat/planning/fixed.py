@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from zoplat.planning.profiles import Profile
 
 MIB = 1 << 20
+LIBRARIES = "python, torch and transformers"
+"""The owner of what there is before a model is opened."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def fixed_costs(
     capability, unified = (profile.capability, profile.unified) if profile else (0, False)
     later = FIRST_STEPS["backward" if is_backward else "forward"]
     host = Share(
-        "python, torch and transformers",
+        LIBRARIES,
         int(0.9 * libraries),
         libraries + later,
         int(libraries + 1.3 * later),

@@ -19,12 +19,14 @@ from zoplat.training.batches import Batches, batches_of
 from zoplat.training.dry_run import CostUnknown, measure_cost
 from zoplat.training.opening import at_once
 from zoplat.training.profiler import Profiler
-from zoplat.training.setup import objective_of, preferred_strategy, rows_of, spec_of
+from zoplat.training.setup import check_batch, objective_of, preferred_strategy, rows_of, spec_of
 from zoplat.training.step import Learner
 
 OF_THE_PASS = ("activations", "logits", "gradients", "recordings")
 """Owners of what a forward pass or backpropagation gives back, or keeps for the next one."""
 OPENING = "file of the weights, while they are read"
+MOST_ROWS = 1 << 16
+"""Rows of a batch that is made for a plan where there are none of a task."""
 MOST_STEPS = 2000
 """Steps whose batches are looked at for the longest one."""
 
@@ -116,6 +118,13 @@ class Rehearsals:
             ZoplatError: the model, the task or the settings can't be planned.
         """
         reader, rows = self._encoded(config)
+        if rows:
+            check_batch(config, len(rows["train"]))
+        elif config.batch_size > MOST_ROWS:
+            raise ZoplatError(
+                f"batch_size {config.batch_size}: of rows that are made, {MOST_ROWS} can be planned. "
+                "Use a smaller --batch-size."
+            )
         session = config.device.rehearse(spec_of(config), reader)
         if session is None:
             raise ZoplatError(
@@ -159,7 +168,7 @@ class Rehearsals:
         if name not in self._known:
             reader, raw = config.device.reader(spec_of(config), fetches=True), rows_of(config)
             encoder = PromptEncoder(config, cast(Session, reader))
-            rows = {split: encoder.rows(some) for split, some in raw.items()} if reader else {}
+            rows = {split: encoder.rows(some, split) for split, some in raw.items()} if reader else {}
             if reader and not (config.is_judged and data.find(config.task).generates):
                 reader.release()
             self._known[name] = reader, rows
@@ -194,10 +203,6 @@ def _encoding(config: RunConfig) -> tuple[Any, ...]:
 
 def _longest(config: RunConfig, rows: Sequence[Row]) -> list[Row]:
     """The batch with the longest row among those of the run."""
-    if config.batch_size > len(rows):
-        raise ZoplatError(
-            f"batch_size {config.batch_size} is more than the {len(rows)} training rows. Use a smaller one."
-        )
     batches = batches_of(config, rows)
     steps = min(config.steps or MOST_STEPS, MOST_STEPS, len(rows) // config.batch_size)
     return max((batches.at(step) for step in range(steps)), key=lambda batch: max(row.length for row in batch))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from zoplat.config.run_config import RunConfig
 from zoplat.core.errors import ZoplatError
+from zoplat.planning.fixed import LIBRARIES
 from zoplat.planning.kept import seconds_a_step
 from zoplat.planning.memory import Planned, Rehearsals
 from zoplat.planning.modes import ASKED, CHECKPOINTED, COMPARED, Mode, configured
@@ -164,7 +165,13 @@ def _advice(
     for outcome in outcomes[1:]:
         if outcome.verdict == "fits" and outcome.planned and outcome.mode is not QLORA:
             yield f"{outcome.mode.command}: {_gib(outcome.planned.total.high)} at most"
-    if not any(outcome.verdict == "fits" for outcome in outcomes) and asked.kept > (limit or 0):
+    libraries = next((share.expected for share in asked.shares if share.owner == LIBRARIES), 0)
+    if libraries > (limit or 0):
+        yield (
+            f"{LIBRARIES} alone take {_gib(libraries)}, whatever the model: `zoplat pack` makes a bundle that a runner "
+            "without torch trains, zoplat-edge"
+        )
+    elif not any(outcome.verdict == "fits" for outcome in outcomes) and asked.kept > (limit or 0):
         yield (
             f"what is kept throughout takes {_gib(asked.kept)} already: a smaller model, --dtype bfloat16, or "
             "--device cpu -o device.strategy=streaming, which leaves the weights on disk"

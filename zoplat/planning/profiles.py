@@ -17,6 +17,8 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{letter}iB": 1 << 10 * power for power, letter in enumerate("KMGT", 1)
 }
 
+LEAST = 1 << 20
+"""A number of bytes below which a unit was forgotten."""
 MOST = 2.0**60
 """A number of bytes that no machine has."""
 
@@ -33,6 +35,8 @@ def byte_count(text: str, setting: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B)?\s*", text)
     if not found or not 0 < float(found.group(1)) < MOST:
         raise ZoplatError(f"{setting} takes a number of bytes such as 8GiB, 900MiB or 24GB, got {text!r}.")
+    if not found.group(2) and float(found.group(1)) < LEAST:
+        raise ZoplatError(f"{setting} {text} is so many bytes, too few for anything. Give a unit: {text.strip()}GiB.")
     return math.floor(float(found.group(1)) * UNITS[found.group(2) or ""])
 
 

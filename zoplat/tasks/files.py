@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from zoplat.core.errors import ZoplatError
@@ -115,17 +117,29 @@ def parsed(text: str, path: str) -> Rows:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as problem:
-            raise ZoplatError(f"{where}: not JSON ({problem.msg} at column {problem.colno}).") from None
+            raise ZoplatError(
+                f"{where}: not JSON ({problem.msg.removesuffix(' at')} at column {problem.colno})."
+            ) from None
         except RecursionError:
             raise ZoplatError(f"{where}: not a row (nested too deeply).") from None
-        except ValueError as problem:  # a number of thousands of digits
+        except ValueError as problem:  # a key that stands twice, a number of thousands of digits
             raise ZoplatError(f"{where}: not a row ({str(problem).partition(';')[0]}).") from None
         if not isinstance(row, dict):
             raise ZoplatError(f"{where}: expected an object with columns, found {type(row).__name__}.")
         rows.append((where, _whole(row) if "\\u" in line else row))
     return rows
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises ValueError where a key stands in it twice, since only one of the values could count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands there more than once")
+    return found
 
 
 def _whole(value: Any) -> Any:
@@ -141,8 +155,17 @@ def _text(path: Path) -> str:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return file.read()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ZoplatError(f"--data: {path} can't be read as UTF-8 text: {problem}.") from None
+    except OSError as problem:
+        raise ZoplatError(f"--data: {path} can't be read: {problem.strerror}.") from None
+    except UnicodeDecodeError as problem:
+        content, at = problem.object, problem.start
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        line = content.count(b"\n", 0, at) + 1
+        found = f"the byte 0x{content[at]:02x} in line {line}; it may be Latin-1"
+        raise ZoplatError(
+            f"--data: {path} is not UTF-8 text, but has {'the mark of UTF-16' if is_wide else found}. Make it UTF-8: "
+            f"iconv -f {'utf-16' if is_wide else 'latin1'} -t utf-8 {quote(str(path))} > utf8{path.suffix}"
+        ) from None
 
 
 def _lines(path: Path, texts: Sequence[str]) -> Rows:

@@ -207,6 +207,16 @@ def measure_cost(
     )
 
 
+def passes_of_first_step(estimator: Estimator[Any], rows: int) -> int:
+    """Forward passes of the first step of an estimator on batches of so many rows; 0 where it can't run on shapes."""
+    try:
+        run = DryRun(estimator, stand_in_model(layers=1), rows=rows)
+        run.advance(1)
+    except Exception:  # what it needs of a model is its own affair
+        return 0
+    return run.forward_passes
+
+
 def measured_steps(estimator: Estimator[Any]) -> tuple[int, int]:
     """(one period, the fewest whole periods of 40 steps or more) of a method that repeats itself."""
     period = min(_period(estimator), LONGEST)

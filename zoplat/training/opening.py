@@ -100,7 +100,7 @@ def open_run(config: RunConfig, checked: dict[str, Rows] | None = None) -> Opene
     raw = rows_of(config) if checked is None else {split: checked.pop(split) for split in [*checked]}
     session, profiler = open_session(config.device, spec_of(config))
     objective.check(session)
-    rows = {split: PromptEncoder(config, session).rows(some) for split, some in raw.items()}
+    rows = {split: PromptEncoder(config, session).rows(some, split) for split, some in raw.items()}
     batches = batches_of(config, rows["train"])
     return OpenedRun(
         config, objective, session, profiler, rows, batches, session.digest(), bindings(config, session, raw)
@@ -123,7 +123,7 @@ def prepared(config: RunConfig) -> tuple[Session, Profiler, list[Row]]:
     check_device(config)
     raw = rows_of(config)["train"]
     session, profiler = open_session(config.device, spec_of(config))
-    return session, profiler, PromptEncoder(config, session).rows(raw)
+    return session, profiler, PromptEncoder(config, session).rows(raw, "train")
 
 
 def restored(

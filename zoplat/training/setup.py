@@ -13,7 +13,7 @@ from zoplat.core.device import Rehearsal, Session
 from zoplat.core.errors import ZoplatError
 from zoplat.core.example import Row
 from zoplat.core.model_spec import ModelSpec
-from zoplat.core.notices import Notice, notice, unheard
+from zoplat.core.notices import Notice, counted, notice, unheard
 from zoplat.evaluation.prompts import PromptEncoder
 from zoplat.paths import check_writable
 from zoplat.registry import missing
@@ -21,6 +21,7 @@ from zoplat.tasks import commands, data
 from zoplat.tasks.metrics import ROW_METRICS, judge_of, metric_of
 from zoplat.tasks.task import Task
 from zoplat.training.directory import RunDirectory
+from zoplat.training.dry_run import passes_of_first_step
 from zoplat.training.objective import Objective
 from zoplat.training.readings import check_energy
 
@@ -56,15 +57,33 @@ def check(
     if config.max_joules:
         check_energy()
     splits = rows_of(config, notice)
-    if config.batch_size > len(splits["train"]):
+    check_batch(config, len(splits["train"]))
+    check_budget(config)
+    if rehearse and (reader := config.device.reader(spec_of(config))):
+        for split, rows in splits.items():
+            sample = _sample(rows)
+            of = split if len(sample) == len(rows) else f"a sample of {split}"
+            PromptEncoder(config, cast(Session, reader)).rows(sample, of)
+    return splits
+
+
+def check_batch(config: RunConfig, most: int) -> None:
+    """Raise ZoplatError for a batch of more rows than there are."""
+    if config.batch_size > most:
         raise ZoplatError(
-            f"batch_size {config.batch_size} is more than the {len(splits['train'])} training rows. "
+            f"batch_size {config.batch_size} is more than the {counted(most, 'training row')}. "
             "Use a smaller --batch-size."
         )
-    if rehearse and (reader := config.device.reader(spec_of(config))):
-        for rows in splits.values():
-            PromptEncoder(config, cast(Session, reader)).rows(_sample(rows))
-    return splits
+
+
+def check_budget(config: RunConfig) -> None:
+    """Raise ZoplatError where a step takes more forward passes than the run may make, as far as that is known."""
+    passes = passes_of_first_step(config.estimator, config.batch_size) if config.max_passes else 0
+    if passes > (config.max_passes or 0):
+        raise ZoplatError(
+            f"max_passes {config.max_passes} is less than a step of '{config.estimator_name}' takes: {passes}. "
+            "Use a larger --max-passes."
+        )
 
 
 def _sample(rows: data.Rows) -> data.Rows:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from zoplat.core.device import Device, Session
 from zoplat.core.errors import ZoplatError
+from zoplat.core.fields import Checked, number
 from zoplat.core.model_spec import ModelSpec
 from zoplat.hookspecs import hookimpl
 from zoplat_devices.onnx.settings import Activations, Engine, Provider, Strategy, providers_for
@@ -16,7 +17,7 @@ from zoplat_devices.onnx.versions import ENGINES, installed
 
 
 @dataclass(frozen=True)
-class OnnxRuntime(Device):
+class OnnxRuntime(Checked, Device):
     """ONNX Runtime, with causal language models of transformers; float32, or a frozen base in int8.
 
     Attributes:
@@ -37,7 +38,7 @@ class OnnxRuntime(Device):
     prepack: bool = False
     strategy: Strategy = "auto"
     activations: Activations = "float32"
-    threads: int = 0
+    threads: int = number(0, at_least=0, at_most=4096)
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("onnxruntime") is None:

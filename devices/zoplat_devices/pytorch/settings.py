@@ -54,7 +54,7 @@ class PyTorchSettings(Checked, Device):
     side_terms: bool = True
     state: Literal["memory", "host", "disk"] = "memory"
     max_tokens: int = number(0, at_least=0)
-    threads: int = 0
+    threads: int = number(0, at_least=0, at_most=4096)
     tf32: bool = False
     compile: bool = False
     record: bool = True
