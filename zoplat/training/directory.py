@@ -138,13 +138,16 @@ class RunDirectory:
             self.checkpoints.drop()  # weights at the old end; a run of this budget would not have been settled there
         replace_text(self.config, config.toml(), lasts=True)
 
-    def read_config(self) -> RunConfig:
-        """The settings of the run; those of an earlier version under the names of now."""
-        settings = self.read_settings()
-        self.check_plugins()
-        return build([settings])
+    def read_config(self, **changes: Any) -> RunConfig:
+        """The settings of the run, some of them replaced; those of an earlier version under the names of now."""
+        settings = self.read_settings() | changes
+        try:
+            return build([settings])
+        except ZoplatError:
+            self._check_plugins()
+            raise
 
-    def check_plugins(self) -> None:
+    def _check_plugins(self) -> None:
         """Raise ZoplatError where the run uses parts of a plugin, by the header of its journal, that is not there."""
         try:
             with self.journal.open("rb") as file:
@@ -327,8 +330,7 @@ def resumed_settings(settings: Mapping[str, Any], out: Path | None, resume: bool
         return dict(settings)
     if settings.get("config") or settings.get("preset"):
         return dict(settings)
-    directory.read_settings()  # which says it where they are damaged
-    directory.check_plugins()
+    directory.read_config()  # which says it where they are damaged, or a plugin is missing
     return {**settings, "config": directory.config}
 
 

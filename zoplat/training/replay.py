@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from zoplat.config.layers import build
 from zoplat.config.local import check_sources
 from zoplat.config.parts import law_of
 from zoplat.config.run_config import RunConfig
@@ -43,7 +42,8 @@ def replay(
     """
     journal = Journal.read(directory.journal)
     is_same_device = not (device or config)
-    config = config or _config(directory, device, journal)
+    changes = {"device": {"name": device}, "dtype": journal.header["dtype"]} if device else {}
+    config = config or directory.read_config(**changes)
     if not is_same_device:
         check_device(config)
     if not is_replayable(config):
@@ -76,14 +76,6 @@ def replay(
         "to": str(to) if to else None,
         "versions": changed_versions(journal.header, session, now["plugins"]),
     }
-
-
-def _config(directory: RunDirectory, device: str | None, journal: Journal) -> RunConfig:
-    table = directory.read_settings()
-    directory.check_plugins()
-    if device:
-        table |= {"device": {"name": device}, "dtype": journal.header["dtype"]}
-    return build([table])
 
 
 def catch_up(
