@@ -66,6 +66,7 @@ def test_nothing_heavy_comes_that_a_run_does_without(base: dict[str, metadata.Di
     assert {"torch", "transformers", "peft"} <= base.keys()
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_extra_and_doctor_says_which_one_brings_what(installed: Call) -> None:
     toy = ("--device", "reference", "--limit", 16, "--batch-size", 4, "--steps", 2)
     done = installed("run", *toy, "--json")

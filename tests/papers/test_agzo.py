@@ -140,7 +140,7 @@ def test_a_layer_is_probed_in_the_span_of_its_directions_and_all_else_everywhere
     assert (z[2] != 0).all()
 
 
-@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("rank", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_mean_of_the_estimates_is_what_the_directions_hold_of_the_gradient(rank: int) -> None:
     """Of the first layer, all of it for inputs of rank 2 and as many directions: the rows of G lie in their span."""
     toy, agzo = Network(FLAT).toy(), method(rank=rank, eps=1e-6)

@@ -29,6 +29,7 @@ def here(study: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return study.parent
 
 
+@pytest.mark.slow
 def test_reports_from_the_file_are_those_of_the_folder_to_the_byte(here: Path) -> None:
     for source, to in (("study", "of-folder"), ("study.jsonl", "of-file")):
         done = report(source, "--to", to, "--format", "md,csv,tex,html")
