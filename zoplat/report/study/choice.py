@@ -9,10 +9,11 @@ from statistics import fmean
 from zoplat.comparison import statistics
 from zoplat.comparison.curves import pareto
 from zoplat.comparison.statistics import COVERAGE, Interval
+from zoplat.core.notices import counted
 from zoplat.report.figures import readable
 from zoplat.report.pages import Part, Rows
 from zoplat.report.study.reading import Study
-from zoplat.report.study.scores import RATE, amount, between, count, percent
+from zoplat.report.study.scores import RATE, amount, between, percent
 
 UNEQUAL = 1.1
 """Largest over smallest number of passes at which budgets still count as equal."""
@@ -115,12 +116,12 @@ def _by_score(study: Study, found: Sequence[Candidate]) -> str:
         budget = f"at equal passes ({amount(fmean(passes))} a run)"
     else:
         budget = f"at passes that were not equal ({amount(min(passes))} to {amount(max(passes))} a run)"
-    text = f"{budget}: {best.label}, {percent(best.score)} % over {count(len(study.tasks), 'task')}."
+    text = f"{budget}: {best.label}, {percent(best.score)} % over {counted(len(study.tasks), 'task')}."
     if others:
         text += f" By these runs it can't be distinguished from {_list([one.label for one in others])}."
     worse = len(forward) - 1 - len(others)
     if worse:
-        text += f" {count(worse, 'other')} {'is' if worse == 1 else 'are'} beaten by it more often than not."
+        text += f" {counted(worse, 'other')} {'is' if worse == 1 else 'are'} beaten by it more often than not."
     firsts = {
         task: next((m.label for m in study.on(task) if m.label in {f.label for f in forward}), "")
         for task in study.tasks
@@ -184,7 +185,7 @@ def _table(found: Sequence[Candidate]) -> Rows:
 def _certainty(study: Study, found: Sequence[Candidate]) -> str:
     seeds = min(method.seeds for method in study.methods if method.is_trained)
     text = (
-        f"Intervals of means are Student's, over {count(seeds, 'seed')} and these tasks as given. P is how likely a "
+        f"Intervals of means are Student's, over {counted(seeds, 'seed')} and these tasks as given. P is how likely a "
         "run of the best beats one of the method on a task; a method counts as worse where the bootstrap interval of P "
         "lies above one half. Where it does not, nothing is shown either way: more seeds would tell."
     )
@@ -192,7 +193,7 @@ def _certainty(study: Study, found: Sequence[Candidate]) -> str:
         return f"{text} With a single seed there are no intervals, and no method is shown to be worse."
     known = [n for n in COVERAGE if n <= seeds]
     return (
-        f"{text} With so few seeds these intervals are too narrow: of {count(max(known), 'seed')} of one task, "
+        f"{text} With so few seeds these intervals are too narrow: of {counted(max(known), 'seed')} of one task, "
         f"{100 * COVERAGE[max(known)]:.0f} % of them hold a mean, in simulations; and the best of {len(found)} is "
         "the luckiest too."
     )

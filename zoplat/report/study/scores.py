@@ -10,6 +10,7 @@ from typing import Any
 from zoplat.comparison import statistics
 from zoplat.comparison.statistics import COVERAGE, LEVEL, Interval, PairedTest, Scores
 from zoplat.comparison.table import differences
+from zoplat.core.notices import counted
 from zoplat.report.pages import Part, Picture, Rows
 from zoplat.report.study.figures import Look, draw_profiles
 from zoplat.report.study.reading import Method, Study
@@ -34,13 +35,8 @@ def score_parts(study: Study) -> list[Part]:
     if apart:
         parts.append(f"Not the same for all methods of a task, beside their own settings: {', '.join(apart)}.")
     if study.unfinished:
-        parts.append(f"Not finished, and in no mean: {count(study.unfinished, 'run')}.")
+        parts.append(f"Not finished, and in no mean: {counted(study.unfinished, 'run')}.")
     return parts + _left_out("Failed", study.failed) + _left_out("Broke the terms of the comparison", study.violations)
-
-
-def count(number: int, name: str) -> str:
-    """A number of things: "1 seed", "3 seeds"."""
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def _left_out(why: str, runs: Sequence[Mapping[str, Any]]) -> list[Part]:
@@ -49,7 +45,7 @@ def _left_out(why: str, runs: Sequence[Mapping[str, Any]]) -> list[Part]:
     body = [["" if run.get(key) is None else str(run[key]) for key in keys] for run in runs]
     if not body:
         return []
-    return [f"{why}, and in no mean: {count(len(body), 'run')}.", Rows(("method", *keys[1:]), body, words=4)]
+    return [f"{why}, and in no mean: {counted(len(body), 'run')}.", Rows(("method", *keys[1:]), body, words=4)]
 
 
 def _grid(study: Study) -> Rows:
@@ -160,7 +156,7 @@ def _on_aggregates(study: Study) -> str:
     narrow = ""
     if known:
         rate = 100 * COVERAGE[max(known)]
-        narrow = f" In simulations, {rate:.0f} % of those from {count(max(known), 'seed')} of one task hold the mean."
+        narrow = f" In simulations, {rate:.0f} % of those from {counted(max(known), 'seed')} of one task hold the mean."
     return (
         "IQM is the interquartile mean, that of the middle half of all scores. P(better) is how likely a run of the "
         "method beats one of the baseline on a task, ties counted half. Intervals are stratified bootstraps, which "
@@ -197,7 +193,7 @@ def _paired(study: Study, baseline: str) -> list[Part]:
     return [
         f"On the same test rows as {baseline}: a row is won by the method that is right on it in more of its runs.",
         Rows(head, body, words=2).without_constant("task"),
-        f"p is that of a two-sided paired test ({names}), adjusted for {count(len(found), 'test')} by Holm's "
+        f"p is that of a two-sided paired test ({names}), adjusted for {counted(len(found), 'test')} by Holm's "
         "procedure; intervals draw rows anew. Both are about other test rows for these trained models, not about "
         "other seeds.",
     ]
