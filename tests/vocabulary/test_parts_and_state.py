@@ -65,11 +65,10 @@ def test_a_buffer_is_a_direction_like_any_other() -> None:
     np.testing.assert_allclose(toy.theta, expected, atol=1e-12)
 
 
-def test_signs_replace_coefficients_and_latest_keeps_the_newest_terms() -> None:
+def test_latest_keeps_the_newest_terms() -> None:
     toy = linear()
     one, two, three = (z(toy, draw) for draw in range(3))
     total = -2.0 * one + 0.5 * two - three
-    assert total.signs() == -1.0 * one + two - three
     assert total.latest(2) == 0.5 * two - three
     assert total.latest(0) == ZERO
 

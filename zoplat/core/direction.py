@@ -6,7 +6,6 @@ arithmetic on names; only a parameter space generates entries, one tile at a tim
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -70,10 +69,6 @@ class Direction:
     def scaled(self, buffer: Buffer, power: float = 1.0) -> Direction:
         """Entry by entry times buffer ** power; the buffer is read whenever entries are generated."""
         return self._renamed(lambda draw: draw._replace(scales=(*draw.scales, (buffer, power))))
-
-    def signs(self) -> Direction:
-        """Each coefficient replaced by its sign; the random vectors stay."""
-        return Direction({draw: math.copysign(1.0, c) for draw, c in self})
 
     def latest(self, n: int) -> Direction:
         """The n newest terms only, in the order in which their draws were first added."""

@@ -3,10 +3,11 @@
 ZO-Bench's ZO-SGD-Sign does: its z is Gaussian, so that weights move by all sorts of amounts.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from zoplat import Estimate, Oracle, Schedule, Scheduled, StepRule, hookimpl
+from zoplat import Direction, Estimate, Oracle, Schedule, Scheduled, StepRule, hookimpl
 from zoplat_plugins.constant import Constant
 
 
@@ -26,7 +27,8 @@ class SignOfTheSlope(Scheduled):
 
     def apply(self, estimate: Estimate, oracle: Oracle, state: Any) -> None:
         lr = self.rate(oracle)
-        oracle.space.add(-lr * estimate.direction.signs(), decay=lr * self.schedule.decay)
+        signs = Direction({draw: math.copysign(1.0, c) for draw, c in estimate.direction})
+        oracle.space.add(-lr * signs, decay=lr * self.schedule.decay)
 
 
 @hookimpl
